@@ -1,0 +1,23 @@
+"""Hydra's part in a multirun: it composes the entries, and lawa_exp runs them once Hydra is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+
+COMPOSED: list[tuple[Any, list[str]]] = []  # (configuration, overrides) of each entry
+
+
+class Collect(Launcher):
+    """Composes every entry and starts none."""
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        self.context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        for overrides in job_overrides:
+            COMPOSED.append((self.context.config_loader.load_sweep_config(self.config, list(overrides)), list(overrides)))
+        return []

@@ -1,0 +1,1 @@
+"""Files that survive: the safetensors format, and folders that are committed whole or not at all."""

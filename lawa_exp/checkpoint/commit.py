@@ -1,0 +1,150 @@
+"""Folders that exist whole or not at all.
+
+A folder is written under a temporary name, synced, given a manifest with the size and checksum of each file, and
+renamed. What has no manifest does not exist; `verify` names what is damaged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+PARTIAL = ".partial-"  # the folder being written
+REPLACED = ".replaced-"  # the folder that it replaces, for an instant
+
+
+class Damaged(Exception):
+    """A committed folder whose content is not what was written."""
+
+
+def commit(target: Path, files: Mapping[str, Callable[[Path], None]]) -> dict[str, dict]:
+    """Writes the folder `target`; each file is made by a function of its path.
+
+    Where `target` exists with the same content it is left alone. Returns the manifest: {file: {bytes, sha256}}.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(PARTIAL + target.name)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        manifest = {}
+        for name, source in files.items():
+            path = partial / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            source(path)
+            manifest[name] = {"bytes": path.stat().st_size, "sha256": _sync_and_hash(path)}
+        if _manifest(target) == manifest and _is_whole(target):
+            shutil.rmtree(partial)
+            return manifest
+        written = partial / MANIFEST
+        written.write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        _sync_and_hash(written)
+        for folder in {p.parent for p in partial.rglob("*")}:
+            sync_folder(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    replaced = target.with_name(REPLACED + target.name)
+    if target.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        target.rename(replaced)
+    partial.rename(target)
+    sync_folder(target.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+    return manifest
+
+
+def remove(folder: Path) -> None:
+    """Deletes a committed folder; a kill half-way leaves a partial folder, not a damaged one."""
+    partial = folder.with_name(PARTIAL + folder.name)
+    shutil.rmtree(partial, ignore_errors=True)
+    folder.rename(partial)
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def tidy(root: Path) -> None:
+    """Clears what a kill left under `root`: partial folders go, a replaced folder without its successor comes back."""
+    for leftover in list(root.glob(f"**/{PARTIAL}*")):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in list(root.glob(f"**/{REPLACED}*")):
+        original = leftover.with_name(leftover.name.removeprefix(REPLACED))
+        if original.exists():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.rename(original)
+
+
+def verify(target: Path) -> None:
+    """Raises `Damaged`, which names the file, unless every file has the size and checksum of the manifest."""
+    manifest = _manifest(target)
+    if manifest is None:
+        raise Damaged(f"{target / MANIFEST} is missing or unreadable")
+    for name, entry in manifest.items():
+        path = target / name
+        if not path.is_file():
+            raise Damaged(f"{path} is missing")
+        if path.stat().st_size != entry["bytes"]:
+            raise Damaged(f"{path} has {path.stat().st_size} bytes, expected {entry['bytes']}")
+        if _hash(path) != entry["sha256"]:
+            raise Damaged(f"{path} does not have the checksum of its manifest")
+
+
+def steps_in(root: Path) -> dict[int, Path]:
+    """The committed step folders (`step_00001000`) under `root`, by step, ascending; not verified."""
+    found = {}
+    for path in root.glob("step_*") if root.is_dir() else ():
+        if path.name[5:].isdigit() and (path / MANIFEST).is_file():
+            found[int(path.name[5:])] = path
+    return dict(sorted(found.items()))
+
+
+def step_name(step: int) -> str:
+    return f"step_{step:08d}"
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """The file has either its old content or all of the new."""
+    partial = path.with_name(f"{PARTIAL}{path.name}")
+    partial.write_text(text)
+    _sync_and_hash(partial)
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_and_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _manifest(target: Path) -> dict[str, dict] | None:
+    try:
+        return json.loads((target / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _is_whole(target: Path) -> bool:
+    try:
+        verify(target)
+    except Damaged:
+        return False
+    return True

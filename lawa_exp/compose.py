@@ -1,0 +1,163 @@
+"""From the command line to configurations: the only file that knows Hydra (with the launcher in hydra_plugins)."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lawa_exp.config import BUDGET_UNITS, Config, Options, UserError, build, near
+
+INSIDE = Path(__file__).parent / "conf"  # in the wheel
+BESIDE = Path(__file__).parent.parent / "conf"  # in a checkout
+CONF = INSIDE if INSIDE.is_dir() else BESIDE
+
+
+def main(arguments: list[str]) -> int:
+    """The whole command; returns its exit code. A user's mistake is one line on stderr and exit code 2."""
+    try:
+        composed, multirun = compose(arguments)
+        if not composed:  # --help, --cfg and the like have printed what they had to
+            return 0
+        entries = [read(values, overrides) for values, overrides in composed]
+        from lawa_exp.sweep import run_all, run_one
+
+        return run_all(entries, [o for _, o in composed]) if multirun else run_one(*entries[0])
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]], bool]:
+    """(plain values, overrides) for each training that is asked for, and whether this is a multirun."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors as exceptions, not as exit code 1
+    import hydra
+    from hydra.errors import HydraException
+    from hydra_plugins.lawa_exp_launcher import COMPOSED
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
+    multirun = "-m" in arguments or "--multirun" in arguments
+    check_budgets(overrides)
+    if multirun:
+        given = {o.split("=")[0] for o in overrides}
+        if "run_dir" in given:
+            raise UserError("run_dir: not under -m, where every run has a folder of its own; choose runs_root=DIR")
+        if "sweep" not in given:
+            arguments = [*arguments, f"sweep=sweep-{hashlib.sha256(chr(10).join(sorted(overrides)).encode()).hexdigest()[:8]}"]
+    single = []
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+    def collect(config: Any) -> None:
+        single.append((config, overrides))
+
+    COMPOSED.clear()
+    before, sys.argv = sys.argv, [sys.argv[0], *arguments]
+    try:
+        collect()
+        found = COMPOSED if multirun else single
+        return [(plain(OmegaConf, config), mine) for config, mine in found], multirun
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(explain(error, overrides)) from None
+    finally:
+        sys.argv = before
+
+
+def plain(omegaconf: Any, config: Any) -> dict[str, Any]:
+    """The composed configuration as plain values, interpolations resolved; UserError names a value that is missing."""
+    omegaconf.set_readonly(config, False)
+    omegaconf.set_struct(config, False)
+    config.pop("hydra", None)
+    missing = omegaconf.missing_keys(config)
+    if missing:
+        raise UserError(f"{sorted(missing)[0]} is missing: give it on the command line")
+    return omegaconf.to_container(config, resolve=True)
+
+
+def read(values: dict[str, Any], overrides: list[str]) -> tuple[Config, Options]:
+    """The typed settings of one training."""
+    from lawa_exp.settings import config_from
+
+    values = dict(values)
+    asked = {o.split("=")[0].lstrip("+") for o in overrides}
+    if asked & set(BUDGET_UNITS):  # one on the command line replaces the recipe's
+        values |= {unit: None for unit in BUDGET_UNITS if unit not in asked}
+    options = build(Options, {f: values.pop(f) for f in ("run_dir", "runs_root", "sweep", "plan", "rerun")}, "")
+    values["averagers"] = list(expand(values["averagers"]))
+    for key in ("k", "spacing"):  # read by the averagers through interpolation
+        values.pop(key)
+    return config_from(values), options
+
+
+def expand(averagers: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """One entry for each averager; settings that are lists combine as a product."""
+    for kind, settings in averagers.items():
+        options = [v if isinstance(v, list) else [v] for v in settings.values()]
+        for values in itertools.product(*options):
+            yield {"kind": kind, **dict(zip(settings, values, strict=True))}
+
+
+def check_budgets(overrides: list[str]) -> None:
+    given = [o for o in overrides if o.split("=")[0].lstrip("+") in BUDGET_UNITS]
+    if len(given) > 1:
+        raise UserError(f"two budgets on one command line ({' '.join(given)}): give exactly one of {', '.join(BUDGET_UNITS)}")
+
+
+def explain(error: BaseException, overrides: list[str]) -> str:
+    """One line for an error of Hydra's: the key, the value, and what could stand there."""
+    text = " ".join(str(e) for e in (error, error.__cause__) if e)
+    choices = groups()
+    for override in overrides:
+        key, _, value = override.partition("=")
+        name = key.lstrip("+~")
+        if name in choices:
+            for chosen in value.strip("[]").split(","):
+                if chosen and chosen not in choices[name] and f"{name}/{chosen}" in text.replace("'", ""):
+                    return f"{name}={chosen}: {near(chosen, choices[name])}"
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        name = unknown[1].split("@")[0]
+        parent, _, leaf = name.rpartition(".")
+        return f"{name}: not a setting here; {near(leaf, siblings(parent))}"
+    return re.sub(r"\s+", " ", text)
+
+
+def groups() -> dict[str, list[str]]:
+    """The configuration groups and their choices."""
+    return {
+        folder.name: sorted(p.stem for p in folder.glob("*.yaml"))
+        for folder in sorted(CONF.iterdir())
+        if folder.is_dir() and folder.name != "hydra"
+    }
+
+
+def siblings(parent: str) -> list[str]:
+    """The keys that stand under `parent` ("" for the top) in any configuration file."""
+    import yaml
+
+    found: set[str] = set()
+    files = [(CONF / "config.yaml", "")] + [
+        (path, group) for group, names in groups().items() for path in ((CONF / group / f"{n}.yaml") for n in names)
+    ]
+    for path, group in files:
+        text = path.read_text()
+        package = re.search(r"^# @package (\S+)", text, re.MULTILINE)
+        prefix = group if package is None else package[1].replace("_global_", "")
+        content = {k: v for k, v in (yaml.safe_load(text) or {}).items() if k not in ("defaults", "hydra")}
+        for step in reversed(prefix.split(".") if prefix else []):
+            content = {step: content}
+        for step in parent.split(".") if parent else []:
+            content = content.get(step) if isinstance(content, dict) else None
+        found |= set(content) if isinstance(content, dict) else set()
+    if not parent:
+        found |= set(groups())
+    return sorted(found)

@@ -1,0 +1,276 @@
+"""The shared settings: typed dataclasses, checked once at the edge.
+
+A field says what it accepts through a `Rule`; `build` turns a plain mapping into the dataclass or raises `UserError`
+with one line that names the key, the value and what was expected. Defaults live in conf/, not here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+FORMAT_VERSION = 1
+BUDGET_UNITS = ("steps", "epochs", "tokens", "samples")
+
+T = TypeVar("T")
+
+
+class UserError(ValueError):
+    """A mistake of the user's: one readable line, exit code 2, no traceback."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a setting accepts: `parse` returns the value in its own type or raises ValueError."""
+
+    expected: str
+    parse: Callable[[Any], Any]
+
+
+def _reject() -> Any:
+    raise ValueError
+
+
+def integer(low: int | None = None) -> Rule:
+    def parse(value: Any) -> int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or (low is not None and value < low):
+            _reject()
+        return value
+
+    return Rule("an integer" + (f" of at least {low}" if low is not None else ""), parse)
+
+
+def number(low: float | None = None, high: float | None = None, above: float | None = None) -> Rule:
+    """A finite number, low <= value <= high, or above < value."""
+    bounds = [f"at least {low:g}" if low is not None else "", f"above {above:g}" if above is not None else ""]
+    bounds += [f"at most {high:g}" if high is not None else ""]
+    text = " and ".join(b for b in bounds if b)
+
+    def parse(value: Any) -> float:
+        if isinstance(value, str):  # YAML reads 3e-4 (without a dot) as text
+            value = float(value)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            _reject()
+        if (low is not None and value < low) or (high is not None and value > high):
+            _reject()
+        if above is not None and value <= above:
+            _reject()
+        return float(value)
+
+    return Rule("a number" + (f", {text}" if text else ""), parse)
+
+
+def boolean() -> Rule:
+    return Rule("true or false", lambda v: v if isinstance(v, bool) else _reject())
+
+
+def text() -> Rule:
+    return Rule("text", lambda v: str(v) if isinstance(v, str | int | float) and not isinstance(v, bool) else _reject())
+
+
+def one_of(*choices: str) -> Rule:
+    return Rule("one of " + ", ".join(choices), lambda v: v if v in choices else _reject())
+
+
+def optional(rule: Rule) -> Rule:
+    return Rule(f"{rule.expected}, or null", lambda v: None if v is None else rule.parse(v))
+
+
+def either(*rules: Rule) -> Rule:
+    def parse(value: Any) -> Any:
+        for rule in rules:
+            try:
+                return rule.parse(value)
+            except (ValueError, TypeError):
+                continue
+        _reject()
+
+    return Rule(" or ".join(r.expected for r in rules), parse)
+
+
+def mapping() -> Rule:
+    return Rule("a mapping", lambda v: dict(v) if isinstance(v, Mapping) else _reject())
+
+
+_STEPS = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>%|epochs?|steps?)")
+
+
+def steps(low: int = 0) -> Rule:
+    """A number of steps: an integer, `1epoch`, or `75%` of the horizon; `resolve_steps` makes it an integer."""
+
+    def parse(value: Any) -> int | str:
+        if isinstance(value, str):
+            match = _STEPS.fullmatch(value.strip())
+            if not match:
+                return integer(low).parse(int(value))
+            if match["unit"].startswith("step"):
+                return integer(low).parse(float(match["number"]))
+            return value.strip()
+        return integer(low).parse(value)
+
+    return Rule(f"a number of steps of at least {low} (an integer, '1epoch' or '75%' of the horizon)", parse)
+
+
+def resolve_steps(value: int | str, steps_per_epoch: float, horizon: int, key: str, low: int = 0) -> int:
+    """`1epoch` and `75%` as a number of steps, rounded up to whole steps; integers as they are."""
+    if isinstance(value, int):
+        return value
+    match = _STEPS.fullmatch(value)
+    assert match, value
+    amount = float(match["number"])
+    resolved = math.ceil(round(amount / 100 * horizon if match["unit"] == "%" else amount * steps_per_epoch, 6))
+    if resolved < low:
+        raise UserError(f"{key}={value} is {resolved} steps: expected at least {low}")
+    return resolved
+
+
+def setting(rule: Rule) -> Any:
+    """A dataclass field that accepts what `rule` does."""
+    return dataclasses.field(metadata={"rule": rule})
+
+
+def near(name: str, choices: Iterable[str]) -> str:
+    """`did you mean ...` for a misspelt name, followed by all the choices."""
+    choices = sorted(choices)
+    close = difflib.get_close_matches(name, choices, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"{hint}choices: {', '.join(choices)}"
+
+
+def build(cls: type[T], values: Mapping[str, Any], path: str) -> T:
+    """The dataclass `cls` from a plain mapping; `path` is where it stands in the configuration (for messages)."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in fields:
+            raise UserError(f"{_join(path, name)} is not a setting here; {near(name, fields)}")
+    parsed = {}
+    for name, field in fields.items():
+        if name not in values:
+            raise UserError(f"{_join(path, name)} is missing")
+        rule: Rule = field.metadata["rule"]
+        try:
+            parsed[name] = rule.parse(values[name])
+        except (ValueError, TypeError):
+            raise UserError(f"{_join(path, name)}={values[name]}: expected {rule.expected}") from None
+    try:
+        return cls(**parsed)
+    except UserError as error:  # a check across fields, in __post_init__
+        raise UserError(f"{path}: {error}" if path else str(error)) from None
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How many samples make one optimizer update, over all ranks together."""
+
+    kind: str = setting(one_of("constant"))
+    size: int = setting(integer(1))
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How the learning rate follows the batch size."""
+
+    kind: str = setting(one_of("none"))
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """Strategies that put an average back into training."""
+
+    kind: str = setting(one_of("none"))
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Where and how the arithmetic is done."""
+
+    device: str = setting(text())
+    dtype: str = setting(one_of("auto", "float32", "bfloat16"))
+    compile: bool = setting(boolean())
+    threads: int | None = setting(optional(integer(1)))
+    deterministic: bool = setting(boolean())
+    micro_batch: int | None = setting(optional(integer(1)))
+
+
+@dataclass(frozen=True)
+class Logger:
+    """What is written while training; `every` is the steps between two training rows."""
+
+    kind: str = setting(one_of("jsonl"))
+    every: int = setting(integer(1))
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """When and on how much the weights are evaluated; `batch_size` is samples in one forward pass."""
+
+    every: int | str = setting(steps(1))
+    samples: int | str = setting(either(integer(1), one_of("all")))
+    batch_size: int = setting(integer(1))
+
+
+@dataclass(frozen=True)
+class Save:
+    """When the complete state is saved, and the steps whose state is kept in states/."""
+
+    every: int | str | None = setting(optional(steps(1)))
+    keep: Any = setting(Rule("a list of steps", lambda v: tuple(steps(1).parse(s) for s in v)))
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Which snapshots are written, and how many of the latest are kept."""
+
+    every: int | str | None = setting(optional(steps(1)))
+    keep: int | str = setting(either(one_of("all", "none"), integer(1)))
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that one training was asked for. Settings of the parts are their own dataclasses."""
+
+    model: Any
+    dataset: Any
+    optimizer: Any
+    lr: Any
+    batch: Batch
+    scaling: Scaling
+    averagers: tuple[Any, ...]
+    feedback: Feedback
+    trainer: Trainer
+    logger: Logger
+    evaluate: Evaluate
+    save: Save
+    trajectory: Trajectory
+    budget: tuple[str, float]  # (unit, amount); resolved: ("steps", n)
+    seed: int
+    recipe: str
+
+    @property
+    def steps(self) -> int:
+        """The budget in steps; only once it is resolved."""
+        unit, amount = self.budget
+        assert unit == "steps", "the budget is not resolved yet"
+        return int(amount)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What one call of the command asks for besides the training itself."""
+
+    run_dir: str | None = setting(optional(text()))
+    runs_root: str = setting(text())
+    sweep: str | None = setting(optional(text()))
+    plan: bool = setting(boolean())
+    rerun: bool = setting(boolean())

@@ -1,0 +1,104 @@
+"""`python -m lawa_exp.data prepare openwebtext --out DIR`: get a data set ready for training."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lawa_exp.config import UserError
+from lawa_exp.data.prepare import OPENWEBTEXT, PrepareError, prepare
+
+DONE, FAILED, MISTAKE, STOPPED = 0, 1, 2, 75
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code. SIGINT and SIGTERM stop it at its last commit."""
+    options = _parser().parse_args(arguments)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        print(prepare(options.out, options.source, options.tokenizer_path, options.val_fraction, options.workers))
+        return DONE
+    except Stopped as stop:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        print(f"stopped by {stop}, progress is saved in {options.out}: the same command goes on", file=sys.stderr)
+        return STOPPED
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return MISTAKE
+    except (PrepareError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+
+
+def _parser() -> Parser:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser = Parser(prog="python -m lawa_exp.data", description="Get a data set ready for training.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    prepare_parser = commands.add_parser(
+        "prepare",
+        help="tokenize a corpus into train.bin and val.bin",
+        description=(
+            "Tokenize a corpus with GPT-2's BPE into OUT/train.bin and OUT/val.bin (uint16, nanoGPT's layout). "
+            "Killed at any moment, the same command goes on from the last 2,000 documents, with the same bytes."
+        ),
+        epilog="Exit codes: 0 done (also: was done already), 1 failed, 2 the user's mistake, 75 stopped and saved.",
+    )
+    prepare_parser.add_argument("dataset", choices=["openwebtext"], help="the data set")
+    prepare_parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    prepare_parser.add_argument(
+        "--source",
+        default=OPENWEBTEXT,
+        metavar="SRC",
+        help=(
+            "owner/name[@revision] on the Hugging Face hub, or local: a file or folder of .jsonl or .jsonl.gz "
+            "(field `text`), .parquet (column `text`) or .txt (one document a file); default: %(default)s"
+        ),
+    )
+    prepare_parser.add_argument(
+        "--tokenizer-path",
+        metavar="DIR",
+        help="folder of GPT-2's encoder.json and vocab.bpe; default: LAWA_TOKENIZER, LAWA_DATA/gpt2_bpe, data/gpt2_bpe",
+    )
+    prepare_parser.add_argument(
+        "--val-fraction",
+        type=float,
+        default=0.0005,
+        metavar="F",
+        help="share of the documents held out, by a hash of their number (not nanoGPT's draw); default: %(default)s",
+    )
+    prepare_parser.add_argument(
+        "--workers",
+        type=int,
+        default=cores,
+        metavar="N",
+        help="threads that encode; the bytes do not depend on it; default: all cores (%(default)s)",
+    )
+    return parser
+
+
+def _stop(number: int, frame: Any) -> NoReturn:
+    raise Stopped(signal.Signals(number).name)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(MISTAKE, f"error: {message} (see {self.prog} --help)\n")
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM came. Raised wherever the program is: only what is committed counts, so any place will do."""
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a parquet stream left half read can abort or hang the interpreter's own exit (apache/arrow 45214)

@@ -1,0 +1,70 @@
+"""Language-modelling samples: blocks of `context` tokens and the token after each."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from lawa_exp.config import UserError
+from lawa_exp.data.order import epochs_and_indices, hash_of
+
+WHOLE_FILE = 64 << 20  # bytes up to which a fingerprint reads everything
+PIECES = 64  # pieces of 1 MiB that it reads of a larger file
+
+
+class Blocks:
+    """Token arrays cut into samples. Train blocks start at a phase that changes from epoch to epoch; held-out ones at 0."""
+
+    def __init__(
+        self, splits: dict[str, np.ndarray], context: int, vocab_size: int, fingerprint: str, name: str, note: str
+    ) -> None:
+        self.splits = splits
+        self.context = context
+        self.tokens_per_sample = context
+        self.vocab_size = vocab_size
+        self.fingerprint = fingerprint
+        self.note = note
+        for split, tokens in splits.items():
+            if len(tokens) < 2 * context:
+                raise UserError(
+                    f"dataset={name}: its {split} split has {len(tokens)} tokens, expected at least {2 * context} "
+                    f"(twice model.context={context}); choose a smaller model.context or more text"
+                )
+        # The last `context` tokens are left out of the count so that every phase has as many blocks.
+        self.sizes = {s: (len(t) - context) // context if s == "train" else (len(t) - 1) // context for s, t in splits.items()}
+
+    def train_batch(self, seed: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Samples number first .. first+count-1 of the training: inputs and targets, int64 [count, context]."""
+        epochs, indices = epochs_and_indices(first, count, self.sizes["train"], seed)
+        phases = {e: int(hash_of(seed, e, 1) % np.uint64(self.context)) for e in np.unique(epochs).tolist()}
+        starts = indices * self.context + np.array([phases[e] for e in epochs.tolist()])
+        return self._cut("train", starts)
+
+    def eval_batch(self, split: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The samples of a split at `indices`: inputs and targets, int64 [len(indices), context]."""
+        return self._cut(split, np.asarray(indices) * self.context)
+
+    def _cut(self, split: str, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        tokens, length = self.splits[split], self.context + 1
+        rows = np.empty((len(starts), length), np.int64)
+        for row, start in zip(rows, starts.tolist(), strict=True):
+            row[:] = tokens[start : start + length]
+        return rows[:, :-1].copy(), rows[:, 1:].copy()
+
+
+def fingerprint_files(paths: list[Path]) -> str:
+    """A hash of the files' contents; of a file over 64 MiB, of its size and 64 evenly spaced pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    for path in paths:
+        size = path.stat().st_size
+        digest.update(f"{size}:".encode())
+        with path.open("rb") as file:
+            if size <= WHOLE_FILE:
+                digest.update(file.read())
+                continue
+            for piece in range(PIECES):
+                file.seek((size - (1 << 20)) * piece // (PIECES - 1))
+                digest.update(file.read(1 << 20))
+    return digest.hexdigest()

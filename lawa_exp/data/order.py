@@ -1,0 +1,59 @@
+"""The order of the training samples: a pure function of (seed, number of the sample), with no state to save."""
+
+from __future__ import annotations
+
+import numpy as np
+
+ROUNDS = 8
+
+
+def splitmix64(x: np.ndarray) -> np.ndarray:
+    """Steele et al. 2014: a good 64-bit hash of 64-bit integers, elementwise; uint64 in, uint64 out."""
+    with np.errstate(over="ignore"):
+        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def hash_of(*numbers: int) -> np.uint64:
+    """One 64-bit hash of several integers, their order included."""
+    state = np.zeros(1, np.uint64)
+    for n in numbers:
+        state = splitmix64(state ^ np.uint64(n % 2**64))
+    return state[0]
+
+
+def permuted(index: np.ndarray, size: int, key: int) -> np.ndarray:
+    """Where a pseudo-random permutation of range(size), chosen by `key`, sends each index (int64 in, int64 out).
+
+    A Feistel network on the next power of four, walked until it lands inside (Black and Rogaway 2002): no memory.
+    """
+    half = np.uint64(max(1, (int(size - 1).bit_length() + 1) // 2))
+    mask = np.uint64((1 << int(half)) - 1)
+    keys = [hash_of(key, r) for r in range(ROUNDS)]
+
+    def once(x: np.ndarray) -> np.ndarray:
+        left, right = x >> half, x & mask
+        for k in keys:
+            left, right = right, left ^ (splitmix64(right ^ k) & mask)
+        return (left << half) | right
+
+    x = once(index.astype(np.uint64))
+    while (outside := x >= np.uint64(size)).any():
+        x[outside] = once(x[outside])
+    return x.astype(np.int64)
+
+
+def epochs_and_indices(first: int, count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """For the samples number first .. first+count-1 of the training: their epoch and their place in the data set.
+
+    Each epoch visits every one of `size` samples once, in an order of its own.
+    """
+    number = np.arange(first, first + count, dtype=np.int64)
+    epochs, places = number // size, number % size
+    indices = np.empty_like(places)
+    for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+        mine = epochs == epoch
+        indices[mine] = permuted(places[mine], size, int(hash_of(seed, epoch)))
+    return epochs, indices

@@ -1,0 +1,119 @@
+"""Text as data: Python's own documentation, or any UTF-8 file or folder, as bytes or GPT-2 BPE."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lawa_exp.config import UserError, one_of, optional, setting, text
+from lawa_exp.data.blocks import Blocks
+from lawa_exp.data.places import find
+from lawa_exp.data.tokenizers import Tokenizer, load_tokenizer
+
+HELD_OUT = 0.05  # of the text: the last twentieth is test, the one before it val
+SPLIT_FILES = {"train": ("train.txt",), "val": ("val.txt", "valid.txt", "validation.txt"), "test": ("test.txt",)}
+
+
+@dataclass(frozen=True)
+class PydocsSettings:
+    """The reference documentation that every Python carries (`pydoc_data.topics`), topics in alphabetical order."""
+
+    name: str = setting(text())
+
+    def open(self, context: int) -> Blocks:
+        from pydoc_data.topics import topics  # type: ignore[import-not-found]
+
+        content = "\n".join(topics[name] for name in sorted(topics))
+        return _blocks(*_cut_splits(content), load_tokenizer("bytes", None), context, self.name)
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """A UTF-8 file, or a folder: train.txt, valid.txt, test.txt where it holds them, else all its files by name.
+
+    A single text is cut: the last twentieth is test, the one before it val.
+    """
+
+    name: str = setting(text())
+    path: str | None = setting(optional(text()))
+    folder: str | None = setting(optional(text()))
+    tokenizer: str = setting(one_of("bytes", "gpt2"))
+    tokenizer_path: str | None = setting(optional(text()))
+
+    def open(self, context: int) -> Blocks:
+        get = "give a UTF-8 file or a folder with dataset.path=PATH, or train at once with dataset=pydocs"
+        if self.path is None and self.folder is None:
+            raise UserError(f"dataset={self.name}: {get}")
+        place = find(self.name, self.path, self.folder, (), get)
+        splits, note = _read_splits(place)
+        return _blocks(splits, note, load_tokenizer(self.tokenizer, self.tokenizer_path), context, self.name)
+
+
+def _read_splits(place: Path) -> tuple[dict[str, str], str]:
+    if place.is_dir():
+        named = {s: next((place / n for n in names if (place / n).is_file()), None) for s, names in SPLIT_FILES.items()}
+        if named["train"] is not None:
+            return _named_splits({s: _read(p) for s, p in named.items() if p is not None})
+        files = sorted(p for p in place.rglob("*") if p.is_file() and not p.name.startswith("."))
+        if not files:
+            raise UserError(f"dataset.path={place}: the folder holds no file")
+        return _cut_splits("\n".join(_read(p) for p in files))
+    return _cut_splits(_read(place))
+
+
+def _named_splits(texts: dict[str, str]) -> tuple[dict[str, str], str]:
+    held_out = [s for s in ("val", "test") if s in texts]
+    if not held_out:
+        return _cut_splits(texts["train"])
+    if len(held_out) == 2:
+        return texts, ""
+    note = f"the sole held-out split, {held_out[0]}, serves as val and as test"
+    return {"train": texts["train"], "val": texts[held_out[0]], "test": texts[held_out[0]]}, note
+
+
+def _cut_splits(content: str) -> tuple[dict[str, str], str]:
+    test = len(content) - int(HELD_OUT * len(content))
+    val = test - int(HELD_OUT * len(content))
+    splits = {"train": content[:val], "val": content[val:test], "test": content[test:]}
+    return splits, "cut by place: the first 90% is train, the next 5% val, the last 5% test"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"dataset.path={path}: not UTF-8 text (byte {error.start})") from None
+
+
+def _blocks(splits: dict[str, str], note: str, tokenizer: Tokenizer, context: int, name: str) -> Blocks:
+    digest = hashlib.sha256(tokenizer.fingerprint.encode())
+    for split in ("train", "val", "test"):
+        digest.update(hashlib.sha256(splits[split].encode()).digest())
+    fingerprint = digest.hexdigest()
+    tokens = {s: _encoded(t, tokenizer, f"{fingerprint}-{s}") for s, t in splits.items()}
+    return Blocks(tokens, context, tokenizer.vocab_size, fingerprint, name, note)
+
+
+def _encoded(content: str, tokenizer: Tokenizer, key: str) -> np.ndarray:
+    """The tokens of a text; those of a slow tokenizer are kept in a cache (LAWA_CACHE, else ~/.cache/lawa_exp)."""
+    if tokenizer.name == "bytes":
+        return tokenizer.encode(content)
+    cached = Path(os.environ.get("LAWA_CACHE", "~/.cache/lawa_exp")).expanduser() / f"{key}.npy"
+    try:
+        return np.load(cached, mmap_mode="r")
+    except (OSError, ValueError):
+        pass
+    tokens = tokenizer.encode(content)
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        partial = cached.with_suffix(f".{os.getpid()}.tmp")
+        with partial.open("wb") as file:
+            np.save(file, tokens)
+        partial.replace(cached)
+    except OSError:  # a cache that cannot be written costs time only
+        pass
+    return tokens

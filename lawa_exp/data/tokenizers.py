@@ -1,0 +1,157 @@
+"""Text to tokens: raw bytes, or GPT-2's byte-level BPE from local vocabulary files (no network and no cache)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lawa_exp.config import UserError, near
+
+GPT2_FILES = ("encoder.json", "vocab.bpe")
+END_OF_TEXT = "<|endoftext|>"
+# How GPT-2 cuts text into pieces (github.com/openai/gpt-2, src/encoder.py), in an equivalent form that backtracks less.
+GPT2_PIECES = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+# The one part that still backtracks, `\s+(?!\S)`, overflows tiktoken's stack on a million blanks in a row.
+BLANKS = "[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+LONG_BLANK = 100_000
+_LONG_BLANK = re.compile(f"(?<!{BLANKS}){BLANKS}{{{LONG_BLANK},}}")
+
+
+def load_tokenizer(name: str, path: str | None) -> Tokenizer:
+    """The tokenizer called `name`; `path`: the folder of its vocabulary files, where it has any.
+
+    Raises UserError for an unknown name, and for vocabulary files that are missing or damaged.
+    """
+    if name not in TOKENIZERS:
+        raise UserError(f"dataset.tokenizer={name} is not a tokenizer; {near(name, TOKENIZERS)}")
+    return TOKENIZERS[name](path)
+
+
+def _load_bytes(path: str | None) -> Tokenizer:
+    return Tokenizer("bytes", 256, None, _fingerprint("bytes", []), _encode_bytes)
+
+
+def _encode_bytes(text: str) -> np.ndarray:
+    return np.frombuffer(_printable(text).encode("utf-8"), np.uint8).astype(np.uint16)
+
+
+def _load_gpt2(path: str | None) -> Tokenizer:
+    """GPT-2's BPE from `encoder.json` (token to id) and `vocab.bpe` (the merges, in order)."""
+    folder = _find_gpt2(path)
+    import tiktoken
+
+    contents = [(folder / name).read_bytes() for name in GPT2_FILES]
+    ids, end_of_text = _read_gpt2(contents[0], contents[1], folder)
+    encoding = tiktoken.Encoding(
+        "gpt2", pat_str=GPT2_PIECES, mergeable_ranks=ids, special_tokens={END_OF_TEXT: end_of_text}
+    )
+
+    def encode(text: str) -> np.ndarray:
+        parts = [np.array(encoding.encode_ordinary(part), np.uint16) for part in _parts(_printable(text))]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    return Tokenizer("gpt2", len(ids) + 1, end_of_text, _fingerprint("gpt2", contents), encode)
+
+
+def _find_gpt2(path: str | None) -> Path:
+    """The folder that holds both vocabulary files: `path`, else LAWA_TOKENIZER, $LAWA_DATA/gpt2_bpe, data/gpt2_bpe."""
+    if path is not None:
+        places = [Path(path)]
+    else:
+        places = [Path(os.environ["LAWA_TOKENIZER"])] if os.environ.get("LAWA_TOKENIZER") else []
+        places += [Path(os.environ["LAWA_DATA"]) / "gpt2_bpe"] if os.environ.get("LAWA_DATA") else []
+        places += [Path("data") / "gpt2_bpe"]
+    places = [place.expanduser() for place in places]
+    for place in places:
+        if all((place / name).is_file() for name in GPT2_FILES):
+            return place
+    unset = [name for name in ("LAWA_TOKENIZER", "LAWA_DATA") if path is None and not os.environ.get(name)]
+    hint = f" (not set: {', '.join(unset)})" if unset else ""
+    raise UserError(
+        f"dataset.tokenizer=gpt2: {' and '.join(GPT2_FILES)} not found; looked in {', '.join(map(str, places))}{hint}; "
+        "name their folder with dataset.tokenizer_path=DIR (--tokenizer-path DIR when preparing), "
+        "or use dataset.tokenizer=bytes"
+    )
+
+
+def _read_gpt2(encoder: bytes, merges: bytes, folder: Path) -> tuple[dict[bytes, int], int]:
+    """(the id of each token's bytes, the id of end of text).
+
+    The ids are the merge order too, which is how tiktoken reads them; the two files must agree on it.
+    """
+    byte_of = _byte_of_symbol()
+    try:
+        vocabulary = json.loads(encoder)
+        end_of_text = vocabulary.pop(END_OF_TEXT)
+        ids = {bytes(byte_of[c] for c in token): index for token, index in vocabulary.items()}
+        pairs = [line.split() for line in merges.decode("utf-8").split("\n")[1:] if line]
+        merged = [bytes(byte_of[c] for c in first + second) for first, second in pairs]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{folder}: {' or '.join(GPT2_FILES)} is damaged ({type(error).__name__}: {error})") from None
+    if sorted([*ids.values(), end_of_text]) != list(range(len(ids) + 1)) or len(ids) >= 2**16:
+        raise UserError(
+            f"{folder / GPT2_FILES[0]} is damaged: its ids are not 0 to {len(ids)}, below 65,536, once each"
+        )
+    if [ids.get(token) for token in merged] != list(range(256, len(ids))) or any(
+        bytes([b]) not in ids for b in range(256)
+    ):
+        raise UserError(f"{folder}: {' and '.join(GPT2_FILES)} do not belong together: their merges differ")
+    return ids, end_of_text
+
+
+def _byte_of_symbol() -> dict[str, int]:
+    """GPT-2 writes each byte as one visible character: itself, or the next free one from U+0100 on."""
+    visible = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
+    hidden = [b for b in range(256) if b not in visible]
+    return {chr(b): b for b in visible} | {chr(256 + n): b for n, b in enumerate(hidden)}
+
+
+def _parts(text: str) -> Iterator[str]:
+    """The text, cut where GPT-2 cuts it anyway: before the last blank of a very long run that something follows."""
+    start = 0
+    if len(text) > LONG_BLANK:
+        for run in _LONG_BLANK.finditer(text):
+            if run.end() < len(text):
+                yield text[start : run.end() - 1]
+                start = run.end() - 1
+    yield text[start:]
+
+
+def _printable(text: str) -> str:
+    """The text with lone surrogates (from broken JSON escapes), which UTF-8 cannot hold, replaced as tiktoken does."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _fingerprint(name: str, contents: list[bytes]) -> str:
+    digest = hashlib.sha256(name.encode())
+    for content in contents:
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """encode: text -> uint16 [tokens]; the text of special tokens is ordinary text to it.
+
+    end_of_text: the id that ends a document, or None; fingerprint: sha256 over the name and the vocabulary files.
+    """
+
+    name: str
+    vocab_size: int
+    end_of_text: int | None
+    fingerprint: str
+    encode: Callable[[str], np.ndarray]
+
+
+TOKENIZERS: dict[str, Callable[[str | None], Tokenizer]] = {"bytes": _load_bytes, "gpt2": _load_gpt2}

@@ -1,0 +1,61 @@
+"""Tokens already on the disk: nanoGPT-style uint16 `train.bin` and `val.bin`, memory-mapped."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lawa_exp.config import UserError, integer, optional, setting, text
+from lawa_exp.data.blocks import Blocks, fingerprint_files
+from lawa_exp.data.places import find
+
+
+@dataclass(frozen=True)
+class TokensSettings:
+    """`path` holds train.bin, val.bin and, if there is one, test.bin; `vocab_size` is checked against the model's."""
+
+    name: str = setting(text())
+    path: str | None = setting(optional(text()))
+    vocab_size: int = setting(integer(1))
+
+    def open(self, context: int) -> Blocks:
+        get = "give the folder that holds train.bin and val.bin with dataset.path=DIR"
+        return open_bins(find(self.name, self.path, None, ("train.bin",), get), self.name, self.vocab_size, context)
+
+
+@dataclass(frozen=True)
+class OpenWebTextSettings:
+    """OpenWebText as GPT-2 tokens, written by `python -m lawa_exp.data prepare openwebtext`."""
+
+    name: str = setting(text())
+    path: str | None = setting(optional(text()))
+
+    def open(self, context: int) -> Blocks:
+        get = (
+            "prepare it with `python -m lawa_exp.data prepare openwebtext --out data/openwebtext`, "
+            "or train at once on Python's own documentation with `dataset=pydocs`"
+        )
+        return open_bins(find(self.name, self.path, "openwebtext", ("train.bin",), get), self.name, 50257, context)
+
+
+def open_bins(folder: Path, name: str, vocab_size: int, context: int) -> Blocks:
+    """The .bin files of a folder; without a test.bin, val serves as both."""
+    paths = {split: folder / f"{split}.bin" for split in ("train", "val", "test")}
+    if not paths["val"].is_file():
+        raise UserError(f"dataset={name}: {paths['val']} is missing beside train.bin")
+    note = ""
+    if not paths["test"].is_file():
+        paths["test"] = paths["val"]
+        note = "the sole held-out split, val.bin, serves as val and as test"
+    for path in paths.values():
+        if path.stat().st_size % 2:
+            raise UserError(f"dataset={name}: {path} is not uint16: its size, {path.stat().st_size} bytes, is odd")
+    meta = folder / "meta.json"
+    if meta.is_file():
+        vocab_size = json.loads(meta.read_text()).get("vocab_size", vocab_size)
+    splits = {s: np.memmap(p, np.uint16, "r") if p.stat().st_size else np.empty(0, np.uint16) for s, p in paths.items()}
+    fingerprint = fingerprint_files(sorted(set(paths.values())))
+    return Blocks(splits, context, vocab_size, fingerprint, name, note)

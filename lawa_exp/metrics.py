@@ -1,0 +1,83 @@
+"""Rows of metrics.jsonl, and what is computed from them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+Curve = Sequence[tuple[int, float]]  # (step, value), by step
+
+
+def encode(row: dict[str, Any]) -> str:
+    """One JSON line; a number that is not finite becomes null and is named in `nonfinite`."""
+    bad = [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
+    if bad:
+        row = {k: None if k in bad else v for k, v in row.items()} | {"nonfinite": bad}
+    return json.dumps(row) + "\n"
+
+
+class Rows:
+    """An append-only JSONL file that a resumed run cuts back to where its state was saved."""
+
+    def __init__(self, path: Path, keep_bytes: int | None = None) -> None:
+        """keep_bytes: the length to cut the file back to (None: leave it as it is)."""
+        path.touch()
+        if keep_bytes is not None:
+            if path.stat().st_size < keep_bytes:
+                raise OSError(f"{path} has {path.stat().st_size} bytes, less than the {keep_bytes} its state was saved with")
+            os.truncate(path, keep_bytes)
+        self.file = path.open("ab")
+
+    def write(self, row: dict[str, Any]) -> None:
+        self.file.write(encode(row).encode())
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def sync(self) -> int:
+        """Everything written so far is on the disk; returns the file's length in bytes."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        return self.file.tell()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a JSONL file; a last line that a kill cut short is left out. A missing file has no rows."""
+    if not path.exists():
+        return []
+    text = path.read_text()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def curve(rows: Iterable[dict[str, Any]], weights: str, split: str = "val", metric: str = "loss") -> list[tuple[int, float]]:
+    """(step, value) of the evaluations of `weights` ("live" or an averager's id); values that are not finite are left out."""
+    chosen = (r for r in rows if r["split"] == split and r["weights"] == weights and r.get(metric) is not None)
+    return sorted((r["step"], r[metric]) for r in chosen)
+
+
+def averager_ids(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """The averagers that were evaluated, in order of appearance."""
+    return list(dict.fromkeys(r["weights"] for r in rows if r["weights"] != "live"))
+
+
+def steps_saved(baseline: Curve, step: int, value: float) -> tuple[float, bool]:
+    """How many steps later the baseline reaches what an average has reached at `step` (lower is better).
+
+    Returns (n, True): the first step at which the baseline's curve, linear between its evaluations, is at or under
+    `value`, minus `step` (negative: the baseline was there before); (n, False): "> n", not reached within its run.
+    """
+    for (s0, v0), (s1, v1) in zip(baseline, baseline[1:], strict=False):
+        if v0 <= value:
+            return s0 - step, True
+        if v1 <= value:
+            return s0 + (s1 - s0) * (v0 - value) / (v0 - v1) - step, True
+    if baseline and baseline[-1][1] <= value:
+        return baseline[-1][0] - step, True
+    return (baseline[-1][0] if baseline else step) - step, False

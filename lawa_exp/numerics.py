@@ -1,0 +1,32 @@
+"""The arithmetic that a training and the evaluation of its averages share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from lawa_exp.config import Config
+from lawa_exp.models import build_model
+
+
+def set_up_arithmetic(config: Config) -> None:
+    """Threads and determinism, both explicit so that an earlier run in this process leaves no trace."""
+    torch.set_num_threads(config.trainer.threads or 1)
+    torch.use_deterministic_algorithms(config.trainer.deterministic)
+    torch.backends.cuda.matmul.allow_tf32 = not config.trainer.deterministic
+    torch.backends.cudnn.benchmark = False
+
+
+def autocast_for(config: Config, device: torch.device) -> Callable[[], Any]:
+    """A fresh autocast context at each call; no-op for float32."""
+    return functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=config.trainer.dtype == "bfloat16")
+
+
+def seeded_model(config: Config, device: torch.device) -> nn.Module:
+    """The model's first weights: a function of the seed alone, made on the CPU."""
+    torch.manual_seed(config.seed)
+    return build_model(config.model).to(device)

@@ -1,0 +1,35 @@
+"""AdamW (Loshchilov and Hutter 2019), torch's fused kernel; decay on matrices only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lawa_exp.config import number, setting
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """`clip_norm` is the largest global gradient norm (0: no clipping); decay acts on tensors of two dimensions or more."""
+
+    beta1: float = setting(number(low=0, high=0.999999))
+    beta2: float = setting(number(low=0, high=0.999999))
+    eps: float = setting(number(above=0))
+    weight_decay: float = setting(number(low=0))
+    clip_norm: float = setting(number(low=0))
+
+    def build(self, model: nn.Module) -> Optimizer:
+        """The rate is set before each update."""
+        import torch
+
+        trained = [p for p in model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.dim() >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        groups = [g for g in groups if g["params"]]
+        return torch.optim.AdamW(groups, lr=0.0, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)

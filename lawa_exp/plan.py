@@ -1,0 +1,181 @@
+"""From what was asked to what will be done: resolved steps, the trajectory id, the batch on each rank, the cost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lawa_exp import models, schedules
+from lawa_exp.config import Config, UserError, resolve_steps
+from lawa_exp.settings import config_to
+
+DETERMINING = ("model", "dataset", "optimizer", "lr", "batch", "scaling", "feedback", "seed")
+MICRO_TOKENS = 16384  # tokens in one forward pass of a rank, where trainer.micro_batch is not given
+
+
+def resolve(config: Config, data: Any) -> Config:
+    """The configuration with every budget, `1epoch`, `75%`, device default and averager in plain numbers.
+
+    data: the open data set. Raises UserError for what contradicts it.
+    """
+    if data.vocab_size > config.model.vocab_size:
+        raise UserError(
+            f"model.vocab_size={config.model.vocab_size}: expected at least {data.vocab_size}, "
+            f"the vocabulary of dataset={config.dataset.name}"
+        )
+    size = config.batch.size
+    steps_per_epoch = data.sizes["train"] / size
+    unit, amount = config.budget
+    in_steps = {
+        "steps": amount,
+        "epochs": amount * steps_per_epoch,
+        "samples": amount / size,
+        "tokens": amount / size / data.tokens_per_sample,
+    }
+    total = math.ceil(round(in_steps[unit], 6))
+
+    horizon = resolve_steps(config.lr.horizon or total, steps_per_epoch, total, "lr.horizon", 1)
+
+    def fixed(value: Any, key: str, low: int = 0) -> Any:
+        return None if value is None else resolve_steps(value, steps_per_epoch, horizon, key, low)
+
+    lr = replace(config.lr, horizon=horizon, warmup_steps=fixed(config.lr.warmup_steps, "lr.warmup_steps"))
+    schedules.check(lr)
+    averagers: dict[str, Any] = {}
+    for settings in config.averagers:
+        where = f"averagers.{settings.kind}"
+        changes = {
+            name: fixed(getattr(settings, name), f"{where}.{name}", 0 if name == "start" else 1)
+            for name in ("spacing", "every", "start")
+            if hasattr(settings, name)
+        }
+        settings = replace(settings, **changes)
+        averagers[settings.id] = settings
+    evaluate_every = fixed(config.evaluate.every, "evaluate.every", 1)
+    spacings = [a.spacing for a in averagers.values() if hasattr(a, "spacing")]
+    snapshot_every = fixed(config.trajectory.every, "trajectory.every", 1)
+    if snapshot_every is None:
+        snapshot_every = math.gcd(*spacings) if spacings else evaluate_every
+    return replace(
+        config,
+        lr=lr,
+        averagers=tuple(averagers.values()),
+        evaluate=replace(config.evaluate, every=evaluate_every),
+        save=replace(
+            config.save,
+            every=fixed(config.save.every, "save.every", 1) or evaluate_every,
+            keep=tuple(fixed(s, "save.keep", 1) for s in config.save.keep),
+        ),
+        trajectory=replace(config.trajectory, every=snapshot_every),
+        budget=("steps", total),
+    )
+
+
+def identity(config: Config, data: Any) -> dict[str, Any]:
+    """What determines the live weights, from the resolved configuration; names and places do not."""
+    content = {k: v for k, v in config_to(config).items() if k in DETERMINING}
+    for part in ("model", "dataset"):
+        content[part] = {k: v for k, v in content[part].items() if k not in ("name", "path", "folder", "tokenizer_path")}
+    content["dataset"]["fingerprint"] = data.fingerprint
+    if not config.lr.uses_horizon:
+        del content["lr"]["horizon"]
+    return content | {"dtype": config.trainer.dtype, "compile": config.trainer.compile}
+
+
+def trajectory_id(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def run_name(config: Config, trajectory: str) -> str:
+    """A readable prefix and the trajectory id; no `=` in it."""
+    schedule = f"{type(config.lr).__name__.lower()}{config.lr.peak:g}"
+    return f"{config.model.name}-{config.dataset.name}-{schedule}-seed{config.seed}-{trajectory}"
+
+
+@dataclass(frozen=True)
+class Split:
+    """How one batch is worked through: `micro` samples a forward pass, `accumulate` passes on each rank."""
+
+    micro: int
+    accumulate: int
+
+
+def split_batch(config: Config, tokens_per_sample: int, world: int) -> Split:
+    """The batch on `world` ranks; UserError where it does not divide."""
+    size, wanted = config.batch.size, config.trainer.micro_batch
+    if size % world:
+        raise UserError(f"batch.size={size}: expected a multiple of the {world} ranks")
+    share = size // world
+    if wanted is not None and share % wanted:
+        raise UserError(f"trainer.micro_batch={wanted}: expected a divisor of {share}, the samples of one rank in a batch")
+    fits = max(1, MICRO_TOKENS // tokens_per_sample)
+    micro = wanted or max(m for m in range(1, share + 1) if share % m == 0 and m <= fits)
+    return Split(micro, share // micro)
+
+
+def resolve_trainer(config: Config, device_type: str, local_world: int) -> Config:
+    """dtype `auto` and the threads, for the device at hand: bfloat16 on a GPU, float32 on a CPU, all its cores."""
+    trainer = config.trainer
+    dtype = {"cuda": "bfloat16"}.get(device_type, "float32") if trainer.dtype == "auto" else trainer.dtype
+    threads = trainer.threads or max(1, len(os.sched_getaffinity(0)) // local_world)
+    return replace(config, trainer=replace(trainer, dtype=dtype, threads=threads))
+
+
+def describe(config: Config, data: Any, split: Split, world: int, tensors: dict[str, Any], trained: int) -> str:
+    """The plan as it is printed. tensors: the model's tensors by name (on any device); trained: its parameters."""
+    steps, size = config.steps, config.batch.size
+    tokens = size * data.tokens_per_sample
+    model_bytes = sum(t.numel() * t.element_size() for t in tensors.values())
+    flops = flops_per_token(config.model, trained) * tokens * steps
+    marks = sorted({1, config.lr.warmup_steps or 1, steps // 4 or 1, steps // 2 or 1, 3 * steps // 4 or 1, steps})
+    keep = config.trajectory.keep
+    snapshots = steps // int(config.trajectory.every or 1)
+    on_disk = snapshots if keep == "all" else 0 if keep == "none" else min(snapshots, int(keep))
+    held = len({s for a in config.averagers if hasattr(a, "spacing") for s in a.needed(steps)})
+    running = sum({"ema": 1, "swa": 2}.get(a.kind, 0) for a in config.averagers)
+    lines = [
+        f"model       {trained:,} parameters, {_size(model_bytes)}",
+        f"data        {config.dataset.name}, fingerprint {data.fingerprint[:12]}: {data.sizes['train']:,} train, "
+        f"{data.sizes['val']:,} val, {data.sizes['test']:,} test samples of {data.tokens_per_sample} tokens",
+    ]
+    lines += [f"            {data.note}"] if data.note else []
+    lines += [
+        f"batch       {size} samples = {tokens:,} tokens a step: {world} rank(s) x {split.accumulate} x {split.micro}",
+        f"budget      {steps:,} steps = {steps * size:,} samples = {steps * tokens:,} tokens "
+        f"= {steps * size / data.sizes['train']:.2f} epochs; about {flops:.2e} FLOPs",
+        "rate        " + ", ".join(f"{schedules.rate(config.lr, s):.3g} at step {s:,}" for s in marks),
+        f"snapshots   every {config.trajectory.every} steps: {snapshots:,}; on the disk {on_disk:,} = {_size(on_disk * model_bytes)}",
+        f"states      every {config.save.every} steps: the last 2, at most "
+        f"{_size(2 * model_bytes * (3 + held + running))}" + (f"; kept at {list(config.save.keep)}" if config.save.keep else ""),
+        f"evaluation  every {config.evaluate.every} steps",
+        "averages    " + (", ".join(a.id for a in config.averagers) or "none"),
+    ]
+    return "\n".join(lines + [f"warning     {w}" for w in warnings(config)])
+
+
+def warnings(config: Config) -> list[str]:
+    """Averages that the budget cannot fill."""
+    found = []
+    for a in config.averagers:
+        observed, needed = len(a.needed(config.steps)), getattr(a, "k", 1)
+        if observed < needed:
+            found.append(f"{a.id} needs {needed} snapshots, the budget of {config.steps} steps gives {observed}: never defined")
+    return found
+
+
+def flops_per_token(model: Any, trained: int) -> float:
+    """Forward and backward: 6 N, and 12 * layers * width * context for attention (Chowdhery et al. 2022, appendix B)."""
+    attention = 12 * model.layers * model.width * model.context if isinstance(model, models.GPTSettings) else 0
+    return 6 * trained + attention
+
+
+def _size(amount: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.3g} {unit}"
+        amount /= 1000
+    return f"{amount:,.3g} TB"

@@ -1,0 +1,50 @@
+"""What a person sees while training: a bar on a terminal, and a line for each evaluation."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tqdm import tqdm
+
+
+class Progress:
+    """A bar with loss, throughput and time left; only rank 0 shows it, and only a terminal gets the bar."""
+
+    def __init__(self, steps: int, done: int, tokens_per_step: int, shown: bool) -> None:
+        self.tokens_per_step = tokens_per_step
+        self.shown = shown
+        self.bar = tqdm(
+            total=steps, initial=done, unit="step", disable=not shown or not sys.stderr.isatty(), dynamic_ncols=True, mininterval=0.25
+        )
+        self.training_seconds = 0.0
+        self.steps_since_mark = 0
+        self.mark = time.perf_counter()
+        self.speed = 0.0
+
+    def trained(self, step: int, loss: float) -> None:
+        self.steps_since_mark += 1
+        if not self.bar.disable:
+            elapsed = time.perf_counter() - self.mark
+            speed = self.steps_since_mark * self.tokens_per_step / max(elapsed, 1e-9)
+            self.bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
+            self.bar.update()
+
+    def timing(self) -> dict[str, float]:
+        """Seconds of training (evaluation left out) since this process started, and the rate since the last call."""
+        elapsed = time.perf_counter() - self.mark
+        self.training_seconds += elapsed
+        self.speed = self.steps_since_mark * self.tokens_per_step / elapsed if self.steps_since_mark else 0.0
+        return {"seconds": round(self.training_seconds, 3), "tokens_per_second": round(self.speed, 1)}
+
+    def evaluated(self, step: int, losses: dict[str, float]) -> None:
+        if self.shown:
+            values = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+            speed = f"  ({self.speed:,.0f} tokens/s)" if self.speed else ""
+            tqdm.write(f"step {step:>7,}  val loss: {values}{speed}", file=sys.stdout)
+            sys.stdout.flush()
+        self.mark = time.perf_counter()
+        self.steps_since_mark = 0
+
+    def close(self) -> None:
+        self.bar.close()

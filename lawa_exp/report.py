@@ -1,0 +1,96 @@
+"""What a finished run or read-out says: a small table, report.md and curves.png, from its rows alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lawa_exp.metrics import averager_ids, curve, steps_saved
+
+TABLE_STEPS = 5  # steps shown in the table
+
+
+def loss_table(rows: list[dict[str, Any]]) -> str:
+    """Val loss of the live weights and of each average at a few steps, and the steps each average saves, as Markdown."""
+    live = curve(rows, "live")
+    ids = averager_ids(rows)
+    steps = [s for s, _ in live if s > 0]
+    if not steps:
+        return "no evaluation yet"
+    shown = sorted({steps[math.ceil(len(steps) * (i + 1) / TABLE_STEPS) - 1] for i in range(TABLE_STEPS)})
+    lines = [["step", "live", *(head for id in ids for head in (id, "steps saved"))]]
+    for step in shown:
+        line = [f"{step:,}", f"{dict(live)[step]:.4f}"]
+        for id in ids:
+            value = dict(curve(rows, id)).get(step)
+            line += ["-", "-"] if value is None else [f"{value:.4f}", format_saved(live, step, value)]
+        lines.append(line)
+    return markdown(lines)
+
+
+def format_saved(live: Sequence[tuple[int, float]], step: int, value: float) -> str:
+    """`+120`: the live weights need 120 steps more; `> 300`: they do not get there within the run."""
+    saved, reached = steps_saved(live, step, value)
+    return f"{saved:+,.0f}" if reached else f"> {saved:,.0f}"
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, aligned so that it reads well in a terminal; the first line is its head."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    rendered = ["| " + " | ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines]
+    rule = "|" + "|".join("-" * (w + 1) + ":" for w in widths) + "|"
+    return "\n".join([rendered[0], rule, *rendered[1:]])
+
+
+def draw_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Val loss against step for the live weights and each average; the axis leaves the first fall out."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    live = [(s, v) for s, v in curve(rows, "live") if s > 0]
+    if not live:
+        return
+    figure, axes = plt.subplots(figsize=(7, 4.2), dpi=120)
+    axes.plot(*zip(*live, strict=True), color="black", linewidth=1.2, marker=".", label="live")
+    styles = ["-", "--", "-.", ":"]
+    values = [v for _, v in live]
+    for i, id in enumerate(averager_ids(rows)):
+        points = curve(rows, id)
+        if points:
+            axes.plot(*zip(*points, strict=True), linestyle=styles[i % 4], linewidth=1.6, marker=".", label=id)
+            values += [v for _, v in points]
+    later = [v for s, v in live if s >= 0.15 * live[-1][0]]
+    low, high = min(values), max(later)
+    margin = 0.05 * max(high - low, 1e-3)
+    axes.set_ylim(low - margin, high + margin)
+    axes.set_xlabel("step (optimizer updates)")
+    axes.set_ylabel("validation loss (nats per token)")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Software": None})
+    plt.close(figure)
+
+
+def write_report(folder: Path, rows: list[dict[str, Any]], test: list[dict[str, Any]], title: str, facts: list[str], command: str) -> None:
+    """report.md and curves.png in `folder`. test: rows of the last step on the test split; facts: bullet points."""
+    draw_curves(rows, folder / "curves.png", title)
+    parts = [f"# {title}", "", *(f"- {fact}" for fact in facts), "", "## Validation loss (nats per token)", "", loss_table(rows), ""]
+    parts += [
+        "Steps saved: how many steps later the live weights of this same run reach what the average has at that step;",
+        "`> n`: not within the n steps that were left.",
+        "",
+        "![curves](curves.png)",
+        "",
+    ]
+    if test:
+        lines = [["weights", "test loss", "difference to live"]]
+        lines += [[r["weights"], f"{r['loss']:.4f}", f"{r['loss'] - test[0]['loss']:+.4f}"] for r in test]
+        parts += [f"## Test loss after step {test[0]['step']:,} ({test[0]['eval_samples']} samples)", "", markdown(lines), ""]
+    parts += ["## Run it again", "", f"    {command}", ""]
+    (folder / "report.md").write_text("\n".join(parts))

@@ -1,0 +1,271 @@
+"""From a configuration to a finished run directory: what is there already, what is left to do, how it ended."""
+
+from __future__ import annotations
+
+import functools
+import math
+import shlex
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from lawa_exp import distributed, plan
+from lawa_exp.config import Config, Options, UserError
+from lawa_exp.distributed import Ranks
+from lawa_exp.evaluate import live_tensors
+from lawa_exp.checkpoint.commit import steps_in
+from lawa_exp.metrics import averager_ids, read_rows
+from lawa_exp.models import build_model
+from lawa_exp.replay import problem_with, read_out
+from lawa_exp.report import loss_table, write_report
+from lawa_exp.rerun import merge_rerun
+from lawa_exp.rundir import RunDir
+from lawa_exp.settings import config_from, config_to
+from lawa_exp.train import Outcome, train
+
+EXIT = {"done": 0, "failed": 1, "diverged": 3, "stopped": 75}
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A training that is ready to start: everything resolved."""
+
+    config: Config
+    data: Any
+    split: plan.Split
+    identity: dict[str, Any]
+    run_dir: Path
+
+    @property
+    def trajectory(self) -> str:
+        return plan.trajectory_id(self.identity)
+
+
+@functools.lru_cache(maxsize=4)
+def open_dataset(settings: Any, context: int) -> Any:
+    return settings.open(context)
+
+
+def start_device(name: str) -> tuple[torch.device, Ranks]:
+    """The device (`auto`: a GPU if there is one) and the ranks. UserError where there is no such device."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError("this machine has no CUDA device")
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("expected auto, cpu or cuda")
+    except RuntimeError as error:
+        raise UserError(f"trainer.device={name}: {str(error).splitlines()[0]}") from None
+    ranks = distributed.start(device.type)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", ranks.local_rank)
+    return device, ranks
+
+
+def prepare(config: Config, options: Options, device: torch.device, ranks: Ranks) -> Prepared:
+    """Resolves everything that the data and the machine decide."""
+    data = open_dataset(config.dataset, config.model.context)
+    config = plan.resolve_trainer(plan.resolve(config, data), device.type, ranks.local_world)
+    split = plan.split_batch(config, data.tokens_per_sample, ranks.world)
+    identity = plan.identity(config, data)
+    name = plan.run_name(config, plan.trajectory_id(identity))
+    return Prepared(config, data, split, identity, Path(options.run_dir or Path(options.runs_root) / name))
+
+
+def merge(entries: list[Prepared]) -> Prepared:
+    """One training for entries of one trajectory: all their averagers, the largest budget, the finest steps."""
+    first = max(entries, key=lambda p: p.config.steps)
+    configs = [p.config for p in entries]
+    config = replace(
+        first.config,
+        averagers=tuple({a.id: a for c in configs for a in c.averagers}.values()),
+        evaluate=replace(first.config.evaluate, every=math.gcd(*(int(c.evaluate.every) for c in configs))),
+        save=replace(first.config.save, keep=tuple(sorted({s for c in configs for s in c.save.keep}))),
+        trajectory=replace(first.config.trajectory, every=math.gcd(*(int(c.trajectory.every or 1) for c in configs))),
+    )
+    return replace(first, config=config)
+
+
+def show_plan(p: Prepared, ranks: Ranks) -> str:
+    with torch.device("meta"):
+        model = build_model(p.config.model)
+    trained = sum(t.numel() for t in model.parameters() if t.requires_grad)
+    return plan.describe(p.config, p.data, p.split, ranks.world, live_tensors(model), trained)
+
+
+def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -> int:
+    """Trains, continues, reads out or only says that it was done; returns the exit code."""
+    say: Callable[[str], None] = functools.partial(print, flush=True) if ranks.is_main else lambda _: None
+    say(f"run_dir={p.run_dir}")
+    run = RunDir(p.run_dir)
+    with on_main(ranks, opened(run, p)):
+        marker, facts = ranks.from_main(run.marker() if ranks.is_main else None) or (None, {})
+        if marker == "DIVERGED" and not options.rerun:
+            say(f"this training diverged after step {facts.get('step', 0):,}; the averages hold its last finite weights")
+            return EXIT["diverged"]
+        if marker == "DONE" and facts["step"] >= p.config.steps and not options.rerun:
+            return already_done(p, run, ranks, device, facts["step"], say)
+        earlier = ranks.from_main(run.read_config() if ranks.is_main else None)
+        if earlier:  # what was attached before stays attached
+            before = config_from(earlier)
+            attached = {a.id: a for a in (*p.config.averagers, *before.averagers)}
+            steps = max(p.config.steps, before.steps) if options.rerun else p.config.steps
+            p = replace(p, config=replace(p.config, averagers=tuple(attached.values()), budget=("steps", steps)))
+        say(show_plan(p, ranks))
+        target = RunDir(run.path / "rerun") if options.rerun else run
+        outcome = carry_out(p, target, device, ranks, say)
+        if outcome.how == "stopped":
+            say(f"stopped after step {outcome.step:,} and saved; the same command goes on")
+        elif ranks.is_main:
+            if options.rerun and not merge_rerun(target, run, say):
+                return EXIT["failed"]
+            finish(p, run, outcome, say)
+        return EXIT[outcome.how]
+
+
+def carry_out(p: Prepared, run: RunDir, device: torch.device, ranks: Ranks, say: Callable[[str], None]) -> Outcome:
+    """One call of the loop in `run`, with its signals, provenance and marker."""
+    flag = StopFlag()
+    if ranks.is_main:
+        run.path.mkdir(parents=True, exist_ok=True)
+        run.mark(None)
+        run.write_config({"trajectory": p.trajectory, **config_to(p.config), "identity": p.identity})
+        run.add_provenance(
+            ranks=ranks.world,
+            threads=p.config.trainer.threads,
+            device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+            micro_batch=p.split.micro,
+            data_fingerprint=p.data.fingerprint,
+        )
+    try:
+        with flag.caught():
+            outcome = train(p.config, p.data, p.split, run, ranks, device, flag.is_raised, say)
+    except UserError:
+        raise
+    except Exception as error:
+        if ranks.is_main:
+            reason = f"{type(error).__name__}: {error}"
+            try:
+                run.mark("FAILED", reason=reason, traceback=traceback.format_exc())
+            except OSError as another:  # the disk is full: the last good state stays
+                print(f"error: the marker FAILED could not be written: {another}", file=sys.stderr)
+        raise
+    if ranks.is_main and outcome.how == "stopped":
+        run.mark("STOPPED", step=outcome.step)
+    return outcome
+
+
+def finish(p: Prepared, run: RunDir, outcome: Outcome, say: Callable[[str], None]) -> None:
+    """The table on the terminal, report.md and curves.png, and the marker last."""
+    rows = read_rows(run.metrics)
+    say("\n" + loss_table(rows))
+    facts = [
+        f"run directory `{run.path.name}`, trajectory {p.trajectory}, {outcome.step:,} steps"
+        + (", DIVERGED after the last of them" if outcome.how == "diverged" else ""),
+        f"model {p.config.model.name}, data set {p.config.dataset.name} (fingerprint {p.data.fingerprint[:12]})"
+        + (f"; {p.data.note}" if p.data.note else ""),
+        f"{type(p.config.lr).__name__.lower()} rate, peak {p.config.lr.peak:g}; batch {p.config.batch.size}; seed {p.config.seed}",
+    ]
+    title = f"{p.config.model.name} on {p.config.dataset.name}"
+    write_report(run.path, rows, outcome.test, title, facts, again(p))
+    run.mark("DIVERGED" if outcome.how == "diverged" else "DONE", step=outcome.step)
+    say(f"\n{'diverged' if outcome.how == 'diverged' else 'done'}; report: {run.path / 'report.md'}, plot: {run.path / 'curves.png'}")
+
+
+def again(p: Prepared) -> str:
+    """The command that made this run."""
+    return "python -m lawa_exp " + shlex.join(sys.argv[1:])
+
+
+def already_done(p: Prepared, run: RunDir, ranks: Ranks, device: torch.device, step: int, say: Callable[[str], None]) -> int:
+    """Says so; what was not attached is read out of the snapshots where they suffice."""
+    rows = ranks.from_main(read_rows(run.metrics) if ranks.is_main else None)
+    say(f"this training was done already, up to step {step:,}")
+    known = set(averager_ids(rows))
+    missing = [a for a in p.config.averagers if a.id not in known and a.needed(step)]
+    saved = set(ranks.from_main(steps_in(run.trajectory) if ranks.is_main else None))
+    for settings in missing:
+        problem = problem_with(settings, saved, step)
+        if problem:
+            say(f"{settings.id} cannot be read out: {problem}")
+        else:
+            out = run.readouts / settings.id
+            say(f"reading {settings.id} out of the snapshots into {out}")
+            rows += read_out(p.config, p.data, run, [settings], out, device, ranks, say)
+    if ranks.is_main:
+        say("\n" + loss_table(rows))
+    return EXIT["done"]
+
+
+class StopFlag:
+    """Raised by SIGTERM, SIGINT, SIGUSR1 and SIGUSR2: training stops after the step at hand and saves."""
+
+    def __init__(self) -> None:
+        self.raised = False
+
+    def is_raised(self) -> bool:
+        return self.raised
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        def catch(number: int, frame: FrameType | None) -> None:
+            if not self.raised:
+                print(f"\n{signal.Signals(number).name}: stopping after this step", file=sys.stderr, flush=True)
+            self.raised = True
+
+        before = {number: signal.signal(number, catch) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def opened(run: RunDir, p: Prepared) -> Iterator[None]:
+    """The run's lock, once the folder is known to be this training's own or new."""
+    existing = run.read_config()
+    if existing is None and run.path.is_dir() and any(not f.name.startswith(".") for f in run.path.iterdir()):
+        raise UserError(f"run_dir={run.path} is not empty and holds no run; choose another run_dir")
+    if existing is not None and existing.get("trajectory") != p.trajectory:
+        there, here = flat(existing.get("identity", {})), flat(p.identity)
+        keys = sorted(k for k in there.keys() | here.keys() if there.get(k) != here.get(k))
+        named = ", ".join(f"{k}={there.get(k)} there, {here.get(k)} here" for k in keys[:3])
+        raise UserError(f"run_dir={run.path} holds another trajectory ({named}); choose another run_dir")
+    with run.locked():
+        yield
+
+
+@contextmanager
+def on_main(ranks: Ranks, context: AbstractContextManager[None]) -> Iterator[None]:
+    """Enters `context` on rank 0; a UserError there is raised on every rank."""
+    with ExitStack() as stack:
+        error = None
+        try:
+            if ranks.is_main:
+                stack.enter_context(context)
+        except UserError as found:
+            error = found
+        error = ranks.from_main(error)
+        if error:
+            raise error
+        yield
+
+
+def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"lr": {"peak": 1}} as {"lr.peak": 1}."""
+    result = {}
+    for key, value in content.items():
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return result

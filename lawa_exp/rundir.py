@@ -1,0 +1,137 @@
+"""The run directory: one training, one lock, one marker of how it stands."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lawa_exp.checkpoint.commit import Damaged, steps_in, tidy, verify, write_text_atomically
+from lawa_exp.config import UserError
+
+MARKERS = ("DONE", "FAILED", "DIVERGED", "STOPPED")
+
+
+class RunDir:
+    """Paths and small files of one run; rank 0 is the only one that writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.timing = path / "timing.jsonl"
+        self.trajectory = path / "trajectory"
+        self.averages = path / "averages"
+        self.resume = path / "resume"
+        self.states = path / "states"
+        self.readouts = path / "readouts"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One live process per run; UserError names the holder. The kernel frees the lock however the process ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise UserError(f"run_dir={self.path} is in use by {holder}; wait for it, or choose another run_dir") from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+            tidy(self.path)
+            yield
+
+    def marker(self) -> tuple[str, dict[str, Any]] | None:
+        """How the run ended last: its marker and what it says; None while it is running, new or killed."""
+        for name in MARKERS:
+            path = self.path / name
+            if path.exists():
+                try:
+                    return name, json.loads(path.read_text())
+                except ValueError:
+                    return name, {}
+        return None
+
+    def mark(self, name: str | None, **facts: Any) -> None:
+        """Leaves one marker, or none."""
+        for other in MARKERS:
+            if other != name:
+                (self.path / other).unlink(missing_ok=True)
+        if name:
+            write_text_atomically(self.path / name, json.dumps(facts) + "\n")
+
+    def read_config(self) -> dict[str, Any] | None:
+        """What config.yaml holds, or None where there is none."""
+        if not self.config.exists():
+            return None
+        return yaml.safe_load(self.config.read_text())
+
+    def write_config(self, content: dict[str, Any]) -> None:
+        write_text_atomically(self.config, yaml.safe_dump(content, sort_keys=False))
+
+    def newest_state(self) -> tuple[Path | None, list[str]]:
+        """The newest state that is whole, and what was found damaged on the way to it."""
+        damaged = []
+        for step, folder in sorted(steps_in(self.resume).items(), reverse=True):
+            try:
+                verify(folder)
+                return folder, damaged
+            except Damaged as error:
+                damaged.append(f"the state of step {step} is damaged: {error}")
+        return None, damaged
+
+    def add_provenance(self, **facts: Any) -> None:
+        """One line per start: what ran, on what, from where."""
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "command": sys.argv,
+            "git": git_state(),
+            "versions": versions(),
+            "hardware": {"node": platform.node(), "machine": platform.machine(), "cpu": cpu_name(), "cores": os.cpu_count()},
+            **facts,
+        }
+        with (self.path / "provenance.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit and whether dirty of the checkout that this package stands in; None elsewhere."""
+    try:
+        folder = Path(__file__).parent
+
+        def git(*words: str) -> str:
+            return subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, check=True, timeout=10).stdout
+
+        return {"commit": git("rev-parse", "HEAD").strip(), "dirty": bool(git("status", "--porcelain", "-uno", ".").strip())}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    import numpy
+    import torch
+
+    import lawa_exp
+
+    named = {"lawa_exp": lawa_exp.__version__, "torch": torch.__version__, "numpy": numpy.__version__}
+    return {"python": platform.python_version(), **named}
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

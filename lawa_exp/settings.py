@@ -1,0 +1,109 @@
+"""From plain mappings to typed settings and back: the one place that knows every part's table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from lawa_exp.averaging import AVERAGERS
+from lawa_exp.config import (
+    BUDGET_UNITS,
+    FORMAT_VERSION,
+    Batch,
+    Config,
+    Evaluate,
+    Feedback,
+    Logger,
+    Save,
+    Scaling,
+    Trainer,
+    Trajectory,
+    UserError,
+    build,
+    integer,
+    near,
+    number,
+    one_of,
+)
+from lawa_exp.data import DATASETS
+from lawa_exp.models import MODELS
+from lawa_exp.optim import OPTIMIZERS
+from lawa_exp.schedules import SCHEDULES
+
+TABLES: dict[str, dict[str, type]] = {
+    "model": {name: cls for name, (cls, _) in MODELS.items()},
+    "dataset": DATASETS,
+    "optimizer": OPTIMIZERS,
+    "lr": SCHEDULES,
+}
+SHARED: dict[str, type] = {
+    "batch": Batch,
+    "scaling": Scaling,
+    "feedback": Feedback,
+    "trainer": Trainer,
+    "logger": Logger,
+    "evaluate": Evaluate,
+    "save": Save,
+    "trajectory": Trajectory,
+}
+
+
+def config_from(values: Mapping[str, Any]) -> Config:
+    """The configuration from a plain mapping, as in config.yaml. UserError names the first thing that is wrong."""
+    parts = {name: choose(table, values[name], name) for name, table in TABLES.items()}
+    shared = {name: build(cls, values[name], name) for name, cls in SHARED.items()}
+    averagers = []
+    for entry in values["averagers"]:
+        table = {name: cls for name, (cls, _) in AVERAGERS.items()}
+        averagers.append(choose(table, entry, f"averagers.{entry.get('kind')}"))
+    return Config(
+        **parts,
+        **shared,
+        averagers=tuple(averagers),
+        budget=_budget(values),
+        seed=_parse("seed", values["seed"], integer(0)),
+        recipe=_parse("recipe", values["recipe"], one_of("as_published", "fair")),
+    )
+
+
+def config_to(config: Config) -> dict[str, Any]:
+    """The plain mapping that `config_from` takes."""
+    unit, amount = config.budget
+    content: dict[str, Any] = {"format_version": FORMAT_VERSION}
+    for name, table in TABLES.items():
+        part = getattr(config, name)
+        content[name] = {"kind": kind_of(table, part), **dataclasses.asdict(part)}
+    content["averagers"] = [{"kind": a.kind, **dataclasses.asdict(a)} for a in config.averagers]
+    for name in SHARED:
+        content[name] = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(getattr(config, name)).items()}
+    return content | {unit: amount, "seed": config.seed, "recipe": config.recipe}
+
+
+def choose(table: Mapping[str, type], values: Mapping[str, Any], path: str) -> Any:
+    """The settings of the choice named by `kind`."""
+    kind = values.get("kind")
+    if kind not in table:
+        raise UserError(f"{path}.kind={kind}: {near(str(kind), table)}")
+    return build(table[kind], {k: v for k, v in values.items() if k != "kind"}, path)
+
+
+def kind_of(table: Mapping[str, type], settings: Any) -> str:
+    """The name under which the class of `settings` stands in its table."""
+    return next(name for name, cls in table.items() if type(settings) is cls)
+
+
+def _budget(values: Mapping[str, Any]) -> tuple[str, float]:
+    given = {unit: values[unit] for unit in BUDGET_UNITS if values.get(unit) is not None}
+    if len(given) != 1:
+        asked = ", ".join(f"{k}={v}" for k, v in given.items()) or "none"
+        raise UserError(f"budget: expected exactly one of {', '.join(BUDGET_UNITS)}, got {asked}")
+    unit, amount = next(iter(given.items()))
+    return unit, _parse(unit, amount, number(above=0) if unit == "epochs" else integer(1))
+
+
+def _parse(key: str, value: Any, rule: Any) -> Any:
+    try:
+        return rule.parse(value)
+    except (ValueError, TypeError):
+        raise UserError(f"{key}={value}: expected {rule.expected}") from None

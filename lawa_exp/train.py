@@ -1,0 +1,329 @@
+"""The training loop: one trajectory of snapshots, and every average that is attached to it.
+
+It reads from top to bottom: `train` sets up, restores and loops; the helpers below it are in the order of their use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import resource
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lawa_exp import schedules
+from lawa_exp.averaging import build_averager, row_fields
+from lawa_exp.averaging.window import Window
+from lawa_exp.checkpoint.commit import commit, remove, step_name, steps_in
+from lawa_exp.checkpoint.tensors import write_tensors
+from lawa_exp.config import Config
+from lawa_exp.data.order import hash_of
+from lawa_exp.distributed import Agreement, Ranks
+from lawa_exp.evaluate import Swap, averaged_names, evaluate, live_tensors
+from lawa_exp.metrics import Rows
+from lawa_exp.models.objective import Objective
+from lawa_exp.plan import Split
+from lawa_exp.numerics import autocast_for, seeded_model, set_up_arithmetic
+from lawa_exp.progress import Progress
+from lawa_exp.replay import rebuild
+from lawa_exp.rundir import RunDir
+from lawa_exp.state import State, saved_averagers
+
+STATES_KEPT = 2
+DEVICE_LAG = 2  # steps that the host runs ahead of a GPU before it reads the loss
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended (done, stopped or diverged), after which step, and its rows on the test split."""
+
+    how: str
+    step: int
+    test: list[dict[str, Any]]
+
+
+def train(
+    config: Config, data: Any, split: Split, run: RunDir, ranks: Ranks, device: torch.device, should_stop: Callable[[], bool], say: Callable[[str], None]
+) -> Outcome:
+    """Trains (resolved) `config` to its budget in `run`, from the newest whole state there or from the start.
+
+    should_stop: asked after each step, on every rank. say: prints a line (rank 0).
+    """
+    set_up_arithmetic(config)
+    autocast = autocast_for(config, device)
+    model = seeded_model(config, device)
+    objective: nn.Module = Objective(model)
+    if config.trainer.compile:
+        objective = torch.compile(objective)  # type: ignore[assignment]
+    trained: nn.Module = objective
+    if ranks.world > 1:
+        trained = nn.parallel.DistributedDataParallel(
+            objective, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
+        )
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = config.optimizer.build(model)
+    live = live_tensors(model)
+    state, saved = restore(config, run, ranks, model, live, optimizer, say)
+    swap = Swap(live)
+    rows = Rows(run.metrics, saved["metrics_bytes"]) if ranks.is_main else None
+    timing = Rows(run.timing) if ranks.is_main else None
+    background = Background()
+    snapshots_kept = config.trajectory.keep
+    every = config.evaluate.every
+    tokens_per_step = config.batch.size * data.tokens_per_sample
+    # The loss is a mean over the whole batch; DDP divides the gradient by the number of ranks, so that is taken back.
+    scale = ranks.world / (config.batch.size * data.tokens_per_sample)
+    agreement = Agreement(ranks)
+    readback = Readback(device)
+    progress = Progress(config.steps, state.step, tokens_per_step, ranks.is_main)
+
+    def evaluate_all(split: str) -> list[dict[str, Any]]:
+        """A row of the live weights and of every average that is defined; evaluated on val, averages go to the disk."""
+        score = functools.partial(
+            evaluate, objective, data, split, config.evaluate.samples, config.evaluate.batch_size, ranks, device, autocast
+        )
+        seen = {"trained_samples": state.step * config.batch.size, "trained_tokens": state.step * tokens_per_step}
+        found = [{"step": state.step, "split": split, "weights": "live", **score(), **seen}]
+        for id, averager in state.averagers.items():
+            weights = averager.average()
+            if weights is None:
+                continue
+            with swap.applied(weights):
+                found.append({"step": state.step, "split": split, "weights": id, **row_fields(averager.settings), **score(), **seen})
+            if split == "val" and ranks.is_main:
+                background.submit(write_average, run.averages / id, state.step, weights)
+        return found
+
+    def validate() -> None:
+        times = progress.timing()
+        found = evaluate_all("val")
+        if rows and timing:
+            for row in found:
+                rows.write(row)
+            rows.flush()
+            memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            timing.write({"step": state.step, **times, "memory": memory})
+            timing.flush()
+        progress.evaluated(state.step, {row["weights"]: row["loss"] for row in found})
+
+    def save() -> None:
+        """Everything before this step is on the disk before the state that says so is."""
+        assert not swap.away, "averaged weights are in place of the live ones"
+        if rows:
+            background.drain()
+            scalars = {"metrics_bytes": rows.sync(), "environment": saved["environment"]}
+            state.save(run.resume, scalars)
+            if state.step in config.save.keep:
+                state.save(run.states, scalars)
+            for folder in list(steps_in(run.resume).values())[:-STATES_KEPT]:
+                remove(folder)
+        ranks.barrier()
+
+    def write_training_rows(ready: Iterator[tuple[int, float, list[float]]]) -> bool:
+        """Rows of the steps whose numbers have arrived; True if one of them is not finite."""
+        for step, rate, (loss, grad_norm, bad) in ready:
+            if rows and (step % config.logger.every == 0 or bad):
+                row = {"step": step, "split": "train", "weights": "live", "loss": loss, "lr": rate}
+                rows.write({**row, "grad_norm": grad_norm, "batch_size": config.batch.size})
+            if bad:
+                return True
+            progress.trained(step, loss)
+        return False
+
+    how = "done"
+    try:
+        if state.step == 0:
+            validate()
+        while state.step < config.steps:
+            # One update. Nothing here waits for the device.
+            step = state.step + 1
+            rate = schedules.rate(config.lr, step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            torch.manual_seed(int(hash_of(config.seed, step, ranks.rank)) >> 1)  # dropout: no random state to save
+            loss_sum = torch.zeros((), device=device)
+            for micro in range(split.accumulate):
+                first = state.step * config.batch.size + (micro * ranks.world + ranks.rank) * split.micro
+                inputs, targets = to_device(data.train_batch(config.seed, first, split.micro), device)
+                last = micro == split.accumulate - 1
+                with contextlib.nullcontext() if last or ranks.world == 1 else trained.no_sync():  # type: ignore[operator]
+                    with autocast():
+                        loss = trained(inputs, targets)
+                    (loss * scale).backward()
+                loss_sum += loss.detach()
+            grad_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            if config.optimizer.clip_norm:
+                nn.utils.clip_grads_with_norm_(parameters, config.optimizer.clip_norm, grad_norm)
+            loss_mean = ranks.sum(loss_sum) * (scale / ranks.world)
+            bad = ~(grad_norm.isfinite() & loss_mean.isfinite())
+            optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # the fused update leaves everything as it is
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            readback.push(step, rate, torch.stack([loss_mean, grad_norm, bad.float()]))
+            if write_training_rows(readback.ready()):
+                how = "diverged"
+                break
+            state.step = step
+
+            # What only observes training.
+            for averager in state.averagers.values():
+                averager.update(step, live)
+            if snapshots_kept != "none" and step % config.trajectory.every == 0:
+                snapshot = state.window.take(step, live)
+                if ranks.is_main:
+                    background.submit(write_snapshot, run.trajectory, step, snapshot.tensors, snapshots_kept)
+            stop = agreement.vote(should_stop())
+            at_end = step == config.steps
+            if step % every == 0 or at_end:
+                if write_training_rows(readback.rest()):
+                    how = "diverged"
+                    break
+                validate()
+            if step % config.save.every == 0 or step in config.save.keep or at_end or stop:
+                if write_training_rows(readback.rest()):
+                    how = "diverged"
+                    break
+                save()
+            if stop and not at_end:
+                how = "stopped"
+                break
+        if how == "diverged" and rows:
+            for id, averager in state.averagers.items():
+                if (weights := averager.average()) is not None:
+                    background.submit(write_average, run.averages / id, state.step, weights)
+        background.drain()
+        if rows:
+            rows.sync()
+        return Outcome(how, state.step, evaluate_all("test") if how == "done" else [])
+    finally:
+        progress.close()
+        background.close()
+        for file in (rows, timing):
+            if file:
+                file.close()
+
+
+def restore(
+    config: Config, run: RunDir, ranks: Ranks, model: nn.Module, live: dict[str, Tensor], optimizer: torch.optim.Optimizer, say: Callable[[str], None]
+) -> tuple[State, dict[str, Any]]:
+    """The state to go on from, and the scalars saved with it ("metrics_bytes", "environment").
+
+    An averager that was not attached before is rebuilt from the snapshots where they suffice; else it is left out, and
+    said so.
+    """
+    folder, damaged = ranks.from_main(run.newest_state() if ranks.is_main else None)
+    for message in damaged:
+        say(f"warning: {message}; " + (f"going on from {folder.name}" if folder else "starting from step 0"))
+    held = saved_averagers(folder) if folder else []
+    step = int(folder.name[5:]) if folder else 0
+    window = Window()
+    averaged = averaged_names(model)
+    device = next(iter(live.values())).device
+    attached = {}
+    for settings in config.averagers:
+        averager = build_averager(settings, averaged, window)
+        if folder and settings.id not in held:
+            problem = rebuild(averager, settings, run.trajectory, step, device)
+            if problem:
+                say(f"warning: {settings.id} is not attached: {problem}")
+                window.remove_reader(settings.needed)
+                continue
+            say(f"{settings.id} was rebuilt from the snapshots up to step {step:,}")
+        attached[settings.id] = averager
+    state = State(step, model, live, optimizer, attached, window)
+    environment = {
+        "ranks": ranks.world,
+        "threads": config.trainer.threads,
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+    }
+    if folder is None:
+        return state, {"metrics_bytes": 0, "environment": environment}
+    saved = state.load(folder)
+    for key, now in environment.items():
+        before = saved["environment"].get(key)
+        if before != now:
+            say(f"warning: {key} was {before} and is {now}: the run goes on, but not to the same bytes")
+    say(f"continuing from step {step:,}")
+    return state, saved | {"environment": environment}
+
+
+def to_device(batch: tuple[Any, Any], device: torch.device) -> tuple[Tensor, Tensor]:
+    inputs, targets = (torch.from_numpy(a) for a in batch)
+    if device.type == "cuda":
+        return inputs.pin_memory().to(device, non_blocking=True), targets.pin_memory().to(device, non_blocking=True)
+    return inputs, targets
+
+
+class Readback:
+    """Numbers from the device, read some steps later so that the host does not wait for the step it has just queued.
+
+    On a CPU they are there at once. On a GPU always the same number of steps late: rows do not depend on timing.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.lag = DEVICE_LAG if device.type == "cuda" else 0
+        self.waiting: deque[tuple[int, float, Tensor, Any]] = deque()
+
+    def push(self, step: int, rate: float, values: Tensor) -> None:
+        event = None
+        if values.is_cuda:
+            host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            values = host.copy_(values, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        self.waiting.append((step, rate, values, event))
+
+    def ready(self, lag: int | None = None) -> Iterator[tuple[int, float, list[float]]]:
+        while len(self.waiting) > (self.lag if lag is None else lag):
+            step, rate, values, event = self.waiting.popleft()
+            if event:
+                event.synchronize()
+            yield step, rate, values.tolist()
+
+    def rest(self) -> Iterator[tuple[int, float, list[float]]]:
+        return self.ready(lag=0)
+
+
+class Background:
+    """Files written in order by one thread while training goes on; an error there is raised at the next call."""
+
+    def __init__(self) -> None:
+        self.pool = ThreadPoolExecutor(1)
+        self.pending: deque[Future] = deque()
+
+    def submit(self, function: Callable[..., None], *args: Any) -> None:
+        while self.pending and (self.pending[0].done() or len(self.pending) > 8):  # bounds the copies held
+            self.pending.popleft().result()
+        self.pending.append(self.pool.submit(function, *args))
+
+    def drain(self) -> None:
+        while self.pending:
+            self.pending.popleft().result()
+
+    def close(self) -> None:
+        self.pool.shutdown(wait=True, cancel_futures=True)
+
+
+def write_snapshot(root: Path, step: int, tensors: dict[str, Tensor], keep: int | str) -> None:
+    """Commits a snapshot and, if only the latest `keep` are kept, removes those before them."""
+    commit(root / step_name(step), {"model.safetensors": lambda path: write_tensors(path, tensors)})
+    if isinstance(keep, int):
+        for earlier in [s for s in steps_in(root) if s <= step][:-keep]:
+            remove(root / step_name(earlier))
+
+
+def write_average(root: Path, step: int, tensors: dict[str, Tensor]) -> None:
+    """Commits an average and removes those of other steps."""
+    commit(root / step_name(step), {"model.safetensors": lambda path: write_tensors(path, tensors)})
+    for other in steps_in(root):
+        if other != step:
+            remove(root / step_name(other))
