@@ -19,5 +19,7 @@ class Collect(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         for overrides in job_overrides:
-            COMPOSED.append((self.context.config_loader.load_sweep_config(self.config, list(overrides)), list(overrides)))
+            COMPOSED.append(
+                (self.context.config_loader.load_sweep_config(self.config, list(overrides)), list(overrides))
+            )
         return []

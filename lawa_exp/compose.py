@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lawa_exp import signals
 from lawa_exp.config import BUDGET_UNITS, Config, Options, UserError, build, near
 
 INSIDE = Path(__file__).parent / "conf"  # in the wheel
@@ -20,6 +21,7 @@ CONF = INSIDE if INSIDE.is_dir() else BESIDE
 
 def main(arguments: list[str]) -> int:
     """The whole command; returns its exit code. A user's mistake is one line on stderr and exit code 2."""
+    signals.listen()
     try:
         composed, multirun = compose(arguments)
         if not composed:  # --help, --cfg and the like have printed what they had to
@@ -39,7 +41,6 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors as exceptions, not as exit code 1
     import hydra
     from hydra.errors import HydraException
-    from hydra_plugins.lawa_exp_launcher import COMPOSED
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -51,18 +52,22 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
         if "run_dir" in given:
             raise UserError("run_dir: not under -m, where every run has a folder of its own; choose runs_root=DIR")
         if "sweep" not in given:
-            arguments = [*arguments, f"sweep=sweep-{hashlib.sha256(chr(10).join(sorted(overrides)).encode()).hexdigest()[:8]}"]
+            arguments = [
+                *arguments,
+                f"sweep=sweep-{hashlib.sha256(chr(10).join(sorted(overrides)).encode()).hexdigest()[:8]}",
+            ]
     single = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def collect(config: Any) -> None:
         single.append((config, overrides))
 
-    COMPOSED.clear()
     before, sys.argv = sys.argv, [sys.argv[0], *arguments]
     try:
         collect()
-        found = COMPOSED if multirun else single
+        from hydra_plugins import lawa_exp_launcher  # only now: Hydra loads its plugins anew
+
+        found = lawa_exp_launcher.COMPOSED if multirun else single
         return [(plain(OmegaConf, config), mine) for config, mine in found], multirun
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if isinstance(error, UserError):
@@ -109,7 +114,9 @@ def expand(averagers: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any
 def check_budgets(overrides: list[str]) -> None:
     given = [o for o in overrides if o.split("=")[0].lstrip("+") in BUDGET_UNITS]
     if len(given) > 1:
-        raise UserError(f"two budgets on one command line ({' '.join(given)}): give exactly one of {', '.join(BUDGET_UNITS)}")
+        raise UserError(
+            f"two budgets on one command line ({' '.join(given)}): give exactly one of {', '.join(BUDGET_UNITS)}"
+        )
 
 
 def explain(error: BaseException, overrides: list[str]) -> str:
@@ -127,6 +134,8 @@ def explain(error: BaseException, overrides: list[str]) -> str:
     if unknown:
         name = unknown[1].split("@")[0]
         parent, _, leaf = name.rpartition(".")
+        if parent and leaf in siblings(parent):
+            return f"{name}: not a setting of the chosen {parent} (it belongs to another choice of it)"
         return f"{name}: not a setting here; {near(leaf, siblings(parent))}"
     return re.sub(r"\s+", " ", text)
 
@@ -152,7 +161,7 @@ def siblings(parent: str) -> list[str]:
         text = path.read_text()
         package = re.search(r"^# @package (\S+)", text, re.MULTILINE)
         prefix = group if package is None else package[1].replace("_global_", "")
-        content = {k: v for k, v in (yaml.safe_load(text) or {}).items() if k not in ("defaults", "hydra")}
+        content: Any = {k: v for k, v in (yaml.safe_load(text) or {}).items() if k not in ("defaults", "hydra")}
         for step in reversed(prefix.split(".") if prefix else []):
             content = {step: content}
         for step in parent.split(".") if parent else []:

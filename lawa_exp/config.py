@@ -136,6 +136,11 @@ def setting(rule: Rule) -> Any:
     return dataclasses.field(metadata={"rule": rule})
 
 
+def setting_names(cls: type) -> list[str]:
+    """The names of a dataclass's settings, in their order."""
+    return [f.name for f in dataclasses.fields(cls)]
+
+
 def near(name: str, choices: Iterable[str]) -> str:
     """`did you mean ...` for a misspelt name, followed by all the choices."""
     choices = sorted(choices)

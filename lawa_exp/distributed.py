@@ -77,6 +77,13 @@ class Agreement:
         self.ranks = ranks
         self.asked: deque[tuple[Tensor, Any]] = deque()
 
+    def now(self, flag: bool) -> bool:
+        """Whether any rank raises its flag; waits for the answer."""
+        vote = torch.tensor([int(flag)])
+        if self.ranks.world > 1:
+            dist.all_reduce(vote, op=dist.ReduceOp.MAX, group=self.ranks.control)
+        return bool(vote.item())
+
     def vote(self, flag: bool) -> bool:
         """Gives this rank's flag; returns whether any rank had raised its own one call earlier (alone: now)."""
         if self.ranks.world == 1:

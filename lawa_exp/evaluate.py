@@ -62,7 +62,14 @@ def fixed_set(size: int, samples: int | str) -> np.ndarray:
 
 @torch.no_grad()
 def evaluate(
-    objective: nn.Module, data: Any, split: str, samples: int | str, batch_size: int, ranks: Ranks, device: torch.device, autocast: Any
+    objective: nn.Module,
+    data: Any,
+    split: str,
+    samples: int | str,
+    batch_size: int,
+    ranks: Ranks,
+    device: torch.device,
+    autocast: Any,
 ) -> dict[str, float | int]:
     """Mean loss in nats per target over the fixed set of `split`: {"loss", "eval_samples"}.
 

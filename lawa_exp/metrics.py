@@ -28,7 +28,9 @@ class Rows:
         path.touch()
         if keep_bytes is not None:
             if path.stat().st_size < keep_bytes:
-                raise OSError(f"{path} has {path.stat().st_size} bytes, less than the {keep_bytes} its state was saved with")
+                raise OSError(
+                    f"{path} has {path.stat().st_size} bytes, less than the {keep_bytes} its state was saved with"
+                )
             os.truncate(path, keep_bytes)
         self.file = path.open("ab")
 
@@ -56,7 +58,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
-def curve(rows: Iterable[dict[str, Any]], weights: str, split: str = "val", metric: str = "loss") -> list[tuple[int, float]]:
+def curve(
+    rows: Iterable[dict[str, Any]], weights: str, split: str = "val", metric: str = "loss"
+) -> list[tuple[int, float]]:
     """(step, value) of the evaluations of `weights` ("live" or an averager's id); values that are not finite are left out."""
     chosen = (r for r in rows if r["split"] == split and r["weights"] == weights and r.get(metric) is not None)
     return sorted((r["step"], r[metric]) for r in chosen)

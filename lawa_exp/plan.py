@@ -79,7 +79,9 @@ def identity(config: Config, data: Any) -> dict[str, Any]:
     """What determines the live weights, from the resolved configuration; names and places do not."""
     content = {k: v for k, v in config_to(config).items() if k in DETERMINING}
     for part in ("model", "dataset"):
-        content[part] = {k: v for k, v in content[part].items() if k not in ("name", "path", "folder", "tokenizer_path")}
+        content[part] = {
+            k: v for k, v in content[part].items() if k not in ("name", "path", "folder", "tokenizer_path")
+        }
     content["dataset"]["fingerprint"] = data.fingerprint
     if not config.lr.uses_horizon:
         del content["lr"]["horizon"]
@@ -111,7 +113,9 @@ def split_batch(config: Config, tokens_per_sample: int, world: int) -> Split:
         raise UserError(f"batch.size={size}: expected a multiple of the {world} ranks")
     share = size // world
     if wanted is not None and share % wanted:
-        raise UserError(f"trainer.micro_batch={wanted}: expected a divisor of {share}, the samples of one rank in a batch")
+        raise UserError(
+            f"trainer.micro_batch={wanted}: expected a divisor of {share}, the samples of one rank in a batch"
+        )
     fits = max(1, MICRO_TOKENS // tokens_per_sample)
     micro = wanted or max(m for m in range(1, share + 1) if share % m == 0 and m <= fits)
     return Split(micro, share // micro)
@@ -150,7 +154,8 @@ def describe(config: Config, data: Any, split: Split, world: int, tensors: dict[
         "rate        " + ", ".join(f"{schedules.rate(config.lr, s):.3g} at step {s:,}" for s in marks),
         f"snapshots   every {config.trajectory.every} steps: {snapshots:,}; on the disk {on_disk:,} = {_size(on_disk * model_bytes)}",
         f"states      every {config.save.every} steps: the last 2, at most "
-        f"{_size(2 * model_bytes * (3 + held + running))}" + (f"; kept at {list(config.save.keep)}" if config.save.keep else ""),
+        f"{_size(2 * model_bytes * (3 + held + running))}"
+        + (f"; kept at {list(config.save.keep)}" if config.save.keep else ""),
         f"evaluation  every {config.evaluate.every} steps",
         "averages    " + (", ".join(a.id for a in config.averagers) or "none"),
     ]
@@ -163,7 +168,9 @@ def warnings(config: Config) -> list[str]:
     for a in config.averagers:
         observed, needed = len(a.needed(config.steps)), getattr(a, "k", 1)
         if observed < needed:
-            found.append(f"{a.id} needs {needed} snapshots, the budget of {config.steps} steps gives {observed}: never defined")
+            found.append(
+                f"{a.id} needs {needed} snapshots, the budget of {config.steps} steps gives {observed}: never defined"
+            )
     return found
 
 

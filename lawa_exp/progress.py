@@ -15,7 +15,12 @@ class Progress:
         self.tokens_per_step = tokens_per_step
         self.shown = shown
         self.bar = tqdm(
-            total=steps, initial=done, unit="step", disable=not shown or not sys.stderr.isatty(), dynamic_ncols=True, mininterval=0.25
+            total=steps,
+            initial=done,
+            unit="step",
+            disable=not shown or not sys.stderr.isatty(),
+            dynamic_ncols=True,
+            mininterval=0.25,
         )
         self.training_seconds = 0.0
         self.steps_since_mark = 0

@@ -67,7 +67,9 @@ class Replay:
         self.device = device
         self.window = Window()
         self.averagers = {s.id: build_averager(s, averaged, self.window) for s in settings}
-        self.wanted = sorted({t for s in settings for t in observed_steps(s, max(self.folders, default=0)) if t in self.folders})
+        self.wanted = sorted(
+            {t for s in settings for t in observed_steps(s, max(self.folders, default=0)) if t in self.folders}
+        )
         self.next = 0
 
     def advance(self, step: int) -> None:
@@ -88,7 +90,14 @@ class Replay:
 
 
 def read_out(
-    config: Config, data: Any, run: RunDir, settings: list[Any], out: Path, device: torch.device, ranks: Ranks, say: Callable[[str], None]
+    config: Config,
+    data: Any,
+    run: RunDir,
+    settings: list[Any],
+    out: Path,
+    device: torch.device,
+    ranks: Ranks,
+    say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """Evaluates averages of a run at the steps where its live weights were evaluated; writes `out/metrics.jsonl`.
 
@@ -121,7 +130,9 @@ def read_out(
             if weights is None:
                 continue
             with swap.applied(weights):
-                rows.append({"step": step, "split": "val", "weights": id, **row_fields(averager.settings), **score(), **seen})
+                rows.append(
+                    {"step": step, "split": "val", "weights": id, **row_fields(averager.settings), **score(), **seen}
+                )
             losses.append(f"{id} {rows[-1]['loss']:.4f}")
         if losses:
             say(f"step {step:>7,}  val loss: live {live[step]['loss']:.4f}  " + "  ".join(losses))

@@ -30,6 +30,32 @@ def loss_table(rows: list[dict[str, Any]]) -> str:
     return markdown(lines)
 
 
+def readout_table(rows: list[dict[str, Any]], found: list[dict[str, Any]]) -> str:
+    """A line for each average of a read-out: its last and its best val loss, and the most steps that it saves anywhere."""
+    live = curve(rows, "live")
+    lines = [["weights", f"loss at step {live[-1][0]:,}", "best loss", "at step", "most steps saved", "at step"]]
+    best_step, best = min(live, key=lambda point: point[1])
+    lines.append(["live", f"{live[-1][1]:.4f}", f"{best:.4f}", f"{best_step:,}", "", ""])
+    for id in averager_ids(found):
+        points = curve(found, id)
+        if not points:
+            continue
+        best_step, best = min(points, key=lambda point: point[1])
+        most, at = max(((*steps_saved(live, s, v), s) for s, v in points), key=lambda entry: entry[0])[::2]
+        last = dict(points).get(live[-1][0])
+        lines.append(
+            [
+                id,
+                f"{last:.4f}" if last is not None else "-",
+                f"{best:.4f}",
+                f"{best_step:,}",
+                format_saved(live, at, dict(points)[at]),
+                f"{at:,}",
+            ]
+        )
+    return markdown(lines)
+
+
 def format_saved(live: Sequence[tuple[int, float]], step: int, value: float) -> str:
     """`+120`: the live weights need 120 steps more; `> 300`: they do not get there within the run."""
     saved, reached = steps_saved(live, step, value)
@@ -77,10 +103,21 @@ def draw_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     plt.close(figure)
 
 
-def write_report(folder: Path, rows: list[dict[str, Any]], test: list[dict[str, Any]], title: str, facts: list[str], command: str) -> None:
+def write_report(
+    folder: Path, rows: list[dict[str, Any]], test: list[dict[str, Any]], title: str, facts: list[str], command: str
+) -> None:
     """report.md and curves.png in `folder`. test: rows of the last step on the test split; facts: bullet points."""
     draw_curves(rows, folder / "curves.png", title)
-    parts = [f"# {title}", "", *(f"- {fact}" for fact in facts), "", "## Validation loss (nats per token)", "", loss_table(rows), ""]
+    parts = [
+        f"# {title}",
+        "",
+        *(f"- {fact}" for fact in facts),
+        "",
+        "## Validation loss (nats per token)",
+        "",
+        loss_table(rows),
+        "",
+    ]
     parts += [
         "Steps saved: how many steps later the live weights of this same run reach what the average has at that step;",
         "`> n`: not within the n steps that were left.",
@@ -91,6 +128,11 @@ def write_report(folder: Path, rows: list[dict[str, Any]], test: list[dict[str, 
     if test:
         lines = [["weights", "test loss", "difference to live"]]
         lines += [[r["weights"], f"{r['loss']:.4f}", f"{r['loss'] - test[0]['loss']:+.4f}"] for r in test]
-        parts += [f"## Test loss after step {test[0]['step']:,} ({test[0]['eval_samples']} samples)", "", markdown(lines), ""]
+        parts += [
+            f"## Test loss after step {test[0]['step']:,} ({test[0]['eval_samples']} samples)",
+            "",
+            markdown(lines),
+            "",
+        ]
     parts += ["## Run it again", "", f"    {command}", ""]
     (folder / "report.md").write_text("\n".join(parts))

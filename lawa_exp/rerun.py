@@ -23,12 +23,18 @@ def merge_rerun(again: RunDir, run: RunDir, say: Callable[[str], None]) -> bool:
             different.append((step, "snapshot"))
     first = {(r["step"], r["split"], r["weights"]): encode(r) for r in read_rows(run.metrics)}
     second = {(r["step"], r["split"], r["weights"]): encode(r) for r in read_rows(again.metrics)}
-    different += [(key[0], f"{key[1]} row of {key[2]}") for key in first.keys() & second.keys() if first[key] != second[key]]
+    different += [
+        (key[0], f"{key[1]} row of {key[2]}") for key in first.keys() & second.keys() if first[key] != second[key]
+    ]
     if different:
         step, what = min(different)
-        say(f"error: the rerun differs from the first training, first in the {what} of step {step:,}; it is kept in {again.path}")
+        say(
+            f"error: the rerun differs from the first training, first in the {what} of step {step:,}; it is kept in {again.path}"
+        )
         return False
-    say(f"the rerun equals the first training: {len(before.keys() & after.keys())} snapshots, {len(first.keys() & second.keys())} rows")
+    say(
+        f"the rerun equals the first training: {len(before.keys() & after.keys())} snapshots, {len(first.keys() & second.keys())} rows"
+    )
     for step in sorted(after.keys() - before.keys()):
         run.trajectory.mkdir(exist_ok=True)
         after[step].rename(run.trajectory / after[step].name)

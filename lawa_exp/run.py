@@ -5,23 +5,21 @@ from __future__ import annotations
 import functools
 import math
 import shlex
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 
-from lawa_exp import distributed, plan
+from lawa_exp import distributed, plan, signals
+from lawa_exp.checkpoint.commit import steps_in
 from lawa_exp.config import Config, Options, UserError
 from lawa_exp.distributed import Ranks
 from lawa_exp.evaluate import live_tensors
-from lawa_exp.checkpoint.commit import steps_in
 from lawa_exp.metrics import averager_ids, read_rows
 from lawa_exp.models import build_model
 from lawa_exp.replay import problem_with, read_out
@@ -32,7 +30,6 @@ from lawa_exp.settings import config_from, config_to
 from lawa_exp.train import Outcome, train
 
 EXIT = {"done": 0, "failed": 1, "diverged": 3, "stopped": 75}
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 @dataclass(frozen=True)
@@ -61,12 +58,12 @@ def start_device(name: str) -> tuple[torch.device, Ranks]:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise RuntimeError("this machine has no CUDA device")
-        if device.type not in ("cpu", "cuda"):
-            raise RuntimeError("expected auto, cpu or cuda")
-    except RuntimeError as error:
-        raise UserError(f"trainer.device={name}: {str(error).splitlines()[0]}") from None
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"trainer.device={name}: expected auto, cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"trainer.device={name}: this machine has no CUDA device; use trainer.device=cpu")
     ranks = distributed.start(device.type)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", ranks.local_rank)
@@ -110,9 +107,12 @@ def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -
     say(f"run_dir={p.run_dir}")
     run = RunDir(p.run_dir)
     with on_main(ranks, opened(run, p)):
-        marker, facts = ranks.from_main(run.marker() if ranks.is_main else None) or (None, {})
+        found: tuple[str, dict[str, Any]] | None = ranks.from_main(run.marker() if ranks.is_main else None)
+        marker, facts = found or ("", {})
         if marker == "DIVERGED" and not options.rerun:
-            say(f"this training diverged after step {facts.get('step', 0):,}; the averages hold its last finite weights")
+            say(
+                f"this training diverged after step {facts.get('step', 0):,}; the averages hold its last finite weights"
+            )
             return EXIT["diverged"]
         if marker == "DONE" and facts["step"] >= p.config.steps and not options.rerun:
             return already_done(p, run, ranks, device, facts["step"], say)
@@ -136,11 +136,10 @@ def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -
 
 def carry_out(p: Prepared, run: RunDir, device: torch.device, ranks: Ranks, say: Callable[[str], None]) -> Outcome:
     """One call of the loop in `run`, with its signals, provenance and marker."""
-    flag = StopFlag()
     if ranks.is_main:
         run.path.mkdir(parents=True, exist_ok=True)
         run.mark(None)
-        run.write_config({"trajectory": p.trajectory, **config_to(p.config), "identity": p.identity})
+        run.write_config({"trajectory_id": p.trajectory, **config_to(p.config), "identity": p.identity})
         run.add_provenance(
             ranks=ranks.world,
             threads=p.config.trainer.threads,
@@ -149,8 +148,7 @@ def carry_out(p: Prepared, run: RunDir, device: torch.device, ranks: Ranks, say:
             data_fingerprint=p.data.fingerprint,
         )
     try:
-        with flag.caught():
-            outcome = train(p.config, p.data, p.split, run, ranks, device, flag.is_raised, say)
+        outcome = train(p.config, p.data, p.split, run, ranks, device, signals.stop_is_asked, say)
     except UserError:
         raise
     except Exception as error:
@@ -180,7 +178,9 @@ def finish(p: Prepared, run: RunDir, outcome: Outcome, say: Callable[[str], None
     title = f"{p.config.model.name} on {p.config.dataset.name}"
     write_report(run.path, rows, outcome.test, title, facts, again(p))
     run.mark("DIVERGED" if outcome.how == "diverged" else "DONE", step=outcome.step)
-    say(f"\n{'diverged' if outcome.how == 'diverged' else 'done'}; report: {run.path / 'report.md'}, plot: {run.path / 'curves.png'}")
+    say(
+        f"\n{'diverged' if outcome.how == 'diverged' else 'done'}; report: {run.path / 'report.md'}, plot: {run.path / 'curves.png'}"
+    )
 
 
 def again(p: Prepared) -> str:
@@ -188,7 +188,9 @@ def again(p: Prepared) -> str:
     return "python -m lawa_exp " + shlex.join(sys.argv[1:])
 
 
-def already_done(p: Prepared, run: RunDir, ranks: Ranks, device: torch.device, step: int, say: Callable[[str], None]) -> int:
+def already_done(
+    p: Prepared, run: RunDir, ranks: Ranks, device: torch.device, step: int, say: Callable[[str], None]
+) -> int:
     """Says so; what was not attached is read out of the snapshots where they suffice."""
     rows = ranks.from_main(read_rows(run.metrics) if ranks.is_main else None)
     say(f"this training was done already, up to step {step:,}")
@@ -208,37 +210,13 @@ def already_done(p: Prepared, run: RunDir, ranks: Ranks, device: torch.device, s
     return EXIT["done"]
 
 
-class StopFlag:
-    """Raised by SIGTERM, SIGINT, SIGUSR1 and SIGUSR2: training stops after the step at hand and saves."""
-
-    def __init__(self) -> None:
-        self.raised = False
-
-    def is_raised(self) -> bool:
-        return self.raised
-
-    @contextmanager
-    def caught(self) -> Iterator[None]:
-        def catch(number: int, frame: FrameType | None) -> None:
-            if not self.raised:
-                print(f"\n{signal.Signals(number).name}: stopping after this step", file=sys.stderr, flush=True)
-            self.raised = True
-
-        before = {number: signal.signal(number, catch) for number in SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
 @contextmanager
 def opened(run: RunDir, p: Prepared) -> Iterator[None]:
     """The run's lock, once the folder is known to be this training's own or new."""
     existing = run.read_config()
     if existing is None and run.path.is_dir() and any(not f.name.startswith(".") for f in run.path.iterdir()):
         raise UserError(f"run_dir={run.path} is not empty and holds no run; choose another run_dir")
-    if existing is not None and existing.get("trajectory") != p.trajectory:
+    if existing is not None and existing.get("trajectory_id") != p.trajectory:
         there, here = flat(existing.get("identity", {})), flat(p.identity)
         keys = sorted(k for k in there.keys() | here.keys() if there.get(k) != here.get(k))
         named = ", ".join(f"{k}={there.get(k)} there, {here.get(k)} here" for k in keys[:3])
@@ -265,7 +243,7 @@ def on_main(ranks: Ranks, context: AbstractContextManager[None]) -> Iterator[Non
 
 def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"lr": {"peak": 1}} as {"lr.peak": 1}."""
-    result = {}
+    result: dict[str, Any] = {}
     for key, value in content.items():
         result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return result

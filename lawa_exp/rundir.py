@@ -46,7 +46,9 @@ class RunDir:
             except OSError:
                 file.seek(0)
                 holder = file.read().strip() or "another process"
-                raise UserError(f"run_dir={self.path} is in use by {holder}; wait for it, or choose another run_dir") from None
+                raise UserError(
+                    f"run_dir={self.path} is in use by {holder}; wait for it, or choose another run_dir"
+                ) from None
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}")
             file.flush()
@@ -83,7 +85,7 @@ class RunDir:
 
     def newest_state(self) -> tuple[Path | None, list[str]]:
         """The newest state that is whole, and what was found damaged on the way to it."""
-        damaged = []
+        damaged: list[str] = []
         for step, folder in sorted(steps_in(self.resume).items(), reverse=True):
             try:
                 verify(folder)
@@ -99,7 +101,12 @@ class RunDir:
             "command": sys.argv,
             "git": git_state(),
             "versions": versions(),
-            "hardware": {"node": platform.node(), "machine": platform.machine(), "cpu": cpu_name(), "cores": os.cpu_count()},
+            "hardware": {
+                "node": platform.node(),
+                "machine": platform.machine(),
+                "cpu": cpu_name(),
+                "cores": os.cpu_count(),
+            },
             **facts,
         }
         with (self.path / "provenance.jsonl").open("a") as file:
@@ -112,9 +119,14 @@ def git_state() -> dict[str, Any] | None:
         folder = Path(__file__).parent
 
         def git(*words: str) -> str:
-            return subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, check=True, timeout=10).stdout
+            return subprocess.run(
+                ["git", "-C", folder, *words], capture_output=True, text=True, check=True, timeout=10
+            ).stdout
 
-        return {"commit": git("rev-parse", "HEAD").strip(), "dirty": bool(git("status", "--porcelain", "-uno", ".").strip())}
+        return {
+            "commit": git("rev-parse", "HEAD").strip(),
+            "dirty": bool(git("status", "--porcelain", "-uno", ".").strip()),
+        }
     except (OSError, subprocess.SubprocessError):
         return None
 

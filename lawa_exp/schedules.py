@@ -53,11 +53,9 @@ def rate(schedule: Any, step: int) -> float:
 
 
 def check(schedule: Any) -> None:
-    """A warm-up longer than the horizon is an error."""
-    if schedule.warmup_steps > schedule.horizon:
+    """A warm-up longer than the horizon is an error, where the schedule has one."""
+    if schedule.uses_horizon and schedule.warmup_steps > schedule.horizon:
         raise UserError(
             f"lr.warmup_steps={schedule.warmup_steps}: expected at most the horizon, {schedule.horizon} steps "
             "(lr.horizon, else the budget)"
         )
-
-

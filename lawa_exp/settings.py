@@ -52,7 +52,7 @@ SHARED: dict[str, type] = {
 def config_from(values: Mapping[str, Any]) -> Config:
     """The configuration from a plain mapping, as in config.yaml. UserError names the first thing that is wrong."""
     parts = {name: choose(table, values[name], name) for name, table in TABLES.items()}
-    shared = {name: build(cls, values[name], name) for name, cls in SHARED.items()}
+    shared: dict[str, Any] = {name: build(cls, values[name], name) for name, cls in SHARED.items()}
     averagers = []
     for entry in values["averagers"]:
         table = {name: cls for name, (cls, _) in AVERAGERS.items()}
@@ -76,15 +76,17 @@ def config_to(config: Config) -> dict[str, Any]:
         content[name] = {"kind": kind_of(table, part), **dataclasses.asdict(part)}
     content["averagers"] = [{"kind": a.kind, **dataclasses.asdict(a)} for a in config.averagers]
     for name in SHARED:
-        content[name] = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(getattr(config, name)).items()}
+        content[name] = {
+            k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(getattr(config, name)).items()
+        }
     return content | {unit: amount, "seed": config.seed, "recipe": config.recipe}
 
 
 def choose(table: Mapping[str, type], values: Mapping[str, Any], path: str) -> Any:
     """The settings of the choice named by `kind`."""
-    kind = values.get("kind")
+    kind = str(values.get("kind"))
     if kind not in table:
-        raise UserError(f"{path}.kind={kind}: {near(str(kind), table)}")
+        raise UserError(f"{path}.kind={kind}: {near(kind, table)}")
     return build(table[kind], {k: v for k, v in values.items() if k != "kind"}, path)
 
 

@@ -80,7 +80,9 @@ def _writer(tensors: dict[str, Tensor]) -> Any:
     return lambda path: write_tensors(path, tensors)
 
 
-def _optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+def _optimizer_state(
+    optimizer: torch.optim.Optimizer, model: nn.Module
+) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """The optimizer's tensors as `<parameter>/<key>`, and what its groups hold besides parameters."""
     names = {id(p): n for n, p in model.named_parameters()}
     tensors = {}

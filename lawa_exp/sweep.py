@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from lawa_exp import distributed
@@ -32,8 +34,8 @@ def run_all(entries: list[tuple[Config, Options]], overrides: list[list[str]]) -
     options = entries[0][1]
     folder = Path(options.runs_root) / "sweeps" / str(options.sweep)
     device, ranks = start_device(entries[0][0].trainer.device)
-    say = print if ranks.is_main else lambda *_: None
-    say(f"sweep_dir={folder}", flush=True)
+    say: Callable[[str], None] = functools.partial(print, flush=True) if ranks.is_main else lambda _: None
+    say(f"sweep_dir={folder}")
     prepared = [prepare(config, o, device, ranks) for config, o in entries]
     trainings: dict[Path, list[int]] = {}
     for i, p in enumerate(prepared):
@@ -51,7 +53,10 @@ def run_all(entries: list[tuple[Config, Options]], overrides: list[list[str]]) -
     codes = []
     for number, (run_dir, members) in enumerate(trainings.items(), 1):
         training = merge([prepared[i] for i in members])
-        say(f"\ntraining {number} of {len(trainings)}: " + " | ".join(" ".join(overrides[i]) for i in members), flush=True)
+        say(
+            f"\ntraining {number} of {len(trainings)}: " + " | ".join(" ".join(overrides[i]) for i in members),
+            flush=True,
+        )
         if options.plan:
             say(f"run_dir={run_dir}\n{show_plan(training, ranks)}")
             continue
@@ -67,4 +72,3 @@ def run_all(entries: list[tuple[Config, Options]], overrides: list[list[str]]) -
             return EXIT["stopped"]
     distributed.finish()
     return EXIT["failed"] if any(code not in (0, EXIT["diverged"]) for code in codes) else 0
-

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import resource
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,8 +29,8 @@ from lawa_exp.distributed import Agreement, Ranks
 from lawa_exp.evaluate import Swap, averaged_names, evaluate, live_tensors
 from lawa_exp.metrics import Rows
 from lawa_exp.models.objective import Objective
-from lawa_exp.plan import Split
 from lawa_exp.numerics import autocast_for, seeded_model, set_up_arithmetic
+from lawa_exp.plan import Split
 from lawa_exp.progress import Progress
 from lawa_exp.replay import rebuild
 from lawa_exp.rundir import RunDir
@@ -51,7 +50,14 @@ class Outcome:
 
 
 def train(
-    config: Config, data: Any, split: Split, run: RunDir, ranks: Ranks, device: torch.device, should_stop: Callable[[], bool], say: Callable[[str], None]
+    config: Config,
+    data: Any,
+    split: Split,
+    run: RunDir,
+    ranks: Ranks,
+    device: torch.device,
+    should_stop: Callable[[], bool],
+    say: Callable[[str], None],
 ) -> Outcome:
     """Trains (resolved) `config` to its budget in `run`, from the newest whole state there or from the start.
 
@@ -77,7 +83,8 @@ def train(
     timing = Rows(run.timing) if ranks.is_main else None
     background = Background()
     snapshots_kept = config.trajectory.keep
-    every = config.evaluate.every
+    snapshots_every = int(config.trajectory.every or 1)
+    evaluate_every, save_every = int(config.evaluate.every), int(config.save.every or 1)
     tokens_per_step = config.batch.size * data.tokens_per_sample
     # The loss is a mean over the whole batch; DDP divides the gradient by the number of ranks, so that is taken back.
     scale = ranks.world / (config.batch.size * data.tokens_per_sample)
@@ -88,7 +95,15 @@ def train(
     def evaluate_all(split: str) -> list[dict[str, Any]]:
         """A row of the live weights and of every average that is defined; evaluated on val, averages go to the disk."""
         score = functools.partial(
-            evaluate, objective, data, split, config.evaluate.samples, config.evaluate.batch_size, ranks, device, autocast
+            evaluate,
+            objective,
+            data,
+            split,
+            config.evaluate.samples,
+            config.evaluate.batch_size,
+            ranks,
+            device,
+            autocast,
         )
         seen = {"trained_samples": state.step * config.batch.size, "trained_tokens": state.step * tokens_per_step}
         found = [{"step": state.step, "split": split, "weights": "live", **score(), **seen}]
@@ -97,7 +112,16 @@ def train(
             if weights is None:
                 continue
             with swap.applied(weights):
-                found.append({"step": state.step, "split": split, "weights": id, **row_fields(averager.settings), **score(), **seen})
+                found.append(
+                    {
+                        "step": state.step,
+                        "split": split,
+                        "weights": id,
+                        **row_fields(averager.settings),
+                        **score(),
+                        **seen,
+                    }
+                )
             if split == "val" and ranks.is_main:
                 background.submit(write_average, run.averages / id, state.step, weights)
         return found
@@ -109,7 +133,11 @@ def train(
             for row in found:
                 rows.write(row)
             rows.flush()
-            memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            memory = (
+                torch.cuda.max_memory_allocated()
+                if device.type == "cuda"
+                else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            )
             timing.write({"step": state.step, **times, "memory": memory})
             timing.flush()
         progress.evaluated(state.step, {row["weights"]: row["loss"] for row in found})
@@ -140,6 +168,8 @@ def train(
 
     how = "done"
     try:
+        if agreement.now(should_stop()):  # asked before there was anything to save
+            return Outcome("stopped", state.step, [])
         if state.step == 0:
             validate()
         while state.step < config.steps:
@@ -176,18 +206,18 @@ def train(
             # What only observes training.
             for averager in state.averagers.values():
                 averager.update(step, live)
-            if snapshots_kept != "none" and step % config.trajectory.every == 0:
+            if snapshots_kept != "none" and step % snapshots_every == 0:
                 snapshot = state.window.take(step, live)
                 if ranks.is_main:
                     background.submit(write_snapshot, run.trajectory, step, snapshot.tensors, snapshots_kept)
             stop = agreement.vote(should_stop())
             at_end = step == config.steps
-            if step % every == 0 or at_end:
+            if step % evaluate_every == 0 or at_end:
                 if write_training_rows(readback.rest()):
                     how = "diverged"
                     break
                 validate()
-            if step % config.save.every == 0 or step in config.save.keep or at_end or stop:
+            if step % save_every == 0 or step in config.save.keep or at_end or stop:
                 if write_training_rows(readback.rest()):
                     how = "diverged"
                     break
@@ -212,7 +242,13 @@ def train(
 
 
 def restore(
-    config: Config, run: RunDir, ranks: Ranks, model: nn.Module, live: dict[str, Tensor], optimizer: torch.optim.Optimizer, say: Callable[[str], None]
+    config: Config,
+    run: RunDir,
+    ranks: Ranks,
+    model: nn.Module,
+    live: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    say: Callable[[str], None],
 ) -> tuple[State, dict[str, Any]]:
     """The state to go on from, and the scalars saved with it ("metrics_bytes", "environment").
 

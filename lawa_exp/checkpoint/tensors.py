@@ -45,7 +45,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         for name in sorted(tensors):
             flat = tensors[name].detach().cpu().contiguous().flatten()
             if flat.numel():
-                file.write(memoryview(flat.view(torch.uint8).numpy()))
+                file.write(flat.view(torch.uint8).numpy().data)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -61,7 +61,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             begin, end = entry["data_offsets"]
             if end > len(body):
                 raise ValueError("cut short")
-            flat = torch.frombuffer(body[begin:end], dtype=torch.uint8) if end > begin else torch.empty(0, dtype=torch.uint8)
+            flat = (
+                torch.frombuffer(body[begin:end], dtype=torch.uint8)
+                if end > begin
+                else torch.empty(0, dtype=torch.uint8)
+            )
             tensors[name] = flat.clone().view(NAMES[entry["dtype"]]).reshape(entry["shape"])
     except (ValueError, KeyError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error})") from None

@@ -33,7 +33,9 @@ class Blocks:
                     f"(twice model.context={context}); choose a smaller model.context or more text"
                 )
         # The last `context` tokens are left out of the count so that every phase has as many blocks.
-        self.sizes = {s: (len(t) - context) // context if s == "train" else (len(t) - 1) // context for s, t in splits.items()}
+        self.sizes = {
+            s: (len(t) - context) // context if s == "train" else (len(t) - 1) // context for s, t in splits.items()
+        }
 
     def train_batch(self, seed: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Samples number first .. first+count-1 of the training: inputs and targets, int64 [count, context]."""

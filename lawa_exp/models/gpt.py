@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +87,7 @@ class GPT(nn.Module):
             nn.init.zeros_(module.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        t = self.transformer
+        t: Any = self.transformer
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         x = t["drop"](t["wte"](tokens) + t["wpe"](positions))
         for block in t["h"]:

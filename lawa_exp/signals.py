@@ -1,0 +1,27 @@
+"""SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 ask a training to stop after the step at hand, save, and exit with code 75."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+
+ASKED: list[int] = []  # the signals that came
+
+
+def listen() -> None:
+    """From now on the signals are only noted; a second SIGINT ends the process at once."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, _note)
+
+
+def stop_is_asked() -> bool:
+    return bool(ASKED)
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGINT and signal.SIGINT in ASKED:
+        raise KeyboardInterrupt
+    if not ASKED:
+        print(f"\n{signal.Signals(number).name}: stopping after this step", file=sys.stderr, flush=True)
+    ASKED.append(number)
