@@ -31,7 +31,7 @@ def averaged_names(model: nn.Module) -> frozenset[str]:
 
 
 class Swap:
-    """Puts other weights in place of the live ones and the live bytes back; while they are away nothing may be saved."""
+    """Puts other weights in place of the live ones, and the live bytes back; meanwhile nothing may be saved."""
 
     def __init__(self, live: Mapping[str, Tensor]) -> None:
         self.live = live

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -61,7 +62,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def curve(
     rows: Iterable[dict[str, Any]], weights: str, split: str = "val", metric: str = "loss"
 ) -> list[tuple[int, float]]:
-    """(step, value) of the evaluations of `weights` ("live" or an averager's id); values that are not finite are left out."""
+    """(step, value) of the evaluations of `weights` ("live" or an averager's id); what is not finite is left out."""
     chosen = (r for r in rows if r["split"] == split and r["weights"] == weights and r.get(metric) is not None)
     return sorted((r["step"], r[metric]) for r in chosen)
 
@@ -77,7 +78,7 @@ def steps_saved(baseline: Curve, step: int, value: float) -> tuple[float, bool]:
     Returns (n, True): the first step at which the baseline's curve, linear between its evaluations, is at or under
     `value`, minus `step` (negative: the baseline was there before); (n, False): "> n", not reached within its run.
     """
-    for (s0, v0), (s1, v1) in zip(baseline, baseline[1:], strict=False):
+    for (s0, v0), (s1, v1) in itertools.pairwise(baseline):
         if v0 <= value:
             return s0 - step, True
         if v1 <= value:

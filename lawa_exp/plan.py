@@ -152,7 +152,8 @@ def describe(config: Config, data: Any, split: Split, world: int, tensors: dict[
         f"budget      {steps:,} steps = {steps * size:,} samples = {steps * tokens:,} tokens "
         f"= {steps * size / data.sizes['train']:.2f} epochs; about {flops:.2e} FLOPs",
         "rate        " + ", ".join(f"{schedules.rate(config.lr, s):.3g} at step {s:,}" for s in marks),
-        f"snapshots   every {config.trajectory.every} steps: {snapshots:,}; on the disk {on_disk:,} = {_size(on_disk * model_bytes)}",
+        f"snapshots   every {config.trajectory.every} steps: {snapshots:,}; "
+        f"on the disk {on_disk:,} = {_size(on_disk * model_bytes)}",
         f"states      every {config.save.every} steps: the last 2, at most "
         f"{_size(2 * model_bytes * (3 + held + running))}"
         + (f"; kept at {list(config.save.keep)}" if config.save.keep else ""),
@@ -175,7 +176,7 @@ def warnings(config: Config) -> list[str]:
 
 
 def flops_per_token(model: Any, trained: int) -> float:
-    """Forward and backward: 6 N, and 12 * layers * width * context for attention (Chowdhery et al. 2022, appendix B)."""
+    """Forward and backward: 6 N, and 12 * layers * width * context for attention (Chowdhery et al. 2022, app. B)."""
     attention = 12 * model.layers * model.width * model.context if isinstance(model, models.GPTSettings) else 0
     return 6 * trained + attention
 

@@ -13,7 +13,7 @@ TABLE_STEPS = 5  # steps shown in the table
 
 
 def loss_table(rows: list[dict[str, Any]]) -> str:
-    """Val loss of the live weights and of each average at a few steps, and the steps each average saves, as Markdown."""
+    """Val loss of the live weights and of each average at a few steps, and the steps saved, as Markdown."""
     live = curve(rows, "live")
     ids = averager_ids(rows)
     steps = [s for s, _ in live if s > 0]
@@ -31,7 +31,7 @@ def loss_table(rows: list[dict[str, Any]]) -> str:
 
 
 def readout_table(rows: list[dict[str, Any]], found: list[dict[str, Any]]) -> str:
-    """A line for each average of a read-out: its last and its best val loss, and the most steps that it saves anywhere."""
+    """A line for each average: its last and its best val loss, and the most steps that it saves anywhere."""
     live = curve(rows, "live")
     lines = [["weights", f"loss at step {live[-1][0]:,}", "best loss", "at step", "most steps saved", "at step"]]
     best_step, best = min(live, key=lambda point: point[1])
@@ -41,7 +41,7 @@ def readout_table(rows: list[dict[str, Any]], found: list[dict[str, Any]]) -> st
         if not points:
             continue
         best_step, best = min(points, key=lambda point: point[1])
-        most, at = max(((*steps_saved(live, s, v), s) for s, v in points), key=lambda entry: entry[0])[::2]
+        at = max((steps_saved(live, s, v)[0], s) for s, v in points)[1]
         last = dict(points).get(live[-1][0])
         lines.append(
             [

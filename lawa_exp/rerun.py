@@ -29,11 +29,13 @@ def merge_rerun(again: RunDir, run: RunDir, say: Callable[[str], None]) -> bool:
     if different:
         step, what = min(different)
         say(
-            f"error: the rerun differs from the first training, first in the {what} of step {step:,}; it is kept in {again.path}"
+            f"error: the rerun differs from the first training, first in the {what} of step {step:,}; "
+            f"it is kept in {again.path}"
         )
         return False
     say(
-        f"the rerun equals the first training: {len(before.keys() & after.keys())} snapshots, {len(first.keys() & second.keys())} rows"
+        f"the rerun equals the first training: {len(before.keys() & after.keys())} snapshots, "
+        f"{len(first.keys() & second.keys())} rows"
     )
     for step in sorted(after.keys() - before.keys()):
         run.trajectory.mkdir(exist_ok=True)

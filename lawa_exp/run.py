@@ -173,14 +173,13 @@ def finish(p: Prepared, run: RunDir, outcome: Outcome, say: Callable[[str], None
         + (", DIVERGED after the last of them" if outcome.how == "diverged" else ""),
         f"model {p.config.model.name}, data set {p.config.dataset.name} (fingerprint {p.data.fingerprint[:12]})"
         + (f"; {p.data.note}" if p.data.note else ""),
-        f"{type(p.config.lr).__name__.lower()} rate, peak {p.config.lr.peak:g}; batch {p.config.batch.size}; seed {p.config.seed}",
+        f"{type(p.config.lr).__name__.lower()} rate, peak {p.config.lr.peak:g}; batch {p.config.batch.size}; "
+        f"seed {p.config.seed}",
     ]
     title = f"{p.config.model.name} on {p.config.dataset.name}"
     write_report(run.path, rows, outcome.test, title, facts, again(p))
     run.mark("DIVERGED" if outcome.how == "diverged" else "DONE", step=outcome.step)
-    say(
-        f"\n{'diverged' if outcome.how == 'diverged' else 'done'}; report: {run.path / 'report.md'}, plot: {run.path / 'curves.png'}"
-    )
+    say(f"\n{outcome.how}; report: {run.path / 'report.md'}, plot: {run.path / 'curves.png'}")
 
 
 def again(p: Prepared) -> str:

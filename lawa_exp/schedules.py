@@ -28,7 +28,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Half a cosine from the peak to `final_ratio` * peak at the horizon, constant after it (Loshchilov 2017, eq. 5)."""
+    """Half a cosine from the peak to `final_ratio` * peak at the horizon, constant after it (Loshchilov 2017)."""
 
     uses_horizon: ClassVar[bool] = True
     peak: float = setting(number(above=0))

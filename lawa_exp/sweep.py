@@ -55,7 +55,6 @@ def run_all(entries: list[tuple[Config, Options]], overrides: list[list[str]]) -
         training = merge([prepared[i] for i in members])
         say(
             f"\ntraining {number} of {len(trainings)}: " + " | ".join(" ".join(overrides[i]) for i in members),
-            flush=True,
         )
         if options.plan:
             say(f"run_dir={run_dir}\n{show_plan(training, ranks)}")

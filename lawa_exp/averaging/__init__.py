@@ -91,7 +91,7 @@ AVERAGERS: dict[str, tuple[type, str]] = {
 
 
 def build_averager(settings: Any, averaged: frozenset[str], window: Window) -> Any:
-    """The averager for `settings`. averaged: names of the tensors that are averaged (the rest is taken as it was last)."""
+    """The averager for `settings`. averaged: names of the averaged tensors; the rest is taken as it was last."""
     module, name = AVERAGERS[settings.kind][1].split(":")
     return getattr(importlib.import_module(module), name)(settings, averaged, window)
 

@@ -1,6 +1,7 @@
 """EMA: starts as the first observed weights, then e <- e + (1 - decay) * (theta - e) at each observed step.
 
-Closed form after observations theta_0 .. theta_n: decay^n * theta_0 + sum over i = 1..n of (1 - decay) * decay^(n-i) * theta_i.
+Closed form after observations theta_0 .. theta_n, with d the decay:
+d^n * theta_0 + sum over i = 1..n of (1 - d) * d^(n-i) * theta_i.
 Kept in float32, given in the weights' own dtype.
 """
 

@@ -1,6 +1,7 @@
 """LAWA: after step t the mean of the snapshots at the k latest multiples of spacing; undefined before k exist.
 
-Closed form: with m = floor(t / spacing), (1/k) * sum over j = m-k+1 .. m of theta(j * spacing), all j * spacing >= start, > 0.
+Closed form: with m = floor(t / spacing), (1/k) * sum over j = m-k+1 .. m of theta(j * spacing), where every
+j * spacing is at least max(1, start).
 """
 
 from __future__ import annotations

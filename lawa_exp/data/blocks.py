@@ -15,7 +15,7 @@ PIECES = 64  # pieces of 1 MiB that it reads of a larger file
 
 
 class Blocks:
-    """Token arrays cut into samples. Train blocks start at a phase that changes from epoch to epoch; held-out ones at 0."""
+    """Token arrays cut into samples. Train blocks start at a phase that changes with the epoch; held-out ones at 0."""
 
     def __init__(
         self, splits: dict[str, np.ndarray], context: int, vocab_size: int, fingerprint: str, name: str, note: str

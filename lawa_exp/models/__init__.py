@@ -1,6 +1,6 @@
 """The models: a name, a typed dataclass and a builder for each; torch is imported only when one is built.
 
-A builder takes its settings and returns a `torch.nn.Module` whose `forward(inputs)` gives logits, shape [..., vocabulary].
+A builder takes its settings and returns a `torch.nn.Module` whose `forward(inputs)` gives logits [..., vocabulary].
 """
 
 from __future__ import annotations

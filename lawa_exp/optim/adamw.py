@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AdamW:
-    """`clip_norm` is the largest global gradient norm (0: no clipping); decay acts on tensors of two dimensions or more."""
+    """`clip_norm`: the largest global gradient norm (0: none). Decay acts on tensors of two or more dimensions."""
 
     beta1: float = setting(number(low=0, high=0.999999))
     beta2: float = setting(number(low=0, high=0.999999))
