@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from lawa_exp import distributed, plan, signals
-from lawa_exp.checkpoint.commit import steps_in
+from lawa_exp.checkpoint.commit import steps_in, write_text_atomically
 from lawa_exp.config import Config, Options, UserError
 from lawa_exp.distributed import Ranks
 from lawa_exp.evaluate import live_tensors
-from lawa_exp.metrics import averager_ids, read_rows
+from lawa_exp.metrics import averager_ids, encode, read_rows
 from lawa_exp.models import build_model
 from lawa_exp.replay import problem_with, read_out
 from lawa_exp.report import loss_table, write_report
@@ -177,6 +177,10 @@ def finish(p: Prepared, run: RunDir, outcome: Outcome, say: Callable[[str], None
         f"seed {p.config.seed}",
     ]
     title = f"{p.config.model.name} on {p.config.dataset.name}"
+    if outcome.test:
+        folder = run.readouts / "test"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(folder / "metrics.jsonl", "".join(encode(row) for row in outcome.test))
     write_report(run.path, rows, outcome.test, title, facts, again(p))
     run.mark("DIVERGED" if outcome.how == "diverged" else "DONE", step=outcome.step)
     say(f"\n{outcome.how}; report: {run.path / 'report.md'}, plot: {run.path / 'curves.png'}")

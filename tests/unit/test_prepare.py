@@ -217,7 +217,7 @@ def test_parquet(command: Command, tmp_path: Path) -> None:
         part = command.texts[first : first + 3500]
         table = pyarrow.table({"text": part, "other": [0] * len(part)})
         parquet.write_table(table, tmp_path / "parquet" / f"train-{number}.parquet", row_group_size=900)
-    for target in (1, 4000, 6000):
+    for target in (1, 6000):
         process = command.start(tmp_path / "out", "--workers", "1", source=tmp_path / "parquet")
         wait_for(process, tmp_path / "out", target)
         process.kill()
@@ -259,7 +259,7 @@ def test_killed_after_commits(command: Command, tmp_path: Path, targets: tuple[i
 def test_killed_at_any_moment(command: Command, tmp_path: Path) -> None:
     """Kills spread over the run's whole time, the first ones before anything is written."""
     random = np.random.default_rng(1)
-    for _ in range(12):
+    for _ in range(8):
         process = command.start(tmp_path / "out", "--workers", "1")
         time.sleep(random.uniform(0.02, 0.6))
         process.kill()
