@@ -9,13 +9,17 @@ from typing import Any
 
 from lawa_exp.metrics import averager_ids, curve, steps_saved
 
+STYLES = ("-", "--", "-.", ":")  # told apart in grey
 TABLE_STEPS = 5  # steps shown in the table
+WIDE = 4  # averages up to which each has its columns; more have a line each
 
 
 def loss_table(rows: list[dict[str, Any]]) -> str:
     """Val loss of the live weights and of each average at a few steps, and the steps saved, as Markdown."""
     live = curve(rows, "live")
     ids = averager_ids(rows)
+    if len(ids) > WIDE:
+        return readout_table(rows, rows)
     steps = [s for s, _ in live if s > 0]
     if not steps:
         return "no evaluation yet"
@@ -72,22 +76,18 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
 
 def draw_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     """Val loss against step for the live weights and each average; the axis leaves the first fall out."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     live = [(s, v) for s, v in curve(rows, "live") if s > 0]
     if not live:
         return
-    figure, axes = plt.subplots(figsize=(7, 4.2), dpi=120)
+    figure, axes = pyplot().subplots(figsize=(7, 4.2), dpi=120)
     axes.plot(*zip(*live, strict=True), color="black", linewidth=1.2, marker=".", label="live")
-    styles = ["-", "--", "-.", ":"]
     values = [v for _, v in live]
     for i, id in enumerate(averager_ids(rows)):
         points = curve(rows, id)
         if points:
-            axes.plot(*zip(*points, strict=True), linestyle=styles[i % 4], linewidth=1.6, marker=".", label=id)
+            axes.plot(
+                *zip(*points, strict=True), linestyle=STYLES[(i + 1) % len(STYLES)], linewidth=1.6, marker=".", label=id
+            )
             values += [v for _, v in points]
     later = [v for s, v in live if s >= 0.15 * live[-1][0]]
     low, high = min(values), max(later)
@@ -98,9 +98,24 @@ def draw_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
+    save_figure(figure, path)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """A PNG without the traces of the machine that drew it."""
     figure.tight_layout()
     figure.savefig(path, metadata={"Software": None})
-    plt.close(figure)
+    pyplot().close(figure)
+
+
+def pyplot() -> Any:
+    """matplotlib's pyplot, drawing to files; imported when something is drawn."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    return plt
 
 
 def write_report(

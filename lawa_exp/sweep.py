@@ -13,6 +13,7 @@ from lawa_exp import distributed
 from lawa_exp.checkpoint.commit import write_text_atomically
 from lawa_exp.config import Config, Options, UserError
 from lawa_exp.run import EXIT, execute, merge, prepare, show_plan, start_device
+from lawa_exp.summary import summarise
 
 
 def run_one(config: Config, options: Options) -> int:
@@ -69,5 +70,7 @@ def run_all(entries: list[tuple[Config, Options]], overrides: list[list[str]]) -
             traceback.print_exc()
         if codes[-1] == EXIT["stopped"]:
             return EXIT["stopped"]
+    if ranks.is_main and not options.plan and 0 in codes:
+        say(f"\n{summarise(folder, folder)}\nsummary: {folder / 'summary.md'}, plot: {folder / 'curves.png'}")
     distributed.finish()
     return EXIT["failed"] if any(code not in (0, EXIT["diverged"]) for code in codes) else 0

@@ -1,0 +1,38 @@
+# `make` lists the targets. Everything happens in .venv, which `make setup` (or any target that needs it) builds.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-all lint format bench clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+setup: .venv/ready ## the environment in .venv, with the versions of the last green run
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch .venv/ready
+
+run: setup ## the default run: a small GPT on Python's documentation, with LAWA, EMA and SWA attached
+	$(BIN)/python -m lawa_exp
+
+test: lint ## lint, types and the everyday tests
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-all: setup ## every test that this machine can run, the slow ones too
+	$(BIN)/python -m pytest
+
+lint: setup ## what `make test` checks before the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove the environment and caches (runs/ stays)
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist

@@ -1,0 +1,171 @@
+"""`python -m lawa_exp.summary SWEEP`: what the runs of a multirun say together, over seeds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lawa_exp.config import UserError
+from lawa_exp.metrics import averager_ids, curve, mean_and_deviation, paired_difference, read_rows
+from lawa_exp.report import STYLES, markdown, pyplot, save_figure
+
+
+@dataclass(frozen=True)
+class Group:
+    """Entries that differ only in the seed: their rows, one list for each seed."""
+
+    name: str
+    runs: list[list[dict[str, Any]]]
+    tests: list[list[dict[str, Any]]]
+
+    def final(self, weights: str, split: str = "val") -> list[float] | None:
+        """The loss of `weights` at the last evaluated step for each seed; None where a seed has none."""
+        values = [curve(rows, weights, split) for rows in (self.runs if split == "val" else self.tests)]
+        return [points[-1][1] for points in values] if all(values) else None
+
+    def ids(self) -> list[str]:
+        """The averagers that every seed has."""
+        return [id for id in averager_ids(self.runs[0]) if all(id in averager_ids(rows) for rows in self.runs[1:])]
+
+    def best(self) -> list[str]:
+        """Of each kind of averager the one with the lowest mean val loss at the end."""
+        losses = {id: sum(values) for id in self.ids() if (values := self.final(id)) is not None}
+        kinds = dict.fromkeys(id.split("-")[0] for id in losses)
+        return [min((id for id in losses if id.split("-")[0] == kind), key=losses.__getitem__) for kind in kinds]
+
+
+def main(arguments: list[str]) -> int:
+    p = argparse.ArgumentParser(
+        prog="python -m lawa_exp.summary",
+        description="Tables (mean and standard deviation over seeds; differences to live, paired by seed, with their "
+        "95%% interval; choice on val and report on test) and a plot of the finished runs of a multirun.",
+    )
+    p.add_argument("sweep", metavar="SWEEP", help="a folder with a manifest.json: <runs_root>/sweeps/<name>")
+    p.add_argument("--out", metavar="DIR", help="where summary.md and curves.png go (default: SWEEP)")
+    args = p.parse_args(arguments)
+    try:
+        print(summarise(Path(args.sweep), Path(args.out or args.sweep)))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def summarise(sweep: Path, out: Path) -> str:
+    """Writes `out`/summary.md and curves.png; returns the tables."""
+    path = sweep / "manifest.json"
+    if not path.exists():
+        raise UserError(f"SWEEP={sweep}: no manifest.json there")
+    groups, unfinished = read_groups(json.loads(path.read_text())["entries"])
+    if not groups:
+        raise UserError(f"SWEEP={sweep}: none of its runs is finished")
+    parts = []
+    for group in groups:
+        parts += [f"## {group.name} ({len(group.runs)} seed(s))", "", table(group), "", chosen(group), ""]
+    if unfinished:
+        parts += [f"Not finished, and left out: {', '.join(unfinished)}", ""]
+    text = "\n".join(parts)
+    out.mkdir(parents=True, exist_ok=True)
+    draw(groups, out / "curves.png")
+    (out / "summary.md").write_text(
+        f"# {sweep.name}\n\nLosses in nats; lower is better.\n\n{text}\n![curves](curves.png)\n"
+    )
+    return text
+
+
+def read_groups(entries: list[dict[str, Any]]) -> tuple[list[Group], list[str]]:
+    """The finished entries by everything but the seed and the averaging, and the folders of the others."""
+    varying = {
+        o.split("=")[0]
+        for e in entries
+        for o in e["overrides"]
+        if any(o not in other["overrides"] for other in entries)
+    }
+    found: dict[str, dict[str, tuple[list, list]]] = {}
+    unfinished = []
+    for entry in entries:
+        run = Path(entry["run_dir"])
+        if not (run / "DONE").exists():
+            unfinished.append(run.name)
+            continue
+        named = [o for o in entry["overrides"] if o.split("=")[0] in varying - {"seed", "k", "spacing", "avg"}]
+        rows = read_rows(run / "metrics.jsonl")
+        known = set(averager_ids(rows))
+        for path in sorted(run.glob("readouts/*/metrics.jsonl")):
+            if path.parent.name != "test":
+                extra = [r for r in read_rows(path) if r["weights"] not in known]
+                known |= set(averager_ids(extra))
+                rows += extra
+        test = read_rows(run / "readouts" / "test" / "metrics.jsonl")
+        found.setdefault(" ".join(named) or "all entries", {})[run.name] = (rows, test)
+    groups = [Group(name, [r for r, _ in runs.values()], [t for _, t in runs.values()]) for name, runs in found.items()]
+    return groups, unfinished
+
+
+def table(group: Group) -> str:
+    """A line for each weights: val and test loss at the end, and the difference to live paired by seed."""
+    lines = [["weights", "val loss", "val - live", "test loss", "test - live"]]
+    for weights in ["live", *group.ids()]:
+        line = [weights]
+        for split in ("val", "test"):
+            values, live = group.final(weights, split), group.final("live", split)
+            if values is None or live is None:
+                line += ["-", "-"]
+                continue
+            line.append("{:.4f} ± {:.4f}".format(*mean_and_deviation(values)))
+            line.append("" if weights == "live" else "{:+.4f} ± {:.4f}".format(*paired_difference(values, live)))
+        lines.append(line)
+    return (
+        markdown(lines)
+        + "\n\nloss: mean ± standard deviation over seeds; difference: mean ± 95% interval, paired by seed"
+    )
+
+
+def chosen(group: Group) -> str:
+    """The best average of each kind on val, and what it gives on test."""
+    live = group.final("live", "test")
+    said = []
+    for id in group.best():
+        test = group.final(id, "test")
+        if test is not None and live is not None:
+            mean, half = paired_difference(test, live)
+            verdict = "" if abs(mean) > half else ", not significant"
+            said.append(
+                f"- {id.split('-')[0]}, chosen on val: {id}; on test {mean:+.4f} ± {half:.4f} against live{verdict}"
+            )
+    return "\n".join(said)
+
+
+def draw(groups: list[Group], path: Path) -> None:
+    """Val loss against step, mean over seeds: live and the best average of each kind (at the end), a panel a group."""
+    figure, panels = pyplot().subplots(
+        1, len(groups), figsize=(5.2 * len(groups), 4), dpi=110, sharey=True, squeeze=False
+    )
+    low, high = [], []
+    for axes, group in zip(panels[0], groups, strict=True):
+        for i, weights in enumerate(["live", *group.best()]):
+            curves = [[(s, v) for s, v in curve(rows, weights) if s > 0] for rows in group.runs]
+            steps = [s for s, _ in curves[0]]
+            means = [sum(c[j][1] for c in curves) / len(curves) for j in range(len(steps))]
+            axes.plot(
+                steps, means, STYLES[i % len(STYLES)], label=weights, color="black" if i == 0 else f"C{i}", marker="."
+            )
+            low.append(min(means))
+            if i == 0:
+                high.append(max(m for s, m in zip(steps, means, strict=True) if s >= 0.15 * steps[-1]))
+        axes.set_title(group.name, fontsize=9)
+        axes.set_xlabel("step (optimizer updates)")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    margin = 0.05 * (max(high) - min(low))
+    panels[0][0].set_ylim(min(low) - margin, max(high) + margin)
+    panels[0][0].set_ylabel("validation loss (nats), mean over seeds")
+    save_figure(figure, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
