@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lawa_exp import signals
-from lawa_exp.config import BUDGET_UNITS, Config, Options, UserError, build, near
+from lawa_exp.config import BUDGET_UNITS, Config, Failed, Options, UserError, build, near
 
 INSIDE = Path(__file__).parent / "conf"  # in the wheel
 BESIDE = Path(__file__).parent.parent / "conf"  # in a checkout
@@ -34,6 +34,9 @@ def main(arguments: list[str]) -> int:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         return 2
+    except Failed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]], bool]:

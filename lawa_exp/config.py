@@ -24,6 +24,10 @@ class UserError(ValueError):
     """A mistake of the user's: one readable line, exit code 2, no traceback."""
 
 
+class Failed(Exception):
+    """A failure that is nobody's programming error: one readable line, exit code 1, no traceback."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """What a setting accepts: `parse` returns the value in its own type or raises ValueError."""

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from lawa_exp.averaging import build_averager, observed_steps, row_fields
 from lawa_exp.averaging.window import Window
-from lawa_exp.checkpoint.commit import Damaged, steps_in, verify, write_text_atomically
+from lawa_exp.checkpoint.commit import Damaged, steps_in, verify
 from lawa_exp.checkpoint.tensors import read_tensors
 from lawa_exp.config import Config
 from lawa_exp.distributed import Ranks
 from lawa_exp.evaluate import Swap, averaged_names, evaluate, live_tensors
+from lawa_exp.files import write_text_atomically
 from lawa_exp.metrics import encode, read_rows
 from lawa_exp.models.objective import Objective
 from lawa_exp.numerics import autocast_for, seeded_model, set_up_arithmetic

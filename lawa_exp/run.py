@@ -8,7 +8,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from typing import Any
 import torch
 
 from lawa_exp import distributed, plan, signals
-from lawa_exp.checkpoint.commit import steps_in, write_text_atomically
-from lawa_exp.config import Config, Options, UserError
+from lawa_exp.checkpoint.commit import steps_in
+from lawa_exp.config import Config, Failed, Options, UserError
 from lawa_exp.distributed import Ranks
 from lawa_exp.evaluate import live_tensors
+from lawa_exp.files import DISK_FULL, write_text_atomically
 from lawa_exp.metrics import averager_ids, encode, read_rows
 from lawa_exp.models import build_model
 from lawa_exp.replay import problem_with, read_out
@@ -154,10 +155,12 @@ def carry_out(p: Prepared, run: RunDir, device: torch.device, ranks: Ranks, say:
     except Exception as error:
         if ranks.is_main:
             reason = f"{type(error).__name__}: {error}"
-            try:
+            with suppress(OSError):  # a full disk may have no room for the marker either
                 run.mark("FAILED", reason=reason, traceback=traceback.format_exc())
-            except OSError as another:  # the disk is full: the last good state stays
-                print(f"error: the marker FAILED could not be written: {another}", file=sys.stderr)
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise Failed(
+                f"no room left on the disk ({error}); the last whole state stays: the same command goes on"
+            ) from None
         raise
     if ranks.is_main and outcome.how == "stopped":
         run.mark("STOPPED", step=outcome.step)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -16,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from lawa_exp.checkpoint.commit import Damaged, steps_in, tidy, verify, write_text_atomically
-from lawa_exp.config import UserError
+from lawa_exp.checkpoint.commit import Damaged, steps_in, tidy, verify
+from lawa_exp.files import locked, write_text_atomically
 
 MARKERS = ("DONE", "FAILED", "DIVERGED", "STOPPED")
 
@@ -38,20 +37,9 @@ class RunDir:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One live process per run; UserError names the holder. The kernel frees the lock however the process ends."""
+        """One live process per run; what a kill left half-written is cleared."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise UserError(
-                    f"run_dir={self.path} is in use by {holder}; wait for it, or choose another run_dir"
-                ) from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}")
-            file.flush()
+        with locked(self.path / ".lock", f"run_dir={self.path}"):
             tidy(self.path)
             yield
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lawa_exp import distributed
-from lawa_exp.checkpoint.commit import write_text_atomically
-from lawa_exp.config import Config, Options, UserError
+from lawa_exp.config import Config, Failed, Options, UserError
+from lawa_exp.files import write_text_atomically
 from lawa_exp.run import EXIT, execute, merge, prepare, show_plan, start_device
 from lawa_exp.summary import summarise
 
@@ -64,6 +64,9 @@ def run_all(entries: list[tuple[Config, Options]], overrides: list[list[str]]) -
             codes.append(execute(training, options, device, ranks))
         except UserError as error:
             codes.append(2)
+            print(f"error: {error}", file=sys.stderr)
+        except Failed as error:
+            codes.append(EXIT["failed"])
             print(f"error: {error}", file=sys.stderr)
         except Exception:
             codes.append(EXIT["failed"])

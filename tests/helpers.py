@@ -21,9 +21,17 @@ from typing import Any
 # 60 steps of a 21,600-parameter GPT on pydocs. Snapshots: 5, 10, ... 60. States: 15, 30, 45, 60. Evaluations:
 # 0 (live), 20 (live, ema, swa), 40 and 60 (live, lawa, ema, swa), in the order of IDS. The LAWA window is full at 30.
 TINY = [
-    *"dataset=pydocs model.layers=1 model.width=32 model.heads=2 model.context=32 batch.size=4".split(),
-    *"steps=60 k=3 spacing=10 evaluate.every=20 save.every=15 evaluate.samples=32 lr.warmup_steps=5".split(),
-    *"trainer.threads=1 trajectory.every=5 averagers.ema.decay=0.9 averagers.swa.start=20".split(),
+    *["dataset=pydocs", "model.layers=1", "model.width=32", "model.heads=2", "model.context=32", "batch.size=4"],
+    *[
+        "steps=60",
+        "k=3",
+        "spacing=10",
+        "evaluate.every=20",
+        "save.every=15",
+        "evaluate.samples=32",
+        "lr.warmup_steps=5",
+    ],
+    *["trainer.threads=1", "trajectory.every=5", "averagers.ema.decay=0.9", "averagers.swa.start=20"],
 ]
 IDS = ["lawa-k3-s10", "ema-d0.9-e1", "swa-e10-from20"]  # the averagers of TINY
 COMPARED = ("metrics.jsonl", "trajectory", "averages", "resume", "states", "readouts")

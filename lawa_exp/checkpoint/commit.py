@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from lawa_exp.files import sync
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial-"  # the folder being written
@@ -43,9 +44,9 @@ def commit(target: Path, files: Mapping[str, Callable[[Path], None]]) -> dict[st
             return manifest
         written = partial / MANIFEST
         written.write_text(json.dumps(manifest, indent=1, sort_keys=True))
-        _sync_and_hash(written)
+        sync(written)
         for folder in {p.parent for p in partial.rglob("*")}:
-            sync_folder(folder)
+            sync(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -54,7 +55,7 @@ def commit(target: Path, files: Mapping[str, Callable[[Path], None]]) -> dict[st
         shutil.rmtree(replaced, ignore_errors=True)
         target.rename(replaced)
     partial.rename(target)
-    sync_folder(target.parent)
+    sync(target.parent)
     shutil.rmtree(replaced, ignore_errors=True)
     return manifest
 
@@ -107,27 +108,9 @@ def step_name(step: int) -> str:
     return f"step_{step:08d}"
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """The file has either its old content or all of the new."""
-    partial = path.with_name(f"{PARTIAL}{path.name}")
-    partial.write_text(text)
-    _sync_and_hash(partial)
-    partial.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _sync_and_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    sync(path)
+    return _hash(path)
 
 
 def _hash(path: Path) -> str:

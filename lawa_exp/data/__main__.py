@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lawa_exp.config import UserError
-from lawa_exp.data.prepare import OPENWEBTEXT, PrepareError, prepare
+from lawa_exp.config import Failed, UserError
+from lawa_exp.data.prepare import prepare
+from lawa_exp.data.sources import OPENWEBTEXT
 
 DONE, FAILED, MISTAKE, STOPPED = 0, 1, 2, 75
 
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
-    except (PrepareError, OSError) as error:
+    except (Failed, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
 

@@ -11,16 +11,10 @@ the share is the same, the documents are others.
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import gzip
-import hashlib
 import json
 import os
-import re
 import sys
 import time
-import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,17 +25,17 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from lawa_exp.config import UserError
+from lawa_exp.config import Failed, UserError
+from lawa_exp.data.order import hash_of
+from lawa_exp.data.sources import HubStream, LocalFiles, files_fingerprint, find_files, open_source, source_name
 from lawa_exp.data.tokenizers import Tokenizer, load_tokenizer
+from lawa_exp.files import DISK_FULL, locked, sync, write_text_atomically
 
 FORMAT_VERSION = 1
-OPENWEBTEXT = "Skylion007/openwebtext"  # on the Hugging Face hub
 SPLITS = ("train", "val")
 VAL_RULE = "splitmix64(document number, from 0) < val_fraction * 2**64"
 BATCH_DOCUMENTS = 2_000  # documents between two commits
 BATCH_CHARACTERS = 8_000_000  # or fewer documents, where they are long: bounds the memory
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-KINDS = {".jsonl": "jsonl", ".jsonl.gz": "jsonl", ".txt": "txt", ".parquet": "parquet"}
 FLAGS = {"source_fingerprint": "the content of --source", "tokenizer_fingerprint": "the files of --tokenizer-path"}
 
 
@@ -49,7 +43,7 @@ def prepare(out: Path, source: str, tokenizer_path: str | None, val_fraction: fl
     """Tokenize `source` into `out`, from where an earlier call stopped; returns one line on what is there now.
 
     source: a local path, or `owner/name` or `owner/name@revision` on the Hugging Face hub.
-    Raises UserError, PrepareError (also for a full disk) and OSError; whatever it is, the same call goes on later.
+    Raises UserError, Failed (also for a full disk) and OSError; whatever it is, the same call goes on later.
     """
     if not 0 <= val_fraction < 1:
         raise UserError(f"--val-fraction {val_fraction:g}: expected a number of at least 0 and below 1")
@@ -60,7 +54,7 @@ def prepare(out: Path, source: str, tokenizer_path: str | None, val_fraction: fl
     source = str(Path(source).expanduser())
     tokenizer = load_tokenizer("gpt2", tokenizer_path)
     settings: dict[str, Any] = {
-        "source": _source_name(source),
+        "source": source_name(source),
         "val_fraction": val_fraction,
         "tokenizer_fingerprint": tokenizer.fingerprint,
     }
@@ -75,21 +69,12 @@ def prepare(out: Path, source: str, tokenizer_path: str | None, val_fraction: fl
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
-        raise PrepareError(f"{out}: no space left ({error.strerror}); make room: the same command goes on") from None
+        raise Failed(f"{out}: no space left ({error.strerror}); make room: the same command goes on") from None
 
 
 def goes_to_val(number: int, val_fraction: float) -> bool:
     """Whether document `number` (from 0, in the order of the source) is held out for validation: VAL_RULE."""
-    return splitmix64(number) < val_fraction * 2**64
-
-
-def splitmix64(state: int) -> int:
-    """The first output of the SplitMix64 generator (Steele, Lea and Flood, 2014) at `state`: 64 well-mixed bits."""
-    mask = 2**64 - 1
-    z = (state + 0x9E3779B97F4A7C15) & mask
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
-    return z ^ (z >> 31)
+    return int(hash_of(number)) < val_fraction * 2**64
 
 
 def _tokenize(out: Path, source: str, settings: dict[str, Any], tokenizer: Tokenizer, workers: int) -> dict[str, Any]:
@@ -101,7 +86,7 @@ def _tokenize(out: Path, source: str, settings: dict[str, Any], tokenizer: Token
             raise UserError(
                 f"{out} holds {' and '.join(present)} of unknown origin (no meta.json): choose another --out"
             )
-        reader = _open_source(source, None)
+        reader = open_source(source, None)
         settings["source_fingerprint"] = reader.fingerprint
         progress = {
             "format_version": FORMAT_VERSION,
@@ -117,7 +102,7 @@ def _tokenize(out: Path, source: str, settings: dict[str, Any], tokenizer: Token
         saved = progress["settings"]
         _check_settings(out / "progress.json", saved, settings)
         if not progress["complete"]:
-            reader = _open_source(source, saved["source_fingerprint"])
+            reader = open_source(source, saved["source_fingerprint"])
             settings["source_fingerprint"] = reader.fingerprint
             _check_settings(out / "progress.json", saved, settings)
         settings = saved
@@ -215,7 +200,7 @@ def _finish(out: Path, progress: dict[str, Any], settings: dict[str, Any], token
             _check_size(partial, progress["bytes"][split], "progress.json")
             partial.replace(final)
         _check_size(final, progress["bytes"][split], "progress.json")
-    _sync_folder(out)
+    sync(out)
     documents = {"train": progress["documents"] - progress["val_documents"], "val": progress["val_documents"]}
     meta = {
         "format_version": FORMAT_VERSION,
@@ -250,8 +235,8 @@ def _check_settings(path: Path, saved: dict[str, Any], settings: dict[str, Any])
 def _check_finished(out: Path, meta: dict[str, Any], source: str, settings: dict[str, Any]) -> None:
     """Whether the finished files are what is asked for; a source that is no longer there is not missed."""
     if Path(source).exists():
-        root, _, files = _find_files(source)
-        settings = settings | {"source_fingerprint": _files_fingerprint(root, files)}
+        root, _, files = find_files(source)
+        settings = settings | {"source_fingerprint": files_fingerprint(root, files)}
     _check_settings(out / "meta.json", meta, settings)
     for split in SPLITS:
         _check_size(out / f"{split}.bin", 2 * meta["tokens"][split], "meta.json")
@@ -264,7 +249,7 @@ def _check_size(path: Path, size: int, record: str) -> None:
     found = path.stat().st_size if path.exists() else None
     if found != size:
         state = "is missing" if found is None else f"has {found:,} bytes where {record} says {size:,}"
-        raise PrepareError(f"{path} {state}: delete the folder {path.parent} and prepare it again")
+        raise Failed(f"{path} {state}: delete the folder {path.parent} and prepare it again")
 
 
 def _open_partial(out: Path, split: str, size: int) -> BinaryIO:
@@ -286,7 +271,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         content = json.loads(path.read_bytes())
         version = content["format_version"]
     except (ValueError, KeyError, TypeError):
-        raise PrepareError(f"{path} is damaged: delete the folder {path.parent} and prepare it again") from None
+        raise Failed(f"{path} is damaged: delete the folder {path.parent} and prepare it again") from None
     if version != FORMAT_VERSION:
         raise UserError(
             f"{path} has format version {version}, this program writes {FORMAT_VERSION}: choose another --out"
@@ -295,179 +280,19 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replace the file in one step: it holds the old content or the new, on the disk."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        file.write(json.dumps(content, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_text_atomically(path, json.dumps(content, indent=1) + "\n")
 
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """One process per folder; the system frees the lock of a killed process."""
+    """One process per folder."""
     path = out / "prepare.lock"
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{out}: another process is preparing this folder") from None
+    with locked(path, f"--out {out}"):
         try:
             yield
         finally:
             if not (out / "progress.json").exists():  # finished, or nothing begun
                 path.unlink(missing_ok=True)
-
-
-def _source_name(source: str) -> str:
-    """How progress.json and meta.json call a source: `owner/name` of the hub, the last part of a local path."""
-    return source if _on_hub(source) else Path(source).resolve().name
-
-
-def _on_hub(source: str) -> bool:
-    return (
-        not Path(source).exists()
-        and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@\S+)?", source, re.ASCII) is not None
-        and _kind(Path(source)) is None
-    )
-
-
-def _kind(path: Path) -> str | None:
-    return next((kind for suffix, kind in KINDS.items() if path.name.endswith(suffix)), None)
-
-
-def _open_source(source: str, fingerprint: str | None) -> LocalFiles | HubStream:
-    """The reader of a source; `fingerprint`: of the content begun with, which a hub source then reads again."""
-    if _on_hub(source):
-        return _open_hub(source, fingerprint)
-    root, kind, files = _find_files(source)
-    fingerprint = _files_fingerprint(root, files)
-    if kind == "parquet":
-        with _reading(source):
-            return HubStream(root.name, fingerprint, _stream("parquet", data_files=[str(p) for p in files]))
-    return LocalFiles(root.name, fingerprint, kind, files)
-
-
-def _find_files(source: str) -> tuple[Path, str, list[Path]]:
-    """(the source resolved, the one kind of its files, the files in the order of their names)."""
-    root = Path(source).resolve()
-    if not root.exists():
-        raise UserError(f"--source {source}: no such file or folder, and not a name on the hub like {OPENWEBTEXT}")
-    candidates = sorted(root.rglob("*")) if root.is_dir() else [root]
-    files = [p for p in candidates if p.is_file() and _kind(p) and not _hidden(p, root)]
-    kinds = sorted({str(_kind(p)) for p in files})
-    if len(kinds) != 1:
-        found = f"holds {' and '.join(kinds)} files" if kinds else "holds none"
-        raise UserError(f"--source {source} {found}: expected files of one kind, of {', '.join(KINDS)}")
-    return root, kinds[0], files
-
-
-def _hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
-
-
-def _files_fingerprint(root: Path, files: list[Path]) -> str:
-    """Names and sizes of all files, and how the first hundred begin: enough to notice that they were changed."""
-    digest = hashlib.sha256()
-    for number, path in enumerate(files):
-        name = path.relative_to(root).as_posix() if path != root else path.name
-        digest.update(f"{name}\0{path.stat().st_size}\0".encode())
-        if number < 100:
-            with path.open("rb") as file:
-                digest.update(file.read(2**16))
-    return digest.hexdigest()
-
-
-def _open_hub(source: str, commit: str | None) -> HubStream:
-    """A data set of the Hugging Face hub, read at one commit: the newest when begun, the same ever after."""
-    _import_datasets()
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
-
-    name, _, revision = source.partition("@")
-    hub = HfApi()
-    with _reading(f"{source} from the Hugging Face hub"):
-        try:
-            commit = commit or str(hub.dataset_info(name, revision=revision or None).sha)
-            return HubStream(source, commit, _stream(name, revision=commit))
-        except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError):
-            raise UserError(f"--source {source}: neither a local path nor a data set on the Hugging Face hub") from None
-        except RuntimeError as error:  # "Dataset scripts are no longer supported": the hub keeps a parquet form of it
-            if "script" not in str(error) or revision:
-                raise
-            commit = str(hub.dataset_info(name, revision="refs/convert/parquet").sha)
-            return HubStream(source, commit, _stream(name, revision=commit))
-
-
-@contextmanager
-def _reading(what: str) -> Iterator[None]:
-    """Whatever the packages for parquet and the hub raise, as one line."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise PrepareError(f"cannot read {what} ({_one_line(error)}); the same command goes on later") from None
-
-
-def _stream(path: str, **where: Any) -> Any:
-    datasets = _import_datasets()
-    datasets.disable_progress_bars()
-    return datasets.load_dataset(path, split="train", streaming=True, **where)
-
-
-def _import_datasets() -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise UserError("this --source needs the package datasets: pip install 'lawa_exp[prepare]'") from None
-    return datasets
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def _read_jsonl(path: Path, offset: int) -> Iterator[tuple[Any, int]]:
-    """(field `text`, byte offset behind the line) of each line from `offset` (of the uncompressed bytes) on."""
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        try:
-            file.seek(offset)
-            for line in file:
-                start, offset = offset, offset + len(line)
-                if line.strip():
-                    yield _text_field(line, path, start), offset
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise PrepareError(f"{path} is damaged ({_one_line(error)})") from None
-
-
-def _text_field(line: bytes, path: Path, start: int) -> Any:
-    try:
-        return json.loads(line)["text"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: the line at byte {start} is not a JSON object with the field `text`") from None
-
-
-def _read_txt(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
-
-
-class PrepareError(RuntimeError):
-    """Something failed that is not the user's mistake: one readable line, exit code 1."""
 
 
 @dataclass(frozen=True)
@@ -477,59 +302,3 @@ class Batch:
     first: int
     texts: list[str]
     position: Any
-
-
-class LocalFiles:
-    """The documents of .jsonl, .jsonl.gz (a line each) or .txt files (a file each), files in the order of their names.
-
-    A position is [number of the file, byte offset in it].
-    """
-
-    def __init__(self, name: str, fingerprint: str, kind: str, files: list[Path]):
-        self.name, self.fingerprint = name, fingerprint
-        self.total = len(files) if kind == "txt" else None
-        self._kind, self._files, self._position = kind, files, (0, 0)
-
-    def position(self) -> list[int]:
-        """Where the document after the last one yielded begins."""
-        return list(self._position)
-
-    def documents(self, position: list[int] | None, done: int) -> Iterator[Any]:
-        """The texts from `position` on."""
-        first, start = position or (0, 0)
-        for number in range(first, len(self._files)):
-            path = self._files[number]
-            if self._kind == "txt":
-                self._position = (number + 1, 0)
-                yield _read_txt(path)
-                continue
-            for text, offset in _read_jsonl(path, start if number == first else 0):
-                self._position = (number, offset)
-                yield text
-
-
-class HubStream:
-    """The documents of a data set streamed by the package `datasets` (from the hub, or from local parquet files).
-
-    A position is that package's own state, which goes on in the middle of a file, with the version that wrote it;
-    another version counts the documents instead.
-    """
-
-    def __init__(self, name: str, fingerprint: str, stream: Any):
-        self.name, self.fingerprint, self._stream = name, fingerprint, stream
-        split = (stream.info.splits or {}).get("train")
-        self.total = (split.num_examples or None) if split else None
-
-    def position(self) -> dict[str, Any]:
-        """The state behind the last document yielded."""
-        return {"version": _import_datasets().__version__, "state": self._stream.state_dict()}
-
-    def documents(self, position: dict[str, Any] | None, done: int) -> Iterator[Any]:
-        """The texts from `position` on, which lies behind `done` documents."""
-        with _reading(self.name):
-            if position and position["version"] == _import_datasets().__version__:
-                self._stream.load_state_dict(position["state"])
-            elif done:
-                self._stream = self._stream.skip(done)
-            for example in self._stream:
-                yield example.get("text")

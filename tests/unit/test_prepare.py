@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 import lawa_exp
-from lawa_exp.config import UserError
-from lawa_exp.data.prepare import PrepareError, goes_to_val, prepare, splitmix64
+from lawa_exp.config import Failed, UserError
+from lawa_exp.data.order import hash_of
+from lawa_exp.data.prepare import goes_to_val, prepare
 
 DOCUMENTS = 9_001  # four commits of 2,000 and a rest
 VAL_FRACTION = 0.01
@@ -155,9 +156,9 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
 
 
 def test_val_rule() -> None:
-    """splitmix64 against the published first outputs of its reference implementation; the share comes out."""
-    assert splitmix64(0) == 0xE220A8397B1DCDAF
-    assert splitmix64(1234567) == 6457827717110365317
+    """hash_of (splitmix64) against the published first outputs of its reference implementation; the share comes out."""
+    assert hash_of(0) == 0xE220A8397B1DCDAF
+    assert hash_of(1234567) == 6457827717110365317
     assert sum(goes_to_val(n, 0.0005) for n in range(400_000)) == pytest.approx(200, abs=45)  # three sigma
     assert not any(goes_to_val(n, 0) for n in range(1000))
 
@@ -273,7 +274,7 @@ def test_what_is_not_committed_is_cut_off(command: Command, tmp_path: Path) -> N
     for split in ("train", "val"):
         with (out / f"{split}.bin.partial").open("ab") as file:
             file.write(bytes((command.finished / f"{split}.bin").stat().st_size))  # more than will still be written
-    (out / "progress.json.tmp").write_text('{"documents": 40')
+    (out / ".partial-progress.json").write_text('{"documents": 40')
     command.resume(out)
 
 
@@ -374,14 +375,14 @@ def test_damaged_folder(command: Command, tmp_path: Path) -> None:
     partial, progress = out / "train.bin.partial", out / "progress.json"
     content, saved = partial.read_bytes(), progress.read_bytes()
     partial.write_bytes(content[:100])
-    with pytest.raises(PrepareError, match=r"has 100 bytes where progress.json says"):
+    with pytest.raises(Failed, match=r"has 100 bytes where progress.json says"):
         prepare(*arguments)
     partial.unlink()
-    with pytest.raises(PrepareError, match=r"train.bin.partial is missing"):
+    with pytest.raises(Failed, match=r"train.bin.partial is missing"):
         prepare(*arguments)
     partial.write_bytes(content)
     progress.write_bytes(saved[:50])
-    with pytest.raises(PrepareError, match=r"progress.json is damaged"):
+    with pytest.raises(Failed, match=r"progress.json is damaged"):
         prepare(*arguments)
     progress.write_text(json.dumps({"format_version": 99}))
     with pytest.raises(UserError, match="format version 99"):
