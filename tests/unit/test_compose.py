@@ -1,0 +1,148 @@
+"""The command line: what composes, what each mistake is answered with, and that conf/ and the dataclasses agree."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from lawa_exp import compose
+from lawa_exp.compose import CONF, main
+from lawa_exp.settings import SHARED, TABLES, config_from, config_to
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for variable in ("LAWA_DATA", "LAWA_TOKENIZER"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def composed(*arguments):
+    ((values, overrides),), multirun = compose.compose(list(arguments))
+    assert not multirun
+    return compose.read(values, overrides)
+
+
+def refused(capsys, *arguments) -> str:
+    """The one line on stderr of a command that ends with exit code 2."""
+    capsys.readouterr()
+    assert main(list(arguments)) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    return lines[0]
+
+
+def test_the_command_of_the_card(capsys):
+    config, _ = composed("model=gpt2_medium", "avg=lawa", "k=5", "spacing=1000")
+    assert [a.id for a in config.averagers] == ["lawa-k5-s1000"]
+    model = config.model
+    assert (model.layers, model.heads, model.width, model.context, model.vocab_size) == (24, 16, 1024, 1024, 50304)
+    assert model.scale_attn_by_inverse_layer_idx and not model.bias and config.lr.peak == 3e-3
+    assert config.batch.size * model.context == 147_456 and config.budget == ("steps", 70_000)
+    line = refused(capsys, "model=gpt2_medium", "avg=lawa", "k=5", "spacing=1000")
+    for part in (
+        "dataset=openwebtext",
+        "train.bin",
+        "looked in",
+        "python -m lawa_exp.data prepare openwebtext",
+        "dataset=pydocs",
+    ):
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        (["model=gpt3"], ["model=gpt3", "gpt_tiny", "gpt2_small"]),
+        (["avg=lava"], ["avg=lava", "did you mean lawa"]),
+        (["avg=[lawa,emma]"], ["avg=emma", "did you mean ema"]),
+        (["lr=cosin"], ["lr=cosin", "did you mean cosine"]),
+        (["modle=gpt_tiny"], ["modle", "did you mean model"]),
+        (["lr.peek=1"], ["lr.peek", "did you mean peak"]),
+        (["lr.final_ratio=0.1"], ["lr.final_ratio", "another choice"]),
+        (["lr.peak=-1"], ["lr.peak=-1", "above 0"]),
+        (["lr.peak=fast"], ["lr.peak=fast", "a number"]),
+        (["k=0"], ["averagers.lawa.k=0", "at least 1"]),
+        (["k=2.5"], ["averagers.lawa.k=2.5", "an integer"]),
+        (["averagers.ema.decay=1.5"], ["averagers.ema.decay=1.5", "at most 1"]),
+        (["batch.size=zero"], ["batch.size=zero", "an integer"]),
+        (["steps=10", "epochs=1"], ["two budgets", "steps=10", "epochs=1"]),
+        (["steps=0"], ["steps=0", "at least 1"]),
+        (["save.every=often"], ["save.every=often", "1epoch"]),
+        (["trainer.dtype=float8"], ["trainer.dtype=float8", "bfloat16"]),
+        (["trainer.device=tpu"], ["trainer.device=tpu", "cpu"]),
+        (["trainer.micro_batch=3"], ["trainer.micro_batch=3", "divisor of 16"]),
+        (["k=3,5"], ["k=3,5", "--multirun"]),
+        (["model=custom"], ["model.builder is missing"]),
+        (["model=custom", "model.builder=nowhere:f"], ["model.builder=nowhere:f", "package.module:function"]),
+        (["model.width=130"], ["width=130", "heads=4"]),
+        (["model.vocab_size=100"], ["model.vocab_size=100", "at least 256"]),
+        (["model.context=100000"], ["model.context=", "expected at least 200000"]),
+        (["dataset=text"], ["dataset=text", "dataset.path=PATH"]),
+        (["dataset=text", "dataset.path=missing.txt"], ["looked in missing.txt"]),
+        (["dataset=tinyshakespeare"], ["looked in", "LAWA_DATA is not set"]),
+        (["lr=cosine", "steps=50"], ["lr.warmup_steps=100", "50 steps"]),
+        (["recipe=fair"], ["recipe=fair"]),
+        (["-m", "k=3,5", "run_dir=x"], ["run_dir", "runs_root"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistake_is_one_line_that_names_it(capsys, arguments, parts):
+    line = refused(capsys, *arguments)
+    for part in parts:
+        assert part in line, line
+
+
+def test_a_text_that_is_too_short_or_not_utf8(capsys, tmp_path):
+    (tmp_path / "short.txt").write_text("only a little")
+    assert "its train split has" in refused(capsys, "dataset=text", "dataset.path=short.txt")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe" * 5000)
+    assert "not UTF-8" in refused(capsys, "dataset=text", "dataset.path=binary.txt")
+
+
+def test_a_traceback_never_shows_for_a_mistake(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "lawa_exp", "model=gpt3"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
+def test_help_and_cfg_do_not_import_torch(tmp_path, arguments):
+    code = "import sys; from lawa_exp.compose import main; assert main(sys.argv[1:]) == 0; assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "pydocs" in done.stdout
+
+
+def test_the_budget_on_the_command_line_replaces_the_recipes():
+    assert composed("tokens=1e6")[0].budget == ("tokens", 1_000_000)
+    assert composed("epochs=0.5")[0].budget == ("epochs", 0.5)
+    assert composed()[0].budget == ("steps", 1000)
+
+
+def test_lists_attach_a_product_and_a_model_brings_its_recipe():
+    config, _ = composed("k=[3,5]", "spacing=[50,100]", "avg=[lawa,ema]")
+    ids = [a.id for a in config.averagers]
+    assert ids[:4] == ["lawa-k3-s50", "lawa-k3-s100", "lawa-k5-s50", "lawa-k5-s100"] and len(ids) == 5
+    assert composed("avg=none")[0].averagers == ()
+    config, _ = composed("lr=constant", "dataset=tokens", "model=gpt2_large")  # in any order
+    assert type(config.lr).__name__ == "Constant" and config.lr.peak == 2e-3 and config.dataset.name == "tokens"
+
+
+@pytest.mark.parametrize("model", ["gpt_tiny", "gpt2_small", "gpt2_medium", "gpt2_large"])
+def test_every_model_composes_and_its_configuration_survives_a_file(model):
+    config, _ = composed(f"model={model}")
+    assert config_from(yaml.safe_load(yaml.safe_dump(config_to(config)))) == config
+
+
+def test_every_choice_in_conf_has_exactly_the_settings_of_its_dataclass():
+    tables = {name: {None: cls} for name, cls in SHARED.items()} | TABLES
+    for group in ("dataset", "optimizer", "lr", "batch", "scaling", "feedback", "trainer", "logger"):
+        for path in (CONF / group).glob("*.yaml"):
+            content = yaml.safe_load(path.read_text())
+            for base in content.pop("defaults", []):
+                content = yaml.safe_load((CONF / group / f"{base}.yaml").read_text()) | content
+            table = tables[group]
+            cls = table[None] if None in table else table[content.pop("kind")]
+            assert set(content) == {f.name for f in dataclasses.fields(cls)}, path
