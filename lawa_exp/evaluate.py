@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lawa_exp.config import Evaluate
 from lawa_exp.distributed import Ranks
 from lawa_exp.models.objective import IGNORE
 
@@ -65,18 +66,17 @@ def evaluate(
     objective: nn.Module,
     data: Any,
     split: str,
-    samples: int | str,
-    batch_size: int,
+    settings: Evaluate,
     ranks: Ranks,
     device: torch.device,
     autocast: Any,
 ) -> dict[str, float | int]:
     """Mean loss in nats per target over the fixed set of `split`: {"loss", "eval_samples"}.
 
-    Batches of `batch_size` go round the ranks; the last is filled up with targets that do not count, so that every
-    forward pass has one shape. The model's training mode is restored.
+    Batches of `settings.batch_size` go round the ranks; the last is filled up with targets that do not count, so that
+    every forward pass has one shape. The model's training mode is restored.
     """
-    indices = fixed_set(data.sizes[split], samples)
+    indices, batch_size = fixed_set(data.sizes[split], settings.samples), settings.batch_size
     was_training = objective.training
     objective.eval()
     total = torch.zeros(2, dtype=torch.float64, device=device)  # summed loss, targets

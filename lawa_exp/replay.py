@@ -108,17 +108,8 @@ def read_out(
     model = seeded_model(config, device)
     objective = Objective(model)
     swap = Swap(live_tensors(model))
-    score = functools.partial(
-        evaluate,
-        objective,
-        data,
-        "val",
-        config.evaluate.samples,
-        config.evaluate.batch_size,
-        ranks,
-        device,
-        autocast_for(config, device),
-    )
+    autocast = autocast_for(config, device)
+    score = functools.partial(evaluate, objective, data, "val", config.evaluate, ranks, device, autocast)
     live = {row["step"]: row for row in read_rows(run.metrics) if row["split"] == "val" and row["weights"] == "live"}
     replay = Replay(settings, averaged_names(model), run.trajectory, device)
     rows = []
@@ -131,9 +122,7 @@ def read_out(
             if weights is None:
                 continue
             with swap.applied(weights):
-                rows.append(
-                    {"step": step, "split": "val", "weights": id, **row_fields(averager.settings), **score(), **seen}
-                )
+                rows.append({"step": step, "split": "val", **row_fields(averager.settings), **score(), **seen})
             losses.append(f"{id} {rows[-1]['loss']:.4f}")
         if losses:
             say(f"step {step:>7,}  val loss: live {live[step]['loss']:.4f}  " + "  ".join(losses))

@@ -63,7 +63,9 @@ def config_from(values: Mapping[str, Any]) -> Config:
         averagers=tuple(averagers),
         budget=_budget(values),
         seed=_parse("seed", values["seed"], integer(0)),
-        recipe=_parse("recipe", values["recipe"], one_of("as_published")),  # the fair recipes come with the papers' models
+        recipe=_parse(
+            "recipe", values["recipe"], one_of("as_published")
+        ),  # the fair recipes come with the papers' models
     )
 
 

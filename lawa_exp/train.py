@@ -94,34 +94,16 @@ def train(
 
     def evaluate_all(split: str) -> list[dict[str, Any]]:
         """A row of the live weights and of every average that is defined; evaluated on val, averages go to the disk."""
-        score = functools.partial(
-            evaluate,
-            objective,
-            data,
-            split,
-            config.evaluate.samples,
-            config.evaluate.batch_size,
-            ranks,
-            device,
-            autocast,
-        )
+        score = functools.partial(evaluate, objective, data, split, config.evaluate, ranks, device, autocast)
         seen = {"trained_samples": state.step * config.batch.size, "trained_tokens": state.step * tokens_per_step}
-        found = [{"step": state.step, "split": split, "weights": "live", **score(), **seen}]
+        at = {"step": state.step, "split": split}
+        found = [{**at, "weights": "live", **score(), **seen}]
         for id, averager in state.averagers.items():
             weights = averager.average()
             if weights is None:
                 continue
             with swap.applied(weights):
-                found.append(
-                    {
-                        "step": state.step,
-                        "split": split,
-                        "weights": id,
-                        **row_fields(averager.settings),
-                        **score(),
-                        **seen,
-                    }
-                )
+                found.append({**at, **row_fields(averager.settings), **score(), **seen})
             if split == "val" and ranks.is_main:
                 background.submit(write_average, run.averages / id, state.step, weights)
         return found
@@ -133,12 +115,7 @@ def train(
             for row in found:
                 rows.write(row)
             rows.flush()
-            memory = (
-                torch.cuda.max_memory_allocated()
-                if device.type == "cuda"
-                else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            )
-            timing.write({"step": state.step, **times, "memory": memory})
+            timing.write({"step": state.step, **times, "memory": peak_memory(device)})
             timing.flush()
         progress.evaluated(state.step, {row["weights"]: row["loss"] for row in found})
 
@@ -212,15 +189,14 @@ def train(
                     background.submit(write_snapshot, run.trajectory, step, snapshot.tensors, snapshots_kept)
             stop = agreement.vote(should_stop())
             at_end = step == config.steps
-            if step % evaluate_every == 0 or at_end:
-                if write_training_rows(readback.rest()):
-                    how = "diverged"
-                    break
+            evaluation_due = step % evaluate_every == 0 or at_end
+            save_due = step % save_every == 0 or step in config.save.keep or at_end or stop
+            if (evaluation_due or save_due) and write_training_rows(readback.rest()):
+                how = "diverged"
+                break
+            if evaluation_due:
                 validate()
-            if step % save_every == 0 or step in config.save.keep or at_end or stop:
-                if write_training_rows(readback.rest()):
-                    how = "diverged"
-                    break
+            if save_due:
                 save()
             if stop and not at_end:
                 how = "stopped"
@@ -290,6 +266,13 @@ def restore(
             say(f"warning: {key} was {before} and is {now}: the run goes on, but not to the same bytes")
     say(f"continuing from step {step:,}")
     return state, saved | {"environment": environment}
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU where there is one, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def to_device(batch: tuple[Any, Any], device: torch.device) -> tuple[Tensor, Tensor]:

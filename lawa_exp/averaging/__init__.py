@@ -109,8 +109,8 @@ def observed_steps(settings: Any, step: int) -> Sequence[int]:
 
 
 def row_fields(settings: Any) -> dict[str, Any]:
-    """The settings as they stand in a row of metrics.jsonl."""
-    return {"averager": settings.kind, **dataclasses.asdict(settings)}
+    """How an average is named in a row of metrics.jsonl."""
+    return {"weights": settings.id, "averager": settings.kind, **dataclasses.asdict(settings)}
 
 
 def _start(start: int | str) -> str:

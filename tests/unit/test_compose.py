@@ -103,13 +103,16 @@ def test_a_text_that_is_too_short_or_not_utf8(capsys, tmp_path):
 
 
 def test_a_traceback_never_shows_for_a_mistake(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "lawa_exp", "model=gpt3"], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "lawa_exp", "model=gpt3"], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
 def test_help_and_cfg_do_not_import_torch(tmp_path, arguments):
-    code = "import sys; from lawa_exp.compose import main; assert main(sys.argv[1:]) == 0; assert 'torch' not in sys.modules"
+    code = "import sys; from lawa_exp.compose import main; assert main(sys.argv[1:]) == 0"
+    code += "; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "pydocs" in done.stdout

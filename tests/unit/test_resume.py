@@ -6,13 +6,11 @@ state after a strike: it shows that the strike hit where it was meant to.
 
 import json
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
-from helpers import TINY, Strike, assert_same_run, assert_whole, contents, markers, rows, run, states
+from helpers import TINY, UPDATE, Done, Strike, assert_same_run, assert_whole, contents, markers, rows, run, states
 
-UPDATE = "torch.optim:AdamW.step"
 EVALUATE = "lawa_exp.train:evaluate"
 SAVE = "lawa_exp.state:State.save"
 STATE_FILE = "lawa_exp.state:write_tensors"
@@ -69,7 +67,7 @@ def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def kill(folder: Path, strike: Strike, newest: int | None) -> subprocess.CompletedProcess[str]:
+def kill(folder: Path, strike: Strike, newest: int | None) -> Done:
     """Starts or continues the run, and sees it die where it should."""
     died = run(*TINY, f"run_dir={folder}", strike=strike)
     assert died.returncode == -signal.SIGKILL, f"{strike} did not hit: {died.returncode}\n{died.stdout}{died.stderr}"
