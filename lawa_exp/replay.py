@@ -14,7 +14,7 @@ from lawa_exp.averaging import build_averager, observed_steps, row_fields
 from lawa_exp.averaging.window import Window
 from lawa_exp.checkpoint.commit import Damaged, steps_in, verify
 from lawa_exp.checkpoint.tensors import read_tensors
-from lawa_exp.config import Config
+from lawa_exp.config import Config, UserError
 from lawa_exp.distributed import Ranks
 from lawa_exp.evaluate import Swap, averaged_names, evaluate, live_tensors
 from lawa_exp.files import write_text_atomically
@@ -103,6 +103,7 @@ def read_out(
     """Evaluates averages of a run at the steps where its live weights were evaluated; writes `out/metrics.jsonl`.
 
     One pass over the snapshots. The rows are those that the same averagers would have written online, byte for byte.
+    UserError names a snapshot that is damaged.
     """
     set_up_arithmetic(config)
     model = seeded_model(config, device)
@@ -114,7 +115,10 @@ def read_out(
     replay = Replay(settings, averaged_names(model), run.trajectory, device)
     rows = []
     for step in sorted(s for s in live if s > 0):
-        replay.advance(step)
+        try:
+            replay.advance(step)
+        except Damaged as error:
+            raise UserError(f"{error}; train again to put it right: add rerun=true") from None
         seen = {key: live[step][key] for key in ("trained_samples", "trained_tokens")}
         losses = []
         for id, averager in replay.averagers.items():

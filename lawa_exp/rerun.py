@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
-from lawa_exp.checkpoint.commit import MANIFEST, steps_in
+from lawa_exp.checkpoint.commit import MANIFEST, Damaged, remove, steps_in, verify
+from lawa_exp.files import write_text_atomically
 from lawa_exp.metrics import encode, read_rows
 from lawa_exp.rundir import RunDir
 
@@ -14,10 +17,10 @@ from lawa_exp.rundir import RunDir
 def merge_rerun(again: RunDir, run: RunDir, say: Callable[[str], None]) -> bool:
     """Takes the finished run `again` over into `run`; False, and nothing taken over, where their bytes differ.
 
-    Killed half-way it can be done again: what was moved already is found in place.
+    Killed half-way it can be done again: what was moved already is found in place. Damaged snapshots are replaced.
     """
     different = []
-    before, after = steps_in(run.trajectory), steps_in(again.trajectory)
+    before, after = whole_steps_in(run.trajectory), steps_in(again.trajectory)
     for step in before.keys() & after.keys():
         if json.loads((before[step] / MANIFEST).read_text()) != json.loads((after[step] / MANIFEST).read_text()):
             different.append((step, "snapshot"))
@@ -38,17 +41,17 @@ def merge_rerun(again: RunDir, run: RunDir, say: Callable[[str], None]) -> bool:
         f"{len(first.keys() & second.keys())} rows"
     )
     for step in sorted(after.keys() - before.keys()):
-        run.trajectory.mkdir(exist_ok=True)
-        after[step].rename(run.trajectory / after[step].name)
+        move(after[step], run.trajectory)
     lost = [line for key, line in first.items() if key not in second]  # evaluated then, and not asked for now
     if lost:
         folder = run.readouts / "before-rerun"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "metrics.jsonl").write_text("".join(lost))
-    for name in ("metrics.jsonl", "config.yaml"):
-        if (again.path / name).exists():
-            (again.path / name).replace(run.path / name)
-    for name in ("averages", "resume", "states"):
+    for path in (again.metrics, again.config):  # copied: killed here, `again` still goes on from its state
+        write_text_atomically(run.path / path.name, path.read_text())
+    for folder in steps_in(again.states).values():
+        move(folder, run.states)
+    for name in ("averages", "resume"):
         if (again.path / name).is_dir():
             shutil.rmtree(run.path / name, ignore_errors=True)
             (again.path / name).rename(run.path / name)
@@ -57,3 +60,21 @@ def merge_rerun(again: RunDir, run: RunDir, say: Callable[[str], None]) -> bool:
             file.write((again.path / name).read_text())
     shutil.rmtree(again.path)
     return True
+
+
+def whole_steps_in(root: Path) -> dict[int, Path]:
+    """The committed step folders under `root` that are not damaged."""
+    found = {}
+    for step, folder in steps_in(root).items():
+        with suppress(Damaged):
+            verify(folder)
+            found[step] = folder
+    return found
+
+
+def move(folder: Path, root: Path) -> None:
+    """Moves a committed folder into `root`, in place of one of its name."""
+    root.mkdir(exist_ok=True)
+    if (root / folder.name).exists():
+        remove(root / folder.name)
+    folder.rename(root / folder.name)

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from lawa_exp.checkpoint.commit import Damaged, steps_in, tidy, verify
+from lawa_exp.checkpoint.commit import Damaged, tidy, verify
 from lawa_exp.files import locked, write_text_atomically
 
 MARKERS = ("DONE", "FAILED", "DIVERGED", "STOPPED")
@@ -74,10 +74,11 @@ class RunDir:
     def newest_state(self) -> tuple[Path | None, list[str]]:
         """The newest state that is whole, and what was found damaged on the way to it."""
         damaged: list[str] = []
-        for step, folder in sorted(steps_in(self.resume).items(), reverse=True):
+        found = {int(p.name[5:]): p for p in self.resume.glob("step_*") if p.name[5:].isdigit()}
+        for step in sorted(found, reverse=True):
             try:
-                verify(folder)
-                return folder, damaged
+                verify(found[step])
+                return found[step], damaged
             except Damaged as error:
                 damaged.append(f"the state of step {step} is damaged: {error}")
         return None, damaged

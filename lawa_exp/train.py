@@ -128,8 +128,10 @@ def train(
             state.save(run.resume, scalars)
             if state.step in config.save.keep:
                 state.save(run.states, scalars)
-            for folder in list(steps_in(run.resume).values())[:-STATES_KEPT]:
-                remove(folder)
+            found = steps_in(run.resume)
+            kept = [s for s in found if s <= state.step][-STATES_KEPT:]  # later ones were damaged and passed over
+            for step in sorted(found.keys() - kept):
+                remove(found[step])
         ranks.barrier()
 
     def write_training_rows(ready: Iterator[tuple[int, float, list[float]]]) -> bool:

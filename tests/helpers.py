@@ -52,7 +52,7 @@ Done = subprocess.CompletedProcess[str]
 
 @dataclass(frozen=True)
 class Strike:
-    """A signal that the process sends itself at the n-th call of a function, counting those whose first path has `of`.
+    """A signal that the process sends itself at the n-th call of a function whose first path ends with `of`.
 
     at: "module:name" or "module:Class.name"; "files": the n-th change of a file or folder under `of`, as Python's audit
     events tell. when: before or after the call; half: after it, with only half of the file that it wrote (a folder,
@@ -174,7 +174,7 @@ def _struck(original: Callable[..., Any], strike: Strike) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         path = next((a for a in args if isinstance(a, Path)), None)
-        counts = strike.of in str(path)
+        counts = str(path).endswith(strike.of)
         calls += counts
         if calls != strike.n or not counts:
             return original(*args, **kwargs)

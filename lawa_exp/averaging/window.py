@@ -37,11 +37,14 @@ class Window:
         self._needs = [n for n in self._needs if n != needs]
 
     def take(self, step: int, tensors: Mapping[str, Tensor]) -> Snapshot:
-        """The snapshot of `step`, copied now unless it was taken before; what nobody needs any more is dropped."""
+        """The snapshot of `step`, copied now unless it was taken before; what nobody needs any more is dropped.
+
+        Later snapshots stay: a reader that is rebuilt takes earlier steps than another already holds.
+        """
         if step not in self.snapshots:
             self.snapshots[step] = copy_of(step, tensors)
             kept = {s for needs in self._needs for s in needs(step)} | {step}
-            self.snapshots = {s: snapshot for s, snapshot in self.snapshots.items() if s in kept}
+            self.snapshots = {s: snapshot for s, snapshot in self.snapshots.items() if s in kept or s > step}
         return self.snapshots[step]
 
 

@@ -11,7 +11,7 @@ from lawa_exp.config import UserError
 from lawa_exp.data.order import epochs_and_indices, hash_of
 
 WHOLE_FILE = 64 << 20  # bytes up to which a fingerprint reads everything
-PIECES = 64  # pieces of 1 MiB that it reads of a larger file
+PIECES, PIECE = 64, 1 << 20  # how many pieces, of how many bytes, it reads of a larger file
 
 
 class Blocks:
@@ -67,6 +67,6 @@ def fingerprint_files(paths: list[Path]) -> str:
                 digest.update(file.read())
                 continue
             for piece in range(PIECES):
-                file.seek((size - (1 << 20)) * piece // (PIECES - 1))
-                digest.update(file.read(1 << 20))
+                file.seek((size - PIECE) * piece // (PIECES - 1))
+                digest.update(file.read(PIECE))
     return digest.hexdigest()

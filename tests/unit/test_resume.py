@@ -33,8 +33,8 @@ CHAINS: dict[str, list[tuple[Strike, int | None]]] = {
         (Strike(EVALUATE), None),  # step 0
         (Strike(EVALUATE, n=3), 15),  # step 20, the EMA's weights in place of the live ones
         (Strike(EVALUATE, n=5), 30),  # step 40, LAWA's weights in place
-        (Strike("lawa_exp.metrics:Rows.flush", of="", n=1), 30),  # step 40, its rows in the buffer
-        (Strike("lawa_exp.metrics:Rows.flush", "after", of="", n=1), 30),  # step 40, its rows in the file
+        (Strike("lawa_exp.metrics:Rows.flush"), 30),  # step 40, its rows in the buffer
+        (Strike("lawa_exp.metrics:Rows.flush", "after"), 30),  # step 40, its rows in the file
         (Strike(EVALUATE, n=9), 60),  # on the test split, after the last state
     ],
     "save": [
@@ -47,7 +47,7 @@ CHAINS: dict[str, list[tuple[Strike, int | None]]] = {
         (Strike(DELETE, "half", of="resume/.partial-step_00000030", n=2), 60),  # an old state half removed
     ],
     "background": [
-        (Strike(WEIGHTS_FILE, "half", of="trajectory/.partial-step_00000010"), None),
+        (Strike(WEIGHTS_FILE, "half", of="trajectory/.partial-step_00000010/model.safetensors"), None),
         (Strike(RENAME, of="trajectory/.partial-step_00000025"), 15),
         (Strike(RENAME, of="averages/lawa-k3-s10/.partial-step_00000040"), 30),
         (Strike("lawa_exp.train:remove", of="averages/lawa-k3-s10/step_00000040"), 45),  # two averages of one averager

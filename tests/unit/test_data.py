@@ -1,0 +1,129 @@
+"""Texts and token files as data sets: splits, fingerprints, and what each mistake is answered with."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lawa_exp.config import UserError
+from lawa_exp.data.text import PydocsSettings, TextSettings
+from lawa_exp.data.tokens import OpenWebTextSettings, TokensSettings
+
+
+def text(path, **changes) -> TextSettings:
+    settings = {"name": "text", "folder": None, "tokenizer": "bytes", "tokenizer_path": None} | changes
+    return TextSettings(path=str(path) if path else None, **settings)
+
+
+def whole(data, split: str) -> bytes:
+    return bytes(data.splits[split].astype(np.uint8))
+
+
+LINES = [f"line {i} of a small text, with ümlauts\n" for i in range(1000)]
+
+
+def test_pydocs_is_python_documentation_in_three_parts():
+    data = PydocsSettings(name="pydocs").open(128)
+    assert b"statement" in whole(data, "train") and data.vocab_size == 256
+    sizes = [len(data.splits[s]) for s in ("train", "val", "test")]
+    assert sum(sizes) > 300_000
+    assert sizes[1] / sum(sizes) == pytest.approx(0.05, abs=0.01)
+    assert data.fingerprint == PydocsSettings(name="pydocs").open(64).fingerprint
+
+
+def test_a_file_is_cut_by_place_and_nothing_is_lost(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text("".join(LINES))
+    data = text(path).open(16)
+    assert whole(data, "train") + whole(data, "val") + whole(data, "test") == path.read_bytes()
+    before = data.fingerprint
+    path.write_text("".join(LINES).replace("small", "other"))
+    assert text(path).open(16).fingerprint != before
+
+
+def test_a_folder_with_named_splits_is_taken_as_it_is(tmp_path):
+    for name, lines in (("train", LINES[:800]), ("valid", LINES[800:900]), ("test", LINES[900:])):
+        (tmp_path / f"{name}.txt").write_text("".join(lines))
+    data = text(tmp_path).open(16)
+    assert whole(data, "val") == "".join(LINES[800:900]).encode() and data.note == ""
+    (tmp_path / "test.txt").unlink()
+    data = text(tmp_path).open(16)
+    assert whole(data, "val") == whole(data, "test") and "serves as val and as test" in data.note
+
+
+def test_a_folder_of_files_is_read_in_the_order_of_their_names(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name, lines in (("b.md", LINES[500:]), ("a.txt", LINES[:500]), ("sub/c.py", LINES[:10])):
+        (tmp_path / name).write_text("".join(lines))
+    (tmp_path / ".hidden").write_bytes(b"\xff\xff")
+    data = text(tmp_path).open(16)
+    joined = whole(data, "train") + whole(data, "val") + whole(data, "test")
+    assert joined == "\n".join(["".join(LINES[:500]), "".join(LINES[500:]), "".join(LINES[:10])]).encode()
+
+
+def test_an_empty_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match="holds no file"):
+        text(tmp_path).open(16)
+
+
+@pytest.fixture
+def bins(tmp_path):
+    tokens = np.arange(5000, dtype=np.uint16)
+    tokens[:4000].tofile(tmp_path / "train.bin")
+    tokens[4000:].tofile(tmp_path / "val.bin")
+    return tmp_path
+
+
+def test_token_files_are_read_as_nanogpt_writes_them(bins):
+    data = TokensSettings("tokens", str(bins), 5000).open(10)
+    inputs, targets = data.eval_batch("val", np.array([0, 3]))
+    assert inputs[0].tolist() == list(range(4000, 4010)) and targets[1].tolist() == list(range(4031, 4041))
+    assert "serves as val and as test" in data.note and isinstance(data.splits["train"], np.memmap)
+    inputs, _ = data.train_batch(0, 0, data.sizes["train"])
+    assert inputs.max() < 4000 and len(np.unique(inputs)) == inputs.size
+
+
+def test_openwebtext_is_found_under_lawa_data(bins, monkeypatch):
+    (bins / "openwebtext").mkdir()
+    for name in ("train.bin", "val.bin"):
+        (bins / name).rename(bins / "openwebtext" / name)
+    monkeypatch.setenv("LAWA_DATA", str(bins))
+    assert OpenWebTextSettings("openwebtext", None).open(10).vocab_size == 50257
+
+
+def test_token_files_that_do_not_fit(bins, tmp_path):
+    with (bins / "train.bin").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(UserError, match=r"train\.bin is not uint16"):
+        TokensSettings("tokens", str(bins), 5000).open(10)
+    (bins / "val.bin").unlink()
+    with pytest.raises(UserError, match=r"val\.bin is missing beside"):
+        TokensSettings("tokens", str(bins), 5000).open(10)
+
+
+def test_a_large_files_fingerprint_sees_its_size_and_its_ends(tmp_path, monkeypatch):
+    from lawa_exp.data import blocks
+
+    monkeypatch.setattr(blocks, "WHOLE_FILE", 1000)
+    monkeypatch.setattr(blocks, "PIECE", 10)
+    path = tmp_path / "train.bin"
+    seen = set()
+    for content in (b"a" * 5000, b"a" * 4999 + b"b", b"b" + b"a" * 4999, b"a" * 5001):
+        path.write_bytes(content)
+        seen.add(blocks.fingerprint_files([path]))
+    assert len(seen) == 4
+
+
+@pytest.mark.data
+def test_wikitext2_as_gpt2_tokens(tmp_path, monkeypatch):
+    root = Path(os.environ.get("LAWA_DATA", "/nonexistent"))
+    if not (root / "wikitext-2").is_dir():
+        pytest.skip("LAWA_DATA does not hold wikitext-2")
+    monkeypatch.setenv("LAWA_CACHE", str(tmp_path))
+    settings = text(None, name="wikitext2", folder="wikitext-2", tokenizer="gpt2")
+    data = settings.open(128)
+    assert data.vocab_size == 50257 and len(data.splits["train"]) > 2_000_000
+    again = settings.open(128)  # from the cache
+    assert (np.asarray(again.splits["val"]) == np.asarray(data.splits["val"])).all()
+    assert again.fingerprint == data.fingerprint

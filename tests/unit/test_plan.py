@@ -1,0 +1,110 @@
+"""What a configuration resolves to, and what is in the name of a trajectory."""
+
+import pytest
+import torch
+
+from lawa_exp import plan
+from lawa_exp.compose import compose, read
+from lawa_exp.config import UserError
+from lawa_exp.distributed import Ranks
+from lawa_exp.evaluate import live_tensors
+from lawa_exp.models import build_model
+from lawa_exp.run import merge, prepare
+
+
+def prepared(*arguments, ranks=None):
+    ((values, overrides),), _ = compose(list(arguments))
+    config, options = read(values, overrides)
+    return prepare(config, options, torch.device("cpu"), ranks or Ranks())
+
+
+def test_budgets_in_every_unit():
+    per_epoch = prepared().data.sizes["train"] / 16
+    assert prepared("steps=7").config.steps == 7
+    assert prepared("samples=33").config.steps == 3  # the first step at which the budget is reached
+    assert prepared("tokens=204800").config.steps == 100
+    assert prepared("epochs=2").config.steps == -(-2 * per_epoch // 1)
+
+
+def test_steps_written_as_epochs_and_shares_of_the_horizon():
+    config = prepared("steps=200", "averagers.swa.start=75%", "evaluate.every=0.5epoch", "lr.warmup_steps=2.5%").config
+    assert config.averagers[-1].start == 150 and config.lr.warmup_steps == 5
+    assert config.evaluate.every == -(-prepared().data.sizes["train"] // 32)
+    assert prepared("steps=200", "lr.horizon=400", "averagers.swa.start=75%").config.averagers[-1].start == 300
+
+
+def test_snapshots_default_to_the_greatest_common_divisor_of_the_spacings():
+    assert prepared("spacing=[20,50]").config.trajectory.every == 10
+    assert prepared("avg=ema", "evaluate.every=40").config.trajectory.every == 40
+    assert prepared("trajectory.every=7").config.trajectory.every == 7
+
+
+SAME = [
+    ["avg=none"],
+    ["k=7", "spacing=10"],
+    ["steps=2000"],
+    ["evaluate.every=7"],
+    ["save.every=9"],
+    ["trainer.threads=1"],
+    ["logger.every=3"],
+    ["lr.horizon=5000"],  # which a constant rate does not use
+    ["trainer.micro_batch=4"],
+]
+OTHER = [
+    ["seed=1"],
+    ["lr.peak=1e-3"],
+    ["lr.warmup_steps=50"],
+    ["lr=cosine"],
+    ["batch.size=8"],
+    ["model.layers=2"],
+    ["optimizer.weight_decay=0"],
+    ["trainer.dtype=bfloat16"],
+    ["trainer.compile=true"],
+    ["model.context=64"],
+]
+
+
+@pytest.mark.parametrize("changes", SAME, ids=" ".join)
+def test_what_only_observes_is_the_same_trajectory(changes):
+    assert prepared(*changes).trajectory == prepared().trajectory
+
+
+@pytest.mark.parametrize("changes", OTHER, ids=" ".join)
+def test_what_determines_the_weights_is_another_trajectory(changes):
+    assert prepared(*changes).trajectory != prepared().trajectory
+
+
+def test_a_cosines_horizon_counts_and_its_budget_does_not():
+    base = prepared("lr=cosine", "steps=500")
+    assert prepared("lr=cosine", "steps=600").trajectory != base.trajectory
+    assert prepared("lr=cosine", "steps=400", "lr.horizon=500").trajectory == base.trajectory
+
+
+def test_a_run_name_has_no_equals_sign():
+    name = prepared().run_dir.name
+    assert name.startswith("gpt_tiny-pydocs-constant0.003-seed0-") and "=" not in name
+
+
+def test_the_batch_is_split_over_ranks_and_passes():
+    config = prepared("batch.size=48").config
+    assert plan.split_batch(config, 128, 1) == plan.Split(48, 1)
+    assert plan.split_batch(config, 128, 4) == plan.Split(12, 1)
+    assert plan.split_batch(config, 1024, 1) == plan.Split(16, 3)  # 16,384 tokens a pass
+    assert plan.split_batch(config, 99_999, 2) == plan.Split(1, 24)
+    with pytest.raises(UserError, match=r"batch\.size=48: expected a multiple of the 5 ranks"):
+        plan.split_batch(config, 128, 5)
+
+
+def test_entries_of_one_trajectory_merge_into_one_training():
+    merged = merge([prepared("avg=lawa", "k=3", "steps=100"), prepared("avg=[lawa,ema]", "k=5", "spacing=20")]).config
+    assert [a.id for a in merged.averagers] == ["lawa-k3-s50", "lawa-k5-s20", "ema-d0.99-e1"]
+    assert merged.steps == 1000 and merged.trajectory.every == 10
+
+
+def test_the_plan_names_what_can_never_be_defined():
+    p = prepared("steps=200", "k=5", "spacing=50")
+    model = build_model(p.config.model)
+    shown = plan.describe(p.config, p.data, p.split, 1, live_tensors(model), 836_736)
+    assert "lawa-k5-s50 needs 5 snapshots, the budget of 200 steps gives 4" in shown
+    for part in ("836,736 parameters", "2,048 tokens a step", "snapshots   every 50 steps: 4", "FLOPs", "fingerprint"):
+        assert part in shown
