@@ -184,13 +184,13 @@ def finish(p: Prepared, run: RunDir, outcome: Outcome, say: Callable[[str], None
         folder = run.readouts / "test"
         folder.mkdir(parents=True, exist_ok=True)
         write_text_atomically(folder / "metrics.jsonl", "".join(encode(row) for row in outcome.test))
-    write_report(run.path, rows, outcome.test, title, facts, again(p))
+    write_report(run.path, rows, outcome.test, title, facts, command())
     run.mark("DIVERGED" if outcome.how == "diverged" else "DONE", step=outcome.step)
     say(f"\n{outcome.how}; report: {run.path / 'report.md'}, plot: {run.path / 'curves.png'}")
 
 
-def again(p: Prepared) -> str:
-    """The command that made this run."""
+def command() -> str:
+    """The command line of this process, to be run again."""
     return "python -m lawa_exp " + shlex.join(sys.argv[1:])
 
 

@@ -60,7 +60,8 @@ def summarise(sweep: Path, out: Path) -> str:
     path = sweep / "manifest.json"
     if not path.exists():
         raise UserError(f"SWEEP={sweep}: no manifest.json there")
-    groups, unfinished = read_groups(json.loads(path.read_text())["entries"])
+    manifest = json.loads(path.read_text())
+    groups, unfinished = read_groups(manifest["entries"])
     if not groups:
         raise UserError(f"SWEEP={sweep}: none of its runs is finished")
     parts = []
@@ -71,10 +72,30 @@ def summarise(sweep: Path, out: Path) -> str:
     text = "\n".join(parts)
     out.mkdir(parents=True, exist_ok=True)
     draw(groups, out / "curves.png")
-    (out / "summary.md").write_text(
-        f"# {sweep.name}\n\nLosses in nats; lower is better.\n\n{text}\n![curves](curves.png)\n"
-    )
+    head = [
+        f"# {sweep.name}",
+        "",
+        f"    {manifest['command']}",
+        "",
+        made_with(manifest["entries"]),
+        "",
+        "Losses in nats.",
+        "",
+    ]
+    (out / "summary.md").write_text("\n".join([*head, "![curves](curves.png)", "", text]))
     return text
+
+
+def made_with(entries: list[dict[str, Any]]) -> str:
+    """One line on the machine, versions and data of the runs, from where each began."""
+    starts = [read_rows(Path(e["run_dir"]) / "provenance.jsonl") for e in entries]
+    found = {
+        f"Python {s['versions']['python']}, torch {s['versions']['torch']}, {s['device']} ({s['hardware']['cpu']}), "
+        f"{s['ranks']} rank(s) of {s['threads']} thread(s); data fingerprint {s['data_fingerprint'][:12]}"
+        for lines in starts
+        for s in lines[:1]
+    }
+    return "; ".join(sorted(found))
 
 
 def read_groups(entries: list[dict[str, Any]]) -> tuple[list[Group], list[str]]:

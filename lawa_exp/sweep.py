@@ -12,7 +12,7 @@ from pathlib import Path
 from lawa_exp import distributed
 from lawa_exp.config import Config, Failed, Options, UserError
 from lawa_exp.files import write_text_atomically
-from lawa_exp.run import EXIT, execute, merge, prepare, show_plan, start_device
+from lawa_exp.run import EXIT, command, execute, merge, prepare, show_plan, start_device
 from lawa_exp.summary import summarise
 
 
@@ -43,10 +43,11 @@ def run_all(entries: list[tuple[Config, Options]], overrides: list[list[str]]) -
         trainings.setdefault(p.run_dir, []).append(i)
     say(f"{len(entries)} entries, {len(trainings)} trainings (entries that differ only in averaging share one)")
     manifest = {
+        "command": command(),
         "entries": [
             {"overrides": mine, "run_dir": str(p.run_dir), "averages": [a.id for a in p.config.averagers]}
             for p, mine in zip(prepared, overrides, strict=True)
-        ]
+        ],
     }
     if ranks.is_main and not options.plan:
         folder.mkdir(parents=True, exist_ok=True)

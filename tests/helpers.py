@@ -15,11 +15,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
+
+from lawa_exp import signals
 
 # 60 steps of a 21,600-parameter GPT on pydocs. Snapshots: 5, 10, ... 60. States: 15, 30, 45, 60. Evaluations:
 # 0 (live), 20 (live, ema, swa), 40 and 60 (live, lawa, ema, swa), in the order of IDS. The LAWA window is full at 30.
@@ -56,8 +59,8 @@ class Strike:
 
     at: "module:name" or "module:Class.name"; "files": the n-th change of a file or folder under `of`, as Python's audit
     events tell. when: before or after the call; half: after it, with only half of the file that it wrote (a folder,
-    which it was to remove, loses one file instead of the call). rank: the only one that strikes (None: each). everyone:
-    torchrun and all its ranks are hit.
+    which it was to remove, loses one file instead of the call). rank: the only one that strikes (None: each). whom: the
+    process itself; torchrun and all its ranks; or torchrun alone, which asks its ranks to stop, and this one waits.
     """
 
     at: str
@@ -66,7 +69,7 @@ class Strike:
     n: int = 1
     signal: str = "SIGKILL"
     rank: int | None = None
-    everyone: bool = False
+    whom: str = "self"  # or everyone, torchrun
 
 
 UPDATE = "torch.optim:AdamW.step"  # a point for strikes
@@ -216,9 +219,13 @@ def _count_file_changes(strike: Strike) -> Callable[[str, tuple[Any, ...]], None
 
 
 def _hit(strike: Strike) -> None:
-    number = signal.Signals[strike.signal]
-    if strike.everyone:
-        torchrun = os.getppid()
+    number, torchrun = signal.Signals[strike.signal], os.getppid()
+    if strike.whom == "torchrun":
+        os.kill(torchrun, number)
+        while not signals.stop_is_asked():
+            time.sleep(0.01)
+        return
+    if strike.whom == "everyone":
         listed = " ".join(p.read_text() for p in Path(f"/proc/{torchrun}/task").glob("*/children"))
         for process in {torchrun, *map(int, listed.split())} - {os.getpid()}:
             os.kill(process, number)

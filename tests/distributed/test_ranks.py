@@ -1,0 +1,104 @@
+"""Two ranks (gloo, torchrun) train what one trains, and a run of two ranks loses nothing either."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from helpers import TINY, UPDATE, Strike, assert_same_run, assert_whole, markers, rows, run, states, tiny
+
+pytestmark = pytest.mark.distributed
+
+# 50 samples in batches of 8: seven, which do not go evenly round two ranks, the last one a quarter full
+ASKED = [*tiny("evaluate.samples=50"), "evaluate.batch_size=8", "logger.every=1"]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on one rank."""
+    folder = tmp_path_factory.mktemp("one") / "run"
+    done = run(*ASKED, f"run_dir={folder}")
+    assert done.returncode == 0, done.stderr
+    assert_whole(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run on two ranks."""
+    folder = tmp_path_factory.mktemp("two") / "run"
+    done = run(*ASKED, f"run_dir={folder}", ranks=2)
+    assert done.returncode == 0, done.stderr
+    assert "2 rank(s) x 1 x 2" in done.stdout
+    assert_whole(folder)
+    return folder
+
+
+def test_one_and_two_ranks_see_the_same_batches(one: Path, two: Path) -> None:
+    """Equal losses to floating point, step by step: the same samples in every batch, each counted once."""
+    rows_one, rows_two = rows(one), rows(two)
+    assert len(rows_one) == len(rows_two) > 60
+    assert len([r for r in rows_one if r["split"] == "train"]) == 60
+    measured = ("loss", "grad_norm")
+    for a, b in zip(rows_one, rows_two, strict=True):
+        assert {k: v for k, v in a.items() if k not in measured} == {k: v for k, v in b.items() if k not in measured}
+        for name in measured:
+            assert a.get(name) == pytest.approx(b.get(name), rel=1e-4), (name, a, b)
+    assert rows_one != rows_two, "bit-equal: did two ranks train at all?"
+
+
+def test_evaluation_counts_each_sample_once(one: Path, two: Path) -> None:
+    first_one, first_two = rows(one)[0], rows(two)[0]
+    assert first_one["step"] == first_two["step"] == 0 and first_one["split"] == "val"
+    assert first_one["eval_samples"] == first_two["eval_samples"] == 50
+    assert first_one["loss"] == pytest.approx(first_two["loss"], rel=1e-6)  # of the same weights
+
+
+def test_two_ranks_killed_and_stopped(two: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    asked = [*ASKED, f"run_dir={folder}"]
+
+    died = run(*asked, ranks=2, strike=Strike(UPDATE, n=20, rank=1))
+    assert died.returncode == 1 and "Signal 9 (SIGKILL)" in died.stderr, died.stderr
+    assert states(folder) == [15] and "DONE" not in markers(folder)
+
+    half = Strike("lawa_exp.state:write_tensors", "half", rank=0, whom="everyone")
+    died = run(*asked, ranks=2, strike=half)
+    assert died.returncode == -signal.SIGKILL and "continuing from step 15" in died.stdout, died.stderr
+    assert states(folder) == [15] and (folder / "resume" / ".partial-step_00000030").is_dir()
+    assert markers(folder) == []
+
+    stopped = run(*asked, ranks=2, strike=Strike(UPDATE, n=20, rank=0, signal="SIGTERM", whom="torchrun"))
+    assert stopped.returncode != 0 and "continuing from step 15" in stopped.stdout
+    assert markers(folder) == ["STOPPED"], stopped.stderr
+    step = json.loads((folder / "STOPPED").read_text())["step"]
+    assert 35 <= step < 45 and states(folder) == [30, step]
+    assert f"stopped after step {step} and saved" in stopped.stdout
+
+    done = run(*asked, ranks=2)
+    assert done.returncode == 0 and f"continuing from step {step}" in done.stdout and "warning" not in done.stdout
+    assert_same_run(folder, two)
+
+
+def test_batch_that_the_ranks_do_not_divide(tmp_path: Path) -> None:
+    refused = run(*tiny("batch.size=5"), f"run_dir={tmp_path / 'run'}", ranks=2)
+    assert refused.returncode == 1  # torchrun turns every other code into 1
+    assert refused.stderr.count("error: batch.size=5: expected a multiple of the 2 ranks\n") == 1
+    assert "Error(" not in refused.stderr.split("torch/distributed")[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_state_of_two_ranks_continues_on_one(two: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(two, tmp_path / "run")
+    more = [o for o in ASKED if o != "steps=60"]
+    done = run(*more, "steps=70", f"run_dir={folder}")
+    assert done.returncode == 0, done.stderr
+    assert "warning: ranks was 2 and is 1" in done.stdout and "continuing from step 60" in done.stdout
+    assert markers(folder) == ["DONE"] and rows(folder)[-1]["step"] == 70
+    recorded = [json.loads(line)["ranks"] for line in (folder / "provenance.jsonl").read_text().splitlines()]
+    assert recorded == [2, 1]
+
+
+def test_tiny_is_not_overridden() -> None:
+    assert [o for o in TINY if o not in ASKED] == ["evaluate.samples=32"]
