@@ -11,6 +11,7 @@ from torch import nn
 
 from lawa_exp.config import Config
 from lawa_exp.models import build_model
+from lawa_exp.models.objective import Objective
 
 
 def set_up_arithmetic(config: Config) -> None:
@@ -30,3 +31,9 @@ def seeded_model(config: Config, device: torch.device) -> nn.Module:
     """The model's first weights: a function of the seed alone, made on the CPU."""
     torch.manual_seed(config.seed)
     return build_model(config.model).to(device)
+
+
+def objective_for(config: Config, model: nn.Module) -> nn.Module:
+    """What is trained and evaluated: the model with its loss, compiled if asked."""
+    objective = Objective(model)
+    return torch.compile(objective) if config.trainer.compile else objective  # type: ignore[return-value]

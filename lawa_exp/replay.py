@@ -19,8 +19,7 @@ from lawa_exp.distributed import Ranks
 from lawa_exp.evaluate import Swap, averaged_names, evaluate, live_tensors
 from lawa_exp.files import write_text_atomically
 from lawa_exp.metrics import encode, read_rows
-from lawa_exp.models.objective import Objective
-from lawa_exp.numerics import autocast_for, seeded_model, set_up_arithmetic
+from lawa_exp.numerics import autocast_for, objective_for, seeded_model, set_up_arithmetic
 from lawa_exp.rundir import RunDir
 
 
@@ -107,7 +106,7 @@ def read_out(
     """
     set_up_arithmetic(config)
     model = seeded_model(config, device)
-    objective = Objective(model)
+    objective = objective_for(config, model)
     swap = Swap(live_tensors(model))
     autocast = autocast_for(config, device)
     score = functools.partial(evaluate, objective, data, "val", config.evaluate, ranks, device, autocast)

@@ -28,8 +28,7 @@ from lawa_exp.data.order import hash_of
 from lawa_exp.distributed import Agreement, Ranks
 from lawa_exp.evaluate import Swap, averaged_names, evaluate, live_tensors
 from lawa_exp.metrics import Rows
-from lawa_exp.models.objective import Objective
-from lawa_exp.numerics import autocast_for, seeded_model, set_up_arithmetic
+from lawa_exp.numerics import autocast_for, objective_for, seeded_model, set_up_arithmetic
 from lawa_exp.plan import Split
 from lawa_exp.progress import Progress
 from lawa_exp.replay import rebuild
@@ -66,9 +65,7 @@ def train(
     set_up_arithmetic(config)
     autocast = autocast_for(config, device)
     model = seeded_model(config, device)
-    objective: nn.Module = Objective(model)
-    if config.trainer.compile:
-        objective = torch.compile(objective)  # type: ignore[assignment]
+    objective = objective_for(config, model)
     trained: nn.Module = objective
     if ranks.world > 1:
         trained = nn.parallel.DistributedDataParallel(
