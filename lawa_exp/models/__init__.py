@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lawa_exp.config import UserError, boolean, integer, mapping, number, setting, text
+from lawa_exp.config import UserError, boolean, integer, mapping, number, optional, setting, text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,7 +42,7 @@ class CustomSettings:
 
     name: str = setting(text())
     builder: str = setting(text())
-    args: dict[str, Any] = setting(mapping())
+    args: dict[str, Any] | None = setting(optional(mapping()))
     context: int = setting(integer(1))
     vocab_size: int = setting(integer(1))
 
@@ -69,7 +69,7 @@ def build_custom(settings: CustomSettings) -> nn.Module:
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"model.builder={settings.builder}: expected package.module:function ({error})") from None
     try:
-        return builder(**settings.args)
+        return builder(**(settings.args or {}))
     except TypeError as error:
         raise UserError(f"model.args={settings.args}: {error}") from None
 
