@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from lawa_exp.checkpoint.commit import Damaged, tidy, verify
+from lawa_exp.config import UserError
 from lawa_exp.files import locked, write_text_atomically
 
 MARKERS = ("DONE", "FAILED", "DIVERGED", "STOPPED")
@@ -38,7 +39,10 @@ class RunDir:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One live process per run; what a kill left half-written is cleared."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"run_dir={self.path}: cannot be made ({error.strerror})") from None
         with locked(self.path / ".lock", f"run_dir={self.path}"):
             tidy(self.path)
             yield
@@ -63,10 +67,16 @@ class RunDir:
             write_text_atomically(self.path / name, json.dumps(facts) + "\n")
 
     def read_config(self) -> dict[str, Any] | None:
-        """What config.yaml holds, or None where there is none."""
+        """What config.yaml holds, or None where there is none; UserError where it cannot be read."""
         if not self.config.exists():
             return None
-        return yaml.safe_load(self.config.read_text())
+        try:
+            content = yaml.safe_load(self.config.read_text())
+        except yaml.YAMLError:
+            content = None
+        if not isinstance(content, dict) or "trajectory_id" not in content:
+            raise UserError(f"{self.config} is damaged; choose another run_dir")
+        return content
 
     def write_config(self, content: dict[str, Any]) -> None:
         write_text_atomically(self.config, yaml.safe_dump(content, sort_keys=False))

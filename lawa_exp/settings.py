@@ -49,8 +49,18 @@ SHARED: dict[str, type] = {
 }
 
 
+KNOWN = {*TABLES, *SHARED, *BUDGET_UNITS, "averagers", "seed", "recipe"} | {
+    "format_version",
+    "trajectory_id",
+    "identity",
+}
+
+
 def config_from(values: Mapping[str, Any]) -> Config:
     """The configuration from a plain mapping, as in config.yaml. UserError names the first thing that is wrong."""
+    for name in values:
+        if name not in KNOWN:
+            raise UserError(f"{name} is not a setting; {near(name, KNOWN)}")
     parts = {name: choose(table, values[name], name) for name, table in TABLES.items()}
     shared: dict[str, Any] = {name: build(cls, values[name], name) for name, cls in SHARED.items()}
     averagers = []

@@ -125,10 +125,7 @@ def train(
             state.save(run.resume, scalars)
             if state.step in config.save.keep:
                 state.save(run.states, scalars)
-            found = steps_in(run.resume)
-            kept = [s for s in found if s <= state.step][-STATES_KEPT:]  # later ones were damaged and passed over
-            for step in sorted(found.keys() - kept):
-                remove(found[step])
+            remove_old_states(run, state.step)
         ranks.barrier()
 
     def write_training_rows(ready: Iterator[tuple[int, float, list[float]]]) -> bool:
@@ -207,6 +204,7 @@ def train(
         background.drain()
         if rows:
             rows.sync()
+            remove_old_states(run, state.step)  # a kill may have come between the last save and this
         return Outcome(how, state.step, evaluate_all("test") if how == "done" else [])
     finally:
         progress.close()
@@ -265,6 +263,13 @@ def restore(
             say(f"warning: {key} was {before} and is {now}: the run goes on, but not to the same bytes")
     say(f"continuing from step {step:,}")
     return state, saved | {"environment": environment}
+
+
+def remove_old_states(run: RunDir, step: int) -> None:
+    """Keeps the last states up to `step`; later ones were damaged and passed over."""
+    found = steps_in(run.resume)
+    for other in sorted(found.keys() - [s for s in found if s <= step][-STATES_KEPT:]):
+        remove(found[other])
 
 
 def peak_memory(device: torch.device) -> int:

@@ -71,7 +71,10 @@ def remove(folder: Path) -> None:
 def tidy(root: Path) -> None:
     """Clears what a kill left under `root`: partial folders go, a replaced folder without its successor comes back."""
     for leftover in list(root.glob(f"**/{PARTIAL}*")):
-        shutil.rmtree(leftover, ignore_errors=True)
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
     for leftover in list(root.glob(f"**/{REPLACED}*")):
         original = leftover.with_name(leftover.name.removeprefix(REPLACED))
         if original.exists():
