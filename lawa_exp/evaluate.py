@@ -55,6 +55,18 @@ class Swap:
                 self.away = False
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and every sub-module's own mode back."""
+    modes = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for m, training in modes:
+            m.training = training
+
+
 def fixed_set(size: int, samples: int | str) -> np.ndarray:
     """Indices of the samples that are evaluated: all, or `samples` of them evenly spaced; int64, ascending."""
     count = size if samples == "all" else min(size, int(samples))
@@ -74,19 +86,17 @@ def evaluate(
     """Mean loss in nats per target over the fixed set of `split`: {"loss", "eval_samples"}.
 
     Batches of `settings.batch_size` go round the ranks; the last is filled up with targets that do not count, so that
-    every forward pass has one shape. The model's training mode is restored.
+    every forward pass has one shape. Every module's mode is restored.
     """
     indices, batch_size = fixed_set(data.sizes[split], settings.samples), settings.batch_size
-    was_training = objective.training
-    objective.eval()
     total = torch.zeros(2, dtype=torch.float64, device=device)  # summed loss, targets
-    for first in range(ranks.rank * batch_size, len(indices), ranks.world * batch_size):
-        chosen = indices[first : first + batch_size]
-        inputs, targets = (torch.from_numpy(a) for a in data.eval_batch(split, np.resize(chosen, batch_size)))
-        targets[len(chosen) :] = IGNORE
-        with autocast():
-            loss = objective(inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True))
-        total += torch.stack([loss.double(), (targets != IGNORE).sum().double().to(device)])
-    objective.train(was_training)
+    with evaluating(objective):
+        for first in range(ranks.rank * batch_size, len(indices), ranks.world * batch_size):
+            chosen = indices[first : first + batch_size]
+            inputs, targets = (torch.from_numpy(a) for a in data.eval_batch(split, np.resize(chosen, batch_size)))
+            targets[len(chosen) :] = IGNORE
+            with autocast():
+                loss = objective(inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True))
+            total += torch.stack([loss.double(), (targets != IGNORE).sum().double().to(device)])
     loss_sum, count = ranks.sum(total).tolist()
     return {"loss": loss_sum / count, "eval_samples": len(indices)}

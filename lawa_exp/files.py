@@ -42,7 +42,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise UserError(f"{what} is in use by {holder}; wait for it, or choose another folder") from None

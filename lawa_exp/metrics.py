@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lawa_exp.config import Failed
+
 Curve = Sequence[tuple[int, float]]  # (step, value), by step
 
 
@@ -53,11 +55,20 @@ class Rows:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSONL file; a last line that a kill cut short is left out. A missing file has no rows."""
+    """The whole lines of a JSONL file; a last line that a kill cut short is left out. A missing file has no rows.
+
+    Failed names the first line that is no JSON.
+    """
     if not path.exists():
         return []
-    text = path.read_text()
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    text = path.read_text(errors="replace")
+    rows = []
+    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            raise Failed(f"{path}: line {number} is damaged; mend it or choose another run_dir") from None
+    return rows
 
 
 def curve(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,9 @@ def set_up_arithmetic(config: Config) -> None:
     """Threads and determinism, both explicit so that an earlier run in this process leaves no trace."""
     torch.set_num_threads(config.trainer.threads or 1)
     torch.use_deterministic_algorithms(config.trainer.deterministic)
-    torch.backends.cuda.matmul.allow_tf32 = not config.trainer.deterministic
+    if config.trainer.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32; bfloat16 is a GPU's default
     torch.backends.cudnn.benchmark = False
 
 
@@ -36,4 +39,7 @@ def seeded_model(config: Config, device: torch.device) -> nn.Module:
 def objective_for(config: Config, model: nn.Module) -> nn.Module:
     """What is trained and evaluated: the model with its loss, compiled if asked."""
     objective = Objective(model)
-    return torch.compile(objective) if config.trainer.compile else objective  # type: ignore[return-value]
+    if not config.trainer.compile:
+        return objective
+    # One graph for each shape: with dynamic shapes the kernels would depend on which batch size came first.
+    return torch.compile(objective, dynamic=False)  # type: ignore[return-value]

@@ -56,7 +56,7 @@ def resolve(config: Config, data: Any) -> Config:
         settings = replace(settings, **changes)
         averagers[settings.id] = settings
     evaluate_every = fixed(config.evaluate.every, "evaluate.every", 1)
-    spacings = [a.spacing for a in averagers.values() if hasattr(a, "spacing")]
+    spacings = [a.spacing for a in averagers.values() if a.windowed]
     snapshot_every = fixed(config.trajectory.every, "trajectory.every", 1)
     if snapshot_every is None:
         snapshot_every = math.gcd(*spacings) if spacings else evaluate_every
@@ -117,16 +117,16 @@ def split_batch(config: Config, tokens_per_sample: int, world: int) -> Split:
             f"trainer.micro_batch={wanted}: expected a divisor of {share}, the samples of one rank in a batch"
         )
     fits = max(1, MICRO_TOKENS // tokens_per_sample)
-    micro = wanted or max(m for m in range(1, share + 1) if share % m == 0 and m <= fits)
+    micro = wanted or max(m for m in range(1, min(share, fits) + 1) if share % m == 0)
     return Split(micro, share // micro)
 
 
 def resolve_trainer(config: Config, device_type: str, local_world: int) -> Config:
-    """dtype `auto` and the threads, for the device at hand: bfloat16 on a GPU, float32 on a CPU, all its cores."""
+    """Device, dtype `auto` and threads, as they are at hand: bfloat16 on a GPU, float32 on a CPU, all its cores."""
     trainer = config.trainer
     dtype = {"cuda": "bfloat16"}.get(device_type, "float32") if trainer.dtype == "auto" else trainer.dtype
-    threads = trainer.threads or max(1, len(os.sched_getaffinity(0)) // local_world)
-    return replace(config, trainer=replace(trainer, dtype=dtype, threads=threads))
+    threads = trainer.threads or max(1, usable_cores() // local_world)
+    return replace(config, trainer=replace(trainer, device=device_type, dtype=dtype, threads=threads))
 
 
 def describe(config: Config, data: Any, split: Split, world: int, tensors: dict[str, Any], trained: int) -> str:
@@ -139,8 +139,8 @@ def describe(config: Config, data: Any, split: Split, world: int, tensors: dict[
     keep = config.trajectory.keep
     snapshots = steps // int(config.trajectory.every or 1)
     on_disk = snapshots if keep == "all" else 0 if keep == "none" else min(snapshots, int(keep))
-    held = len({s for a in config.averagers if hasattr(a, "spacing") for s in a.needed(steps)})
-    running = sum({"ema": 1, "swa": 2}.get(a.kind, 0) for a in config.averagers)
+    held = len({s for a in config.averagers if a.windowed for s in a.needed(steps)}) + 1
+    running = sum(a.copies for a in config.averagers)
     lines = [
         f"model       {trained:,} parameters, {_size(model_bytes)}",
         f"data        {config.dataset.name}, fingerprint {data.fingerprint[:12]}: {data.sizes['train']:,} train, "
@@ -164,15 +164,20 @@ def describe(config: Config, data: Any, split: Split, world: int, tensors: dict[
 
 
 def warnings(config: Config) -> list[str]:
-    """Averages that the budget cannot fill."""
+    """Averages that the budget cannot fill, and states that it does not reach."""
     found = []
     for a in config.averagers:
-        observed, needed = len(a.needed(config.steps)), getattr(a, "k", 1)
+        observed, needed = len(a.needed(config.steps)), a.observations
         if observed < needed:
-            found.append(
-                f"{a.id} needs {needed} snapshots, the budget of {config.steps} steps gives {observed}: never defined"
-            )
-    return found
+            budget = f"the budget of {config.steps} steps gives {observed}"
+            found.append(f"{a.id} needs {needed} snapshots, {budget}: never defined")
+    beyond = [s for s in config.save.keep if s > config.steps]
+    return found + [f"save.keep={s} is beyond the budget of {config.steps} steps" for s in beyond]
+
+
+def usable_cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def flops_per_token(model: Any, trained: int) -> float:

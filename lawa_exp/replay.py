@@ -49,10 +49,12 @@ def rebuild(averager: Any, settings: Any, trajectory: Path, step: int, device: t
     """Brings a new averager to where it would be after `step`, from the snapshots; returns why not, if so."""
     folders = steps_in(trajectory)
     problem = problem_with(settings, set(folders), step)
-    if problem:
+    if problem and not settings.windowed:  # a window fills up as training goes on
         return problem
     try:
         for s in settings.needed(step):
+            if s not in folders:
+                continue
             averager.update(s, read_snapshot(folders[s], device))
     except Damaged as error:
         return f"{error}; train again with it attached: add rerun=true"

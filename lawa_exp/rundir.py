@@ -18,6 +18,7 @@ import yaml
 from lawa_exp.checkpoint.commit import Damaged, tidy, verify
 from lawa_exp.config import UserError
 from lawa_exp.files import locked, write_text_atomically
+from lawa_exp.metrics import read_rows
 
 MARKERS = ("DONE", "FAILED", "DIVERGED", "STOPPED")
 
@@ -53,9 +54,9 @@ class RunDir:
             path = self.path / name
             if path.exists():
                 try:
-                    return name, json.loads(path.read_text())
-                except ValueError:
-                    return name, {}
+                    return name, {"step": 0, **json.loads(path.read_text())}
+                except (ValueError, TypeError):
+                    return name, {"step": 0}
         return None
 
     def mark(self, name: str | None, **facts: Any) -> None:
@@ -81,17 +82,28 @@ class RunDir:
     def write_config(self, content: dict[str, Any]) -> None:
         write_text_atomically(self.config, yaml.safe_dump(content, sort_keys=False))
 
-    def newest_state(self) -> tuple[Path | None, list[str]]:
-        """The newest state that is whole, and what was found damaged on the way to it."""
+    def newest_state(self) -> tuple[int, Path | None, list[str]]:
+        """The step and folder of the newest state that is whole (0, None: there is none), and what was damaged."""
         damaged: list[str] = []
         found = {int(p.name[5:]): p for p in self.resume.glob("step_*") if p.name[5:].isdigit()}
         for step in sorted(found, reverse=True):
             try:
                 verify(found[step])
-                return found[step], damaged
+                rows = json.loads((found[step] / "state.json").read_text())["scalars"]["metrics_bytes"]
+                size = self.metrics.stat().st_size if self.metrics.exists() else 0
+                if size < rows:
+                    raise Damaged(f"{self.metrics} has {size} bytes, less than the {rows} it was saved with")
+                return step, found[step], damaged
             except Damaged as error:
                 damaged.append(f"the state of step {step} is damaged: {error}")
-        return None, damaged
+        return 0, None, damaged
+
+    def set_rows_aside(self, save_every: int) -> Path | None:
+        """Without a state to go on from: rows from beyond the first save are kept under another name, the result."""
+        if not self.metrics.exists() or max((r["step"] for r in read_rows(self.metrics)), default=0) <= save_every:
+            return None
+        aside = next(p for i in range(1, 10**6) if not (p := self.path / f"metrics.before-{i}.jsonl").exists())
+        return self.metrics.rename(aside)
 
     def add_provenance(self, **facts: Any) -> None:
         """One line per start: what ran, on what, from where."""
@@ -113,19 +125,19 @@ class RunDir:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit and whether dirty of the checkout that this package stands in; None elsewhere."""
+    """Commit, and whether dirty, of the checkout that this package is tracked in; None elsewhere."""
+    package = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", *words], cwd=package.parent, capture_output=True, text=True, check=True, timeout=10
+        )
+        return done.stdout.strip()
+
     try:
-        folder = Path(__file__).parent
-
-        def git(*words: str) -> str:
-            return subprocess.run(
-                ["git", "-C", folder, *words], capture_output=True, text=True, check=True, timeout=10
-            ).stdout
-
-        return {
-            "commit": git("rev-parse", "HEAD").strip(),
-            "dirty": bool(git("status", "--porcelain", "-uno", ".").strip()),
-        }
+        git("ls-files", "--error-unmatch", f"{package.name}/__init__.py")
+        changed = git("status", "--porcelain", "-uno", package.name, "conf", "hydra_plugins")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 from types import FrameType
 
 ASKED: list[int] = []  # the signals that came
@@ -23,5 +23,5 @@ def _note(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGINT and signal.SIGINT in ASKED:
         raise KeyboardInterrupt
     if not ASKED:
-        print(f"\n{signal.Signals(number).name}: stopping after this step", file=sys.stderr, flush=True)
+        os.write(2, f"\n{signal.Signals(number).name}: stopping after this step\n".encode())  # safe in a handler
     ASKED.append(number)

@@ -26,7 +26,7 @@ from lawa_exp.checkpoint.tensors import write_tensors
 from lawa_exp.config import Config
 from lawa_exp.data.order import hash_of
 from lawa_exp.distributed import Agreement, Ranks
-from lawa_exp.evaluate import Swap, averaged_names, evaluate, live_tensors
+from lawa_exp.evaluate import Swap, averaged_names, evaluate, evaluating, live_tensors
 from lawa_exp.metrics import Rows
 from lawa_exp.numerics import autocast_for, objective_for, seeded_model, set_up_arithmetic
 from lawa_exp.plan import Split
@@ -71,10 +71,11 @@ def train(
         trained = nn.parallel.DistributedDataParallel(
             objective, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
         )
+        settle_buckets(trained, data, device, autocast)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = config.optimizer.build(model)
     live = live_tensors(model)
-    state, saved = restore(config, run, ranks, model, live, optimizer, say)
+    state, saved = restore(config, split, run, ranks, model, live, optimizer, say)
     swap = Swap(live)
     rows = Rows(run.metrics, saved["metrics_bytes"]) if ranks.is_main else None
     timing = Rows(run.timing) if ranks.is_main else None
@@ -87,6 +88,7 @@ def train(
     scale = ranks.world / (config.batch.size * data.tokens_per_sample)
     agreement = Agreement(ranks)
     readback = Readback(device)
+    diverged = torch.zeros((), dtype=torch.bool, device=device)
     progress = Progress(config.steps, state.step, tokens_per_step, ranks.is_main)
 
     def evaluate_all(split: str) -> list[dict[str, Any]]:
@@ -135,6 +137,7 @@ def train(
                 row = {"step": step, "split": "train", "weights": "live", "loss": loss, "lr": rate}
                 rows.write({**row, "grad_norm": grad_norm, "batch_size": config.batch.size})
             if bad:
+                state.step = step - 1  # from here on the updates have changed nothing
                 return True
             progress.trained(step, loss)
         return False
@@ -166,11 +169,11 @@ def train(
             if config.optimizer.clip_norm:
                 nn.utils.clip_grads_with_norm_(parameters, config.optimizer.clip_norm, grad_norm)
             loss_mean = ranks.sum(loss_sum) * (scale / ranks.world)
-            bad = ~(grad_norm.isfinite() & loss_mean.isfinite())
-            optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # the fused update leaves everything as it is
+            diverged |= ~(grad_norm.isfinite() & loss_mean.isfinite())
+            optimizer.found_inf = diverged.float()  # type: ignore[attr-defined]  # the fused update then changes nothing
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            readback.push(step, rate, torch.stack([loss_mean, grad_norm, bad.float()]))
+            readback.push(step, rate, torch.stack([loss_mean, grad_norm, diverged.float()]))
             if write_training_rows(readback.ready()):
                 how = "diverged"
                 break
@@ -198,6 +201,10 @@ def train(
                 how = "stopped"
                 break
         if how == "diverged" and rows:
+            background.drain()
+            for step, folder in steps_in(run.trajectory).items():
+                if step > state.step:
+                    remove(folder)
             for id, averager in state.averagers.items():
                 if (weights := averager.average()) is not None:
                     background.submit(write_average, run.averages / id, state.step, weights)
@@ -214,8 +221,21 @@ def train(
                 file.close()
 
 
+def settle_buckets(trained: nn.Module, data: Any, device: torch.device, autocast: Callable[[], Any]) -> None:
+    """Two passes that train nothing: DDP rebuilds its buckets after a process's first backward pass, and on three ranks
+    or more another bucket order is another order of summation. So a resumed run's first step sums as its twin's did."""
+    with evaluating(trained):
+        for _ in range(2):
+            inputs, targets = to_device(data.eval_batch("val", [0]), device)
+            with autocast():
+                loss = trained(inputs, targets)
+            loss.backward()
+    trained.zero_grad(set_to_none=True)
+
+
 def restore(
     config: Config,
+    split: Split,
     run: RunDir,
     ranks: Ranks,
     model: nn.Module,
@@ -228,11 +248,12 @@ def restore(
     An averager that was not attached before is rebuilt from the snapshots where they suffice; else it is left out, and
     said so.
     """
-    folder, damaged = ranks.from_main(run.newest_state() if ranks.is_main else None)
+    step, folder, damaged = ranks.from_main(run.newest_state() if ranks.is_main else None)
     for message in damaged:
-        say(f"warning: {message}; " + (f"going on from {folder.name}" if folder else "starting from step 0"))
+        say(f"warning: {message}; " + (f"going on from step {step:,}" if folder else "starting from step 0"))
+    if folder is None and ranks.is_main and (aside := run.set_rows_aside(int(config.save.every or 1))):
+        say(f"warning: no state to go on from: training again from step 0; the rows there were are in {aside}")
     held = saved_averagers(folder) if folder else []
-    step = int(folder.name[5:]) if folder else 0
     window = Window()
     averaged = averaged_names(model)
     device = next(iter(live.values())).device
@@ -243,7 +264,6 @@ def restore(
             problem = rebuild(averager, settings, run.trajectory, step, device)
             if problem:
                 say(f"warning: {settings.id} is not attached: {problem}")
-                window.remove_reader(settings.needed)
                 continue
             say(f"{settings.id} was rebuilt from the snapshots up to step {step:,}")
         attached[settings.id] = averager
@@ -251,6 +271,8 @@ def restore(
     environment = {
         "ranks": ranks.world,
         "threads": config.trainer.threads,
+        "micro_batch": split.micro,
+        "deterministic": config.trainer.deterministic,
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
     }

@@ -22,6 +22,8 @@ class LawaSettings:
     """Plain mean of the latest k snapshots at multiples of spacing (Kaddour 2022, algorithm 1)."""
 
     kind: ClassVar[str] = "lawa"
+    windowed: ClassVar[bool] = True  # reads the run's window of snapshots
+    copies: ClassVar[int] = 0  # float32 copies of the weights that it holds itself
     k: int = setting(integer(1))
     spacing: int | str = setting(steps(1))
     start: int | str = setting(steps())
@@ -35,6 +37,11 @@ class LawaSettings:
         """Steps between two observations."""
         return int(self.spacing)
 
+    @property
+    def observations(self) -> int:
+        """Observations that make it defined."""
+        return self.k
+
     def needed(self, step: int) -> Sequence[int]:
         """The window after `step`, oldest first: at most k steps."""
         return observed_steps(self, step)[-self.k :]
@@ -45,6 +52,8 @@ class EmaSettings:
     """Exponential moving average: e <- e + (1 - decay) * (theta - e) at each observed step."""
 
     kind: ClassVar[str] = "ema"
+    windowed: ClassVar[bool] = False
+    copies: ClassVar[int] = 1
     decay: float = setting(number(low=0, high=1))
     every: int | str = setting(steps(1))
     start: int | str = setting(steps())
@@ -57,6 +66,10 @@ class EmaSettings:
     def period(self) -> int:
         return int(self.every)
 
+    @property
+    def observations(self) -> int:
+        return 1
+
     def needed(self, step: int) -> Sequence[int]:
         """Every observed step up to `step`."""
         return observed_steps(self, step)
@@ -67,6 +80,8 @@ class SwaSettings:
     """Plain mean of all observed weights (Izmailov et al. 2018)."""
 
     kind: ClassVar[str] = "swa"
+    windowed: ClassVar[bool] = False
+    copies: ClassVar[int] = 2
     every: int | str = setting(steps(1))
     start: int | str = setting(steps())
 
@@ -77,6 +92,10 @@ class SwaSettings:
     @property
     def period(self) -> int:
         return int(self.every)
+
+    @property
+    def observations(self) -> int:
+        return 1
 
     def needed(self, step: int) -> Sequence[int]:
         """Every observed step up to `step`."""

@@ -30,7 +30,7 @@ class Lawa:
 
     def average(self) -> dict[str, Tensor] | None:
         needed = self.settings.needed(self.step)
-        if len(needed) < self.settings.k:
+        if len(needed) < self.settings.k or any(s not in self.window.snapshots for s in needed):
             return None
         return mean([self.window.snapshots[s].tensors for s in needed], self.averaged)
 

@@ -32,10 +32,6 @@ class Window:
         """needs: step -> the steps whose snapshots must be held after it, oldest first."""
         self._needs.append(needs)
 
-    def remove_reader(self, needs: Callable[[int], Sequence[int]]) -> None:
-        """Undoes `add_reader`."""
-        self._needs = [n for n in self._needs if n != needs]
-
     def take(self, step: int, tensors: Mapping[str, Tensor]) -> Snapshot:
         """The snapshot of `step`, copied now unless it was taken before; what nobody needs any more is dropped.
 
