@@ -12,31 +12,33 @@ from pathlib import Path
 from typing import Any
 
 from lawa_exp import signals
-from lawa_exp.config import BUDGET_UNITS, Config, Failed, Options, UserError, build, near
+from lawa_exp.cli import exit_code
+from lawa_exp.config import BUDGET_UNITS, Config, Options, UserError, build, near
 
 INSIDE = Path(__file__).parent / "conf"  # in the wheel
 BESIDE = Path(__file__).parent.parent / "conf"  # in a checkout
+FLAGS = {  # Hydra's own
+    *("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p", "--package", "-r", "--run"),
+    *("-m", "--multirun", "-i", "--info", "-sc", "--shell-completion", "-cp", "--config-path", "-cn", "--config-name"),
+    *("-cd", "--config-dir", "--experimental-rerun"),
+}
 CONF = INSIDE if INSIDE.is_dir() else BESIDE
 
 
 def main(arguments: list[str]) -> int:
     """The whole command; returns its exit code. A user's mistake is one line on stderr and exit code 2."""
     signals.listen()
-    try:
-        composed, multirun = compose(arguments)
-        if not composed:  # --help, --cfg and the like have printed what they had to
-            return 0
-        entries = [read(values, overrides) for values, overrides in composed]
-        from lawa_exp.sweep import run_all, run_one
+    return exit_code(lambda: command(arguments))
 
-        return run_all(entries, [o for _, o in composed]) if multirun else run_one(*entries[0])
-    except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Failed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+
+def command(arguments: list[str]) -> int:
+    composed, multirun = compose(arguments)
+    if not composed:  # --help, --cfg and the like have printed what they had to
+        return 0
+    entries = [read(values, overrides) for values, overrides in composed]
+    from lawa_exp.sweep import run_all, run_one
+
+    return run_all(entries, [o for _, o in composed]) if multirun else run_one(*entries[0])
 
 
 def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]], bool]:
@@ -47,11 +49,14 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    for argument in arguments:
+        if argument.startswith("-") and argument.split("=")[0] not in FLAGS:
+            raise UserError(f"{argument}: not a flag; settings are given as key=value, flags are in --hydra-help")
     overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
     multirun = "-m" in arguments or "--multirun" in arguments
     check_budgets(overrides)
     if multirun:
-        given = {o.split("=")[0] for o in overrides}
+        given = {o.split("=")[0].lstrip("+") for o in overrides}
         if "run_dir" in given:
             raise UserError("run_dir: not under -m, where every run has a folder of its own; choose runs_root=DIR")
         if "sweep" not in given:
@@ -70,7 +75,7 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
         collect()
         from hydra_plugins import lawa_exp_launcher  # only now: Hydra loads its plugins anew
 
-        found = lawa_exp_launcher.COMPOSED if multirun else single
+        found = lawa_exp_launcher.COMPOSED or single
         return [(plain(OmegaConf, config), mine) for config, mine in found], multirun
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if isinstance(error, UserError):
@@ -101,6 +106,9 @@ def read(values: dict[str, Any], overrides: list[str]) -> tuple[Config, Options]
         values |= {unit: None for unit in BUDGET_UNITS if unit not in asked}
     options = build(Options, {f: values.pop(f) for f in ("run_dir", "runs_root", "sweep", "plan", "rerun")}, "")
     values["averagers"] = list(expand(values["averagers"]))
+    for key in ("path", "tokenizer_path"):  # so that the run can be read out from another folder
+        if isinstance(values["dataset"], dict) and values["dataset"].get(key):
+            values["dataset"][key] = str(Path(values["dataset"][key]).expanduser().resolve())
     for key in ("k", "spacing"):  # read by the averagers through interpolation
         values.pop(key)
     return config_from(values), options
@@ -108,7 +116,14 @@ def read(values: dict[str, Any], overrides: list[str]) -> tuple[Config, Options]
 
 def expand(averagers: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """One entry for each averager; settings that are lists combine as a product."""
+    if not isinstance(averagers, Mapping):
+        raise UserError(f"averagers={averagers}: expected a mapping; choose with avg=[...]")
     for kind, settings in averagers.items():
+        if not isinstance(settings, Mapping):
+            raise UserError(f"averagers.{kind}={settings}: expected a mapping; choose with avg=[...]")
+        empty = [name for name, value in settings.items() if value == []]
+        if empty:
+            raise UserError(f"averagers.{kind}.{empty[0]}=[]: expected a value or a list of them")
         options = [v if isinstance(v, list) else [v] for v in settings.values()]
         for values in itertools.product(*options):
             yield {"kind": kind, **dict(zip(settings, values, strict=True))}
@@ -130,6 +145,8 @@ def explain(error: BaseException, overrides: list[str]) -> str:
         key, _, value = override.partition("=")
         name = key.lstrip("+~")
         if name in choices:
+            if value in ("null", ""):
+                return f"{name}={value}: {near(value, choices[name])}"
             for chosen in value.strip("[]").split(","):
                 if chosen and chosen not in choices[name] and f"{name}/{chosen}" in text.replace("'", ""):
                     return f"{name}={chosen}: {near(chosen, choices[name])}"
@@ -137,6 +154,13 @@ def explain(error: BaseException, overrides: list[str]) -> str:
     if unknown:
         name = unknown[1].split("@")[0]
         parent, _, leaf = name.rpartition(".")
+        if parent.startswith("averagers."):
+            kind = parent.removeprefix("averagers.")
+            return (
+                f"{name}: {kind} is not attached; add it to avg=[...]"
+                if leaf in siblings(parent)
+                else (f"{name}: not a setting of {kind}; {near(leaf, siblings(parent))}")
+            )
         if parent and leaf in siblings(parent):
             return f"{name}: not a setting of the chosen {parent} (it belongs to another choice of it)"
         return f"{name}: not a setting here; {near(leaf, siblings(parent))}"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 FORMAT_VERSION = 1
+LARGEST = 10**15  # of integers: what floats and indices hold with room to spare
 BUDGET_UNITS = ("steps", "epochs", "tokens", "samples")
 
 T = TypeVar("T")
@@ -40,15 +41,15 @@ def _reject() -> Any:
     raise ValueError
 
 
-def integer(low: int | None = None) -> Rule:
+def integer(low: int) -> Rule:
     def parse(value: Any) -> int:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or (low is not None and value < low):
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= LARGEST:
             _reject()
         return value
 
-    return Rule("an integer" + (f" of at least {low}" if low is not None else ""), parse)
+    return Rule(f"an integer of at least {low}", parse)
 
 
 def number(low: float | None = None, high: float | None = None, above: float | None = None) -> Rule:
@@ -156,6 +157,8 @@ def near(name: str, choices: Iterable[str]) -> str:
 def build(cls: type[T], values: Mapping[str, Any], path: str) -> T:
     """The dataclass `cls` from a plain mapping; `path` is where it stands in the configuration (for messages)."""
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if not isinstance(values, Mapping):
+        raise UserError(f"{path}={values}: expected settings, {path}.KEY=VALUE; {near('', fields)}")
     for name in values:
         if name not in fields:
             raise UserError(f"{_join(path, name)} is not a setting here; {near(name, fields)}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from dataclasses import dataclass, replace
 from typing import Any
 
 from lawa_exp import models, schedules
 from lawa_exp.config import Config, UserError, resolve_steps
+from lawa_exp.machine import usable_cores
 from lawa_exp.settings import config_to
 
 DETERMINING = ("model", "dataset", "optimizer", "lr", "batch", "scaling", "feedback", "seed")
@@ -173,11 +173,6 @@ def warnings(config: Config) -> list[str]:
             found.append(f"{a.id} needs {needed} snapshots, {budget}: never defined")
     beyond = [s for s in config.save.keep if s > config.steps]
     return found + [f"save.keep={s} is beyond the budget of {config.steps} steps" for s in beyond]
-
-
-def usable_cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def flops_per_token(model: Any, trained: int) -> float:

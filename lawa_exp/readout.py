@@ -3,42 +3,47 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import sys
 from pathlib import Path
 from typing import Any
 
+from lawa_exp import signals
 from lawa_exp.averaging import AVERAGERS
+from lawa_exp.cli import Parser, exit_code
 from lawa_exp.config import UserError, near, setting_names
+
+DEFAULTS = {"k": "5", "decay": "0.99", "start": "0"}  # of the flags; others: the spacing of the run's snapshots
+RESERVED = ("test", "before-rerun")  # folders of readouts/ that the training writes
 
 
 def main(arguments: list[str]) -> int:
-    """The whole command; returns its exit code (2: the user's mistake)."""
-    try:
-        return read(parser().parse_args(arguments))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """The whole command; returns its exit code."""
+    args = parser().parse_args(arguments)
+    signals.listen()
+    return exit_code(lambda: read(args))
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+def parser() -> Parser:
+    p = Parser(
         prog="python -m lawa_exp.readout",
         description="Averages of a finished or stopped run, recomputed from its snapshots and evaluated where its live "
         "weights were; the same bytes as if they had been attached while it trained. Lists combine as a product.",
     )
     p.add_argument("run", metavar="RUN", help="a run directory")
     p.add_argument("--avg", default="lawa", help=f"comma-separated: {', '.join(AVERAGERS)} (default: lawa)")
-    p.add_argument("--k", default="5", help="lawa: snapshots in the window, comma-separated (default: 5)")
-    p.add_argument("--spacing", help="lawa: steps between them, comma-separated (default: the run's snapshots)")
-    p.add_argument("--decay", default="0.99", help="ema: comma-separated (default: 0.99)")
-    p.add_argument("--every", help="ema, swa: observed steps, comma-separated (default: the run's snapshots)")
-    p.add_argument(
-        "--start", default="0", help="first step that may be observed: an integer, 1epoch or 75%% (default: 0)"
-    )
-    p.add_argument("--name", help="the rows go to RUN/readouts/NAME (default: made of the flags)")
+    used: dict[str, list[str]] = {}
+    for kind, (cls, _) in AVERAGERS.items():
+        for name in setting_names(cls):
+            used.setdefault(name, []).append(kind)
+    for name, kinds in used.items():
+        default = DEFAULTS.get(name)
+        said = default or "the spacing of the run's snapshots"
+        p.add_argument(f"--{name}", default=default, help=f"{', '.join(kinds)}: comma-separated (default: {said})")
+    p.add_argument("--name", help="the rows go to RUN/readouts/NAME (default: the averages' ids)")
     p.add_argument("--out", metavar="DIR", help="another folder for the rows")
-    p.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    p.add_argument("--device", help="auto, cpu or cuda (default: the run's)")
     return p
 
 
@@ -59,9 +64,11 @@ def read(args: argparse.Namespace) -> int:
     if written is None:
         raise UserError(f"RUN={args.run}: no run there (config.yaml is missing)")
     config = config_from(written)
-    asked = [config_entry for config_entry in combinations(args, int(config.trajectory.every or 1))]
+    if args.name in RESERVED:
+        raise UserError(f"--name={args.name} is the training's own; choose another")
+    asked = list(combinations(args, int(config.trajectory.every or 1)))
     config = config_from({**written, "averagers": asked})
-    device, ranks = start_device(args.device)
+    device, ranks = start_device(args.device or config.trainer.device)
     options = Options(run_dir=args.run, runs_root=".", sweep=None, plan=False, rerun=False)
     p = prepare(config, options, device, ranks)
     if p.data.fingerprint != written["identity"]["dataset"]["fingerprint"]:
@@ -78,13 +85,19 @@ def read(args: argparse.Namespace) -> int:
             chosen.append(settings)
     if not chosen:
         raise UserError("none of these averages can be had from the saved snapshots")
-    name = args.name or "+".join(args.avg.split(","))
+    name = args.name or readout_name([s.id for s in chosen])
     out = Path(args.out) if args.out else run.readouts / name
     found = read_out(replace(p.config, averagers=()), p.data, run, chosen, out, device, ranks, print)
     print("\n" + readout_table(rows, found))
     draw_curves([r for r in rows if r["weights"] == "live"] + found, out / "curves.png", f"{config.model.name}: {name}")
     print(f"\nrows: {out / 'metrics.jsonl'}, plot: {out / 'curves.png'}")
     return 0
+
+
+def readout_name(ids: list[str]) -> str:
+    """The ids, or the first of them and a hash of all where that would be long."""
+    name = "+".join(ids)
+    return name if len(name) <= 80 else f"{ids[0]}+{len(ids) - 1}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def combinations(args: argparse.Namespace, snapshots: int) -> list[dict[str, Any]]:

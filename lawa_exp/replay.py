@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lawa_exp import signals
 from lawa_exp.averaging import build_averager, observed_steps, row_fields
 from lawa_exp.averaging.window import Window
 from lawa_exp.checkpoint.commit import Damaged, steps_in, verify
 from lawa_exp.checkpoint.tensors import read_tensors
-from lawa_exp.config import Config, UserError
+from lawa_exp.config import Config, Failed, UserError
 from lawa_exp.distributed import Ranks
 from lawa_exp.evaluate import Swap, averaged_names, evaluate, live_tensors
 from lawa_exp.files import write_text_atomically
@@ -111,15 +113,18 @@ def read_out(
     objective = objective_for(config, model)
     swap = Swap(live_tensors(model))
     autocast = autocast_for(config, device)
-    score = functools.partial(evaluate, objective, data, "val", config.evaluate, ranks, device, autocast)
     live = {row["step"]: row for row in read_rows(run.metrics) if row["split"] == "val" and row["weights"] == "live"}
     replay = Replay(settings, averaged_names(model), run.trajectory, device)
     rows = []
     for step in sorted(s for s in live if s > 0):
+        if signals.stop_is_asked():
+            raise Failed(f"stopped before step {step:,}: nothing was written; the same command begins anew")
         try:
             replay.advance(step)
         except Damaged as error:
             raise UserError(f"{error}; train again to put it right: add rerun=true") from None
+        as_live = replace(config.evaluate, samples=live[step]["eval_samples"])  # the set that the live row was made on
+        score = functools.partial(evaluate, objective, data, "val", as_live, ranks, device, autocast)
         seen = {key: live[step][key] for key in ("trained_samples", "trained_tokens")}
         losses = []
         for id, averager in replay.averagers.items():

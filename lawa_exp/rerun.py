@@ -7,8 +7,9 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from lawa_exp.checkpoint.commit import MANIFEST, Damaged, remove, steps_in, verify
+from lawa_exp.checkpoint.commit import MANIFEST, REPLACED, Damaged, remove, steps_in, verify
 from lawa_exp.files import write_text_atomically
 from lawa_exp.metrics import encode, read_rows
 from lawa_exp.rundir import RunDir
@@ -24,17 +25,15 @@ def merge_rerun(again: RunDir, run: RunDir, say: Callable[[str], None]) -> bool:
     for step in before.keys() & after.keys():
         if json.loads((before[step] / MANIFEST).read_text()) != json.loads((after[step] / MANIFEST).read_text()):
             different.append((step, "snapshot"))
-    first = {(r["step"], r["split"], r["weights"]): encode(r) for r in read_rows(run.metrics)}
-    second = {(r["step"], r["split"], r["weights"]): encode(r) for r in read_rows(again.metrics)}
+    first, second = keyed(read_rows(run.metrics)), keyed(read_rows(again.metrics))
     different += [
         (key[0], f"{key[1]} row of {key[2]}") for key in first.keys() & second.keys() if first[key] != second[key]
     ]
     if different:
         step, what = min(different)
-        say(
-            f"error: the rerun differs from the first training, first in the {what} of step {step:,}; "
-            f"it is kept in {again.path}"
-        )
+        aside = next(p for i in range(1, 10**6) if not (p := run.path / f"rerun-differs-{i}").exists())
+        again.path.rename(aside)
+        say(f"error: the rerun differs from the first training, first in the {what} of step {step:,}; it is in {aside}")
         return False
     say(
         f"the rerun equals the first training: {len(before.keys() & after.keys())} snapshots, "
@@ -53,13 +52,22 @@ def merge_rerun(again: RunDir, run: RunDir, say: Callable[[str], None]) -> bool:
         move(folder, run.states)
     for name in ("averages", "resume"):
         if (again.path / name).is_dir():
-            shutil.rmtree(run.path / name, ignore_errors=True)
+            replaced = run.path / (REPLACED + name)  # what a kill leaves of it, `tidy` puts back
+            shutil.rmtree(replaced, ignore_errors=True)
+            if (run.path / name).exists():
+                (run.path / name).rename(replaced)
             (again.path / name).rename(run.path / name)
+            shutil.rmtree(replaced, ignore_errors=True)
     for name in ("provenance.jsonl", "timing.jsonl"):
         with (run.path / name).open("a") as file:
             file.write((again.path / name).read_text())
     shutil.rmtree(again.path)
     return True
+
+
+def keyed(rows: list[dict[str, Any]]) -> dict[tuple, str]:
+    """The rows as they stand in the file, by what they are of; an evaluation on another set is another thing."""
+    return {(r["step"], r["split"], r["weights"], r.get("eval_samples")): encode(r) for r in rows}
 
 
 def whole_steps_in(root: Path) -> dict[int, Path]:

@@ -22,7 +22,7 @@ from lawa_exp.distributed import Ranks
 from lawa_exp.evaluate import live_tensors
 from lawa_exp.files import DISK_FULL, write_text_atomically
 from lawa_exp.metrics import averager_ids, encode, read_rows
-from lawa_exp.models import build_model
+from lawa_exp.models import GPTSettings, build_model
 from lawa_exp.replay import problem_with, read_out
 from lawa_exp.report import loss_table, write_report
 from lawa_exp.rerun import merge_rerun
@@ -30,6 +30,10 @@ from lawa_exp.rundir import RunDir
 from lawa_exp.settings import config_from, config_to
 from lawa_exp.train import Outcome, train
 
+MERGED = {  # what entries of one training may differ in, see `merge`; names, places and an unused horizon do not matter
+    *("averagers", "evaluate.every", "save.every", "save.keep", "trajectory.every", "lr.horizon", "model.name"),
+    *("dataset.name", "dataset.path", "dataset.folder", "dataset.tokenizer_path"),
+}
 EXIT = {"done": 0, "failed": 1, "diverged": 3, "stopped": 75}
 
 
@@ -82,21 +86,35 @@ def prepare(config: Config, options: Options, device: torch.device, ranks: Ranks
 
 
 def merge(entries: list[Prepared]) -> Prepared:
-    """One training for entries of one trajectory: all their averagers, the largest budget, the finest steps."""
-    first = max(entries, key=lambda p: p.config.steps)
+    """One training for entries of one trajectory and budget that differ only in averaging: all their averagers.
+
+    Its snapshots, evaluations and kept states are those of all of them. UserError names anything else they differ in.
+    """
+    first = entries[0]
+    for other in entries[1:]:
+        one, two = flat(config_to(first.config)), flat(config_to(other.config))
+        for key in sorted(one):
+            if one[key] != two.get(key) and key not in MERGED:
+                raise UserError(
+                    f"these entries are one training, but {key} is {one[key]} and {two.get(key)}: choose one"
+                )
     configs = [p.config for p in entries]
     config = replace(
         first.config,
         averagers=tuple({a.id: a for c in configs for a in c.averagers}.values()),
         evaluate=replace(first.config.evaluate, every=math.gcd(*(int(c.evaluate.every) for c in configs))),
-        save=replace(first.config.save, keep=tuple(sorted({s for c in configs for s in c.save.keep}))),
+        save=replace(
+            first.config.save,
+            every=min(int(c.save.every or 1) for c in configs),
+            keep=tuple(sorted({s for c in configs for s in c.save.keep})),
+        ),
         trajectory=replace(first.config.trajectory, every=math.gcd(*(int(c.trajectory.every or 1) for c in configs))),
     )
     return replace(first, config=config)
 
 
 def show_plan(p: Prepared, ranks: Ranks) -> str:
-    with torch.device("meta"):
+    with torch.device("meta" if isinstance(p.config.model, GPTSettings) else "cpu"):  # not everything builds on meta
         model = build_model(p.config.model)
     trained = sum(t.numel() for t in model.parameters() if t.requires_grad)
     return plan.describe(p.config, p.data, p.split, ranks.world, live_tensors(model), trained)
@@ -122,7 +140,9 @@ def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -
             before = config_from(earlier)
             attached = {a.id: a for a in (*p.config.averagers, *before.averagers)}
             steps = max(p.config.steps, before.steps) if options.rerun else p.config.steps
-            p = replace(p, config=replace(p.config, averagers=tuple(attached.values()), budget=("steps", steps)))
+            every = math.gcd(int(p.config.trajectory.every or 1), int(before.trajectory.every or 1))
+            config = replace(p.config, averagers=tuple(attached.values()), budget=("steps", steps))
+            p = replace(p, config=replace(config, trajectory=replace(config.trajectory, every=every)))
         say(show_plan(p, ranks))
         target = RunDir(run.path / "rerun") if options.rerun else run
         outcome = carry_out(p, target, device, ranks, say)
@@ -183,7 +203,9 @@ def finish(p: Prepared, run: RunDir, outcome: Outcome, say: Callable[[str], None
     if outcome.test:
         folder = run.readouts / "test"
         folder.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(folder / "metrics.jsonl", "".join(encode(row) for row in outcome.test))
+        others = [r for r in read_rows(folder / "metrics.jsonl") if r["step"] != outcome.step]
+        ordered = sorted([*others, *outcome.test], key=lambda row: row["step"])
+        write_text_atomically(folder / "metrics.jsonl", "".join(encode(row) for row in ordered))
     write_report(run.path, rows, outcome.test, title, facts, command())
     run.mark("DIVERGED" if outcome.how == "diverged" else "DONE", step=outcome.step)
     say(f"\n{outcome.how}; report: {run.path / 'report.md'}, plot: {run.path / 'curves.png'}")
@@ -201,14 +223,20 @@ def already_done(
     rows = ranks.from_main(read_rows(run.metrics) if ranks.is_main else None)
     say(f"this training was done already, up to step {step:,}")
     known = set(averager_ids(rows))
-    missing = [a for a in p.config.averagers if a.id not in known and a.needed(step)]
+    for warning in plan.warnings(p.config):
+        say(f"warning: {warning}")
     saved = set(ranks.from_main(steps_in(run.trajectory) if ranks.is_main else None))
-    for settings in missing:
-        problem = problem_with(settings, saved, step)
-        if problem:
+    for settings in p.config.averagers:
+        if settings.id in known or not settings.needed(step):
+            continue
+        out = run.readouts / settings.id
+        earlier = ranks.from_main(read_rows(out / "metrics.jsonl") if ranks.is_main else None)
+        if earlier and earlier[-1]["step"] == max(r["step"] for r in rows):
+            say(f"{settings.id} was read out already, into {out}")
+            rows += earlier
+        elif problem := problem_with(settings, saved, step):
             say(f"{settings.id} cannot be read out: {problem}")
         else:
-            out = run.readouts / settings.id
             say(f"reading {settings.id} out of the snapshots into {out}")
             rows += read_out(p.config, p.data, run, [settings], out, device, ranks, say)
     if ranks.is_main:
@@ -219,6 +247,8 @@ def already_done(
 @contextmanager
 def opened(run: RunDir, p: Prepared) -> Iterator[None]:
     """The run's lock, once the folder is known to be this training's own or new."""
+    if run.path.exists() and not run.path.is_dir():
+        raise UserError(f"run_dir={run.path}: expected a folder, this is a file")
     existing = run.read_config()
     if existing is None and run.path.is_dir() and any(not f.name.startswith(".") for f in run.path.iterdir()):
         raise UserError(f"run_dir={run.path} is not empty and holds no run; choose another run_dir")

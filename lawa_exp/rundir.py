@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import yaml
 from lawa_exp.checkpoint.commit import Damaged, tidy, verify
 from lawa_exp.config import UserError
 from lawa_exp.files import locked, write_text_atomically
+from lawa_exp.machine import cpu_name, git_state, versions
 from lawa_exp.metrics import read_rows
 
 MARKERS = ("DONE", "FAILED", "DIVERGED", "STOPPED")
@@ -122,39 +122,3 @@ class RunDir:
         }
         with (self.path / "provenance.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
-
-
-def git_state() -> dict[str, Any] | None:
-    """Commit, and whether dirty, of the checkout that this package is tracked in; None elsewhere."""
-    package = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", *words], cwd=package.parent, capture_output=True, text=True, check=True, timeout=10
-        )
-        return done.stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", f"{package.name}/__init__.py")
-        changed = git("status", "--porcelain", "-uno", package.name, "conf", "hydra_plugins")
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def versions() -> dict[str, str]:
-    import numpy
-    import torch
-
-    import lawa_exp
-
-    named = {"lawa_exp": lawa_exp.__version__, "torch": torch.__version__, "numpy": numpy.__version__}
-    return {"python": platform.python_version(), **named}
-
-
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()

@@ -61,6 +61,8 @@ def config_from(values: Mapping[str, Any]) -> Config:
     for name in values:
         if name not in KNOWN:
             raise UserError(f"{name} is not a setting; {near(name, KNOWN)}")
+    if values.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+        raise UserError(f"format_version={values['format_version']}: this version reads {FORMAT_VERSION}")
     parts = {name: choose(table, values[name], name) for name, table in TABLES.items()}
     shared: dict[str, Any] = {name: build(cls, values[name], name) for name, cls in SHARED.items()}
     averagers = []
@@ -73,9 +75,7 @@ def config_from(values: Mapping[str, Any]) -> Config:
         averagers=tuple(averagers),
         budget=_budget(values),
         seed=_parse("seed", values["seed"], integer(0)),
-        recipe=_parse(
-            "recipe", values["recipe"], one_of("as_published")
-        ),  # the fair recipes come with the papers' models
+        recipe=_parse("recipe", values["recipe"], one_of("as_published")),
     )
 
 
@@ -96,6 +96,8 @@ def config_to(config: Config) -> dict[str, Any]:
 
 def choose(table: Mapping[str, type], values: Mapping[str, Any], path: str) -> Any:
     """The settings of the choice named by `kind`."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"{path}={values}: expected a choice, {', '.join(table)}, or {path}.KEY=VALUE")
     kind = str(values.get("kind"))
     if kind not in table:
         raise UserError(f"{path}.kind={kind}: {near(kind, table)}")

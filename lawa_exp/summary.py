@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lawa_exp.cli import Parser, exit_code
 from lawa_exp.config import UserError
 from lawa_exp.metrics import averager_ids, curve, mean_and_deviation, paired_difference, read_rows
 from lawa_exp.report import STYLES, markdown, pyplot, save_figure
@@ -16,16 +17,26 @@ from lawa_exp.report import STYLES, markdown, pyplot, save_figure
 
 @dataclass(frozen=True)
 class Group:
-    """Entries that differ only in the seed: their rows, one list for each seed."""
+    """Entries that differ only in the seed: their rows, one list for each seed; `step`, the last that all evaluated."""
 
     name: str
     runs: list[list[dict[str, Any]]]
     tests: list[list[dict[str, Any]]]
 
+    @property
+    def step(self) -> int:
+        return min(max(s for s, _ in curve(rows, "live")) for rows in self.runs)
+
     def final(self, weights: str, split: str = "val") -> list[float] | None:
-        """The loss of `weights` at the last evaluated step for each seed; None where a seed has none."""
-        values = [curve(rows, weights, split) for rows in (self.runs if split == "val" else self.tests)]
-        return [points[-1][1] for points in values] if all(values) else None
+        """The loss of `weights` after `step` for each seed; None where a seed has none."""
+        values = [dict(curve(rows, weights, split)) for rows in (self.runs if split == "val" else self.tests)]
+        return [points[self.step] for points in values] if all(self.step in points for points in values) else None
+
+    def mean_curve(self, weights: str) -> list[tuple[int, float]]:
+        """(step, mean loss over seeds), at the steps that all seeds evaluated."""
+        curves = [dict(curve(rows, weights)) for rows in self.runs]
+        steps = sorted(s for s in set.intersection(*(set(c) for c in curves)) if s > 0)
+        return [(s, sum(c[s] for c in curves) / len(curves)) for s in steps]
 
     def ids(self) -> list[str]:
         """The averagers that every seed has."""
@@ -39,7 +50,7 @@ class Group:
 
 
 def main(arguments: list[str]) -> int:
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="python -m lawa_exp.summary",
         description="Tables (mean and standard deviation over seeds; differences to live, paired by seed, with their "
         "95%% interval; choice on val and report on test) and a plot of the finished runs of a multirun.",
@@ -47,12 +58,12 @@ def main(arguments: list[str]) -> int:
     p.add_argument("sweep", metavar="SWEEP", help="a folder with a manifest.json: <runs_root>/sweeps/<name>")
     p.add_argument("--out", metavar="DIR", help="where summary.md and curves.png go (default: SWEEP)")
     args = p.parse_args(arguments)
-    try:
+
+    def command() -> int:
         print(summarise(Path(args.sweep), Path(args.out or args.sweep)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return exit_code(command)
 
 
 def summarise(sweep: Path, out: Path) -> str:
@@ -111,17 +122,16 @@ def read_groups(entries: list[dict[str, Any]]) -> tuple[list[Group], list[str]]:
     for entry in entries:
         run = Path(entry["run_dir"])
         if not (run / "DONE").exists():
-            unfinished.append(run.name)
+            unfinished.append(run.name + (" (diverged)" if (run / "DIVERGED").exists() else ""))
             continue
         named = [o for o in entry["overrides"] if o.split("=")[0] in varying - {"seed", "k", "spacing", "avg"}]
+        mine = {"live", *entry["averages"]}
         rows = read_rows(run / "metrics.jsonl")
-        known = set(averager_ids(rows))
-        for path in sorted(run.glob("readouts/*/metrics.jsonl")):
-            if path.parent.name != "test":
-                extra = [r for r in read_rows(path) if r["weights"] not in known]
-                known |= set(averager_ids(extra))
-                rows += extra
-        test = read_rows(run / "readouts" / "test" / "metrics.jsonl")
+        online = set(averager_ids(rows))
+        for id in entry["averages"]:
+            rows += [r for r in read_rows(run / "readouts" / id / "metrics.jsonl") if r["weights"] not in online]
+        rows = [r for r in rows if r["weights"] in mine and r["step"] <= entry["steps"]]
+        test = [r for r in read_rows(run / "readouts" / "test" / "metrics.jsonl") if r["weights"] in mine]
         found.setdefault(" ".join(named) or "all entries", {})[run.name] = (rows, test)
     groups = [Group(name, [r for r, _ in runs.values()], [t for _, t in runs.values()]) for name, runs in found.items()]
     return groups, unfinished
@@ -154,7 +164,7 @@ def chosen(group: Group) -> str:
         test = group.final(id, "test")
         if test is not None and live is not None:
             mean, half = paired_difference(test, live)
-            verdict = "" if abs(mean) > half else ", not significant"
+            verdict = ", one seed: no interval" if math.isnan(half) else "" if abs(mean) > half else ", not significant"
             said.append(
                 f"- {id.split('-')[0]}, chosen on val: {id}; on test {mean:+.4f} ± {half:.4f} against live{verdict}"
             )
@@ -169,9 +179,8 @@ def draw(groups: list[Group], path: Path) -> None:
     low, high = [], []
     for axes, group in zip(panels[0], groups, strict=True):
         for i, weights in enumerate(["live", *group.best()]):
-            curves = [[(s, v) for s, v in curve(rows, weights) if s > 0] for rows in group.runs]
-            steps = [s for s, _ in curves[0]]
-            means = [sum(c[j][1] for c in curves) / len(curves) for j in range(len(steps))]
+            points = group.mean_curve(weights)
+            steps, means = [s for s, _ in points], [m for _, m in points]
             axes.plot(
                 steps, means, STYLES[i % len(STYLES)], label=weights, color="black" if i == 0 else f"C{i}", marker="."
             )

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from lawa_exp import distributed
+from lawa_exp import distributed, signals
 from lawa_exp.config import Config, Failed, Options, UserError
 from lawa_exp.files import write_text_atomically
 from lawa_exp.run import EXIT, command, execute, merge, prepare, show_plan, start_device
@@ -38,14 +38,20 @@ def run_all(entries: list[tuple[Config, Options]], overrides: list[list[str]]) -
     say: Callable[[str], None] = functools.partial(print, flush=True) if ranks.is_main else lambda _: None
     say(f"sweep_dir={folder}")
     prepared = [prepare(config, o, device, ranks) for config, o in entries]
-    trainings: dict[Path, list[int]] = {}
-    for i, p in enumerate(prepared):
-        trainings.setdefault(p.run_dir, []).append(i)
+    groups: dict[tuple[Path, int], list[int]] = {}
+    for i, p in sorted(enumerate(prepared), key=lambda entry: entry[1].config.steps):
+        groups.setdefault((p.run_dir, p.config.steps), []).append(i)  # a larger budget continues the smaller one
+    trainings = [(merge([prepared[i] for i in members]), members) for members in groups.values()]
     say(f"{len(entries)} entries, {len(trainings)} trainings (entries that differ only in averaging share one)")
     manifest = {
         "command": command(),
         "entries": [
-            {"overrides": mine, "run_dir": str(p.run_dir), "averages": [a.id for a in p.config.averagers]}
+            {
+                "overrides": mine,
+                "run_dir": str(p.run_dir),
+                "steps": p.config.steps,
+                "averages": [a.id for a in p.config.averagers],
+            }
             for p, mine in zip(prepared, overrides, strict=True)
         ],
     }
@@ -53,13 +59,14 @@ def run_all(entries: list[tuple[Config, Options]], overrides: list[list[str]]) -
         folder.mkdir(parents=True, exist_ok=True)
         write_text_atomically(folder / "manifest.json", json.dumps(manifest, indent=1))
     codes = []
-    for number, (run_dir, members) in enumerate(trainings.items(), 1):
-        training = merge([prepared[i] for i in members])
+    for number, (training, members) in enumerate(trainings, 1):
+        if signals.stop_is_asked():
+            return EXIT["stopped"]
         say(
             f"\ntraining {number} of {len(trainings)}: " + " | ".join(" ".join(overrides[i]) for i in members),
         )
         if options.plan:
-            say(f"run_dir={run_dir}\n{show_plan(training, ranks)}")
+            say(f"run_dir={training.run_dir}\n{show_plan(training, ranks)}")
             continue
         try:
             codes.append(execute(training, options, device, ranks))
@@ -75,6 +82,9 @@ def run_all(entries: list[tuple[Config, Options]], overrides: list[list[str]]) -
         if codes[-1] == EXIT["stopped"]:
             return EXIT["stopped"]
     if ranks.is_main and not options.plan and 0 in codes:
-        say(f"\n{summarise(folder, folder)}\nsummary: {folder / 'summary.md'}, plot: {folder / 'curves.png'}")
+        try:
+            say(f"\n{summarise(folder, folder)}\nsummary: {folder / 'summary.md'}, plot: {folder / 'curves.png'}")
+        except (Failed, UserError, OSError) as error:  # the trainings are done all the same
+            print(f"warning: no summary: {error}", file=sys.stderr)
     distributed.finish()
     return EXIT["failed"] if any(code not in (0, EXIT["diverged"]) for code in codes) else 0

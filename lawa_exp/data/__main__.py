@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lawa_exp.config import Failed, UserError
+from lawa_exp.cli import Parser, exit_code
 from lawa_exp.data.prepare import prepare
 from lawa_exp.data.sources import OPENWEBTEXT
-
-DONE, FAILED, MISTAKE, STOPPED = 0, 1, 2, 75
+from lawa_exp.machine import usable_cores
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,24 +19,22 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    try:
+
+    def command() -> int:
         print(prepare(options.out, options.source, options.tokenizer_path, options.val_fraction, options.workers))
-        return DONE
+        return 0
+
+    try:
+        return exit_code(command)
     except Stopped as stop:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         print(f"stopped by {stop}, progress is saved in {options.out}: the same command goes on", file=sys.stderr)
-        return STOPPED
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
-    except (Failed, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
+        return 75
 
 
 def _parser() -> Parser:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     parser = Parser(prog="python -m lawa_exp.data", description="Get a data set ready for training.")
     commands = parser.add_subparsers(dest="command", required=True)
     prepare_parser = commands.add_parser(
@@ -85,13 +81,6 @@ def _parser() -> Parser:
 
 def _stop(number: int, frame: Any) -> NoReturn:
     raise Stopped(signal.Signals(number).name)
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(MISTAKE, f"error: {message} (see {self.prog} --help)\n")
 
 
 class Stopped(BaseException):

@@ -11,24 +11,26 @@ from lawa_exp.config import UserError
 def find(name: str, path: str | None, folder: str | None, wanted: tuple[str, ...], get: str) -> Path:
     """The file or folder of data set `name`: `path`, else LAWA_DATA, else ./data; each itself or its `folder` inside.
 
-    wanted: file names, one of which a folder must hold (empty: any folder, or a file, will do).
+    wanted: file names, one of which a folder must hold. Without them, only a folder that was named (by `path`, or
+    called `folder`) will do, or a file.
     get: what the message proposes when nothing is found.
     """
-    if path is not None:
-        roots = [Path(path).expanduser()]
-    else:
-        roots = [Path(os.environ["LAWA_DATA"]).expanduser()] if os.environ.get("LAWA_DATA") else []
-        roots.append(Path("data"))
+    shared = os.environ.get("LAWA_DATA")
+    roots = [Path(p).expanduser() for p in ([path] if path else [shared, "data"]) if p]
     looked = []
     for root in roots:
         for place in [root / folder, root] if folder else [root]:
-            if (place.is_file() and not wanted) or (place.is_dir() and _holds(place, wanted)):
+            named = path is not None or place.name == folder
+            if place.is_file() and not wanted:
+                return place.resolve()
+            if place.is_dir() and (any((place / w).is_file() for w in wanted) if wanted else named):
                 return place.resolve()
             looked.append(str(place))
     what = " or ".join(wanted) or "a file or folder"
-    hint = "" if os.environ.get("LAWA_DATA") or path else " (LAWA_DATA is not set)"
+    hint = "" if shared or path else " (LAWA_DATA is not set)"
     raise UserError(f"dataset={name}: {what} not found; looked in {', '.join(looked)}{hint}; {get}")
 
 
-def _holds(folder: Path, wanted: tuple[str, ...]) -> bool:
-    return not wanted or any((folder / name).is_file() for name in wanted)
+def is_hidden(path: Path, root: Path) -> bool:
+    """Whether `path`, or a folder between it and `root`, has a name that begins with a dot."""
+    return any(part.startswith(".") for part in path.relative_to(root).parts)

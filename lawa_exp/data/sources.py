@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lawa_exp.config import Failed, UserError
+from lawa_exp.data.places import is_hidden
 
 OPENWEBTEXT = "Skylion007/openwebtext"  # on the Hugging Face hub
 KINDS = {".jsonl": "jsonl", ".jsonl.gz": "jsonl", ".txt": "txt", ".parquet": "parquet"}
@@ -56,16 +57,12 @@ def find_files(source: str) -> tuple[Path, str, list[Path]]:
     if not root.exists():
         raise UserError(f"--source {source}: no such file or folder, and not a name on the hub like {OPENWEBTEXT}")
     candidates = sorted(root.rglob("*")) if root.is_dir() else [root]
-    files = [p for p in candidates if p.is_file() and _kind(p) and not _hidden(p, root)]
+    files = [p for p in candidates if p.is_file() and _kind(p) and not is_hidden(p, root)]
     kinds = sorted({str(_kind(p)) for p in files})
     if len(kinds) != 1:
         found = f"holds {' and '.join(kinds)} files" if kinds else "holds none"
         raise UserError(f"--source {source} {found}: expected files of one kind, of {', '.join(KINDS)}")
     return root, kinds[0], files
-
-
-def _hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def files_fingerprint(root: Path, files: list[Path]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from lawa_exp.config import UserError, one_of, optional, setting, text
 from lawa_exp.data.blocks import Blocks
-from lawa_exp.data.places import find
+from lawa_exp.data.places import find, is_hidden
 from lawa_exp.data.tokenizers import Tokenizer, load_tokenizer
 
 HELD_OUT = 0.05  # of the text: the last twentieth is test, the one before it val
@@ -46,8 +46,6 @@ class TextSettings:
 
     def open(self, context: int) -> Blocks:
         get = "give a UTF-8 file or a folder with dataset.path=PATH, or train at once with dataset=pydocs"
-        if self.path is None and self.folder is None:
-            raise UserError(f"dataset={self.name}: {get}")
         place = find(self.name, self.path, self.folder, (), get)
         splits, note = _read_splits(place)
         return _blocks(splits, note, load_tokenizer(self.tokenizer, self.tokenizer_path), context, self.name)
@@ -58,7 +56,7 @@ def _read_splits(place: Path) -> tuple[dict[str, str], str]:
         named = {s: next((place / n for n in names if (place / n).is_file()), None) for s, names in SPLIT_FILES.items()}
         if named["train"] is not None:
             return _named_splits({s: _read(p) for s, p in named.items() if p is not None})
-        files = sorted(p for p in place.rglob("*") if p.is_file() and not p.name.startswith("."))
+        files = sorted(p for p in place.rglob("*") if p.is_file() and not is_hidden(p, place))
         if not files:
             raise UserError(f"dataset.path={place}: the folder holds no file")
         return _cut_splits("\n".join(_read(p) for p in files))

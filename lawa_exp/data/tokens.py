@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lawa_exp.config import UserError, integer, optional, setting, text
-from lawa_exp.data.blocks import Blocks, fingerprint_files
+from lawa_exp.data.blocks import Blocks, fingerprint_files, pieces
 from lawa_exp.data.places import find
 
 
@@ -53,9 +53,19 @@ def open_bins(folder: Path, name: str, vocab_size: int, context: int) -> Blocks:
     for path in paths.values():
         if path.stat().st_size % 2:
             raise UserError(f"dataset={name}: {path} is not uint16: its size, {path.stat().st_size} bytes, is odd")
-    meta = folder / "meta.json"
-    if meta.is_file():
-        vocab_size = json.loads(meta.read_text()).get("vocab_size", vocab_size)
+    if (folder / "meta.json").is_file():
+        vocab_size = _vocab_size(folder / "meta.json")
+    for path in sorted(set(paths.values())):
+        highest = max((int(np.frombuffer(p, np.uint16).max()) for p in pieces(path) if p), default=0)
+        if highest >= vocab_size:
+            raise UserError(f"dataset={name}: {path} holds token {highest}, beyond its vocabulary of {vocab_size}")
     splits = {s: np.memmap(p, np.uint16, "r") if p.stat().st_size else np.empty(0, np.uint16) for s, p in paths.items()}
     fingerprint = fingerprint_files(sorted(set(paths.values())))
     return Blocks(splits, context, vocab_size, fingerprint, name, note)
+
+
+def _vocab_size(meta: Path) -> int:
+    try:
+        return int(json.loads(meta.read_text())["vocab_size"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{meta} is damaged: expected a JSON object with vocab_size") from None

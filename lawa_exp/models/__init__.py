@@ -6,6 +6,7 @@ A builder takes its settings and returns a `torch.nn.Module` whose `forward(inpu
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,10 +69,15 @@ def build_custom(settings: CustomSettings) -> nn.Module:
         builder = load(settings.builder)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"model.builder={settings.builder}: expected package.module:function ({error})") from None
+    arguments = settings.args or {}
     try:
-        return builder(**(settings.args or {}))
-    except TypeError as error:
-        raise UserError(f"model.args={settings.args}: {error}") from None
+        inspect.signature(builder).bind(**arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"model.args={arguments}: {settings.builder} does not take them ({error})") from None
+    model = builder(**arguments)
+    if not callable(getattr(model, "named_parameters", None)):
+        raise UserError(f"model.builder={settings.builder}: expected a torch.nn.Module, got {type(model).__name__}")
+    return model
 
 
 def load(reference: str) -> Any:

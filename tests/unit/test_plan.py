@@ -96,9 +96,11 @@ def test_the_batch_is_split_over_ranks_and_passes():
 
 
 def test_entries_of_one_trajectory_merge_into_one_training():
-    merged = merge([prepared("avg=lawa", "k=3", "steps=100"), prepared("avg=[lawa,ema]", "k=5", "spacing=20")]).config
+    merged = merge([prepared("avg=lawa", "k=3"), prepared("avg=[lawa,ema]", "k=5", "spacing=20")]).config
     assert [a.id for a in merged.averagers] == ["lawa-k3-s50", "lawa-k5-s20", "ema-d0.99-e1"]
     assert merged.steps == 1000 and merged.trajectory.every == 10
+    with pytest.raises(UserError, match=r"evaluate\.samples is 4 and 8"):
+        merge([prepared("evaluate.samples=4"), prepared("evaluate.samples=8")])
 
 
 def test_the_plan_names_what_can_never_be_defined():

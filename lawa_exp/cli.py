@@ -1,0 +1,33 @@
+"""Ordinary command lines: one line for a mistake, one line for a failure, the exit codes of the project."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from lawa_exp.config import Failed, UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+def exit_code(command: Callable[[], int]) -> int:
+    """Runs `command`; UserError becomes 2, and a failure that needs no traceback 1, each with one line on stderr."""
+    try:
+        return command()
+    except UserError as error:
+        code, line = 2, str(error)
+    except (Failed, OSError) as error:
+        code, line = 1, str(error)
+    except KeyboardInterrupt:
+        code, line = 1, "interrupted"
+    if code != 2 or os.environ.get("RANK", "0") == "0":  # every rank makes the same mistake
+        print(f"error: {line}", file=sys.stderr)
+    return code

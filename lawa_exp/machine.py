@@ -1,0 +1,50 @@
+"""What this process runs on and from, for provenance and defaults."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+
+def usable_cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit, and whether dirty, of the checkout that this package is tracked in; None elsewhere."""
+    package = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", *words], cwd=package.parent, capture_output=True, text=True, check=True, timeout=10
+        )
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", f"{package.name}/__init__.py")
+        changed = git("status", "--porcelain", "-uno", package.name, "conf", "hydra_plugins")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    import numpy
+    import torch
+
+    import lawa_exp
+
+    named = {"lawa_exp": lawa_exp.__version__, "torch": torch.__version__, "numpy": numpy.__version__}
+    return {"python": platform.python_version(), **named}
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
