@@ -30,6 +30,13 @@ lint: setup ## what `make test` checks before the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+NANOGPT ?= ../nanoGPT
+bench: setup ## the benchmarks, on a quiet machine; NANOGPT=DIR is a checkout of nanoGPT
+	$(BIN)/python benchmarks/step_vs_nanogpt.py --nanogpt $(NANOGPT) --out results/speed/step_eager.md
+	$(BIN)/python benchmarks/step_vs_nanogpt.py --nanogpt $(NANOGPT) --compile --out results/speed/step_compiled.md
+	$(BIN)/python benchmarks/averaging_overhead.py --out results/speed/averaging_overhead.md
+	$(BIN)/python benchmarks/start_up.py --out results/speed/start_up.md
+
 format: setup ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .

@@ -1,7 +1,7 @@
 """The real training loop, timed from inside: nothing of it is copied.
 
-`lawa_exp.train.train` asks its `should_stop` once before the first step and once after each. A benchmark answers, so one
-step is what passes between two questions: the whole of the loop, its row, averagers and flags included. While it
+`lawa_exp.train.train` asks its `should_stop` once before the first step and once after each. A benchmark answers, so
+one step is what passes between two questions: the whole of the loop, its row, averagers and flags included. While it
 answers, the loop stands still, and the other side of a pair can run in the same process and thread.
 """
 

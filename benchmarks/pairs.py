@@ -1,8 +1,8 @@
 """Two things timed side by side: pairs A B, B A, A B, ... in one process, until the interval of their ratio is narrow.
 
-Time drifts on any machine (clocks, neighbours, heat); the two halves of a pair drift alike, and the order alternates, so
-that neither side profits. The ratio is the geometric mean of the pairs' ratios, its interval is Student's t on their
-logarithms. The rule that stops it looks at the width of the interval only, never at the ratio.
+Time drifts on any machine (clocks, neighbours, heat); the two halves of a pair drift alike, and the order alternates,
+so that neither side profits. The ratio is the geometric mean of the pairs' ratios, its 95% interval is Student's t on
+their logarithms. The rule that stops it looks at the width of the interval only, never at the ratio.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def student(freedom: float) -> float:
     return sum(term / freedom**n for n, term in enumerate(terms))
 
 
-HEADER = ("what", "A", "B", "A, median", "B, median", "A/B", "95% interval", "median A/B", "pairs")
+HEADER = ("what", "A", "B", "A, median", "B, median", "mean A/B", "95% interval", "median A/B", "pairs")
 
 
 def row(what: str, a: str, b: str, pairs: Pairs, per: int = 1) -> tuple[str, ...]:
@@ -158,7 +158,7 @@ def row(what: str, a: str, b: str, pairs: Pairs, per: int = 1) -> tuple[str, ...
         f"{pairs.median(0) / per * 1e3:.1f} ms",
         f"{pairs.median(1) / per * 1e3:.1f} ms",
         f"{ratio:.4f}",
-        f"{ratio - half:.4f} to {ratio + half:.4f}",
+        f"{ratio - half:.4f} to {ratio + half:.4f}" if math.isfinite(half) else "too few pairs",
         f"{weighted_median_ratio(pairs):.4f}",
         pairs.verdict(),
     )

@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--nanogpt", type=Path, required=True, metavar="DIR", help="a checkout of nanoGPT")
     parser.add_argument("--compile", action="store_true", help="torch.compile on both sides")
     parser.add_argument("--within", type=float, default=0.01, help="half-width of the 95%% interval to reach")
-    parser.add_argument("--seconds", type=float, default=100, help="stop after so long all the same")
+    parser.add_argument("--seconds", type=float, default=90, help="stop after so long all the same")
     parser.add_argument("--threads", type=int, help="default: the cores")
     parser.add_argument("--out", type=Path, help="file for the table")
     options = parser.parse_args()
@@ -69,8 +69,8 @@ def main() -> None:
     publish(
         f"A training step against nanoGPT's, {how}",
         [
-            "10.6M parameters (6 layers, 6 heads, width 384, vocabulary 65, no bias), batch 16x256, bf16 autocast, CPU. "
-            "A is a step of `python -m lawa_exp`'s own loop with no averager attached; B is nanoGPT's.",
+            "10.6M parameters (6 layers, 6 heads, width 384, vocabulary 65, no bias), batch 16x256, bf16 autocast, "
+            "CPU. A is a step of `python -m lawa_exp`'s own loop with no averager attached; B is nanoGPT's.",
             table(HEADER, [row(f"step, {how}", "lawa_exp", "nanoGPT", pairs)]),
             machine(p.config.trainer.threads, load),
             f"Before it: {agreed}.",
