@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file for the table")
     options = parser.parse_args()
 
-    overall, inside, threads = [], [], 0
+    overall, inside, threads = [], [], None
     for size in options.size or METHODS:
         for place in options.snapshots or ("in memory", "on disk"):
             with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -169,7 +169,7 @@ class Switched:
 AVERAGERS["switched"] = (SwitchedSettings, f"{__name__}:Switched")
 
 
-def measure(size: str, folder: Path, on_disk: bool, options: argparse.Namespace) -> tuple[Pairs, Switched, int]:
+def measure(size: str, folder: Path, on_disk: bool, options: argparse.Namespace) -> tuple[Pairs, Switched, int | None]:
     """Pairs of units with averaging (A) and without (B), the averager, and the threads."""
     p = loop.prepared(size, [f"trainer.threads={options.threads}"] if options.threads else [], folder)
     p = replace(p, config=replace(p.config, averagers=(SwitchedSettings(),)))

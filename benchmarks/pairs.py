@@ -175,7 +175,7 @@ def shown_command() -> str:
     return f"python benchmarks/{Path(sys.argv[0]).name} {shlex.join(words)}".strip()
 
 
-def machine(threads: int, load_before: float) -> str:
+def machine(threads: int | None, load_before: float) -> str:
     """Where it was measured, in one paragraph. load_before: of the machine, before this process began to work."""
     git = git_state()
     commit = f"commit {git['commit'][:10]}{' with changes' if git['dirty'] else ''}" if git else "no commit"

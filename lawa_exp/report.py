@@ -76,7 +76,8 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
 
 def draw_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     """Val loss against step for the live weights and each average; the axis leaves the first fall out."""
-    live = [(s, v) for s, v in curve(rows, "live") if s > 0]
+    live = curve(rows, "live")
+    live = [(s, v) for s, v in live if s > 0] or live  # a run that diverges early has its first weights only
     if not live:
         return
     figure, axes = pyplot().subplots(figsize=(7, 4.2), dpi=120)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import resource
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -107,7 +108,8 @@ def train(
                 background.submit(write_average, run.averages / id, state.step, weights)
         return found
 
-    def validate() -> None:
+    def validate() -> bool:
+        """Val rows; False if the live loss is not finite."""
         times = progress.timing()
         found = evaluate_all("val")
         if rows and timing:
@@ -117,6 +119,7 @@ def train(
             timing.write({"step": state.step, **times, "memory": peak_memory(device)})
             timing.flush()
         progress.evaluated(state.step, {row["weights"]: row["loss"] for row in found})
+        return math.isfinite(found[0]["loss"])
 
     def save() -> None:
         """Everything before this step is on the disk before the state that says so is."""
@@ -193,8 +196,9 @@ def train(
             if (evaluation_due or save_due) and write_training_rows(readback.rest()):
                 how = "diverged"
                 break
-            if evaluation_due:
-                validate()
+            if evaluation_due and not validate():
+                how = "diverged"
+                break
             if save_due:
                 save()
             if stop and not at_end:

@@ -82,13 +82,18 @@ def tiny(*overrides: str) -> list[str]:
 
 
 def run(
-    *arguments: str, strike: Strike | None = None, module: str = "lawa_exp", ranks: int = 1, **options: Any
+    *arguments: str,
+    strike: Strike | None = None,
+    warm: bool = False,
+    module: str = "lawa_exp",
+    ranks: int = 1,
+    **options: Any,
 ) -> Done:
     """`python -m MODULE ARGUMENT...` to its end, under torchrun if there are several ranks.
 
-    One that is struck, on one rank, is forked from a process that has imported torch: it saves two seconds.
+    warm: forked from a process that has imported torch, which saves two seconds; so is all that is struck on one rank.
     """
-    if strike and ranks == 1 and not options:
+    if (strike or warm) and ranks == 1:
         return _forked(strike, module, arguments)
     launch = command(*arguments, strike=strike, module=module, ranks=ranks)
     return subprocess.run(launch, capture_output=True, text=True, timeout=LIMIT, **options)
@@ -103,19 +108,20 @@ def command(*arguments: str, strike: Strike | None = None, module: str = "lawa_e
     return [*launch, "-m", module, *arguments]
 
 
-def run_module(strike: dict[str, Any], module: str, arguments: list[str]) -> None:
+def run_module(strike: dict[str, Any] | None, module: str, arguments: list[str]) -> None:
     """The command, in this process."""
-    arm(Strike(**strike))
+    if strike:
+        arm(Strike(**strike))
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def _forked(strike: Strike, module: str, arguments: tuple[str, ...]) -> Done:
+def _forked(strike: Strike | None, module: str, arguments: tuple[str, ...]) -> Done:
     server = _server()
     assert server.stdin and server.stdout
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
-        request = [asdict(strike), module, arguments, str(out), str(err)]
+        request = [asdict(strike) if strike else None, module, arguments, str(out), str(err)]
         server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()
         code = int(server.stdout.readline())
@@ -139,7 +145,7 @@ def serve() -> None:
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
-def _serve_one(strike: dict[str, Any], module: str, arguments: list[str], out: str, err: str) -> NoReturn:
+def _serve_one(strike: dict[str, Any] | None, module: str, arguments: list[str], out: str, err: str) -> NoReturn:
     signal.alarm(LIMIT)
     for number, path in (1, out), (2, err):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)

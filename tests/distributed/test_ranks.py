@@ -48,11 +48,15 @@ def test_one_and_two_ranks_see_the_same_batches(one: Path, two: Path) -> None:
     assert rows_one != rows_two, "bit-equal: did two ranks train at all?"
 
 
-def test_evaluation_counts_each_sample_once(one: Path, two: Path) -> None:
-    first_one, first_two = rows(one)[0], rows(two)[0]
-    assert first_one["step"] == first_two["step"] == 0 and first_one["split"] == "val"
-    assert first_one["eval_samples"] == first_two["eval_samples"] == 50
-    assert first_one["loss"] == pytest.approx(first_two["loss"], rel=1e-6)  # of the same weights
+def test_evaluation_counts_each_sample_once(one: Path, two: Path, tmp_path: Path) -> None:
+    """The first weights: on one rank, on two, and in two whole batches where nothing is filled up."""
+    even = [o for o in ASKED if o.split("=")[0] not in ("steps", "evaluate.batch_size")]
+    assert run(*even, "steps=1", "evaluate.batch_size=25", f"run_dir={tmp_path}").returncode == 0
+    first, *others = (rows(folder)[0] for folder in (tmp_path, one, two))
+    assert first["step"] == 0 and first["split"] == "val" and first["eval_samples"] == 50
+    for other in others:
+        assert other["eval_samples"] == 50
+        assert other["loss"] == pytest.approx(first["loss"], rel=1e-6)
 
 
 def test_two_ranks_killed_and_stopped(two: Path, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same training with four LAWAs, four EMAs and two SWAs attached."""
     folder = tmp_path_factory.mktemp("many") / "run"
     attached = ["k=[2,3]", "spacing=[10,20]", "averagers.ema.decay=[0.9,0.8]", "averagers.ema.every=[1,5]"]
-    done = run(*tiny(*attached), f"run_dir={folder}")
+    done = run(*tiny(*attached), f"run_dir={folder}", warm=True)
     assert done.returncode == 0, done.stderr
     assert len({r["weights"] for r in rows(folder) if r["step"] == 60}) == 11
     return folder
@@ -89,10 +89,10 @@ def test_damaged_state_is_named_and_the_one_before_used(damage: str, killed: Pat
     folder = copy(killed, tmp_path)
     name, harm = DAMAGES[damage]
     harm(folder / "resume" / "step_00000045" / name)
-    done = run(*TINY, f"run_dir={folder}")
+    done = run(*TINY, f"run_dir={folder}", warm=True)
     assert done.returncode == 0, done.stderr
     assert f"the state of step 45 is damaged: {folder / 'resume' / 'step_00000045' / name}" in done.stdout
-    assert "going on from step_00000030" in done.stdout and "continuing from step 30" in done.stdout
+    assert "continuing from step 30" in done.stdout
     assert_same_run(folder, twin)
 
 
@@ -121,7 +121,7 @@ def test_finished_run_started_again(twin: Path, tmp_path: Path) -> None:
 def test_finished_run_reads_out_another_lawa(twin: Path, many: Path, tmp_path: Path) -> None:
     folder = copy(twin, tmp_path)
     before = everything(folder)
-    again = run(*tiny("k=2"), f"run_dir={folder}")
+    again = run(*tiny("k=2"), f"run_dir={folder}", warm=True)
     assert again.returncode == 0 and "reading lawa-k2-s10 out of the snapshots" in again.stdout
     found = (folder / "readouts" / "lawa-k2-s10" / "metrics.jsonl").read_text().splitlines()
     assert sorted(found) == lines_of(many, "lawa-k2-s10") and len(found) == 3
@@ -163,7 +163,7 @@ def test_rerun_that_differs_takes_nothing_over(twin: Path, tmp_path: Path) -> No
     line = lines_of(folder, "live")[2]
     metrics.write_text(metrics.read_text().replace(line, line.replace('"loss": 3.', '"loss": 4.')))
     before = everything(folder)
-    again = run(*TINY, f"run_dir={folder}", "rerun=true")
+    again = run(*TINY, f"run_dir={folder}", "rerun=true", warm=True)
     assert again.returncode == 1
     assert "the rerun differs from the first training, first in the val row of live of step 40" in again.stdout
     assert everything(folder).items() >= before.items()
@@ -171,17 +171,23 @@ def test_rerun_that_differs_takes_nothing_over(twin: Path, tmp_path: Path) -> No
 
 def test_larger_budget_continues(twin: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    first = run(*tiny("steps=40"), f"run_dir={folder}")
+    first = run(*tiny("steps=40"), f"run_dir={folder}", warm=True)
     assert first.returncode == 0 and states(folder) == [30, 40] and markers(folder) == ["DONE"]
     more = run(*TINY, f"run_dir={folder}")
     assert more.returncode == 0 and "continuing from step 40" in more.stdout
-    assert_same_run(folder, twin)
+    test = "readouts/test/metrics.jsonl"
+    mine, others = contents(folder), contents(twin)
+    assert mine.pop(test) != others.pop(test)  # the test rows of the first budget stay
+    assert mine == others
+    assert [r["step"] for r in rows(folder, test)] == [40] * 4 + [60] * 4
+    ids = ["live", *IDS]
+    assert set(lines_of(folder, *ids, name=test, split="test")) > set(lines_of(twin, *ids, name=test, split="test"))
 
 
 def test_averagers_attached_later_are_rebuilt(killed: Path, twin: Path, tmp_path: Path) -> None:
     """Two windows with different spacings: rebuilding one must not drop what the other holds."""
     folder = copy(killed, tmp_path)
-    done = run(*tiny("k=1", "spacing=[35,25]"), f"run_dir={folder}")
+    done = run(*tiny("k=1", "spacing=[35,25]"), f"run_dir={folder}", warm=True)
     assert done.returncode == 0, done.stderr
     for spacing, step in (35, 35), (25, 50):
         assert f"lawa-k1-s{spacing} was rebuilt from the snapshots up to step 45" in done.stdout
@@ -190,6 +196,18 @@ def test_averagers_attached_later_are_rebuilt(killed: Path, twin: Path, tmp_path
         assert weights.read_bytes() == snapshot.read_bytes()
     for id in [*IDS, "live"]:  # what was attached before stays attached
         assert lines_of(folder, id) == lines_of(twin, id) != []
+
+
+def test_averaging_only_observes(twin: Path, tmp_path: Path) -> None:
+    """Without averagers the same training: the live weights come back whole from every evaluation of an average."""
+    alone = [o for o in TINY if not o.startswith("averagers.")]
+    done = run(*alone, "avg=none", f"run_dir={tmp_path}", warm=True)
+    assert done.returncode == 0, done.stderr
+    assert {r["weights"] for r in rows(tmp_path)} == {"live"}
+    for split in ("train", "val"):
+        assert lines_of(tmp_path, "live", split=split) == lines_of(twin, "live", split=split) != []
+    mine, others = ({f: h for f, h in contents(r).items() if f.startswith("trajectory")} for r in (tmp_path, twin))
+    assert mine == others
 
 
 def test_run_in_use(twin: Path, tmp_path: Path) -> None:
@@ -206,7 +224,7 @@ def test_run_in_use(twin: Path, tmp_path: Path) -> None:
     finally:
         holder.kill()
     assert holder.wait() == -signal.SIGKILL
-    done = run(*TINY, f"run_dir={folder}")
+    done = run(*TINY, f"run_dir={folder}", warm=True)
     assert done.returncode == 0 and "continuing from step 15" in done.stdout
     assert_same_run(folder, twin)
 
@@ -331,7 +349,7 @@ READOUTS = {
 def test_replay_equals_online(kind: str, twin: Path, many: Path, tmp_path: Path) -> None:
     flags, ids = READOUTS[kind]
     before = everything(twin)
-    done = run(str(twin), *flags, "--out", str(tmp_path), module="lawa_exp.readout")
+    done = run(str(twin), *flags, "--out", str(tmp_path), module="lawa_exp.readout", warm=True)
     assert done.returncode == 0, done.stderr
     online = lines_of(many, *ids.split())
     assert {json.loads(line)["weights"] for line in online} == set(ids.split())
@@ -347,5 +365,5 @@ def test_replay_of_a_damaged_snapshot(twin: Path, tmp_path: Path) -> None:
     refused = run(str(folder), "--k", "2", "--spacing", "10", module="lawa_exp.readout")
     assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1, refused.stderr
     assert str(damaged) in refused.stderr and "rerun=true" in refused.stderr
-    assert run(*TINY, f"run_dir={folder}", "rerun=true").returncode == 0
+    assert run(*TINY, f"run_dir={folder}", "rerun=true", warm=True).returncode == 0
     assert_same_run(folder, twin)
