@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 ROUNDS = 8
@@ -16,6 +18,7 @@ def splitmix64(x: np.ndarray) -> np.ndarray:
         return x ^ (x >> np.uint64(31))
 
 
+@functools.lru_cache(maxsize=64)  # the keys of an epoch's order are asked for at every batch
 def hash_of(*numbers: int) -> np.uint64:
     """One 64-bit hash of several integers, their order included."""
     state = np.zeros(1, np.uint64)
