@@ -135,7 +135,8 @@ def describe(config: Config, data: Any, split: Split, world: int, tensors: dict[
     tokens = size * data.tokens_per_sample
     model_bytes = sum(t.numel() * t.element_size() for t in tensors.values())
     flops = flops_per_token(config.model, trained) * tokens * steps
-    marks = sorted({1, config.lr.warmup_steps or 1, steps // 4 or 1, steps // 2 or 1, 3 * steps // 4 or 1, steps})
+    marks = {1, config.lr.warmup_steps or 1, steps // 4 or 1, steps // 2 or 1, 3 * steps // 4 or 1, steps}
+    marked = [s for s in sorted(marks) if s <= steps]
     keep = config.trajectory.keep
     snapshots = steps // int(config.trajectory.every or 1)
     on_disk = snapshots if keep == "all" else 0 if keep == "none" else min(snapshots, int(keep))
@@ -151,7 +152,7 @@ def describe(config: Config, data: Any, split: Split, world: int, tensors: dict[
         f"batch       {size} samples = {tokens:,} tokens a step: {world} rank(s) x {split.accumulate} x {split.micro}",
         f"budget      {steps:,} steps = {steps * size:,} samples = {steps * tokens:,} tokens "
         f"= {steps * size / data.sizes['train']:.2f} epochs; about {flops:.2e} FLOPs",
-        "rate        " + ", ".join(f"{schedules.rate(config.lr, s):.3g} at step {s:,}" for s in marks),
+        "rate        " + ", ".join(f"{schedules.rate(config.lr, s):.3g} at step {s:,}" for s in marked),
         f"snapshots   every {config.trajectory.every} steps: {snapshots:,}; "
         f"on the disk {on_disk:,} = {_size(on_disk * model_bytes)}",
         f"states      every {config.save.every} steps: the last 2, at most "
@@ -171,6 +172,8 @@ def warnings(config: Config) -> list[str]:
         if observed < needed:
             budget = f"the budget of {config.steps} steps gives {observed}"
             found.append(f"{a.id} needs {needed} snapshots, {budget}: never defined")
+    if config.lr.warmup_steps >= config.steps:
+        found.append(f"the warm-up of {config.lr.warmup_steps} steps does not end within the budget of {config.steps}")
     beyond = [s for s in config.save.keep if s > config.steps]
     return found + [f"save.keep={s} is beyond the budget of {config.steps} steps" for s in beyond]
 

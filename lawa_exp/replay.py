@@ -102,8 +102,11 @@ def read_out(
     device: torch.device,
     ranks: Ranks,
     say: Callable[[str], None],
+    end: int | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluates averages of a run at the steps where its live weights were evaluated; writes `out/metrics.jsonl`.
+
+    end: the last step to evaluate (default: the run's).
 
     One pass over the snapshots. The rows are those that the same averagers would have written online, byte for byte.
     UserError names a snapshot that is damaged.
@@ -116,7 +119,7 @@ def read_out(
     live = {row["step"]: row for row in read_rows(run.metrics) if row["split"] == "val" and row["weights"] == "live"}
     replay = Replay(settings, averaged_names(model), run.trajectory, device)
     rows = []
-    for step in sorted(s for s in live if s > 0):
+    for step in sorted(s for s in live if 0 < s <= (end or s)):
         if signals.stop_is_asked():
             raise Failed(f"stopped before step {step:,}: nothing was written; the same command begins anew")
         try:

@@ -190,7 +190,7 @@ def carry_out(p: Prepared, run: RunDir, device: torch.device, ranks: Ranks, say:
 def finish(p: Prepared, run: RunDir, outcome: Outcome, say: Callable[[str], None]) -> None:
     """The table on the terminal, report.md and curves.png, and the marker last."""
     rows = read_rows(run.metrics)
-    say("\n" + loss_table(rows))
+    say(f"\n{loss_table(rows)}\nsteps saved: steps until the live weights get there; > n: not within the n left")
     facts = [
         f"run directory `{run.path.name}`, trajectory {p.trajectory}, {outcome.step:,} steps"
         + (", DIVERGED after the last of them" if outcome.how == "diverged" else ""),
@@ -213,7 +213,7 @@ def finish(p: Prepared, run: RunDir, outcome: Outcome, say: Callable[[str], None
 
 def command() -> str:
     """The command line of this process, to be run again."""
-    return "python -m lawa_exp " + shlex.join(sys.argv[1:])
+    return shlex.join(["python", "-m", "lawa_exp", *sys.argv[1:]])
 
 
 def already_done(
@@ -221,24 +221,27 @@ def already_done(
 ) -> int:
     """Says so; what was not attached is read out of the snapshots where they suffice."""
     rows = ranks.from_main(read_rows(run.metrics) if ranks.is_main else None)
-    say(f"this training was done already, up to step {step:,}")
+    end = min(step, p.config.steps)
+    asked = "" if end == step else f"; shown up to step {end:,}, as asked"
+    say(f"this training was done already, up to step {step:,}{asked}")
+    rows = [r for r in rows if r["step"] <= end]
     known = set(averager_ids(rows))
     for warning in plan.warnings(p.config):
         say(f"warning: {warning}")
     saved = set(ranks.from_main(steps_in(run.trajectory) if ranks.is_main else None))
     for settings in p.config.averagers:
-        if settings.id in known or not settings.needed(step):
+        if settings.id in known or not settings.needed(end):
             continue
         out = run.readouts / settings.id
         earlier = ranks.from_main(read_rows(out / "metrics.jsonl") if ranks.is_main else None)
-        if earlier and earlier[-1]["step"] == max(r["step"] for r in rows):
+        if earlier and earlier[-1]["step"] >= max(r["step"] for r in rows if r["split"] == "val"):
             say(f"{settings.id} was read out already, into {out}")
-            rows += earlier
-        elif problem := problem_with(settings, saved, step):
+            rows += [r for r in earlier if r["step"] <= end]
+        elif problem := problem_with(settings, saved, end):
             say(f"{settings.id} cannot be read out: {problem}")
         else:
             say(f"reading {settings.id} out of the snapshots into {out}")
-            rows += read_out(p.config, p.data, run, [settings], out, device, ranks, say)
+            rows += read_out(p.config, p.data, run, [settings], out, device, ranks, say, end)
     if ranks.is_main:
         say("\n" + loss_table(rows))
     return EXIT["done"]

@@ -180,6 +180,8 @@ def draw(groups: list[Group], path: Path) -> None:
     for axes, group in zip(panels[0], groups, strict=True):
         for i, weights in enumerate(["live", *group.best()]):
             points = group.mean_curve(weights)
+            if not points:  # the seeds share no step at which it was evaluated
+                continue
             steps, means = [s for s, _ in points], [m for _, m in points]
             axes.plot(
                 steps, means, STYLES[i % len(STYLES)], label=weights, color="black" if i == 0 else f"C{i}", marker="."
@@ -191,8 +193,9 @@ def draw(groups: list[Group], path: Path) -> None:
         axes.set_xlabel("step (optimizer updates)")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    margin = 0.05 * (max(high) - min(low))
-    panels[0][0].set_ylim(min(low) - margin, max(high) + margin)
+    if low and high:
+        margin = 0.05 * max(max(high) - min(low), 1e-3)
+        panels[0][0].set_ylim(min(low) - margin, max(high) + margin)
     panels[0][0].set_ylabel("validation loss (nats), mean over seeds")
     save_figure(figure, path)
 
