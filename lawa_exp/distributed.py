@@ -46,11 +46,6 @@ class Ranks:
             dist.barrier(group=self.control)
 
 
-def is_main_process() -> bool:
-    """Rank 0, before any group exists."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def start(device_type: str) -> Ranks:
     """Joins the ranks that torchrun started, or is alone."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
