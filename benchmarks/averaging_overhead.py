@@ -38,10 +38,10 @@ from torch import Tensor
 
 from lawa_exp.averaging import AVERAGERS, EmaSettings, LawaSettings, SwaSettings, build_averager
 from lawa_exp.averaging.window import Window
-from lawa_exp.train import Background, write_snapshot
+from lawa_exp.background import Background, write_snapshot
 
 SPACING = 50
-SETTINGS = (LawaSettings(5, SPACING, 0), SwaSettings(SPACING, 0), EmaSettings(0.99, 1, 0))
+SETTINGS = (LawaSettings(5, SPACING, 0), SwaSettings(SPACING, 0), EmaSettings(0.99, 1, 0, False))
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Switched:
             averager.update(self.step, tensors)
         if self.snapshot_next and self.trajectory:
             snapshot = self.window.take(self.step, tensors)
-            self.background.submit(self.write, self.trajectory, self.step, snapshot.tensors, "all")
+            self.background.submit(self.write, self.trajectory, snapshot, "all")
         if self.counts:
             self.seconds[self.snapshot_next].append(time.perf_counter() - start)
 

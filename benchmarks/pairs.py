@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import random
 import shlex
 import statistics
 import sys
@@ -125,11 +126,20 @@ def run(a: Callable[[], None], b: Callable[[], None], pairs: Pairs) -> Pairs:
 
 def weighted_median_ratio(pairs: Pairs) -> float:
     """The medians of the pairs' ratios, by the weights of their kinds: beside the mean, to see what outliers did."""
-    total = 0.0
-    for stratum, weight in enumerate(pairs.strata):
-        ratios = [a / b for s, a, b in pairs.times if s == stratum]
-        total += weight * statistics.median(ratios) if ratios else math.nan
-    return total
+    return sum(w * statistics.median(r) if r else math.nan for w, r in _ratios(pairs))
+
+
+def median_interval(pairs: Pairs, resamples: int = 2000) -> tuple[float, float]:
+    """The 95% interval of `weighted_median_ratio`: percentiles of a bootstrap within each kind of pair."""
+    draw, kinds = random.Random(0), _ratios(pairs)
+    found = [sum(w * statistics.median(draw.choices(r, k=len(r))) for w, r in kinds) for _ in range(resamples)]
+    cuts = statistics.quantiles(found, n=40)
+    return cuts[0], cuts[-1]
+
+
+def _ratios(pairs: Pairs) -> list[tuple[float, list[float]]]:
+    """Weight and ratios of each kind of pair."""
+    return [(w, [a / b for s, a, b in pairs.times if s == i]) for i, w in enumerate(pairs.strata)]
 
 
 def student(freedom: float) -> float:
@@ -145,7 +155,7 @@ def student(freedom: float) -> float:
     return sum(term / freedom**n for n, term in enumerate(terms))
 
 
-HEADER = ("what", "A", "B", "A, median", "B, median", "mean A/B", "95% interval", "median A/B", "pairs")
+HEADER = ("what", "A", "B", "A, median", "B, median", "mean A/B", "95% interval", "median A/B", "its interval", "pairs")
 
 
 def row(what: str, a: str, b: str, pairs: Pairs, per: int = 1) -> tuple[str, ...]:
@@ -160,6 +170,7 @@ def row(what: str, a: str, b: str, pairs: Pairs, per: int = 1) -> tuple[str, ...
         f"{ratio:.4f}",
         f"{ratio - half:.4f} to {ratio + half:.4f}" if math.isfinite(half) else "too few pairs",
         f"{weighted_median_ratio(pairs):.4f}",
+        "{:.4f} to {:.4f}".format(*median_interval(pairs)) if math.isfinite(half) else "too few pairs",
         pairs.verdict(),
     )
 

@@ -197,13 +197,6 @@ class Scaling:
 
 
 @dataclass(frozen=True)
-class Feedback:
-    """Strategies that put an average back into training."""
-
-    kind: str = setting(one_of("none"))
-
-
-@dataclass(frozen=True)
 class Trainer:
     """Where and how the arithmetic is done."""
 
@@ -242,10 +235,11 @@ class Save:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Which snapshots are written, and how many of the latest are kept."""
+    """Which snapshots are written, how many of the latest are kept, and where those of an attached window are read."""
 
     every: int | str | None = setting(optional(steps(1)))
     keep: int | str = setting(either(one_of("all", "none"), integer(1)))
+    window: str = setting(one_of("memory", "disk"))
 
 
 @dataclass(frozen=True)
@@ -259,7 +253,7 @@ class Config:
     batch: Batch
     scaling: Scaling
     averagers: tuple[Any, ...]
-    feedback: Feedback
+    feedback: Any
     trainer: Trainer
     logger: Logger
     evaluate: Evaluate

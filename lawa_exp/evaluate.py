@@ -1,58 +1,18 @@
-"""Evaluation: a fixed set, every sample once, and the live weights back as they were."""
+"""Evaluation: a fixed set, every sample once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lawa_exp.config import Evaluate
 from lawa_exp.distributed import Ranks
 from lawa_exp.models.objective import IGNORE
-
-
-def live_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The model's parameters and persistent buffers by name, no copies; of tied weights the first name."""
-    seen: set[int] = set()
-    tensors = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            tensors[name] = tensor.detach()
-    return tensors
-
-
-def averaged_names(model: nn.Module) -> frozenset[str]:
-    """What averagers average: the parameters. Buffers are carried as they were last."""
-    return frozenset(name for name, _ in model.named_parameters())
-
-
-class Swap:
-    """Puts other weights in place of the live ones, and the live bytes back; meanwhile nothing may be saved."""
-
-    def __init__(self, live: Mapping[str, Tensor]) -> None:
-        self.live = live
-        self.away = False
-
-    @contextmanager
-    def applied(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        assert not self.away, "weights are already swapped"
-        assert weights.keys() == self.live.keys(), "the weights do not fit the model"
-        with torch.no_grad():
-            kept = {name: tensor.clone() for name, tensor in self.live.items()}
-            self.away = True
-            try:
-                for name, tensor in self.live.items():
-                    tensor.copy_(weights[name])
-                yield
-            finally:
-                for name, tensor in self.live.items():
-                    tensor.copy_(kept[name])
-                self.away = False
 
 
 @contextmanager

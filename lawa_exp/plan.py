@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lawa_exp import models, schedules
-from lawa_exp.config import Config, UserError, resolve_steps
+from lawa_exp.config import Config, UserError, resolve_steps, setting_names
 from lawa_exp.machine import usable_cores
 from lawa_exp.settings import config_to
 
@@ -45,25 +45,37 @@ def resolve(config: Config, data: Any) -> Config:
 
     lr = replace(config.lr, horizon=horizon, warmup_steps=fixed(config.lr.warmup_steps, "lr.warmup_steps"))
     schedules.check(lr)
-    averagers: dict[str, Any] = {}
-    for settings in config.averagers:
-        where = f"averagers.{settings.kind}"
+
+    def in_steps_of(settings: Any, where: str) -> Any:
         changes = {
             name: fixed(getattr(settings, name), f"{where}.{name}", 0 if name == "start" else 1)
             for name in ("spacing", "every", "start")
-            if hasattr(settings, name)
+            if name in setting_names(type(settings))
         }
-        settings = replace(settings, **changes)
+        return replace(settings, **changes)
+
+    averagers: dict[str, Any] = {}
+    for settings in config.averagers:
+        settings = in_steps_of(settings, f"averagers.{settings.kind}")
         averagers[settings.id] = settings
     evaluate_every = fixed(config.evaluate.every, "evaluate.every", 1)
     spacings = [a.spacing for a in averagers.values() if a.windowed]
     snapshot_every = fixed(config.trajectory.every, "trajectory.every", 1)
     if snapshot_every is None:
         snapshot_every = math.gcd(*spacings) if spacings else evaluate_every
+    if config.trajectory.window == "disk":
+        if config.trajectory.keep != "all":
+            raise UserError(f"trajectory.window=disk: expected trajectory.keep=all, not {config.trajectory.keep}")
+        for spacing in spacings:
+            if spacing % snapshot_every:
+                raise UserError(
+                    f"trajectory.window=disk: trajectory.every={snapshot_every} does not divide the spacing {spacing}"
+                )
     return replace(
         config,
         lr=lr,
         averagers=tuple(averagers.values()),
+        feedback=in_steps_of(config.feedback, "feedback"),
         evaluate=replace(config.evaluate, every=evaluate_every),
         save=replace(
             config.save,

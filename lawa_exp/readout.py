@@ -14,7 +14,10 @@ from lawa_exp.averaging import AVERAGERS
 from lawa_exp.cli import Parser, exit_code
 from lawa_exp.config import UserError, near, setting_names
 
-DEFAULTS = {"k": "5", "decay": "0.99", "start": "0"}  # of the flags; others: the spacing of the run's snapshots
+DEFAULTS = {  # of the flags; others: the spacing of the run's snapshots
+    **{"k": "5", "decay": "0.99", "start": "0", "warmup": "false", "sigma_rel": "0.1"},
+    **{"ema_power": "0.5", "bias_power": "0.2", "lag": "10"},
+}
 RESERVED = ("test", "before-rerun")  # folders of readouts/ that the training writes
 
 
@@ -116,7 +119,9 @@ def combinations(args: argparse.Namespace, snapshots: int) -> list[dict[str, Any
 
 
 def plain(text: str) -> Any:
-    """A number where it is one."""
+    """A number, true or false where it is one."""
+    if text in ("true", "false"):
+        return text == "true"
     for convert in (int, float):
         try:
             return convert(text)

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from lawa_exp import signals
 from lawa_exp.averaging import build_averager, observed_steps, row_fields
+from lawa_exp.averaging.swap import Swap, averaged_names
 from lawa_exp.averaging.window import Window
 from lawa_exp.checkpoint.commit import Damaged, steps_in, verify
 from lawa_exp.checkpoint.tensors import read_tensors
 from lawa_exp.config import Config, Failed, UserError
 from lawa_exp.distributed import Ranks
-from lawa_exp.evaluate import Swap, averaged_names, evaluate, live_tensors
+from lawa_exp.evaluate import evaluate
 from lawa_exp.files import write_text_atomically
 from lawa_exp.metrics import encode, read_rows
 from lawa_exp.numerics import autocast_for, objective_for, seeded_model, set_up_arithmetic
@@ -114,7 +115,7 @@ def read_out(
     set_up_arithmetic(config)
     model = seeded_model(config, device)
     objective = objective_for(config, model)
-    swap = Swap(live_tensors(model))
+    swap = Swap(model)
     autocast = autocast_for(config, device)
     live = {row["step"]: row for row in read_rows(run.metrics) if row["split"] == "val" and row["weights"] == "live"}
     replay = Replay(settings, averaged_names(model), run.trajectory, device)

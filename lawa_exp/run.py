@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from lawa_exp import distributed, plan, signals
+from lawa_exp.averaging.swap import live_tensors
 from lawa_exp.checkpoint.commit import steps_in
 from lawa_exp.config import Config, Failed, Options, UserError
 from lawa_exp.distributed import Ranks
-from lawa_exp.evaluate import live_tensors
 from lawa_exp.files import DISK_FULL, write_text_atomically
 from lawa_exp.metrics import averager_ids, encode, read_rows
 from lawa_exp.models import GPTSettings, build_model

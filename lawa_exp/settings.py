@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from lawa_exp.averaging import AVERAGERS
+from lawa_exp.averaging.feedback import FEEDBACK
 from lawa_exp.config import (
     BUDGET_UNITS,
     FORMAT_VERSION,
     Batch,
     Config,
     Evaluate,
-    Feedback,
     Logger,
     Save,
     Scaling,
@@ -36,11 +36,11 @@ TABLES: dict[str, dict[str, type]] = {
     "dataset": DATASETS,
     "optimizer": OPTIMIZERS,
     "lr": SCHEDULES,
+    "feedback": FEEDBACK,
 }
 SHARED: dict[str, type] = {
     "batch": Batch,
     "scaling": Scaling,
-    "feedback": Feedback,
     "trainer": Trainer,
     "logger": Logger,
     "evaluate": Evaluate,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lawa_exp.averaging.feedback import Feedback
 from lawa_exp.averaging.window import Snapshot, Window
 from lawa_exp.checkpoint.commit import commit, step_name
 from lawa_exp.checkpoint.tensors import read_tensors, write_tensors
@@ -25,6 +27,7 @@ class State:
     optimizer: torch.optim.Optimizer
     averagers: dict[str, Any]
     window: Window
+    feedback: Feedback | None = None
 
     def save(self, root: Path, scalars: dict[str, Any]) -> Path:
         """Commits `root/step_XXXXXXXX`; `scalars` is kept with it and given back by `load`."""
@@ -39,14 +42,24 @@ class State:
         }
         tensors = {"model": self.live, "optimizer": optimizer}
         tensors |= {f"averagers/{id}": t for id, (t, _) in averagers.items()}
-        tensors |= {f"window/{step_name(s)}": snapshot.tensors for s, snapshot in self.window.snapshots.items()}
+        in_memory = {s: snapshot for s, snapshot in self.window.snapshots.items() if not snapshot.on_disk}
+        tensors |= {f"window/{step_name(s)}": snapshot.tensors for s, snapshot in in_memory.items()}
+        if self.feedback:
+            held, described["feedback"] = self.feedback.averager.state()
+            described["feedback_window"] = sorted(self.feedback.window.snapshots)
+            tensors["feedback/averager"] = held
+            for s, snapshot in self.feedback.window.snapshots.items():
+                tensors[f"feedback/window/{step_name(s)}"] = snapshot.tensors
         files = {f"{name}.safetensors": _writer(t) for name, t in tensors.items()}
         files["state.json"] = lambda path: path.write_text(json.dumps(described, indent=1)) and None
         commit(root / step_name(self.step), files)
         return root / step_name(self.step)
 
-    def load(self, folder: Path) -> dict[str, Any]:
-        """Takes over a committed state, for the averagers that it holds; returns the scalars saved with it."""
+    def load(self, folder: Path, trajectory: Path) -> dict[str, Any]:
+        """Takes over a committed state, for the averagers that it holds; returns the scalars saved with it.
+
+        trajectory: where the snapshots of a window are that are not in the state itself.
+        """
         described = json.loads((folder / "state.json").read_text())
         self.step = described["step"]
         load_live(self.live, read_tensors(folder / "model.safetensors"))
@@ -57,10 +70,22 @@ class State:
             if id in self.averagers:
                 tensors = read_tensors(folder / f"averagers/{id}.safetensors")
                 self.averagers[id].load({n: t.to(device) for n, t in tensors.items()}, scalars)
-        for step in described["window"]:
-            tensors = read_tensors(folder / f"window/{step_name(step)}.safetensors")
-            self.window.snapshots[step] = Snapshot(step, {n: t.to(device) for n, t in tensors.items()})
+        _load_window(self.window, folder / "window", described["window"], trajectory)
+        if self.feedback:
+            tensors = read_tensors(folder / "feedback/averager.safetensors")
+            self.feedback.averager.load({n: t.to(device) for n, t in tensors.items()}, described["feedback"])
+            _load_window(self.feedback.window, folder / "feedback/window", described["feedback_window"], trajectory)
         return described["scalars"]
+
+
+def _load_window(window: Window, folder: Path, steps: list[int], trajectory: Path) -> None:
+    for step in steps:
+        path = folder / f"{step_name(step)}.safetensors"
+        if path.exists():
+            window.snapshots[step] = Snapshot(step, read_tensors(path))
+        else:
+            committed = trajectory / step_name(step) / "model.safetensors"
+            window.snapshots[step] = Snapshot(step, None, functools.partial(read_tensors, committed))
 
 
 def saved_averagers(folder: Path) -> list[str]:

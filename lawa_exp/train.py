@@ -9,11 +9,8 @@ import contextlib
 import functools
 import math
 import resource
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,13 +18,15 @@ from torch import Tensor, nn
 
 from lawa_exp import schedules
 from lawa_exp.averaging import build_averager, row_fields
+from lawa_exp.averaging.feedback import Feedback, NoFeedback
+from lawa_exp.averaging.swap import Swap, averaged_names, live_tensors
 from lawa_exp.averaging.window import Window
-from lawa_exp.checkpoint.commit import commit, remove, step_name, steps_in
-from lawa_exp.checkpoint.tensors import write_tensors
+from lawa_exp.background import Background, Readback, spill, write_average, write_snapshot
+from lawa_exp.checkpoint.commit import remove, steps_in
 from lawa_exp.config import Config
 from lawa_exp.data.order import hash_of
 from lawa_exp.distributed import Agreement, Ranks
-from lawa_exp.evaluate import Swap, averaged_names, evaluate, evaluating, live_tensors
+from lawa_exp.evaluate import evaluate, evaluating
 from lawa_exp.metrics import Rows
 from lawa_exp.numerics import autocast_for, objective_for, seeded_model, set_up_arithmetic
 from lawa_exp.plan import Split
@@ -37,7 +36,6 @@ from lawa_exp.rundir import RunDir
 from lawa_exp.state import State, saved_averagers
 
 STATES_KEPT = 2
-DEVICE_LAG = 2  # steps that the host runs ahead of a GPU before it reads the loss
 
 
 @dataclass(frozen=True)
@@ -77,12 +75,16 @@ def train(
     optimizer = config.optimizer.build(model)
     live = live_tensors(model)
     state, saved = restore(config, split, run, ranks, model, live, optimizer, say)
-    swap = Swap(live)
+    if state.feedback and state.step == 0:
+        state.feedback.begin(live)
+    swap = Swap(model, live)
+    state.window.fence_before(optimizer)
     rows = Rows(run.metrics, saved["metrics_bytes"]) if ranks.is_main else None
     timing = Rows(run.timing) if ranks.is_main else None
     background = Background()
     snapshots_kept = config.trajectory.keep
     snapshots_every = int(config.trajectory.every or 1)
+    window_on_disk = config.trajectory.window == "disk"
     evaluate_every, save_every = int(config.evaluate.every), int(config.save.every or 1)
     tokens_per_step = config.batch.size * data.tokens_per_sample
     # The loss is a mean over the whole batch; DDP divides the gradient by the number of ranks, so that is taken back.
@@ -94,6 +96,10 @@ def train(
 
     def evaluate_all(split: str) -> list[dict[str, Any]]:
         """A row of the live weights and of every average that is defined; evaluated on val, averages go to the disk."""
+        state.window.fence()
+        if window_on_disk:
+            background.drain()
+            ranks.barrier()
         score = functools.partial(evaluate, objective, data, split, config.evaluate, ranks, device, autocast)
         seen = {"trained_samples": state.step * config.batch.size, "trained_tokens": state.step * tokens_per_step}
         at = {"step": state.step, "split": split}
@@ -105,7 +111,8 @@ def train(
             with swap.applied(weights):
                 found.append({**at, **row_fields(averager.settings), **score(), **seen})
             if split == "val" and ranks.is_main:
-                background.submit(write_average, run.averages / id, state.step, weights)
+                keeps_all = averager.settings.keeps_all
+                background.submit(write_average, run.averages / id, state.step, weights, keeps_all)
         return found
 
     def validate() -> bool:
@@ -177,10 +184,14 @@ def train(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             readback.push(step, rate, torch.stack([loss_mean, grad_norm, diverged.float()]))
-            if write_training_rows(readback.ready()):
+            feedback_due = state.feedback is not None and state.feedback.due(step)
+            if write_training_rows(readback.rest() if feedback_due else readback.ready()):
                 how = "diverged"
                 break
             state.step = step
+            if state.feedback:
+                state.window.fence()
+                state.feedback.update(step, live)
 
             # What only observes training.
             for averager in state.averagers.values():
@@ -188,7 +199,9 @@ def train(
             if snapshots_kept != "none" and step % snapshots_every == 0:
                 snapshot = state.window.take(step, live)
                 if ranks.is_main:
-                    background.submit(write_snapshot, run.trajectory, step, snapshot.tensors, snapshots_kept)
+                    background.submit(write_snapshot, run.trajectory, snapshot, snapshots_kept)
+                if window_on_disk:
+                    background.submit(spill, snapshot, run.trajectory)
             stop = agreement.vote(should_stop())
             at_end = step == config.steps
             evaluation_due = step % evaluate_every == 0 or at_end
@@ -211,7 +224,9 @@ def train(
                     remove(folder)
             for id, averager in state.averagers.items():
                 if (weights := averager.average()) is not None:
-                    background.submit(write_average, run.averages / id, state.step, weights)
+                    background.submit(
+                        write_average, run.averages / id, state.step, weights, averager.settings.keeps_all
+                    )
         background.drain()
         if rows:
             rows.sync()
@@ -271,7 +286,10 @@ def restore(
                 continue
             say(f"{settings.id} was rebuilt from the snapshots up to step {step:,}")
         attached[settings.id] = averager
-    state = State(step, model, live, optimizer, attached, window)
+    feedback = None
+    if not isinstance(config.feedback, NoFeedback):
+        feedback = Feedback(config.feedback, averaged, optimizer)
+    state = State(step, model, live, optimizer, attached, window, feedback)
     environment = {
         "ranks": ranks.world,
         "threads": config.trainer.threads,
@@ -282,7 +300,7 @@ def restore(
     }
     if folder is None:
         return state, {"metrics_bytes": 0, "environment": environment}
-    saved = state.load(folder)
+    saved = state.load(folder, run.trajectory)
     for key, now in environment.items():
         before = saved["environment"].get(key)
         if before != now:
@@ -310,69 +328,3 @@ def to_device(batch: tuple[Any, Any], device: torch.device) -> tuple[Tensor, Ten
     if device.type == "cuda":
         return inputs.pin_memory().to(device, non_blocking=True), targets.pin_memory().to(device, non_blocking=True)
     return inputs, targets
-
-
-class Readback:
-    """Numbers from the device, read some steps later so that the host does not wait for the step it has just queued.
-
-    On a CPU they are there at once. On a GPU always the same number of steps late: rows do not depend on timing.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.lag = DEVICE_LAG if device.type == "cuda" else 0
-        self.waiting: deque[tuple[int, float, Tensor, Any]] = deque()
-
-    def push(self, step: int, rate: float, values: Tensor) -> None:
-        event = None
-        if values.is_cuda:
-            host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            values = host.copy_(values, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
-        self.waiting.append((step, rate, values, event))
-
-    def ready(self, lag: int | None = None) -> Iterator[tuple[int, float, list[float]]]:
-        while len(self.waiting) > (self.lag if lag is None else lag):
-            step, rate, values, event = self.waiting.popleft()
-            if event:
-                event.synchronize()
-            yield step, rate, values.tolist()
-
-    def rest(self) -> Iterator[tuple[int, float, list[float]]]:
-        return self.ready(lag=0)
-
-
-class Background:
-    """Files written in order by one thread while training goes on; an error there is raised at the next call."""
-
-    def __init__(self) -> None:
-        self.pool = ThreadPoolExecutor(1)
-        self.pending: deque[Future] = deque()
-
-    def submit(self, function: Callable[..., None], *args: Any) -> None:
-        while self.pending and (self.pending[0].done() or len(self.pending) > 8):  # bounds the copies held
-            self.pending.popleft().result()
-        self.pending.append(self.pool.submit(function, *args))
-
-    def drain(self) -> None:
-        while self.pending:
-            self.pending.popleft().result()
-
-    def close(self) -> None:
-        self.pool.shutdown(wait=True, cancel_futures=True)
-
-
-def write_snapshot(root: Path, step: int, tensors: dict[str, Tensor], keep: int | str) -> None:
-    """Commits a snapshot and, if only the latest `keep` are kept, removes those before them."""
-    commit(root / step_name(step), {"model.safetensors": lambda path: write_tensors(path, tensors)})
-    if isinstance(keep, int):
-        for earlier in [s for s in steps_in(root) if s <= step][:-keep]:
-            remove(root / step_name(earlier))
-
-
-def write_average(root: Path, step: int, tensors: dict[str, Tensor]) -> None:
-    """Commits an average and removes those of other steps."""
-    commit(root / step_name(step), {"model.safetensors": lambda path: write_tensors(path, tensors)})
-    for other in steps_in(root):
-        if other != step:
-            remove(root / step_name(other))

@@ -85,6 +85,18 @@ def test_two_ranks_killed_and_stopped(two: Path, tmp_path: Path) -> None:
     assert_same_run(folder, two)
 
 
+def test_three_ranks_killed(tmp_path: Path) -> None:
+    """With three, sums depend on their order, and DDP's buckets change after a process's first backward pass."""
+    folder, other = tmp_path / "run", tmp_path / "undisturbed"
+    asked = tiny("batch.size=6", "steps=20", "save.every=5", "evaluate.every=10", "model.layers=4", "model.width=96")
+    assert run(*asked, f"run_dir={other}", ranks=3).returncode == 0
+    died = run(*asked, f"run_dir={folder}", ranks=3, strike=Strike(UPDATE, n=8, rank=1))
+    assert died.returncode == 1 and states(folder) == [5]
+    done = run(*asked, f"run_dir={folder}", ranks=3)
+    assert done.returncode == 0 and "continuing from step 5" in done.stdout, done.stderr
+    assert_same_run(folder, other)
+
+
 def test_batch_that_the_ranks_do_not_divide(tmp_path: Path) -> None:
     refused = run(*tiny("batch.size=5"), f"run_dir={tmp_path / 'run'}", ranks=2)
     assert refused.returncode == 1  # torchrun turns every other code into 1

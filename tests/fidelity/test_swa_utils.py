@@ -5,8 +5,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lawa_exp.averaging import EmaSettings, SwaSettings, build_averager
+from lawa_exp.averaging.swap import averaged_names, live_tensors
 from lawa_exp.averaging.window import Window
-from lawa_exp.evaluate import averaged_names, live_tensors
 
 
 def test_swa_and_ema_equal_torchs_to_rounding():
@@ -16,7 +16,7 @@ def test_swa_and_ema_equal_torchs_to_rounding():
     swa, ema = AveragedModel(model), AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.97))
     names = averaged_names(model)
     ours_swa = build_averager(SwaSettings(every=1, start=0), names, Window())
-    ours_ema = build_averager(EmaSettings(decay=0.97, every=1, start=0), names, Window())
+    ours_ema = build_averager(EmaSettings(decay=0.97, every=1, start=0, warmup=False), names, Window())
     x, y = torch.randn(64, 8), torch.randn(64, 1)
     start = {n: t.clone() for n, t in live_tensors(model).items()}
     for step in range(1, 101):

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lawa_exp.averaging.swap import Swap, averaged_names, live_tensors
 from lawa_exp.compose import compose, read
-from lawa_exp.evaluate import Swap, averaged_names, fixed_set, live_tensors
+from lawa_exp.evaluate import fixed_set
 from lawa_exp.models import GPTSettings, build_model
 from lawa_exp.models.objective import IGNORE, Objective
 
@@ -87,7 +88,7 @@ def test_a_swap_changes_what_is_computed_and_gives_the_same_bytes_back():
     live = live_tensors(model)
     before, logits = {n: t.clone() for n, t in live.items()}, model(tokens)
     other = {n: torch.randn_like(t) for n, t in live.items()}
-    swap = Swap(live)
+    swap = Swap(model)
     with swap.applied(other):
         assert swap.away and not torch.allclose(model(tokens), logits)
         assert model.lm_head.weight.data_ptr() == model.transformer["wte"].weight.data_ptr()

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from lawa_exp import plan
+from lawa_exp.averaging.swap import live_tensors
 from lawa_exp.compose import compose, read
 from lawa_exp.config import UserError
 from lawa_exp.distributed import Ranks
-from lawa_exp.evaluate import live_tensors
 from lawa_exp.models import build_model
 from lawa_exp.run import merge, prepare
 

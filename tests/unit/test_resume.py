@@ -15,7 +15,7 @@ from helpers import TINY, UPDATE, Done, Strike, assert_same_run, assert_whole, c
 EVALUATE = "lawa_exp.train:evaluate"
 SAVE = "lawa_exp.state:State.save"
 STATE_FILE = "lawa_exp.state:write_tensors"
-WEIGHTS_FILE = "lawa_exp.train:write_tensors"  # of a snapshot or an average
+WEIGHTS_FILE = "lawa_exp.background:write_tensors"  # of a snapshot or an average
 SYNC = "lawa_exp.checkpoint.commit:sync"
 RENAME = "pathlib:Path.rename"
 DELETE = "shutil:rmtree"
@@ -51,7 +51,8 @@ CHAINS: dict[str, list[tuple[Strike, int | None]]] = {
         (Strike(WEIGHTS_FILE, "half", of="trajectory/.partial-step_00000010/model.safetensors"), None),
         (Strike(RENAME, of="trajectory/.partial-step_00000025"), 15),
         (Strike(RENAME, of="averages/lawa-k3-s10/.partial-step_00000040"), 30),
-        (Strike("lawa_exp.train:remove", of="averages/lawa-k3-s10/step_00000040"), 45),  # two averages of one averager
+        # two averages of one averager
+        (Strike("lawa_exp.background:remove", of="averages/lawa-k3-s10/step_00000040"), 45),
         (Strike("lawa_exp.train:remove", of="resume/step_00000030"), 60),  # three states, and nothing left to train
         (Strike("lawa_exp.run:write_report"), 60),
         (Strike("lawa_exp.rundir:write_text_atomically", of="DONE"), 60),
@@ -116,6 +117,20 @@ def test_killed_at_changes_of_files(twin: Path, tmp_path: Path) -> None:
         alive = alive or states(folder) != []
     assert alive, "every kill came before the first state"
     finish(folder, twin)
+
+
+@pytest.mark.slow
+def test_compiled_run_killed(tmp_path: Path) -> None:
+    """Compiled code must not depend on which batch shapes a process has seen before."""
+    asked = [*TINY, "trainer.compile=true", "trainer.deterministic=true"]
+    folder, other = tmp_path / "run", tmp_path / "undisturbed"
+    assert run(*asked, f"run_dir={other}").returncode == 0
+    for n in (40, 12):
+        died = run(*asked, f"run_dir={folder}", strike=Strike(UPDATE, n=n))
+        assert died.returncode == -signal.SIGKILL, died.stdout + died.stderr
+    assert states(folder)[-1] == 45
+    assert run(*asked, f"run_dir={folder}").returncode == 0
+    assert_same_run(folder, other)
 
 
 @pytest.mark.slow

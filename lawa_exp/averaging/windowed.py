@@ -1,8 +1,4 @@
-"""LAWA: after step t the mean of the snapshots at the k latest multiples of spacing; undefined before k exist.
-
-Closed form: with m = floor(t / spacing), (1/k) * sum over j = m-k+1 .. m of theta(j * spacing), where every
-j * spacing is at least max(1, start).
-"""
+"""The averagers of the latest k snapshots: lawa and wma."""
 
 from __future__ import annotations
 
@@ -11,14 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from lawa_exp.averaging import LawaSettings, observes
-from lawa_exp.averaging.window import Window, mean
+from lawa_exp.averaging.arithmetic import weighted_mean
+from lawa_exp.averaging.settings import observes
+from lawa_exp.averaging.window import Window
 
 
-class Lawa:
+class WindowAverage:
     """Reads the run's window; holds no weights of its own."""
 
-    def __init__(self, settings: LawaSettings, averaged: frozenset[str], window: Window) -> None:
+    def __init__(self, settings: Any, averaged: frozenset[str], window: Window) -> None:
         self.settings, self.averaged, self.window = settings, averaged, window
         self.step = 0
         window.add_reader(settings.needed)
@@ -29,10 +26,12 @@ class Lawa:
             self.window.take(step, tensors)
 
     def average(self) -> dict[str, Tensor] | None:
+        """New tensors in the weights' own dtype, or None while fewer than k snapshots exist."""
         needed = self.settings.needed(self.step)
         if len(needed) < self.settings.k or any(s not in self.window.snapshots for s in needed):
             return None
-        return mean([self.window.snapshots[s].tensors for s in needed], self.averaged)
+        snapshots = [self.window.snapshots[s].tensors for s in needed]
+        return weighted_mean(snapshots, self.settings.coefficients(needed), self.averaged)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The window's snapshots are saved with the run."""
