@@ -62,7 +62,11 @@ def readout_table(rows: list[dict[str, Any]], found: list[dict[str, Any]]) -> st
 
 def format_saved(live: Sequence[tuple[int, float]], step: int, value: float) -> str:
     """`+120`: the live weights need 120 steps more; `> 300`: they do not get there within the run."""
-    saved, reached = steps_saved(live, step, value)
+    return saved_text(*steps_saved(live, step, value))
+
+
+def saved_text(saved: float, reached: bool) -> str:
+    """What `steps_saved` gives, as text."""
     return f"{saved:+,.0f}" if reached else f"> {saved:,.0f}"
 
 
@@ -74,8 +78,11 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([rendered[0], rule, *rendered[1:]])
 
 
-def draw_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Val loss against step for the live weights and each average; the axis leaves the first fall out."""
+def draw_curves(rows: list[dict[str, Any]], path: Path, title: str, faint: Sequence[str] = ()) -> None:
+    """Val loss against step for the live weights and each average; the axis leaves the first fall out.
+
+    faint: averages whose curves are grey and not named.
+    """
     live = curve(rows, "live")
     live = [(s, v) for s, v in live if s > 0] or live  # a run that diverges early has its first weights only
     if not live:
@@ -83,7 +90,11 @@ def draw_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     figure, axes = pyplot().subplots(figsize=(7, 4.2), dpi=120)
     axes.plot(*zip(*live, strict=True), color="black", linewidth=1.2, marker=".", label="live")
     values = [v for _, v in live]
-    for i, id in enumerate(averager_ids(rows)):
+    for i, id in enumerate(faint):
+        points = curve(rows, id)
+        label = f"{len(faint)} others" if i == 0 else None
+        axes.plot(*zip(*points, strict=True), color="0.8", linewidth=0.8, zorder=1, label=label)
+    for i, id in enumerate(id for id in averager_ids(rows) if id not in faint):
         points = curve(rows, id)
         if points:
             axes.plot(

@@ -73,9 +73,17 @@ class Window:
             self.snapshots[step] = self._copier.copy(step, tensors)
             if not self._fenced:
                 self.fence()
-            kept = {s for needs in self._needs for s in needs(step)} | {step}
-            self.snapshots = {s: snapshot for s, snapshot in self.snapshots.items() if s in kept or s > step}
+            self._drop(step)
         return self.snapshots[step]
+
+    def hold(self, snapshot: Snapshot) -> None:
+        """Takes in a snapshot whose tensors nobody changes, as it is; what nobody needs any more is dropped."""
+        self.snapshots[snapshot.step] = snapshot
+        self._drop(snapshot.step)
+
+    def _drop(self, step: int) -> None:
+        kept = {s for needs in self._needs for s in needs(step)} | {step}
+        self.snapshots = {s: snapshot for s, snapshot in self.snapshots.items() if s in kept or s > step}
 
 
 class Copier:
