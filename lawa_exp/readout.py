@@ -11,13 +11,10 @@ from typing import Any
 
 from lawa_exp import signals
 from lawa_exp.averaging import AVERAGERS
+from lawa_exp.averaging.flags import DEFAULTS, add_flags, plain
 from lawa_exp.cli import Parser, exit_code
 from lawa_exp.config import UserError, near, setting_names
 
-DEFAULTS = {  # of the flags; others: the spacing of the run's snapshots
-    **{"k": "5", "decay": "0.99", "start": "0", "warmup": "false", "sigma_rel": "0.1"},
-    **{"ema_power": "0.5", "bias_power": "0.2", "lag": "10"},
-}
 RESERVED = ("test", "before-rerun")  # folders of readouts/ that the training writes
 
 
@@ -36,14 +33,7 @@ def parser() -> Parser:
     )
     p.add_argument("run", metavar="RUN", help="a run directory")
     p.add_argument("--avg", default="lawa", help=f"comma-separated: {', '.join(AVERAGERS)} (default: lawa)")
-    used: dict[str, list[str]] = {}
-    for kind, (cls, _) in AVERAGERS.items():
-        for name in setting_names(cls):
-            used.setdefault(name, []).append(kind)
-    for name, kinds in used.items():
-        default = DEFAULTS.get(name)
-        said = default or "the spacing of the run's snapshots"
-        p.add_argument(f"--{name}", default=default, help=f"{', '.join(kinds)}: comma-separated (default: {said})")
+    add_flags(p, "comma-separated", {})
     p.add_argument("--name", help="the rows go to RUN/readouts/NAME (default: the averages' ids)")
     p.add_argument("--out", metavar="DIR", help="another folder for the rows")
     p.add_argument("--device", help="auto, cpu or cuda (default: the run's)")
@@ -112,22 +102,10 @@ def combinations(args: argparse.Namespace, snapshots: int) -> list[dict[str, Any
         lists = []
         names = setting_names(AVERAGERS[kind][0])
         for name in names:
-            given = getattr(args, name)
+            given = getattr(args, name) or DEFAULTS.get(name)
             lists.append([plain(v) for v in given.split(",")] if given else [snapshots])
         entries += [{"kind": kind, **dict(zip(names, values, strict=True))} for values in itertools.product(*lists)]
     return entries
-
-
-def plain(text: str) -> Any:
-    """A number, true or false where it is one."""
-    if text in ("true", "false"):
-        return text == "true"
-    for convert in (int, float):
-        try:
-            return convert(text)
-        except ValueError:
-            continue
-    return text
 
 
 if __name__ == "__main__":
