@@ -23,17 +23,14 @@ from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lawa_exp.averaging import AVERAGERS, observed_steps, observes
 from lawa_exp.averaging.flags import DEFAULTS, add_flags, plain
 from lawa_exp.checkpoint.commit import step_name, steps_in
 from lawa_exp.cli import Parser, exit_code
 from lawa_exp.config import UserError, build, setting_names
-
-if TYPE_CHECKING:
-    from lawa_exp.formats.stored import Checkpoint
-    from lawa_exp.formats.stream import Average
+from lawa_exp.formats.stored import Average, Checkpoint
 
 SUFFIXES = {".safetensors", ".pt", ".pth", ".bin", ".ckpt"}
 DTYPES = (
@@ -119,7 +116,8 @@ class Fixed:
 def average(args: argparse.Namespace) -> int:
     paths = checkpoints_of(args)
     planned = plan(args, list(paths))
-    from lawa_exp.formats.checkpoint import open_checkpoint  # numpy from here on
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads are not used, and take long to start
+    from lawa_exp.formats.checkpoint import open_checkpoint
     from lawa_exp.formats.output import Output
     from lawa_exp.formats.stream import Stream
 
@@ -252,8 +250,6 @@ def weights_of(args: argparse.Namespace, steps: list[int]) -> tuple[float, ...]:
 
 def plan(args: argparse.Namespace, steps: list[int]) -> list[tuple[int, Average]]:
     """What to average, by end step. steps: of the checkpoints, ascending; inputs are numbered in their order."""
-    from lawa_exp.formats.stream import Average
-
     settings = settings_of(args, steps)
     number = {step: i for i, step in enumerate(steps)}
     if args.at is not None:
@@ -288,8 +284,6 @@ def file_name(last: Checkpoint) -> str | None:
 
 
 def _renumbered(average: Average, numbers: list[int]) -> Average:
-    from lawa_exp.formats.stream import Average
-
     return Average(tuple(numbers.index(i) for i in average.inputs), average.weights)
 
 

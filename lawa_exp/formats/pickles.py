@@ -37,7 +37,7 @@ CLASSES_BY_NAME = {("argparse", "Namespace"), ("collections", "Counter")}
 CALLED = PARAMETERS | {("torch", "Size"), ("torch", "device")}  # functions of torch that are kept as calls
 EXTRA_DTYPES = {"complex32", "complex64", "complex128", "float8_e8m0fnu", "float4_e2m1fn_x2", "float", "double", "half"}
 DTYPES = SIZES.keys() | EXTRA_DTYPES
-ITEM_SIZES: dict[str | None, int] = {None: 1, **SIZES, "complex64": 8, "complex128": 16}
+OTHER_SIZES = {"complex64": 8, "complex128": 16}
 
 
 class Refused(Exception):
@@ -81,7 +81,9 @@ class Storage:
 
     @property
     def nbytes(self) -> int:
-        return self.numel * ITEM_SIZES[self.dtype]
+        if self.dtype is None:
+            return self.numel
+        return self.numel * (SIZES.get(self.dtype) or OTHER_SIZES[self.dtype])
 
 
 @dataclass(eq=False)

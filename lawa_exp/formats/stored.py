@@ -74,6 +74,18 @@ class Checkpoint:
     convert: Callable[[Path], None] | None = None  # makes the output folder into the input's own format (DCP)
 
 
+@dataclass(frozen=True)
+class Average:
+    """sum(weight * input) / sum(weights) over some of the checkpoints; inputs ascend."""
+
+    inputs: tuple[int, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def latest(self) -> Average:
+        return Average(self.inputs[-1:], (1.0,))
+
+
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Row-major strides, in elements."""
     strides, step = [], 1

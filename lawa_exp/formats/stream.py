@@ -22,24 +22,12 @@ import numpy as np
 
 from lawa_exp.config import UserError
 from lawa_exp.formats.dtypes import FLOATS, SIZES, decode, encode
-from lawa_exp.formats.stored import Checkpoint, Place, Region, Writer, count, damaged
+from lawa_exp.formats.stored import Average, Checkpoint, Place, Region, Writer, count, damaged
 
 WORKING_SET = 3 << 19  # bytes of float64 values that a thread works on at a time: about what its own cache holds
 LEAST, MOST = 1 << 10, 1 << 16  # elements in a chunk
 STATISTICS = re.compile(r"(^|\.)(running_mean|running_var)$")  # of BatchNorm: the latest, as online
 PREFIXES = re.compile(r"^(module\.)+|(?<![^.])_orig_mod\.")  # of DDP and torch.compile, which say nothing of the tensor
-
-
-@dataclass(frozen=True)
-class Average:
-    """sum(weight * input) / sum(weights) over some of the checkpoints; inputs ascend."""
-
-    inputs: tuple[int, ...]
-    weights: tuple[float, ...]
-
-    @property
-    def latest(self) -> Average:
-        return Average(self.inputs[-1:], (1.0,))
 
 
 @dataclass
@@ -151,6 +139,49 @@ class Checksum:
             self.crc = zlib.crc32(data, self.crc)
 
 
+def crc_of_zeros(length: int) -> int:
+    """CRC-32 of `length` zero bytes, in about log(length) steps: the start value times x^(8 length) modulo the
+    polynomial, both with the lowest power in the highest bit (as zlib's crc32_combine has it)."""
+
+    def times(a: int, b: int) -> int:
+        product = 0
+        for bit in range(31, -1, -1):
+            if a >> bit & 1:
+                product ^= b
+            b = b >> 1 ^ (0xEDB88320 if b & 1 else 0)
+        return product
+
+    power, square, left = 1 << 31, 1 << 23, length  # x^0, x^8
+    while left:
+        if left & 1:
+            power = times(power, square)
+        square, left = times(square, square), left >> 1
+    return times(0xFFFFFFFF, power) ^ 0xFFFFFFFF
+
+
+class JointChecksum(Checksum):
+    """One CRC-32 for the same record of several files, in place of one for each.
+
+    CRC is affine: that of the exclusive or of an odd number of records is the exclusive or of their CRCs (of an even
+    number, as if one of zeros were added). A record that is damaged in any one file is found as surely as by its own.
+    """
+
+    def __init__(self, members: Sequence[Checksum], turn: threading.Condition) -> None:
+        length = members[0].region.end - members[0].region.begin
+        expected = 0 if len(members) % 2 else crc_of_zeros(length)
+        for member in members:
+            assert isinstance(member.region.expected, int)
+            expected ^= member.region.expected
+        super().__init__(Region(0, length, "crc32", expected, ""), members[0].path, members[0].fd, turn)
+        self.members = members
+
+    def finish(self) -> None:
+        assert self.position == self.region.end
+        if self.crc != self.region.expected:
+            for member in self.members:
+                member.finish()  # on its own, to name it
+
+
 @dataclass
 class End:
     """One side of a block: bytes of a file from `offset` on. before: where the checksum's last bytes ended."""
@@ -174,6 +205,7 @@ class Block:
     slots: int
     ins: dict[int, End]
     outs: dict[int, End]
+    joint: JointChecksum | None = None  # of all inputs together, in place of each one's own
 
     @property
     def itemsize(self) -> int:
@@ -347,6 +379,7 @@ class Stream:
                 end.before = end.checksum.plan(end.offset, end.offset + length * itemsize)
                 end.checksum.in_order &= whole
         elements = length if dtype else length * itemsizes[0]
+        joint = self._joint(ends[: len(ins)], length * itemsizes[0]) if whole and dtype else None
         self.total += count(shape) * sum(itemsizes[: len(ins)])
 
         def blocks() -> Iterator[Block]:
@@ -357,9 +390,25 @@ class Stream:
                 ]
                 sides_in = dict(zip(ins, moved[: len(ins)], strict=True))
                 sides_out = dict(zip(outs, moved[len(ins) :], strict=True))
-                yield Block(name, elements, dtype, written, plan, slots, sides_in, sides_out)
+                yield Block(name, elements, dtype, written, plan, slots, sides_in, sides_out, joint)
 
         self.blocks.append(blocks)
+
+    def _joint(self, ends: Sequence[End], size: int) -> JointChecksum | None:
+        """Where a tensor is a whole record in each of several files; their own checksums are then not needed."""
+        members = [e.checksum for e in ends if e.checksum and e.checksum.region.kind == "crc32" and e.checksum.in_order]
+        if len(ends) < 2 or len(members) < len(ends):
+            return None
+        if any(
+            (m.region.begin, m.region.end) != (e.offset, e.offset + size) for m, e in zip(members, ends, strict=True)
+        ):
+            return None
+        joint = JointChecksum(members, self.turn)
+        for end, member in zip(ends, members, strict=True):
+            end.checksum = None
+            del self.checksums[id(member.region)]
+        self.checksums[id(joint.region)] = joint
+        return joint
 
     def _in_end(self, i: int, source: int, place: Place) -> End:
         path = self.checkpoints[i].sources[source].path
@@ -474,8 +523,13 @@ class Stream:
         values, scaled, sums, out = buffers.floats(n, block.slots)
         written = out[: n * SIZES[block.written]]
         loaded = raw_array[: n * block.itemsize]
-        for i, event in block.schedule.items():
+        mixed = buffers.mixed(n * block.itemsize)
+        for number, (i, event) in enumerate(block.schedule.items()):
             self._read(block, i, first, n, raw)
+            if block.joint and number:
+                np.bitwise_xor(mixed, loaded, out=mixed)
+            elif block.joint:
+                np.copyto(mixed, loaded)
             x = decode(loaded, block.dtype, values)
             for slot, weight in event.begins:
                 if weight == 1:
@@ -491,6 +545,9 @@ class Stream:
                 if not encode(sums[slot], block.written, written):
                     raise self._not_finite(block, a, first, n)
                 self._write(block, a, first, written.data)
+        if block.joint:
+            at = first * block.itemsize
+            block.joint.update(at, at, mixed.data, self._stopped)
 
     def _not_finite(self, block: Block, a: int, first: int, n: int) -> UserError:
         """Who it was: an input that holds NaN or infinity, or a result that its type cannot hold."""
@@ -518,11 +575,18 @@ class Buffers:
         self._bytes = np.empty(0, np.uint8)
         self._floats = np.empty(0)
         self._out = np.empty(0, np.uint8)
+        self._mixed = np.empty(0, np.uint8)
 
     def bytes(self, n: int) -> tuple[memoryview, np.ndarray]:
         if len(self._bytes) < n:
             self._bytes = np.empty(n, np.uint8)
         return self._bytes.data, self._bytes
+
+    def mixed(self, n: int) -> np.ndarray:
+        """The exclusive or of n bytes of each input."""
+        if len(self._mixed) < n:
+            self._mixed = np.empty(n, np.uint8)
+        return self._mixed[:n]
 
     def floats(self, n: int, slots: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """values [n], scaled [n], sums [slots, n], and bytes for n results of up to 8 each."""
