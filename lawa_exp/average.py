@@ -289,6 +289,8 @@ def _renumbered(average: Average, numbers: list[int]) -> Average:
 
 def _spare_inputs(target: Path, name: str | None, last: Checkpoint, opened: list[Checkpoint]) -> None:
     inputs = {source.path.resolve() for checkpoint in opened for source in checkpoint.sources}
+    if any(target.resolve() == checkpoint.path.resolve() for checkpoint in opened):
+        raise UserError(f"--out: {target} is one of the inputs")
     for source in last.sources:
         path = target / (name or source.path.name)
         if path.resolve() in inputs:

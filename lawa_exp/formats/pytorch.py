@@ -39,6 +39,7 @@ class TorchFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.keep: Any = None  # what must live as long as the file (a temporary folder)
         self.regions: list[Region] = []
         try:
             with path.open("rb") as file:

@@ -411,12 +411,14 @@ class Stream:
         return joint
 
     def _in_end(self, i: int, source: int, place: Place) -> End:
-        path = self.checkpoints[i].sources[source].path
+        checkpoint = self.checkpoints[i]
+        path = checkpoint.sources[source].path
         if (i, source) not in self.fds:
             self.fds[i, source] = os.open(path, os.O_RDONLY)
             self.opened.append(self.fds[i, source])
         fd = self.fds[i, source]
-        return End(fd, path, place.offset, self._checksum(place.region, path, fd))
+        shown = checkpoint.path if checkpoint.convert else path
+        return End(fd, shown, place.offset, self._checksum(place.region, shown, fd))
 
     def _out_end(self, a: int, source: int, place: Place) -> End:
         file = self.outputs[a][source]

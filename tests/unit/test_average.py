@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from helpers import Strike, run, tiny
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -235,6 +236,28 @@ def test_sharded_hugging_face_folders(kind, tmp_path):
     assert index["weight_map"] == weight_map
     assert index["metadata"]["total_size"] == sum(t.nbytes for t in found.values())
     assert found["wte.weight"].dtype == torch.bfloat16 and found["mask"].dtype == torch.bool
+
+
+def test_folders_of_distributed_checkpoint(tmp_path, capsys):
+    def checkpoint(i: int) -> dict:
+        tensors = {n: t for n, t in state(i).items() if n not in ("empty", "lm_head.weight")}
+        return {"app": {"model": tensors, "optim": optimizer_state()}, "step": i}
+
+    for i in INPUTS:
+        dcp.save(checkpoint(i), checkpoint_id=tmp_path / f"dcp_{i}")
+    average(tmp_path / "dcp_*", "--out", tmp_path / "out")
+    found = checkpoint(9)
+    dcp.load(found, checkpoint_id=tmp_path / "out")
+    wanted = expected()
+    for name, tensor in found["app"]["model"].items():
+        assert torch.equal(tensor, wanted[name]), name
+    assert found["step"] == 3
+    assert all(not t.any() for s in found["app"]["optim"]["state"].values() for t in s.values())
+    assert found["app"]["optim"]["param_groups"] == optimizer_state()["param_groups"]
+    metadata = tmp_path / "dcp_2" / ".metadata"
+    metadata.write_bytes(pickle.dumps(Malicious(tmp_path / "was_run")))
+    assert "mkdir" in refused(capsys, tmp_path / "dcp_*", "--out", tmp_path / "again")
+    assert not (tmp_path / "was_run").exists() and not (tmp_path / "again").exists()
 
 
 def exact_rounding(value: Fraction, grid: np.ndarray) -> set[float]:
