@@ -7,13 +7,9 @@ import sys
 
 from lawa_exp import signals
 from lawa_exp.averaging import AVERAGERS
+from lawa_exp.averaging.flags import add_flags
 from lawa_exp.cli import Parser, exit_code
-from lawa_exp.config import setting_names
 
-DEFAULTS = {  # of the flags; others: the spacing of the snapshots
-    **{"k": "5", "decay": "0.99", "start": "0", "warmup": "false", "sigma_rel": "0.1"},
-    **{"ema_power": "0.5", "bias_power": "0.2", "lag": "10"},
-}
 FOREIGN = """
 RUN may be any folder of checkpoints: files or folders whose names hold the step (ckpt_1000.pt, step_1000/,
 checkpoint-500/model.safetensors). Then say what evaluates them:
@@ -48,14 +44,7 @@ def parser() -> Parser:
     p.add_argument("run", metavar="RUN", help="a run directory, or a folder of checkpoints")
     p.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="with --model and --dataset: further settings")
     p.add_argument("--avg", default="lawa", help=f"comma-separated: {', '.join(AVERAGERS)} (default: lawa)")
-    used: dict[str, list[str]] = {}
-    for kind, (cls, _) in AVERAGERS.items():
-        for name in setting_names(cls):
-            used.setdefault(name, []).append(kind)
-    for name, kinds in used.items():
-        default = DEFAULTS.get(name)
-        said = default or "the spacing of the snapshots"
-        p.add_argument(f"--{name}", default=default, help=f"{', '.join(kinds)}: comma-separated (default: {said})")
+    add_flags(p, "comma-separated", {})
     p.add_argument("--name", help="the results go to RUN/readouts/NAME (default: the averages' ids)")
     p.add_argument("--out", metavar="DIR", help="another folder for the results")
     p.add_argument("--device", help="auto, cpu or cuda (default: the run's)")

@@ -8,6 +8,7 @@ import itertools
 from typing import Any
 
 from lawa_exp.averaging import AVERAGERS
+from lawa_exp.averaging.flags import DEFAULTS, plain
 from lawa_exp.config import UserError, near, setting_names
 from lawa_exp.settings import choose
 
@@ -25,7 +26,7 @@ def combinations(args: argparse.Namespace, snapshots: int, tracked: int | None =
             raise UserError(f"--avg={kind}: {near(kind, AVERAGERS)}")
         period = tracked if kind == "power_ema" and tracked else snapshots
         names = setting_names(AVERAGERS[kind][0])
-        given = [getattr(args, name) for name in names]
+        given = [getattr(args, name) or DEFAULTS.get(name) for name in names]
         lists = [[plain(v) for v in values.split(",")] if values else [period] for values in given]
         entries += [{"kind": kind, **dict(zip(names, values, strict=True))} for values in itertools.product(*lists)]
     return entries
@@ -42,18 +43,6 @@ def typed(entries: list[dict[str, Any]]) -> list[Any]:
                 raise UserError(f"--{name}={getattr(settings, name)}: expected a number of steps here")
         found[settings.id] = settings
     return list(found.values())
-
-
-def plain(text: str) -> Any:
-    """A number, true or false where it is one."""
-    if text in ("true", "false"):
-        return text == "true"
-    for convert in (int, float):
-        try:
-            return convert(text)
-        except ValueError:
-            continue
-    return text
 
 
 def readout_name(ids: list[str]) -> str:

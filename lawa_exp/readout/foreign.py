@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import pickle
+import mmap
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lawa_exp.checkpoint.tensors import map_tensors
 from lawa_exp.config import UserError
+from lawa_exp.formats.checkpoint import DCP, INDEX, WHOLE, open_checkpoint
+from lawa_exp.formats.dtypes import SIZES
+from lawa_exp.formats.stored import Place, count
 
-PICKLED = (".pt", ".pth", ".bin", ".ckpt")
-ENDINGS = (".safetensors", *PICKLED)
-INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")  # of sharded Hugging Face folders
-WHOLE = ("model.safetensors", "pytorch_model.bin")
-INSIDE = ("model", "state_dict", "model_state_dict", "module")  # where a PyTorch checkpoint keeps its weights
+ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before names
 
 
@@ -32,7 +28,7 @@ def find_checkpoints(folder: Path) -> dict[int, Path]:
     if not folder.is_dir():
         raise UserError(f"RUN={folder}: no such folder")
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not (checkpoint_file(path) if path.is_dir() else path.suffix in ENDINGS):
+        if path.name.startswith(".") or not (checkpoint_in(path) if path.is_dir() else path.suffix in ENDINGS):
             continue
         step = step_in(path.name)
         if step is None:
@@ -52,44 +48,36 @@ def step_in(name: str) -> int | None:
     return int(numbers[-1]) if numbers else None
 
 
-def checkpoint_file(folder: Path) -> Path | None:
-    """The file of a folder that holds its weights, or the index of several; None where that is not clear."""
-    for name in (*INDICES, *WHOLE):
-        if (folder / name).is_file():
-            return folder / name
+def checkpoint_in(folder: Path) -> Path | None:
+    """What a folder holds: itself where it is a checkpoint, the only file that may be one, or None."""
+    if any((folder / name).is_file() for name in (*WHOLE, *(f"{w}{INDEX}" for w in WHOLE), DCP)):
+        return folder
     files = [p for p in sorted(folder.iterdir()) if p.suffix in ENDINGS]
     return files[0] if len(files) == 1 else None
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The weights by name, mapped where the format allows it. UserError names a file that cannot be read."""
-    if path.is_dir():
-        inside = checkpoint_file(path)
-        assert inside, path
-        path = inside
-    try:
-        if path.name in INDICES:
-            shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
-            return {name: t for shard in shards for name, t in read_checkpoint(path.parent / shard).items()}
-        if path.suffix == ".safetensors":
-            return without_prefixes(map_tensors(path))
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-        return without_prefixes(weights_in(content, path))
-    except (OSError, ValueError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        if isinstance(error, UserError):
-            raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path} cannot be read: {reason}") from None
+    """The weights of a file or folder by name, in its mapped pages. UserError names what cannot be read, and why."""
+    opened = open_checkpoint((checkpoint_in(path) or path) if path.is_dir() else path)
+    tensors: dict[str, Tensor] = {}
+    for source in opened.sources:
+        with source.path.open("rb") as file:
+            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        tensors |= {name: mapped(pages, place) for name, place in source.tensors.items()}
+    return without_prefixes(tensors)
 
 
-def weights_in(content: object, path: Path) -> dict[str, Tensor]:
-    """The state dict of a PyTorch checkpoint: itself, or under one of `INSIDE`."""
-    if isinstance(content, Mapping):
-        inner = next((content[key] for key in INSIDE if isinstance(content.get(key), Mapping)), content)
-        tensors = {str(name): t for name, t in inner.items() if isinstance(t, Tensor)}
-        if tensors:
-            return tensors
-    raise UserError(f"{path} holds no state dict, neither as it is nor under {', '.join(INSIDE)}")
+def mapped(pages: mmap.mmap, place: Place) -> Tensor:
+    """The tensor at `place`; a copy where the file does not align it."""
+    dtype, size = getattr(torch, place.dtype), SIZES[place.dtype]
+    if not count(place.shape):
+        return torch.empty(place.shape, dtype=dtype)
+    reach = 1 + sum((n - 1) * stride for n, stride in zip(place.shape, place.strides, strict=True))
+    if place.offset % size:
+        flat = torch.frombuffer(bytearray(pages[place.offset : place.offset + reach * size]), dtype=dtype)
+    else:
+        flat = torch.frombuffer(pages, dtype=dtype, count=reach, offset=place.offset)
+    return flat.as_strided(place.shape, place.strides)
 
 
 def without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

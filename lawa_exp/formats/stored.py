@@ -1,0 +1,107 @@
+"""What readers say about a checkpoint and what writers need: where each tensor lies in which file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from lawa_exp.config import UserError
+
+
+@dataclass
+class Region:
+    """A range of a file with a checksum over its bytes in order.
+
+    new: makes the running checksum, {"sha256", "crc32"}. expected: its value; None: to be found (of what is written).
+    """
+
+    begin: int
+    end: int
+    kind: str
+    expected: str | int | None
+    what: str  # for the message
+    value: str | int | None = None  # as found
+
+
+@dataclass(frozen=True)
+class Place:
+    """A tensor in a file: the byte of its first element, and strides in elements."""
+
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    region: Region | None = field(default=None, compare=False)
+
+
+class Writer(Protocol):
+    """Lays out one output file like the input that it was made from."""
+
+    name: str
+    size: int  # bytes of the finished file
+    places: dict[str, Place]  # where the engine is to write the tensors
+    copies: list[tuple[str, Place, Place]]  # bytes taken as they are: what, in the source, here
+    regions: list[Region]
+
+    def finish(self, write: Callable[[int, bytes], None]) -> None:
+        """Writes everything else, once the checksums of `regions` are known. write: offset, bytes."""
+        ...
+
+
+class Source(Protocol):
+    """One input file."""
+
+    path: Path
+    tensors: dict[str, Place]
+    regions: list[Region]
+
+    def writer(self, dtype: str | None) -> Writer:
+        """For an output like this file; dtype: of its floating-point tensors, None: their own."""
+        ...
+
+
+@dataclass
+class Checkpoint:
+    """What one argument of the command holds: one file, or the shards of a folder."""
+
+    path: Path  # as given, for messages
+    sources: list[Source]
+    extras: list[Path] = field(default_factory=list)  # configuration and tokenizer files, to be copied along
+    index: dict[str, Any] | None = None  # a sharded Hugging Face folder's index, and its name
+    index_name: str = ""
+    convert: Callable[[Path], None] | None = None  # makes the output folder into the input's own format (DCP)
+
+
+@dataclass(frozen=True)
+class Average:
+    """sum(weight * input) / sum(weights) over some of the checkpoints; inputs ascend."""
+
+    inputs: tuple[int, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def latest(self) -> Average:
+        return Average(self.inputs[-1:], (1.0,))
+
+
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Row-major strides, in elements."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return tuple(reversed(strides))
+
+
+def count(shape: tuple[int, ...]) -> int:
+    """Elements of a tensor."""
+    number = 1
+    for size in shape:
+        number *= size
+    return number
+
+
+def damaged(path: Path, why: str) -> UserError:
+    return UserError(f"{path} is damaged: {why}")

@@ -1,0 +1,605 @@
+"""Weighted means of checkpoints, chunk by chunk: every input is read once, and all outputs grow together.
+
+For each place of the tensors, the chunks of all inputs are taken in step order and added, as float64, to every average
+that they belong to; an average that is complete is divided, rounded once and written. A sliding window so keeps k sums,
+each made fresh: nothing is subtracted. Memory is a few chunks a thread, whatever the size of the model or its tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import os
+import re
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from lawa_exp.config import UserError
+from lawa_exp.formats.dtypes import FLOATS, SIZES, decode, encode
+from lawa_exp.formats.stored import Average, Checkpoint, Place, Region, Writer, count, damaged
+
+WORKING_SET = 3 << 19  # bytes of float64 values that a thread works on at a time: about what its own cache holds
+LEAST, MOST = 1 << 10, 1 << 16  # elements in a chunk
+STATISTICS = re.compile(r"(^|\.)(running_mean|running_var)$")  # of BatchNorm: the latest, as online
+PREFIXES = re.compile(r"^(module\.)+|(?<![^.])_orig_mod\.")  # of DDP and torch.compile, which say nothing of the tensor
+
+
+@dataclass
+class OutFile:
+    """An output file that is being written; `path` is its temporary place."""
+
+    path: Path
+    writer: Writer
+    fd: int
+
+
+@dataclass
+class Event:
+    """What an input's chunk is for: sums in slots lo .. hi-1 that it begins or joins, and averages complete with it."""
+
+    begins: list[tuple[int, float]] = field(default_factory=list)
+    joins: list[tuple[int, int, float]] = field(default_factory=list)
+    ends: list[tuple[int, int, float]] = field(default_factory=list)  # slot, average, divisor
+
+
+Schedule = dict[int, Event]  # by input, ascending
+
+
+def schedule(averages: dict[int, Average]) -> tuple[Schedule, int]:
+    """The events of some averages (by number), and the slots that they need at once."""
+    events: Schedule = {i: Event() for i in sorted({i for a in averages.values() for i in a.inputs})}
+    free: list[int] = []
+    slots = 0
+    starting = sorted(averages, key=lambda a: averages[a].inputs[0])
+    open_: dict[int, int] = {}  # average -> slot
+    weights = {a: dict(zip(average.inputs, average.weights, strict=True)) for a, average in averages.items()}
+    for i, event in events.items():
+        joined = [(slot, weights[a][i]) for a, slot in open_.items() if i in weights[a]]
+        while starting and averages[starting[0]].inputs[0] == i:
+            a = starting.pop(0)
+            if free:
+                slot = free.pop(0)
+            else:
+                slot, slots = slots, slots + 1
+            open_[a] = slot
+            event.begins.append((slot, averages[a].weights[0]))
+        for slot, weight in sorted(joined):  # neighbours with equal weights are added in one go
+            last = event.joins[-1] if event.joins else None
+            if last and last[1] == slot and last[2] == weight:
+                event.joins[-1] = (last[0], slot + 1, weight)
+            else:
+                event.joins.append((slot, slot + 1, weight))
+        for a in [a for a in open_ if averages[a].inputs[-1] == i]:
+            slot = open_.pop(a)
+            event.ends.append((slot, a, math.fsum(averages[a].weights)))
+            free.append(slot)
+    return events, slots
+
+
+class Stopped(Exception):
+    """Another thread failed, or the process was asked to stop."""
+
+
+class Checksum:
+    """The running checksum of a region, whose bytes come in order but from several threads."""
+
+    def __init__(self, region: Region, path: Path, fd: int, turn: threading.Condition) -> None:
+        self.region, self.path, self.fd, self.turn = region, path, fd, turn
+        self.planned = self.position = region.begin
+        self.in_order = True
+        self.crc = 0
+        self.sha = hashlib.sha256() if region.kind == "sha256" else None
+
+    def plan(self, begin: int, end: int) -> int:
+        """Tells of bytes that are to come; returns where those before ended."""
+        before = self.planned
+        self.in_order &= before <= begin
+        self.planned = max(end, before)
+        return before
+
+    def update(self, before: int, begin: int, data: memoryview, stopped: Callable[[], bool]) -> None:
+        """The bytes from `begin` on; those from `before`, which nobody else needs, are read here."""
+        with self.turn:
+            while self.position != before:
+                if stopped():
+                    raise Stopped
+                self.turn.wait(1)
+        self._skip(before, begin)
+        self._add(data)
+        with self.turn:
+            self.position = begin + len(data)
+            self.turn.notify_all()
+
+    def finish(self) -> None:
+        """The rest. UserError where the sum is not what was expected."""
+        self._skip(self.position, self.region.end)
+        self.position = self.region.end
+        self.region.value = self.sha.hexdigest() if self.sha else self.crc
+        if self.region.expected is not None and self.region.value != self.region.expected:
+            raise damaged(self.path, f"{self.region.what} does not have its checksum")
+
+    def _skip(self, begin: int, end: int) -> None:
+        while begin < end:
+            data = os.pread(self.fd, min(end - begin, 1 << 20), begin)
+            if not data:
+                raise damaged(self.path, "cut short")
+            self._add(data)
+            begin += len(data)
+
+    def _add(self, data: bytes | memoryview) -> None:
+        if self.sha:
+            self.sha.update(data)
+        else:
+            self.crc = zlib.crc32(data, self.crc)
+
+
+def crc_of_zeros(length: int) -> int:
+    """CRC-32 of `length` zero bytes, in about log(length) steps: the start value times x^(8 length) modulo the
+    polynomial, both with the lowest power in the highest bit (as zlib's crc32_combine has it)."""
+
+    def times(a: int, b: int) -> int:
+        product = 0
+        for bit in range(31, -1, -1):
+            if a >> bit & 1:
+                product ^= b
+            b = b >> 1 ^ (0xEDB88320 if b & 1 else 0)
+        return product
+
+    power, square, left = 1 << 31, 1 << 23, length  # x^0, x^8
+    while left:
+        if left & 1:
+            power = times(power, square)
+        square, left = times(square, square), left >> 1
+    return times(0xFFFFFFFF, power) ^ 0xFFFFFFFF
+
+
+class JointChecksum(Checksum):
+    """One CRC-32 for the same record of several files, in place of one for each.
+
+    CRC is affine: that of the exclusive or of an odd number of records is the exclusive or of their CRCs (of an even
+    number, as if one of zeros were added). A record that is damaged in any one file is found as surely as by its own.
+    """
+
+    def __init__(self, members: Sequence[Checksum], turn: threading.Condition) -> None:
+        length = members[0].region.end - members[0].region.begin
+        expected = 0 if len(members) % 2 else crc_of_zeros(length)
+        for member in members:
+            assert isinstance(member.region.expected, int)
+            expected ^= member.region.expected
+        super().__init__(Region(0, length, "crc32", expected, ""), members[0].path, members[0].fd, turn)
+        self.members = members
+
+    def finish(self) -> None:
+        assert self.position == self.region.end
+        if self.crc != self.region.expected:
+            for member in self.members:
+                member.finish()  # on its own, to name it
+
+
+@dataclass
+class End:
+    """One side of a block: bytes of a file from `offset` on. before: where the checksum's last bytes ended."""
+
+    fd: int
+    path: Path
+    offset: int
+    checksum: Checksum | None = None
+    before: int = 0
+
+
+@dataclass
+class Block:
+    """Elements that lie side by side in every file. dtype None: bytes, taken as they are."""
+
+    name: str
+    elements: int
+    dtype: str | None
+    written: str | None
+    schedule: Schedule
+    slots: int
+    ins: dict[int, End]
+    outs: dict[int, End]
+    joint: JointChecksum | None = None  # of all inputs together, in place of each one's own
+
+    @property
+    def itemsize(self) -> int:
+        return SIZES[self.dtype] if self.dtype else 1
+
+    @property
+    def chunk(self) -> int:
+        return max(LEAST, min(MOST, WORKING_SET // (8 * (self.slots + 2)))) * (1 if self.dtype else 8)
+
+
+@dataclass
+class Piece:
+    """A tensor of one checkpoint."""
+
+    source: int
+    name: str
+    place: Place
+
+
+def canonical(name: str) -> str:
+    """The tensor's name without what DDP and torch.compile put into it."""
+    return PREFIXES.sub("", name)
+
+
+def pieces_of(checkpoint: Checkpoint) -> dict[str, Piece]:
+    """Its tensors by canonical name (by their own where that would not be unique)."""
+    found = [(n, Piece(s, n, p)) for s, source in enumerate(checkpoint.sources) for n, p in source.tensors.items()]
+    short = {canonical(n): piece for n, piece in found}
+    return short if len(short) == len(found) else dict(found)
+
+
+def matched(checkpoints: Sequence[Checkpoint]) -> list[dict[str, Piece]]:
+    """The tensors of all. UserError names file and tensor where names, shapes or dtypes differ."""
+    pieces = [pieces_of(c) for c in checkpoints]
+    first = pieces[0]
+    for checkpoint, others in zip(checkpoints[1:], pieces[1:], strict=True):
+        for name in sorted(first.keys() ^ others.keys()):
+            has, lacks = (checkpoint, checkpoints[0]) if name in others else (checkpoints[0], checkpoint)
+            raise UserError(f"{lacks.path}: no tensor {name}, but {has.path} has it; they are not of one model")
+        for name, piece in others.items():
+            for what in ("shape", "dtype"):
+                here, there = getattr(piece.place, what), getattr(first[name].place, what)
+                if here != there:
+                    raise UserError(f"{checkpoint.path}: {name} has {what} {here}, in {checkpoints[0].path} {there}")
+    return pieces
+
+
+def runs(shape: tuple[int, ...], strides: Sequence[tuple[int, ...]]) -> tuple[int, Iterator[tuple[int, ...]]]:
+    """How tensors of one shape and several strides are cut into runs that are contiguous in all of them.
+
+    Returns the run's length and, for each run, its first element's offset in each. Order is that of the last's memory.
+    """
+    dims = [d for d, size in enumerate(shape) if size > 1 and any(s[d] for s in strides)]
+    dims.sort(key=lambda d: -strides[-1][d])
+    length = 1
+    while dims and all(s[dims[-1]] == length for s in strides):
+        length *= shape[dims.pop()]
+    positions = itertools.product(*(range(shape[d]) for d in dims))
+    return length, (tuple(sum(i * s[d] for i, d in zip(at, dims, strict=True)) for s in strides) for at in positions)
+
+
+class Stream:
+    """Plans the blocks of all outputs, then does them. `total`: bytes to be read; `done`: read so far."""
+
+    def __init__(
+        self,
+        checkpoints: Sequence[Checkpoint],
+        averages: Sequence[Average],
+        outputs: Sequence[Sequence[OutFile]],
+        threads: int,
+    ) -> None:
+        """outputs: of each average, the files in the order of its last checkpoint's sources."""
+        self.threads = threads
+        self.turn = threading.Condition()
+        self.failure: BaseException | None = None
+        self.done = 0
+        self.checksums: dict[int, Checksum] = {}
+        self.opened: list[int] = []
+        self.checkpoints, self.averages, self.outputs = checkpoints, averages, outputs
+        self.fds: dict[tuple[int, int], int] = {}
+        self.blocks: list[Callable[[], Iterator[Block]]] = []
+        self.total = 0
+        try:
+            self._plan()
+        except BaseException:
+            self.close()
+            raise
+        self.chunks = self._chunks()
+
+    def close(self) -> None:
+        for fd in self.opened:
+            os.close(fd)
+        self.opened.clear()
+
+    # Planning
+
+    def _plan(self) -> None:
+        pieces = matched(self.checkpoints)
+        numbered = dict(enumerate(self.averages))
+        means, latest = schedule(numbered), schedule({a: average.latest for a, average in numbered.items()})
+        last = {a: average.inputs[-1] for a, average in numbered.items()}
+
+        def out_place(name: str, a: int) -> tuple[int, Place]:
+            piece = pieces[last[a]][name]
+            return piece.source, self.outputs[a][piece.source].writer.places[piece.name]
+
+        final = len(self.averages) - 1
+        order = sorted(pieces[0], key=lambda n: (out_place(n, final)[0], out_place(n, final)[1].offset))
+        written: dict[tuple[int, int, int, tuple[int, ...]], tuple[str, tuple[tuple[int, int], ...]]] = {}
+        for name in order:
+            place = pieces[0][name].place
+            if not count(place.shape):
+                continue
+            is_float = place.dtype in FLOATS
+            plan, slots = means if is_float and not STATISTICS.search(name) else latest
+            ins = {i: (pieces[i][name].source, pieces[i][name].place) for i in plan}
+            outs = {a: out_place(name, a) for a in numbered}
+            if self._is_tied(name, ins, outs, written):
+                continue
+            self._add(name, place.dtype if is_float else None, outs[final][1].dtype, plan, slots, ins, outs)
+        for a, files in enumerate(self.outputs):
+            plan, slots = schedule({a: self.averages[a].latest})
+            for source, file in enumerate(files):
+                for what, there, here in file.writer.copies:
+                    if not count(here.shape):
+                        continue
+                    self._add(what, None, None, plan, slots, {last[a]: (source, there)}, {a: (source, here)})
+
+    def _is_tied(
+        self,
+        name: str,
+        ins: dict[int, tuple[int, Place]],
+        outs: dict[int, tuple[int, Place]],
+        written: dict[tuple[int, int, int, tuple[int, ...]], tuple[str, tuple[tuple[int, int], ...]]],
+    ) -> bool:
+        """Whether the tensor is another that was planned before, under a second name."""
+        memory = tuple((source, place.offset) for source, place in ins.values())
+        tied = False
+        for a, (source, place) in outs.items():
+            other, others = written.setdefault((a, source, place.offset, place.strides), (name, memory))
+            if other != name:
+                tied = True
+                if others != memory:
+                    raise UserError(
+                        f"{self.checkpoints[self.averages[a].inputs[-1]].path}: {name} and {other} are tied there, "
+                        "but not in every other input"
+                    )
+        return tied
+
+    def _add(
+        self,
+        name: str,
+        dtype: str | None,
+        written: str | None,
+        plan: Schedule,
+        slots: int,
+        ins: dict[int, tuple[int, Place]],
+        outs: dict[int, tuple[int, Place]],
+    ) -> None:
+        """Plans one tensor. A dtype of None: its bytes are copied."""
+        shape = next(iter(outs.values()))[1].shape
+        sides = [*ins.values(), *outs.values()]
+        length, starts = runs(shape, [place.strides for _, place in sides])
+        whole = length == count(shape)
+        itemsizes = [SIZES[place.dtype] for _, place in sides]
+        ends = [self._in_end(i, *side) for i, side in ins.items()] + [
+            self._out_end(a, *side) for a, side in outs.items()
+        ]
+        for end, itemsize in zip(ends, itemsizes, strict=True):
+            if end.checksum:
+                end.before = end.checksum.plan(end.offset, end.offset + length * itemsize)
+                end.checksum.in_order &= whole
+        elements = length if dtype else length * itemsizes[0]
+        joint = self._joint(ends[: len(ins)], length * itemsizes[0]) if whole and dtype else None
+        self.total += count(shape) * sum(itemsizes[: len(ins)])
+
+        def blocks() -> Iterator[Block]:
+            for start in [(0,) * len(sides)] if whole else starts:
+                moved = [
+                    End(e.fd, e.path, e.offset + at * size, e.checksum, e.before)
+                    for e, at, size in zip(ends, start, itemsizes, strict=True)
+                ]
+                sides_in = dict(zip(ins, moved[: len(ins)], strict=True))
+                sides_out = dict(zip(outs, moved[len(ins) :], strict=True))
+                yield Block(name, elements, dtype, written, plan, slots, sides_in, sides_out, joint)
+
+        self.blocks.append(blocks)
+
+    def _joint(self, ends: Sequence[End], size: int) -> JointChecksum | None:
+        """Where a tensor is a whole record in each of several files; their own checksums are then not needed."""
+        members = [e.checksum for e in ends if e.checksum and e.checksum.region.kind == "crc32" and e.checksum.in_order]
+        if len(ends) < 2 or len(members) < len(ends):
+            return None
+        if any(
+            (m.region.begin, m.region.end) != (e.offset, e.offset + size) for m, e in zip(members, ends, strict=True)
+        ):
+            return None
+        joint = JointChecksum(members, self.turn)
+        for end, member in zip(ends, members, strict=True):
+            end.checksum = None
+            del self.checksums[id(member.region)]
+        self.checksums[id(joint.region)] = joint
+        return joint
+
+    def _in_end(self, i: int, source: int, place: Place) -> End:
+        checkpoint = self.checkpoints[i]
+        path = checkpoint.sources[source].path
+        if (i, source) not in self.fds:
+            self.fds[i, source] = os.open(path, os.O_RDONLY)
+            self.opened.append(self.fds[i, source])
+        fd = self.fds[i, source]
+        shown = checkpoint.path if checkpoint.convert else path
+        return End(fd, shown, place.offset, self._checksum(place.region, shown, fd))
+
+    def _out_end(self, a: int, source: int, place: Place) -> End:
+        file = self.outputs[a][source]
+        return End(file.fd, file.path, place.offset, self._checksum(place.region, file.path, file.fd))
+
+    def _checksum(self, region: Region | None, path: Path, fd: int) -> Checksum | None:
+        if region is None:
+            return None
+        return self.checksums.setdefault(id(region), Checksum(region, path, fd, self.turn))
+
+    # Doing
+
+    def run(self, progress: Callable[[int], None], every: float) -> None:
+        """Does everything and finishes the output files. progress: called with `done` now and then."""
+        threads = [threading.Thread(target=self._work, daemon=True) for _ in range(self.threads)]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(every)
+                    progress(self.done)
+        except BaseException as error:
+            self._stop(error)
+            for thread in threads:
+                thread.join()
+            raise
+        if self.failure:
+            raise self.failure
+        for checksum in self.checksums.values():
+            checksum.finish()
+        for file in itertools.chain(*self.outputs):
+            for region in file.writer.regions:
+                if region.value is None:  # nothing was written there: an empty storage
+                    Checksum(region, file.path, file.fd, self.turn).finish()
+            file.writer.finish(lambda at, data, fd=file.fd: _write(fd, memoryview(data), at))  # type: ignore[misc]
+
+    def _stop(self, error: BaseException) -> None:
+        with self.turn:
+            self.failure = self.failure or error
+            self.turn.notify_all()
+
+    def _stopped(self) -> bool:
+        return self.failure is not None
+
+    def _chunks(self) -> Iterator[tuple[Block, int, int]]:
+        for blocks in self.blocks:
+            for block in blocks():
+                for first in range(0, block.elements, block.chunk):
+                    yield block, first, min(block.chunk, block.elements - first)
+
+    def _next(self) -> tuple[Block, int, int] | None:
+        with self.turn:
+            return None if self.failure else next(self.chunks, None)
+
+    def _work(self) -> None:
+        try:
+            buffers = Buffers()
+            with np.errstate(all="ignore"):
+                while chunk := self._next():
+                    block, first, n = chunk
+                    if block.dtype:
+                        self._average(block, first, n, buffers)
+                    else:
+                        self._copy(block, first, n, buffers)
+        except Stopped:
+            pass
+        except BaseException as error:
+            self._stop(error)
+
+    def _read(self, block: Block, i: int, first: int, n: int, raw: memoryview) -> None:
+        end = block.ins[i]
+        begin = end.offset + first * block.itemsize
+        view = raw[: n * block.itemsize]
+        got = 0
+        while got < len(view):
+            more = os.preadv(end.fd, [view[got:]], begin + got)
+            if not more:
+                raise damaged(end.path, f"{block.name} is cut short")
+            got += more
+        self._check(end, begin, first, view)
+        self.done += len(view)
+
+    def _check(self, end: End, begin: int, first: int, view: memoryview) -> None:
+        if end.checksum and end.checksum.in_order:
+            end.checksum.update(begin if first else end.before, begin, view, self._stopped)
+
+    def _write(self, block: Block, a: int, first: int, view: memoryview) -> None:
+        end = block.outs[a]
+        begin = end.offset + first * (SIZES[block.written] if block.dtype and block.written else 1)
+        _write(end.fd, view, begin)
+        self._check(end, begin, first, view)
+
+    def _copy(self, block: Block, first: int, n: int, buffers: Buffers) -> None:
+        raw, _ = buffers.bytes(n)
+        for i, event in block.schedule.items():
+            self._read(block, i, first, n, raw)
+            for _, a, _ in event.ends:
+                self._write(block, a, first, raw[:n])
+
+    def _average(self, block: Block, first: int, n: int, buffers: Buffers) -> None:
+        assert block.dtype and block.written
+        raw, raw_array = buffers.bytes(n * 8)
+        values, scaled, sums, out = buffers.floats(n, block.slots)
+        written = out[: n * SIZES[block.written]]
+        loaded = raw_array[: n * block.itemsize]
+        mixed = buffers.mixed(n * block.itemsize)
+        for number, (i, event) in enumerate(block.schedule.items()):
+            self._read(block, i, first, n, raw)
+            if block.joint and number:
+                np.bitwise_xor(mixed, loaded, out=mixed)
+            elif block.joint:
+                np.copyto(mixed, loaded)
+            x = decode(loaded, block.dtype, values)
+            for slot, weight in event.begins:
+                if weight == 1:
+                    np.copyto(sums[slot], x)
+                else:
+                    np.multiply(x, weight, out=sums[slot])
+            for low, high, weight in event.joins:
+                term = x if weight == 1 else np.multiply(x, weight, out=scaled)
+                np.add(sums[low:high], term, out=sums[low:high])
+            for slot, a, divisor in event.ends:
+                if divisor != 1:
+                    np.divide(sums[slot], divisor, out=sums[slot])
+                if not encode(sums[slot], block.written, written):
+                    raise self._not_finite(block, a, first, n)
+                self._write(block, a, first, written.data)
+        if block.joint:
+            at = first * block.itemsize
+            block.joint.update(at, at, mixed.data, self._stopped)
+
+    def _not_finite(self, block: Block, a: int, first: int, n: int) -> UserError:
+        """Who it was: an input that holds NaN or infinity, or a result that its type cannot hold."""
+        assert block.dtype
+        for i in self.averages[a].inputs:
+            if i in block.ins:
+                end = block.ins[i]
+                raw = os.pread(end.fd, n * block.itemsize, end.offset + first * block.itemsize)
+                x = decode(np.frombuffer(raw, np.uint8).copy(), block.dtype, np.empty(n))
+                if not np.isfinite(x).all():
+                    return UserError(f"{end.path}: {block.name} holds NaN or infinity")
+        return UserError(f"{block.name}: the average is too large for {block.written}")
+
+
+def _write(fd: int, view: memoryview, at: int) -> None:
+    while len(view):
+        done = os.pwrite(fd, view, at)
+        view, at = view[done:], at + done
+
+
+class Buffers:
+    """One thread's memory, reused from chunk to chunk."""
+
+    def __init__(self) -> None:
+        self._bytes = np.empty(0, np.uint8)
+        self._floats = np.empty(0)
+        self._out = np.empty(0, np.uint8)
+        self._mixed = np.empty(0, np.uint8)
+
+    def bytes(self, n: int) -> tuple[memoryview, np.ndarray]:
+        if len(self._bytes) < n:
+            self._bytes = np.empty(n, np.uint8)
+        return self._bytes.data, self._bytes
+
+    def mixed(self, n: int) -> np.ndarray:
+        """The exclusive or of n bytes of each input."""
+        if len(self._mixed) < n:
+            self._mixed = np.empty(n, np.uint8)
+        return self._mixed[:n]
+
+    def floats(self, n: int, slots: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """values [n], scaled [n], sums [slots, n], and bytes for n results of up to 8 each."""
+        if len(self._floats) < n * (slots + 2):
+            self._floats = np.empty(n * (slots + 2))
+            self._out = np.empty(n * 8, np.uint8)
+        if len(self._out) < n * 8:
+            self._out = np.empty(n * 8, np.uint8)
+        return (
+            self._floats[:n],
+            self._floats[n : 2 * n],
+            self._floats[2 * n : (slots + 2) * n].reshape(slots, n),
+            self._out,
+        )

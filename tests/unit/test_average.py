@@ -1,0 +1,548 @@
+"""`python -m lawa_exp.average`: every layout in and out, exact values, and refusals that leave nothing behind."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import types
+import zipfile
+from collections import OrderedDict
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from helpers import Strike, run, tiny
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from lawa_exp.average import main
+from lawa_exp.averaging.arithmetic import weighted_mean
+from lawa_exp.checkpoint.commit import commit
+from lawa_exp.checkpoint.tensors import write_tensors
+
+FLOAT8 = [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz]
+
+
+def state(i: int) -> OrderedDict[str, torch.Tensor]:
+    """A state dict with what is hard about them; the first tensor takes several chunks."""
+    g = torch.Generator().manual_seed(i)
+    weight = torch.randn(400, 500, generator=g)
+    return OrderedDict(
+        {
+            "wte.weight": weight,
+            "half": torch.randn(33, generator=g).half(),
+            "brain": torch.randn(7, 5, generator=g).bfloat16(),
+            "double": torch.randn(3, generator=g).double(),
+            "transposed": torch.randn(30, 40, generator=g).t(),
+            "holes": torch.randn(10, generator=g)[::2],
+            "channels_last": torch.randn(2, 3, 4, 5, generator=g).to(memory_format=torch.channels_last),
+            "scalar": torch.randn((), generator=g),
+            "empty": torch.zeros(0, 3),
+            "bn.running_mean": torch.randn(5, generator=g),
+            "bn.num_batches_tracked": torch.tensor(i),
+            "mask": torch.tensor([i % 2 == 0, True]),
+            "lm_head.weight": weight,
+        }
+    )
+
+
+INPUTS = [1, 2, 3]
+
+
+def expected(weights=(1.0, 1.0, 1.0), steps=INPUTS) -> dict[str, torch.Tensor]:
+    states = [state(i) for i in steps]
+    averaged = {n for n, t in states[0].items() if t.is_floating_point() and n != "bn.running_mean"}
+    return weighted_mean(states, list(weights), frozenset(averaged))
+
+
+def assert_same(found, wanted) -> None:
+    assert list(found) == list(wanted)
+    for name, tensor in wanted.items():
+        assert found[name].dtype == tensor.dtype and found[name].shape == tensor.shape, name
+        assert torch.equal(found[name], tensor), name
+
+
+def make(folder: Path, wrap, steps=INPUTS, **options) -> list[str]:
+    for i in steps:
+        torch.save(wrap(i), folder / f"in_{i}.pt", **options)
+    return [str(folder / f"in_{i}.pt") for i in steps]
+
+
+def safetensors(folder: Path, steps=INPUTS) -> list[str]:
+    for i in steps:
+        write_tensors(folder / f"s{i}.safetensors", state(i))
+    return [str(folder / f"s{i}.safetensors") for i in steps]
+
+
+def average(*arguments: str | Path) -> None:
+    assert main([str(a) for a in arguments]) == 0
+
+
+def refused(capsys, *arguments: str | Path) -> str:
+    """The one line of a command that is refused with exit code 2."""
+    capsys.readouterr()
+    assert main([str(a) for a in arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+    return said
+
+
+def optimizer_state() -> dict:
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(2, 2)).sum().backward()
+    optimizer.step()
+    return optimizer.state_dict()
+
+
+LAYOUTS = {
+    "plain": lambda i: state(i),
+    "nanogpt": lambda i: {
+        "model": {f"_orig_mod.{n}": t for n, t in state(i).items()},
+        "optimizer": optimizer_state(),
+        "model_args": {"n_layer": 2},
+        "iter_num": i,
+        "best_val_loss": torch.tensor(2.5),
+        "config": {"compile": True},
+    },
+    "lightning": lambda i: {
+        "epoch": 1,
+        "global_step": i,
+        "pytorch-lightning_version": "2.4.0",
+        "state_dict": state(i),
+        "optimizer_states": [optimizer_state()],
+        "hyper_parameters": {"lr": 0.1, "betas": (0.9, 0.95)},
+    },
+    "examples": lambda i: {
+        "epoch": i,
+        "arch": "resnet18",
+        "state_dict": OrderedDict((f"module.{n}", t) for n, t in state(i).items()),
+        "best_acc1": torch.tensor(55.5),
+        "optimizer": optimizer_state(),
+    },
+    "fairseq": lambda i: {
+        "args": argparse.Namespace(arch="transformer", lr=[0.1]),
+        "model": state(i),
+        "optimizer_history": [{"num_updates": i, "best_loss": 1.5}],
+        "extra_state": {"best": 1.5, "ema": torch.arange(5.0)},
+        "last_optimizer_state": optimizer_state(),
+    },
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
+def test_pytorch_files_load_where_the_inputs_did(layout, new, tmp_path):
+    inputs = make(tmp_path, LAYOUTS[layout], _use_new_zipfile_serialization=new)
+    average(*inputs, "--out", tmp_path / "out")
+    made = tmp_path / "out" / "in_3.pt"
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["in_3.pt"]
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        found = torch.load(made, weights_only=True)
+    content = LAYOUTS[layout](3)
+    weights = {"plain": None, "lightning": "state_dict", "examples": "state_dict"}.get(layout, "model")
+    tensors, originals = (found[weights], content[weights]) if weights else (found, content)
+    assert_same({n.replace("_orig_mod.", "").replace("module.", ""): t for n, t in tensors.items()}, expected())
+    assert list(tensors) == list(originals)
+    tied = [t for n, t in tensors.items() if n.endswith(("wte.weight", "lm_head.weight"))]
+    assert tied[0].data_ptr() == tied[1].data_ptr()
+    for key in () if weights is None else content.keys() - {weights, "optimizer", "optimizer_states"}:
+        if key == "best_val_loss":
+            assert found[key] == float("inf")
+        elif key == "last_optimizer_state":
+            assert found[key]["state"] == {}
+        elif isinstance(content[key], dict):
+            assert str(found[key]) == str(content[key])
+        else:
+            assert found[key] == content[key]
+    for optimizer in [found["optimizer"]] if "optimizer" in found else found.get("optimizer_states", []):
+        assert optimizer["state"] == {} and optimizer["param_groups"] == optimizer_state()["param_groups"]
+        torch.optim.AdamW(torch.nn.Linear(2, 2).parameters()).load_state_dict(optimizer)
+    assert zipfile.ZipFile(made).testzip() is None
+
+
+def test_parameters_stay_parameters(tmp_path):
+    model = torch.nn.Linear(3, 3)
+    average(*make(tmp_path, lambda i: dict(model.named_parameters())), "--out", tmp_path / "out")
+    found = torch.load(tmp_path / "out" / "in_3.pt", weights_only=True)
+    assert found.keys() == {"weight", "bias"} and all(isinstance(p, torch.nn.Parameter) for p in found.values())
+    assert torch.equal(found["weight"], model.weight)
+
+
+def test_fairseqs_own_classes_stay_what_they_were(tmp_path, monkeypatch):
+    module = types.ModuleType("fairseq.meters")
+    exec("class AverageMeter:\n    def __init__(self): self.avg = 3.5", module.__dict__)
+    monkeypatch.setitem(sys.modules, "fairseq", types.ModuleType("fairseq"))
+    monkeypatch.setitem(sys.modules, "fairseq.meters", module)
+    inputs = make(tmp_path, lambda i: {"model": {"w": torch.ones(2) * i}, "extra_state": {"m": module.AverageMeter()}})
+    monkeypatch.delitem(sys.modules, "fairseq.meters")
+    average(*inputs, "--out", tmp_path / "out")
+    monkeypatch.setitem(sys.modules, "fairseq.meters", module)
+    found = torch.load(tmp_path / "out" / "in_3.pt", weights_only=False)
+    assert found["extra_state"]["m"].avg == 3.5 and type(found["extra_state"]["m"]) is module.AverageMeter
+    assert found["model"]["w"].tolist() == [2, 2]
+
+
+def test_safetensors_files_and_mixed_kinds(tmp_path):
+    average(*safetensors(tmp_path), "--out", tmp_path / "out")
+    wanted = expected()
+    assert_same(load_file(tmp_path / "out" / "model.safetensors"), {n: wanted[n].contiguous() for n in sorted(wanted)})
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    mixed = [*make(tmp_path, lambda i: {"model": state(i)}, steps=[1, 2]), tmp_path / "s3.safetensors"]
+    average(*mixed, "--out", tmp_path / "mixed")
+    a, b = (tmp_path / name / "model.safetensors" for name in ("out", "mixed"))
+    assert a.read_bytes() == b.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_sharded_hugging_face_folders(kind, tmp_path):
+    for i in INPUTS:
+        folder = tmp_path / f"checkpoint-{i}"
+        folder.mkdir()
+        tensors = {n: t.contiguous().clone() for n, t in state(i).items()}
+        names = sorted(tensors)
+        weight_map = {}
+        for shard, part in enumerate((names[:5], names[5:]), start=1):
+            stem = "model" if kind == "safetensors" else "pytorch_model"
+            file = f"{stem}-{shard:05d}-of-00002.{kind}"
+            content = {n: tensors[n] for n in part}
+            save_file(content, folder / file) if kind == "safetensors" else torch.save(content, folder / file)
+            weight_map |= dict.fromkeys(part, file)
+        index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": weight_map}
+        index_name = f"{stem}.{kind}.index.json"
+        (folder / index_name).write_text(json.dumps(index))
+        (folder / "config.json").write_text(json.dumps({"torch_dtype": "float32", "i": i}))
+        (folder / "tokenizer.json").write_text("{}")
+        (folder / "trainer_state.json").write_text("{}")
+        (folder / "optimizer.pt").write_bytes(b"")
+    average(tmp_path / "checkpoint-[0-9]", "--out", tmp_path / "out", "--dtype", "bfloat16")
+    out = tmp_path / "out"
+    assert sorted(p.name for p in out.iterdir()) == sorted(
+        [*set(weight_map.values()), index_name, "config.json", "tokenizer.json"]
+    )
+    assert json.loads((out / "config.json").read_text()) == {"torch_dtype": "bfloat16", "i": 3}
+    load = load_file if kind == "safetensors" else torch.load
+    found = {n: t for file in set(weight_map.values()) for n, t in load(out / file).items()}
+    index = json.loads((out / index_name).read_text())
+    assert index["weight_map"] == weight_map
+    assert index["metadata"]["total_size"] == sum(t.nbytes for t in found.values())
+    assert found["wte.weight"].dtype == torch.bfloat16 and found["mask"].dtype == torch.bool
+
+
+def test_folders_of_distributed_checkpoint(tmp_path, capsys):
+    def checkpoint(i: int) -> dict:
+        tensors = {n: t for n, t in state(i).items() if n not in ("empty", "lm_head.weight")}
+        return {"app": {"model": tensors, "optim": optimizer_state()}, "step": i}
+
+    for i in INPUTS:
+        dcp.save(checkpoint(i), checkpoint_id=tmp_path / f"dcp_{i}")
+    average(tmp_path / "dcp_*", "--out", tmp_path / "out")
+    found = checkpoint(9)
+    dcp.load(found, checkpoint_id=tmp_path / "out")
+    wanted = expected()
+    for name, tensor in found["app"]["model"].items():
+        assert torch.equal(tensor, wanted[name]), name
+    assert found["step"] == 3
+    assert all(not t.any() for s in found["app"]["optim"]["state"].values() for t in s.values())
+    assert found["app"]["optim"]["param_groups"] == optimizer_state()["param_groups"]
+    metadata = tmp_path / "dcp_2" / ".metadata"
+    metadata.write_bytes(pickle.dumps(Malicious(tmp_path / "was_run")))
+    assert "mkdir" in refused(capsys, tmp_path / "dcp_*", "--out", tmp_path / "again")
+    assert not (tmp_path / "was_run").exists() and not (tmp_path / "again").exists()
+
+
+def exact_rounding(value: Fraction, grid: np.ndarray) -> set[float]:
+    """The values of an ascending grid that are nearest to an exact value."""
+    at = int(np.searchsorted(grid, float(value)))
+    near = [Fraction(float(g)) for g in grid[max(0, at - 2) : at + 3]]
+    least = min(abs(g - value) for g in near)
+    return {float(g) for g in near if abs(g - value) == least}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, *FLOAT8], ids=str)
+def test_narrow_types_are_rounded_once_to_even(dtype, tmp_path):
+    """Every pair of neighbours, whose mean is a tie, and means that float32 would first round to a tie."""
+    bits = torch.arange(2 ** (8 * dtype.itemsize), dtype=torch.int32)
+    every = bits.to(torch.uint8 if dtype.itemsize == 1 else torch.uint16).view(dtype)
+    every = every[torch.isfinite(every.float())].double()
+    grid = torch.unique(every)
+    low, high = grid[:-1], grid[1:]
+    nudge = torch.nextafter((low + high) / 2, torch.tensor(torch.inf, dtype=torch.double))
+    values = torch.cat([low, high, (low + high) / 2, nudge, -nudge, (low * 0.75 + high * 0.25)])
+    save_file({"w": values}, tmp_path / "in.safetensors")
+    average(tmp_path / "in.safetensors", "--out", tmp_path / "out", "--dtype", str(dtype).removeprefix("torch."))
+    found = load_file(tmp_path / "out" / "model.safetensors")["w"]
+    assert found.dtype == dtype
+    codes = found.view(torch.uint8 if dtype.itemsize == 1 else torch.uint16).int()
+    numbers = grid.numpy()
+    step = max(1, len(values) // 3000)
+    for i in range(0, len(values), step):
+        nearest = exact_rounding(Fraction(values[i].item()), numbers)
+        assert found[i].item() in nearest
+        if len(nearest) == 2:
+            assert codes[i].item() % 2 == 0, values[i]
+
+
+def test_float32_is_half_a_unit_from_the_exact_mean_and_float64_is_numpys_sum(tmp_path):
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal(300) * 10.0 ** rng.integers(-3, 3, 300) for _ in range(7)]
+    for i, values in enumerate(inputs):
+        save_file({"f": torch.tensor(values).float(), "d": torch.tensor(values)}, tmp_path / f"{i}.safetensors")
+    average(*(tmp_path / f"{i}.safetensors" for i in range(7)), "--out", tmp_path / "out")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    total = inputs[0]
+    for values in inputs[1:]:
+        total = total + values
+    assert np.array_equal(found["d"].numpy(), total / 7)
+    for i, value in enumerate(found["f"].numpy()):
+        exact = sum(Fraction(float(np.float32(values[i]))) for values in inputs) / 7
+        unit = Fraction(float(np.spacing(np.abs(value))))
+        assert abs(Fraction(float(value)) - exact) <= unit * (Fraction(1, 2) + Fraction(1, 2**20))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16", "float8_e4m3fn"])
+def test_dtype_of_pytorch_files(dtype, tmp_path):
+    inputs = make(tmp_path, lambda i: {"model": state(i), "optimizer": optimizer_state()})
+    average(*inputs, "--out", tmp_path / "out", "--dtype", dtype)
+    found = torch.load(tmp_path / "out" / "in_3.pt", weights_only=True)["model"]
+    asked = getattr(torch, dtype)
+    assert {t.dtype for t in found.values()} == {asked, torch.int64, torch.bool}
+    single = sum(state(i)["wte.weight"].double() for i in INPUTS) / 3
+    assert torch.equal(found["wte.weight"], single.to(asked)) or dtype != "float64"
+    assert (found["wte.weight"].double() - single).abs().max() <= single.abs().max() * 2.0**-4
+    assert (
+        found["transposed"].stride() == (1, 40) and found["lm_head.weight"].data_ptr() == found["wte.weight"].data_ptr()
+    )
+
+
+def test_weights_and_methods(tmp_path):
+    inputs = safetensors(tmp_path)
+
+    def result(*flags: str) -> dict[str, torch.Tensor]:
+        average(*inputs, "--out", tmp_path / "out", "--overwrite", *flags)
+        return load_file(tmp_path / "out" / "model.safetensors")
+
+    def wanted(*weights: float) -> dict[str, torch.Tensor]:
+        full = expected(weights, INPUTS[-len(weights) :])
+        return {n: full[n].contiguous() for n in sorted(full)}
+
+    assert_same(result("--weights", "0.2,0.3,0.5"), wanted(0.2, 0.3, 0.5))
+    assert_same(result("--weights=-1,1,1"), wanted(-1, 1, 1))
+    assert_same(result("--method", "wma"), wanted(1, 2, 3))
+    assert_same(result("--k", "2"), wanted(1, 1))
+    assert_same(result("--method", "ema", "--decay", "0.75"), wanted(0.5625, 0.1875, 0.25))
+    assert_same(result("--method", "swa", "--start", "2"), wanted(1, 1))
+
+
+def trajectory(folder: Path, steps: range) -> Path:
+    for i in steps:
+        files = {"model.safetensors": lambda path, i=i: write_tensors(path, state(i))}
+        commit(folder / "trajectory" / f"step_{i:08d}", files)
+    return folder
+
+
+def test_a_sliding_window_is_as_separate_averages(tmp_path):
+    trajectory(tmp_path / "run", range(5, 45, 5))
+    average("--trajectory", tmp_path / "run", "--k", "3", "--spacing", "10", "--out", tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["step_00000030", "step_00000040"]
+    for end in (30, 40):
+        average(
+            "--trajectory",
+            tmp_path / "run" / "trajectory",
+            "--k",
+            3,
+            "--spacing",
+            10,
+            "--at",
+            end,
+            "--out",
+            tmp_path / "one",
+            "--overwrite",
+        )
+        steps = [end - 20, end - 10, end]
+        files = [tmp_path / f"run/trajectory/step_{s:08d}/model.safetensors" for s in steps]
+        average(*files, "--out", tmp_path / "listed", "--overwrite")
+        found = (tmp_path / "out" / f"step_{end:08d}" / "model.safetensors").read_bytes()
+        assert found == (tmp_path / "one" / "model.safetensors").read_bytes()
+        assert found == (tmp_path / "listed" / "model.safetensors").read_bytes()
+        wanted = expected(steps=steps)
+        assert_same(
+            load_file(tmp_path / "listed/model.safetensors"), {n: wanted[n].contiguous() for n in sorted(wanted)}
+        )
+    average("--trajectory", tmp_path / "run", "--weights", "1,3", "--at", 22, "--out", tmp_path / "at")
+    wanted = expected((1, 3), [15, 20])
+    assert torch.equal(load_file(tmp_path / "at/model.safetensors")["wte.weight"], wanted["wte.weight"])
+
+
+def test_other_folders_go_by_the_numbers_in_their_names(tmp_path):
+    for i in (900, 1000, 1100):
+        torch.save({"model": state(i)}, tmp_path / f"ckpt_{i}.pt")
+    shutil.copy(tmp_path / "ckpt_900.pt", tmp_path / "ckpt_best.pt")
+    average("--trajectory", tmp_path, "--k", 2, "--out", tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["step_00001000", "step_00001100"]
+    found = torch.load(tmp_path / "out" / "step_00001000" / "ckpt_1000.pt")["model"]
+    assert_same(found, expected((1, 1), [900, 1000]))
+    average(f"{tmp_path}/ckpt_*0.pt", "--out", tmp_path / "all")  # in order of the numbers: the last is 1100
+    assert (tmp_path / "all" / "ckpt_1100.pt").is_file()
+
+
+def test_the_same_bytes_as_a_runs_own_averages(tmp_path):
+    folder = tmp_path / "run"
+    done = run(*tiny(f"run_dir={folder}"), warm=True)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out"
+    average("--trajectory", folder, "--k", 3, "--spacing", 10, "--out", out)
+    for made in (folder / "averages" / "lawa-k3-s10").iterdir():
+        assert (made / "model.safetensors").read_bytes() == (out / made.name / "model.safetensors").read_bytes()
+    average(
+        "--trajectory", folder, "--method", "swa", "--every", 10, "--start", 20, "--at", 60, "--out", tmp_path / "swa"
+    )
+    online = folder / "averages" / "swa-e10-from20" / "step_00000060" / "model.safetensors"
+    assert online.read_bytes() == (tmp_path / "swa" / "model.safetensors").read_bytes()
+
+
+def test_torch_is_not_imported_and_help_is_quick_to_import(tmp_path):
+    inputs = [*make(tmp_path, lambda i: {"model": state(i)}, steps=[1, 2]), *safetensors(tmp_path, [3])]
+    code = (
+        "import sys; from lawa_exp.average import main\nassert main(sys.argv[1:]) == 0 and 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, *inputs, "--out", str(tmp_path / "out")], check=True)
+
+
+# Refusals
+
+
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def test_what_does_not_fit_together_is_named(tmp_path, capsys):
+    def save(name: str, **tensors: torch.Tensor) -> Path:
+        torch.save(tensors, tmp_path / name)
+        return tmp_path / name
+
+    a = save("a.pt", w=torch.ones(3), v=torch.ones(2))
+    for b, words in [
+        (save("names.pt", w=torch.ones(3), u=torch.ones(2)), ["no tensor"]),
+        (save("shapes.pt", w=torch.ones(4), v=torch.ones(2)), ["shapes.pt", "w has shape (4,)", "a.pt (3,)"]),
+        (save("dtypes.pt", w=torch.ones(3).half(), v=torch.ones(2)), ["dtypes.pt", "w has dtype float16"]),
+        (save("nan.pt", w=torch.tensor([1, float("nan"), 2]), v=torch.ones(2)), ["nan.pt: w holds NaN or infinity"]),
+        (save("inf.pt", w=torch.ones(3), v=torch.tensor([1, -float("inf")])), ["inf.pt: v holds NaN or infinity"]),
+        (save("complex.pt", w=torch.ones(3) * 1j, v=torch.ones(2)), ["complex.pt: w has dtype complex64"]),
+        (tmp_path / "missing.pt", ["missing.pt: no such file"]),
+        (tmp_path / "none_*.pt", ["none_*.pt: no file matches"]),
+    ]:
+        said = refused(capsys, a, b, "--out", tmp_path / "out")
+        assert all(word in said for word in words), said
+        assert not (tmp_path / "out").exists()
+    big = save("big.pt", w=torch.full((3,), 1e6), v=torch.ones(2))
+    assert "w: the average is too large for float16" in refused(
+        capsys, big, "--dtype", "float16", "--out", tmp_path / "out"
+    )
+
+
+@pytest.mark.parametrize("kind", ["pytorch", "trajectory", "safetensors"])
+def test_damage_is_found(kind, tmp_path, capsys):
+    if kind == "pytorch":
+        arguments = make(tmp_path, lambda i: {"model": state(i)})
+        victim = Path(arguments[1])
+    elif kind == "trajectory":
+        arguments = ["--trajectory", str(trajectory(tmp_path / "run", range(1, 4))), "--k", "3"]
+        victim = tmp_path / "run/trajectory/step_00000002/model.safetensors"
+    else:
+        arguments = safetensors(tmp_path)
+        victim = Path(arguments[1])
+    whole = victim.read_bytes()
+    places = [len(whole) // 2, len(whole) // 3] if kind != "safetensors" else [3, 9]
+    for at in places:
+        flip(victim, at)
+        said = refused(capsys, *arguments, "--out", tmp_path / "out")
+        assert str(victim) in said or victim.name in said
+        victim.write_bytes(whole)
+    for length in (len(whole) - 1, len(whole) // 2, 100, 5, 0):
+        victim.write_bytes(whole[:length])
+        assert victim.name in refused(capsys, *arguments, "--out", tmp_path / "out"), length
+        assert not (tmp_path / "out").exists()
+    victim.write_bytes(whole)
+    average(*arguments, "--out", tmp_path / "out")
+
+
+class Malicious:
+    def __init__(self, target: Path) -> None:
+        self.target = str(target)
+
+    def __reduce__(self):
+        return os.mkdir, (self.target,)
+
+
+def test_a_malicious_pickle_is_named_and_not_run(tmp_path, capsys):
+    target = tmp_path / "was_run"
+    for name, content in {
+        "module": torch.nn.Linear(2, 2),
+        "reduce": {"model": {"w": torch.ones(2)}, "x": Malicious(target)},
+    }.items():
+        for new in (True, False):
+            torch.save(content, tmp_path / f"{name}.pt", _use_new_zipfile_serialization=new)
+            said = refused(capsys, tmp_path / f"{name}.pt", "--out", tmp_path / "out")
+            assert ("torch.nn.modules.linear.Linear" if name == "module" else f"{os.mkdir.__module__}.mkdir") in said
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Malicious(target), protocol=2))
+    refused(capsys, tmp_path / "plain.pt", "--out", tmp_path / "out")
+    assert not target.exists() and not (tmp_path / "out").exists()
+
+
+def test_outputs_do_not_replace_inputs_nor_other_results(tmp_path, capsys):
+    inputs = make(tmp_path, state)
+    assert "is one of the inputs" in refused(capsys, *inputs, "--out", tmp_path)
+    average(*inputs, "--out", tmp_path / "out")
+    before = (tmp_path / "out" / "in_3.pt").read_bytes()
+    average(*inputs, "--out", tmp_path / "out")
+    assert "the same as was there already" in capsys.readouterr().out
+    assert "--overwrite" in refused(capsys, *inputs, "--k", 2, "--out", tmp_path / "out")
+    assert (tmp_path / "out" / "in_3.pt").read_bytes() == before
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["in_3.pt"]
+    average(*inputs, "--k", 2, "--out", tmp_path / "out", "--overwrite")
+    assert (tmp_path / "out" / "in_3.pt").read_bytes() != before
+
+
+def test_wrong_flags(tmp_path, capsys):
+    inputs = make(tmp_path, state)
+    out = ("--out", tmp_path / "out")
+    assert "expected checkpoints" in refused(capsys, *out)
+    assert "--decay is not a setting of lawa" in refused(capsys, *inputs, "--decay", 0.9, *out)
+    assert "--k=0: expected" in refused(capsys, *inputs, "--k", 0, *out)
+    assert "takes 9 checkpoints" in refused(capsys, *inputs, "--k", 9, *out)
+    assert "2 weights for 3 inputs" in refused(capsys, *inputs, "--weights", "1,2", *out)
+    assert "whose sum is not 0" in refused(capsys, *inputs, "--weights=1,-1,0", *out)
+    assert "--start=50%" in refused(capsys, *inputs, "--start", "50%", *out)
+    assert "--at=7" in refused(capsys, *inputs, "--at", 7, *out)
+    (tmp_path / "empty").mkdir()
+    assert "no checkpoints there" in refused(capsys, "--trajectory", tmp_path / "empty", *out)
+    with pytest.raises(SystemExit) as ended:
+        main([*inputs, "--method", "mean", "--out", str(tmp_path / "out")])
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("signal", ["SIGTERM", "SIGINT", "SIGKILL"])
+@pytest.mark.parametrize("at", ["lawa_exp.formats.output:Output.finish", "lawa_exp.formats.stream:Stream.run"])
+def test_what_is_stopped_leaves_no_output(signal, at, tmp_path):
+    inputs = make(tmp_path, state)
+    out = tmp_path / "some" / "out"
+    done = run(*inputs, "--out", str(out), module="lawa_exp.average", strike=Strike(at, signal=signal))
+    assert done.returncode == (-9 if signal == "SIGKILL" else 1)
+    assert not out.exists()
+    if signal != "SIGKILL":
+        assert not out.parent.exists() and done.stderr.count("\n") == 1
+    done = run(*inputs, "--out", str(out), module="lawa_exp.average", warm=True)
+    assert done.returncode == 0, done.stderr
+    assert [p.name for p in out.iterdir()] == ["in_3.pt"] and [p.name for p in out.parent.iterdir()] == ["out"]
