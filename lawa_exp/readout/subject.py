@@ -133,6 +133,10 @@ def folder(args: argparse.Namespace) -> Subject:
         read = Fitted(own, score.model.state_dict(), f"--model={args.model}")
         notes += data_note(p.data)
         title = f"{root.resolve().name} as {args.model} on {args.dataset}"
+    for path in paths.values():  # headers only: what does not fit is told before hours of evaluation
+        read(path)
+    if read.left_out:
+        notes.append(f"In the checkpoints, but not in {read.what}, and left out: {', '.join(sorted(read.left_out))}.")
     last = max(paths)
     problems = [(s, too_few(s, last) or missing(s, paths, last)) for s in asked]
     left_out = [f"{s.id}: {problem}" for s, problem in problems if problem]
