@@ -36,16 +36,20 @@ def main(arguments: list[str]) -> int:
 def parser() -> Parser:
     p = Parser(
         prog="python -m lawa_exp.readout",
-        description="Averages of a finished or stopped run, recomputed from its snapshots and evaluated where its live "
-        "weights were; the same bytes as if they had been attached while it trained. Lists combine as a product.",
+        description="Averages of a finished or stopped run, recomputed from its snapshots and evaluated where its\n"
+        "live weights were; the same bytes as if they had been attached while it trained. Lists combine as a product.",
         epilog=FOREIGN,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("run", metavar="RUN", help="a run directory, or a folder of checkpoints")
     p.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="with --model and --dataset: further settings")
     p.add_argument("--avg", default="lawa", help=f"comma-separated: {', '.join(AVERAGERS)} (default: lawa)")
-    add_flags(p, "comma-separated", {})
-    p.add_argument("--name", help="the results go to RUN/readouts/NAME (default: the averages' ids)")
+    add_flags(p, "comma-separated", {"every": "the spacing of the snapshots; of power_ema, of those that were tracked"})
+    p.add_argument(
+        "--name",
+        help="the results go to RUN/readouts/NAME, of a folder of checkpoints to readouts/NAME "
+        "here (default: the averages' ids)",
+    )
     p.add_argument("--out", metavar="DIR", help="another folder for the results")
     p.add_argument("--device", help="auto, cpu or cuda (default: the run's)")
     p.add_argument("--model", help="of checkpoints that are no run of ours")
