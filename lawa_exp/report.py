@@ -67,7 +67,7 @@ def format_saved(live: Sequence[tuple[int, float]], step: int, value: float) -> 
 
 def saved_text(saved: float, reached: bool) -> str:
     """What `steps_saved` gives, as text."""
-    return f"{saved:+,.0f}" if reached else f"> {saved:,.0f}"
+    return f"{round(saved):+,}" if reached else f"> {saved:,.0f}"
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
