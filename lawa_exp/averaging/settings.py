@@ -138,7 +138,9 @@ def _parse_decay(value: Any) -> float | str:
     return number(low=0, high=1).parse(text)
 
 
-DECAY = Rule("a number from 0 to 1, half_life:STEPS, half_life:PERCENT% (of the age) or lawa:K", _parse_decay)
+DECAY = Rule(
+    "a number, at least 0 and at most 1, half_life:STEPS, half_life:PERCENT% (of the age) or lawa:K", _parse_decay
+)
 
 
 @dataclass(frozen=True)
