@@ -24,8 +24,8 @@ from lawa_exp.config import UserError
 from lawa_exp.formats.dtypes import FLOATS, SIZES, decode, encode
 from lawa_exp.formats.stored import Average, Checkpoint, Place, Region, Writer, count, damaged
 
-WORKING_SET = 3 << 19  # bytes of float64 values that a thread works on at a time: about what its own cache holds
-LEAST, MOST = 1 << 10, 1 << 16  # elements in a chunk
+WORKING_SET = 3 << 20  # bytes of float64 values that a thread works on at a time, for its share of the caches
+LEAST, MOST = 1 << 10, 1 << 17  # elements in a chunk
 STATISTICS = re.compile(r"(^|\.)(running_mean|running_var)$")  # of BatchNorm: the latest, as online
 PREFIXES = re.compile(r"^(module\.)+|(?<![^.])_orig_mod\.")  # of DDP and torch.compile, which say nothing of the tensor
 
@@ -532,19 +532,17 @@ class Stream:
                 np.bitwise_xor(mixed, loaded, out=mixed)
             elif block.joint:
                 np.copyto(mixed, loaded)
-            x = decode(loaded, block.dtype, values)
+            x = decode(loaded, block.dtype, values, as_is=block.slots == 1)
             for slot, weight in event.begins:
                 if weight == 1:
                     np.copyto(sums[slot], x)
                 else:
-                    np.multiply(x, weight, out=sums[slot])
+                    np.multiply(x, weight, out=sums[slot], dtype=np.float64)
             for low, high, weight in event.joins:
-                term = x if weight == 1 else np.multiply(x, weight, out=scaled)
-                np.add(sums[low:high], term, out=sums[low:high])
+                term = x if weight == 1 else np.multiply(x, weight, out=scaled, dtype=np.float64)
+                np.add(sums[low:high], term, out=sums[low:high], dtype=np.float64)
             for slot, a, divisor in event.ends:
-                if divisor != 1:
-                    np.divide(sums[slot], divisor, out=sums[slot])
-                if not encode(sums[slot], block.written, written):
+                if not encode(sums[slot], divisor, block.written, written):
                     raise self._not_finite(block, a, first, n)
                 self._write(block, a, first, written.data)
         if block.joint:
