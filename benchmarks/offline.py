@@ -16,6 +16,7 @@ with our folders for its own and without an argument that nanoGPT's model does n
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import re
 import shutil
@@ -29,6 +30,8 @@ from pathlib import Path
 
 import numpy as np
 from pairs import machine, publish, table
+
+from lawa_exp.checkpoint.commit import commit
 
 TMPFS = Path("/dev/shm")
 COPY = Path(__file__).with_name("copy_files.py")
@@ -81,12 +84,15 @@ def speed(options: argparse.Namespace, inputs: Path, results: Path, load: float)
     base = statistics.median(times["read, write"])
     best = {"safetensors": times["safetensors"], "PyTorch": times["PyTorch"]}
     rows = [line(name, seconds, base, best) for name, seconds in times.items()]
+
+    def window(folder: str) -> Command:
+        return lambda out: [*average, "--trajectory", str(inputs / folder), "--k", str(WINDOW), "--out", str(out)]
+
     sliding: dict[str, Command] = {
         "read 40, write 31": lambda out: [*copy, str(out), str(SNAPSHOTS - WINDOW + 1), *snapshots],
-        "sliding window": lambda out: [
-            *average, "--trajectory", str(Path(snapshots[0]).parents[1]), "--k", str(WINDOW), "--out", str(out),
-        ],
-    }  # fmt: skip
+        "sliding window": window("trajectory"),
+        "sliding window, manifests checked": window("committed"),
+    }
     shutil.rmtree(Path(pytorch[0]).parent)  # the page cache is for what follows
     windows = in_turns(sliding, results, options.rounds)
     moved = statistics.median(windows["read 40, write 31"])
@@ -98,14 +104,15 @@ def speed(options: argparse.Namespace, inputs: Path, results: Path, load: float)
         [
             f"Whole processes, {options.rounds} rounds in turns, median (least to most). Inputs cached, results on "
             "tmpfs.",
-            f"Mean of {AVERAGED} checkpoints of GPT-2 small, float32, {size / 1e9:.2f} GB each. `read, write` reads the "
-            "same bytes and writes as many as the result has (`copy_files.py`). The PyTorch files have nanoGPT's layout "
-            "with an empty optimizer; their CRC-32 are checked, and the result's written.",
+            f"Mean of {AVERAGED} checkpoints of GPT-2 small, float32, {size / 1e9:.2f} GB each. `read, write` reads "
+            "the same bytes and writes as many as the result has (`copy_files.py`). The PyTorch files have nanoGPT's "
+            "layout with an empty optimizer; their CRC-32 are checked, and the result's written.",
             table(
                 ("what", "time", "of the speed of read, write", "lawa_exp is faster by: safetensors", "PyTorch"), rows
             ),
-            f"`--k {WINDOW}` over {SNAPSHOTS} snapshots of {SNAPSHOT_BYTES / 1e6:.0f} MB (float32, without manifests): "
-            f"{SNAPSHOTS - WINDOW + 1} results.",
+            f"`--k {WINDOW}` over {SNAPSHOTS} snapshots of {SNAPSHOT_BYTES / 1e6:.0f} MB (float32): "
+            f"{SNAPSHOTS - WINDOW + 1} results. A run of ours has a manifest with each file's SHA-256, which is "
+            "checked; files from elsewhere have none.",
             table(("what", "time", "times read, write"), window_rows),
             machine(len(os.sched_getaffinity(0)), load),
         ],
@@ -175,6 +182,7 @@ def make_inputs(folder: Path) -> tuple[list[str], list[str], list[str]]:
         step.mkdir(parents=True)
         snapshots.append(str(step / "model.safetensors"))
         save_file({f"layer.{j}": torch.randn(SNAPSHOT_BYTES // 200) for j in range(50)}, snapshots[-1])
+        commit(folder / "committed" / step.name, {"model.safetensors": functools.partial(os.link, snapshots[-1])})
     return safetensors, pytorch, snapshots
 
 
