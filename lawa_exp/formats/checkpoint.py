@@ -78,17 +78,18 @@ def _sharded(path: Path, index: Path, manifest: dict[str, dict] | None, extras: 
 
 
 def _manifest(folder: Path) -> dict[str, dict] | None:
-    """A committed folder's manifest."""
+    """A committed folder's manifest; None where there is none of ours."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
     try:
         content = json.loads(path.read_text())
-        if all({"bytes", "sha256"} <= entry.keys() for entry in content.values()):
-            return content
-    except (ValueError, AttributeError):
-        pass
-    raise damaged(path, "it cannot be read")
+    except ValueError:
+        raise damaged(path, "it cannot be read") from None
+    try:
+        return {name: {"bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])} for name, entry in content.items()}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None  # somebody else's
 
 
 def _has_steps(folder: Path) -> bool:

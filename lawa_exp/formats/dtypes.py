@@ -43,13 +43,13 @@ F8 = {  # mantissa bits, exponent bias, magnitudes that are finite numbers (code
 Floats = NDArray[np.float64]
 
 
-def decode(raw: NDArray[np.uint8], dtype: str, out: Floats) -> Floats:
+def decode(raw: NDArray[np.uint8], dtype: str, out: Floats, as_is: bool = False) -> NDArray[np.floating]:
     """The values of `raw` (elements of `dtype`) as float64: in `out`, or `raw` itself where that is what it holds.
 
-    raw: aligned bytes, as many elements as `out`.
+    raw: aligned bytes, as many elements as `out`. as_is: a type that numpy knows is left for its operations to convert.
     """
-    if dtype == "float64":
-        return raw.view(np.float64)
+    if dtype == "float64" or (as_is and dtype in NATIVE):
+        return raw.view(NATIVE[dtype])
     if dtype in NATIVE:
         np.copyto(out, raw.view(NATIVE[dtype]))
     elif dtype == "bfloat16":
@@ -59,15 +59,16 @@ def decode(raw: NDArray[np.uint8], dtype: str, out: Floats) -> Floats:
     return out
 
 
-def encode(values: Floats, dtype: str, out: NDArray[np.uint8]) -> bool:
-    """Writes float64 `values` as elements of `dtype` into the bytes of `out`.
+def encode(values: Floats, divisor: float, dtype: str, out: NDArray[np.uint8]) -> bool:
+    """Writes float64 `values` / `divisor`, rounded once, as elements of `dtype` into the bytes of `out`.
 
-    False where a result is not finite: a value is NaN or infinite, or too large for `dtype`.
+    False where a result is not finite: a value is NaN or infinite, or too large for `dtype`. May change `values`.
     """
     if dtype in NATIVE:
         typed = out.view(NATIVE[dtype])
-        np.copyto(typed, values, casting="same_kind")
+        np.divide(values, divisor, out=typed, casting="same_kind")
         return bool(np.isfinite(typed).all())
+    np.divide(values, divisor, out=values)
     if dtype == "bfloat16":
         bits = _odd_float32(values)
         bits += 0x7FFF + ((bits >> 16) & 1)

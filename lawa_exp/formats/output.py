@@ -24,6 +24,8 @@ class Output:
     def __init__(self, target: Path, like: Checkpoint, dtype: str | None, name: str | None = None) -> None:
         """target: the folder for the files. name: of the only file, where it is not to be that of the input."""
         self.target, self.like, self.dtype = target, like, dtype
+        if target.exists() and not target.is_dir():
+            raise UserError(f"--out: {target} is a file; expected a folder")
         # Inside the target if there is one: it may be on another disk than its parent.
         self.partial = (target if target.is_dir() else target.parent) / f"{PARTIAL}{target.name or 'average'}"
         self.files: list[OutFile] = []

@@ -67,9 +67,9 @@ class TorchFile:
             if "byteorder" in records and archive.read(records["byteorder"]) != b"little":
                 raise UserError(f"{self.path} was written by a big-endian machine")
             pickled = archive.read(records["data.pkl"])
-        except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, OSError) as error:
-            if isinstance(error, UserError):
-                raise
+        except UserError:
+            raise
+        except Exception as error:  # zipfile raises much on a damaged file
             raise damaged(self.path, f"{error}; cut short?") from None
         content, storages = self._unpickle(io.BytesIO(pickled))
         size = self.path.stat().st_size
@@ -96,7 +96,7 @@ class TorchFile:
         try:
             if Reader(file).load() != LEGACY_MAGIC:
                 raise pickle.UnpicklingError
-        except (Refused, Exception):
+        except Exception:
             raise UserError(f"{self.path} is not a file of torch.save (nor safetensors)") from None
         for _ in ("the protocol's version", "the system's"):
             self._unpickle(file)

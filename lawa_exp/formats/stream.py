@@ -13,7 +13,6 @@ import math
 import os
 import re
 import threading
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from lawa_exp.config import UserError
+from lawa_exp.formats.crc import Crc32, crc_of_zeros
 from lawa_exp.formats.dtypes import FLOATS, SIZES, decode, encode
 from lawa_exp.formats.stored import Average, Checkpoint, Place, Region, Writer, count, damaged
 
-WORKING_SET = 3 << 19  # bytes of float64 values that a thread works on at a time: about what its own cache holds
-LEAST, MOST = 1 << 10, 1 << 16  # elements in a chunk
+WORKING_SET = 3 << 20  # bytes of float64 values that a thread works on at a time, for its share of the caches
+LEAST, MOST = 1 << 10, 1 << 17  # elements in a chunk
+MOST_FOLDED = 50  # files, up to which their running CRCs may take 0.7 MB each
 STATISTICS = re.compile(r"(^|\.)(running_mean|running_var)$")  # of BatchNorm: the latest, as online
 PREFIXES = re.compile(r"^(module\.)+|(?<![^.])_orig_mod\.")  # of DDP and torch.compile, which say nothing of the tensor
 
@@ -89,11 +90,11 @@ class Stopped(Exception):
 class Checksum:
     """The running checksum of a region, whose bytes come in order but from several threads."""
 
-    def __init__(self, region: Region, path: Path, fd: int, turn: threading.Condition) -> None:
+    def __init__(self, region: Region, path: Path, fd: int, turn: threading.Condition, fold: bool) -> None:
         self.region, self.path, self.fd, self.turn = region, path, fd, turn
         self.planned = self.position = region.begin
         self.in_order = True
-        self.crc = 0
+        self.crc = Crc32(region.end - region.begin, fold)
         self.sha = hashlib.sha256() if region.kind == "sha256" else None
 
     def plan(self, begin: int, end: int) -> int:
@@ -120,7 +121,7 @@ class Checksum:
         """The rest. UserError where the sum is not what was expected."""
         self._skip(self.position, self.region.end)
         self.position = self.region.end
-        self.region.value = self.sha.hexdigest() if self.sha else self.crc
+        self.region.value = self.sha.hexdigest() if self.sha else self.crc.value()
         if self.region.expected is not None and self.region.value != self.region.expected:
             raise damaged(self.path, f"{self.region.what} does not have its checksum")
 
@@ -136,27 +137,7 @@ class Checksum:
         if self.sha:
             self.sha.update(data)
         else:
-            self.crc = zlib.crc32(data, self.crc)
-
-
-def crc_of_zeros(length: int) -> int:
-    """CRC-32 of `length` zero bytes, in about log(length) steps: the start value times x^(8 length) modulo the
-    polynomial, both with the lowest power in the highest bit (as zlib's crc32_combine has it)."""
-
-    def times(a: int, b: int) -> int:
-        product = 0
-        for bit in range(31, -1, -1):
-            if a >> bit & 1:
-                product ^= b
-            b = b >> 1 ^ (0xEDB88320 if b & 1 else 0)
-        return product
-
-    power, square, left = 1 << 31, 1 << 23, length  # x^0, x^8
-    while left:
-        if left & 1:
-            power = times(power, square)
-        square, left = times(square, square), left >> 1
-    return times(0xFFFFFFFF, power) ^ 0xFFFFFFFF
+            self.crc.update(data)
 
 
 class JointChecksum(Checksum):
@@ -166,18 +147,18 @@ class JointChecksum(Checksum):
     number, as if one of zeros were added). A record that is damaged in any one file is found as surely as by its own.
     """
 
-    def __init__(self, members: Sequence[Checksum], turn: threading.Condition) -> None:
+    def __init__(self, members: Sequence[Checksum], turn: threading.Condition, fold: bool) -> None:
         length = members[0].region.end - members[0].region.begin
         expected = 0 if len(members) % 2 else crc_of_zeros(length)
         for member in members:
             assert isinstance(member.region.expected, int)
             expected ^= member.region.expected
-        super().__init__(Region(0, length, "crc32", expected, ""), members[0].path, members[0].fd, turn)
+        super().__init__(Region(0, length, "crc32", expected, ""), members[0].path, members[0].fd, turn, fold)
         self.members = members
 
     def finish(self) -> None:
         assert self.position == self.region.end
-        if self.crc != self.region.expected:
+        if self.crc.value() != self.region.expected:
             for member in self.members:
                 member.finish()  # on its own, to name it
 
@@ -280,6 +261,7 @@ class Stream:
         """outputs: of each average, the files in the order of its last checkpoint's sources."""
         self.threads = threads
         self.turn = threading.Condition()
+        self.fold = max(len(checkpoints), len(averages)) <= MOST_FOLDED
         self.failure: BaseException | None = None
         self.done = 0
         self.checksums: dict[int, Checksum] = {}
@@ -403,7 +385,7 @@ class Stream:
             (m.region.begin, m.region.end) != (e.offset, e.offset + size) for m, e in zip(members, ends, strict=True)
         ):
             return None
-        joint = JointChecksum(members, self.turn)
+        joint = JointChecksum(members, self.turn, self.fold)
         for end, member in zip(ends, members, strict=True):
             end.checksum = None
             del self.checksums[id(member.region)]
@@ -427,16 +409,16 @@ class Stream:
     def _checksum(self, region: Region | None, path: Path, fd: int) -> Checksum | None:
         if region is None:
             return None
-        return self.checksums.setdefault(id(region), Checksum(region, path, fd, self.turn))
+        return self.checksums.setdefault(id(region), Checksum(region, path, fd, self.turn, self.fold))
 
     # Doing
 
     def run(self, progress: Callable[[int], None], every: float) -> None:
         """Does everything and finishes the output files. progress: called with `done` now and then."""
         threads = [threading.Thread(target=self._work, daemon=True) for _ in range(self.threads)]
-        for thread in threads:
-            thread.start()
         try:
+            for thread in threads:
+                thread.start()
             for thread in threads:
                 while thread.is_alive():
                     thread.join(every)
@@ -444,7 +426,8 @@ class Stream:
         except BaseException as error:
             self._stop(error)
             for thread in threads:
-                thread.join()
+                if thread.ident:
+                    thread.join()
             raise
         if self.failure:
             raise self.failure
@@ -453,7 +436,7 @@ class Stream:
         for file in itertools.chain(*self.outputs):
             for region in file.writer.regions:
                 if region.value is None:  # nothing was written there: an empty storage
-                    Checksum(region, file.path, file.fd, self.turn).finish()
+                    Checksum(region, file.path, file.fd, self.turn, self.fold).finish()
             file.writer.finish(lambda at, data, fd=file.fd: _write(fd, memoryview(data), at))  # type: ignore[misc]
 
     def _stop(self, error: BaseException) -> None:
@@ -532,19 +515,17 @@ class Stream:
                 np.bitwise_xor(mixed, loaded, out=mixed)
             elif block.joint:
                 np.copyto(mixed, loaded)
-            x = decode(loaded, block.dtype, values)
+            x = decode(loaded, block.dtype, values, as_is=block.slots == 1)
             for slot, weight in event.begins:
                 if weight == 1:
                     np.copyto(sums[slot], x)
                 else:
-                    np.multiply(x, weight, out=sums[slot])
+                    np.multiply(x, weight, out=sums[slot], dtype=np.float64)
             for low, high, weight in event.joins:
-                term = x if weight == 1 else np.multiply(x, weight, out=scaled)
-                np.add(sums[low:high], term, out=sums[low:high])
+                term = x if weight == 1 else np.multiply(x, weight, out=scaled, dtype=np.float64)
+                np.add(sums[low:high], term, out=sums[low:high], dtype=np.float64)
             for slot, a, divisor in event.ends:
-                if divisor != 1:
-                    np.divide(sums[slot], divisor, out=sums[slot])
-                if not encode(sums[slot], block.written, written):
+                if not encode(sums[slot], divisor, block.written, written):
                     raise self._not_finite(block, a, first, n)
                 self._write(block, a, first, written.data)
         if block.joint:

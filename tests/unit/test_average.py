@@ -11,6 +11,7 @@ import subprocess
 import sys
 import types
 import zipfile
+import zlib
 from collections import OrderedDict
 from fractions import Fraction
 from pathlib import Path
@@ -27,6 +28,7 @@ from lawa_exp.average import main
 from lawa_exp.averaging.arithmetic import weighted_mean
 from lawa_exp.checkpoint.commit import commit
 from lawa_exp.checkpoint.tensors import write_tensors
+from lawa_exp.formats.crc import FOLDED_FROM, B, Crc32, crc_of_zeros
 
 FLOAT8 = [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz]
 
@@ -416,6 +418,17 @@ def test_torch_is_not_imported_and_help_is_quick_to_import(tmp_path):
         "import sys; from lawa_exp.average import main\nassert main(sys.argv[1:]) == 0 and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, *inputs, "--out", str(tmp_path / "out")], check=True)
+
+
+def test_the_folded_crc_is_zlibs():
+    data = np.random.default_rng(0).integers(0, 256, FOLDED_FROM + 10**6 + 5, dtype=np.uint8).tobytes()
+    for length in (0, 5, FOLDED_FROM - 1, FOLDED_FROM, FOLDED_FROM + 8, len(data)):
+        for cut in (1 << 19, 8 * B, 12345):
+            crc = Crc32(length)
+            for at in range(0, length, cut):
+                crc.update(data[at : min(at + cut, length)])
+            assert crc.value() == zlib.crc32(data[:length])
+    assert [crc_of_zeros(n) for n in (0, 1, 7, 10**6)] == [zlib.crc32(bytes(n)) for n in (0, 1, 7, 10**6)]
 
 
 # Refusals
