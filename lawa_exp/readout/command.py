@@ -13,10 +13,13 @@ from typing import Any
 
 from lawa_exp.config import UserError
 from lawa_exp.readout.asked import readout_name
+from lawa_exp.readout.findings import Findings, findings
 from lawa_exp.readout.noise import paired
-from lawa_exp.readout.report import Findings, Test, chosen_line, findings, write_summary
+from lawa_exp.readout.report import Test, chosen_line, write_summary
 from lawa_exp.readout.subject import Subject, folder, our_run
 from lawa_exp.replay import Average, ReadOut, read_out, write_rows
+
+WRITTEN = ("metrics.jsonl", "summary.md", "curves.png", "heatmap.png")
 
 
 def read(args: argparse.Namespace) -> int:
@@ -45,7 +48,7 @@ def read(args: argparse.Namespace) -> int:
         notes = [*subject.notes, *(f"Not read out: {line}" for line in subject.left_out)]
         command = shlex.join(["python", "-m", "lawa_exp.readout", *sys.argv[1:]])
         text = write_summary(out, f, every_row, subject.title, chosen, notes, command)
-        say(f"\n{text}\n\nwritten to {out}: {', '.join(sorted(p.name for p in out.iterdir()))}")
+        say(f"\n{text}\n\nin {out}: {', '.join(sorted(name for name in WRITTEN if (out / name).exists()))}")
     for line in subject.left_out:
         say(f"not read out: {line}")
     return 0
