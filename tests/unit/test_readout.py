@@ -150,17 +150,17 @@ def test_online_averages_are_shown_beside(trained: Path, tmp_path: Path) -> None
 
 
 def test_last_snapshot_that_is_not_there(trained: Path, tmp_path: Path) -> None:
-    """Without the live weights after the last step: their rows do, the noise is the curve's alone, and no test."""
+    """Without the live weights after the last step their rows do; no noise is told, and no test."""
     folder = shutil.copytree(trained, tmp_path / "run")
     shutil.rmtree(folder / "trajectory" / "step_00000060")
     done = readout(folder, "--k", "2", "--spacing", "25", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert {r["split"] for r in rows(tmp_path / "out")} == {"val"}
     assert "Not tested: the snapshot of step 60 is not there" in done.stdout
-    assert "samples are not in it (no losses of two or more batches)" in done.stdout
+    assert "Noise: not known (no losses of single batches, and too few evaluations" in done.stdout
     line = next(line for line in done.stdout.splitlines() if line.strip("| ").startswith("lawa-k2-s25"))
     loss, live = losses(rows(tmp_path / "out"), "lawa-k2-s25")[60], losses(rows(trained), "live")[60]
-    assert f"{loss:.4f} | {loss - live:+.4f} ± " in line
+    assert f"{loss:.4f} | {loss - live:+.4f} | the best |" in line and "±" not in line
 
 
 def test_rebuilt_width_is_the_one_that_was_not_tracked(trained: Path, tmp_path: Path) -> None:
