@@ -49,6 +49,11 @@ class ModelAverager:
         """Whether enough was observed for an average."""
         return self.averager.defined
 
+    @property
+    def in_place(self) -> bool:
+        """Whether this average or another is in place of the model's live weights."""
+        return Swap(self.model, {}).away
+
     def update(self, step: int) -> None:
         """Call after each optimizer update; step: the number of updates completed, so 1 after the first.
 
@@ -171,7 +176,7 @@ class ModelAverager:
                 )
 
     def _refuse_while_applied(self) -> None:
-        if Swap(self.model, {}).away:
+        if self.in_place:
             raise RuntimeError(f"{self.id}: an average is in place of the live weights")
 
     def _missing(self) -> str:
