@@ -1,6 +1,6 @@
-"""What averaging costs a training step: lawa (k=5, spacing 50), swa (every 50) and ema (every step) against none.
+"""What averaging costs a training step, against none: sets of three, four and eight averagers.
 
-One training (benchmarks/loop.py) with one attached averager that holds the three real ones and is switched on and off
+One training (benchmarks/loop.py) with one attached averager that holds the real ones and is switched on and off
 between timed units, so that both sides share weights, data, memory and thread. While it is off the loop does what it
 does without averagers, but for one call. The averagers see a step count of their own, in which only the steps that are
 on count: LAWA's window and every sum are as full as in a long run.
@@ -36,12 +36,26 @@ import loop
 from pairs import HEADER, Pairs, machine, publish, row, table
 from torch import Tensor
 
-from lawa_exp.averaging import AVERAGERS, EmaSettings, LawaSettings, SwaSettings, build_averager
+from lawa_exp.averaging import (
+    AVERAGERS,
+    EmaSettings,
+    LawaSettings,
+    PowerEmaSettings,
+    SwaSettings,
+    WmaSettings,
+    build_averager,
+)
 from lawa_exp.averaging.window import Window
 from lawa_exp.background import Background, write_snapshot
 
 SPACING = 50
-SETTINGS = (LawaSettings(5, SPACING, 0), SwaSettings(SPACING, 0), EmaSettings(0.99, 1, 0, False))
+THREE = (LawaSettings(5, SPACING, 0), SwaSettings(SPACING, 0), EmaSettings(0.99, 1, 0, False))
+FOUR = (*THREE, PowerEmaSettings(0.1, 1))
+MORE = (
+    *(LawaSettings(10, SPACING, 0), WmaSettings(5, SPACING, 0)),
+    *(EmaSettings("half_life:4%", 1, 0, False), PowerEmaSettings(0.05, 1)),
+)
+SETS = {"three": THREE, "four": FOUR, "eight": (*FOUR, *MORE)}
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,7 @@ def main() -> None:
     load = os.getloadavg()[0]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=METHODS, action="append", help="default: both")
+    parser.add_argument("--averagers", choices=SETS, default="three", help="default: three")
     parser.add_argument("--snapshots", choices=("in memory", "on disk"), action="append", help="default: both")
     parser.add_argument("--within", type=float, default=0.005, help="half-width of the 95%% interval to reach")
     parser.add_argument(
@@ -93,12 +108,13 @@ def main() -> None:
     publish(
         "What averaging costs a training step",
         [
-            "A: lawa (k=5, spacing 50), swa (every 50) and ema (every step) attached; B: none. Times are for one step, "
+            f"A: {', '.join(s.id for s in SETS[options.averagers])} attached; B: none. Times are for one step, "
             "averaged over a period of 50 that is cut into units with and without the snapshot: 1 and 4 units of 10 "
             "steps for gpt_tiny (float32), 1 and 24 of 2 steps for the 10.6M model (bf16 autocast).",
             table(HEADER, overall),
-            "The time inside the updates alone, medians; their share is (49 EMA + snapshot) / (50 steps of B).",
-            table(("what", "EMA alone", "with a snapshot, SWA too", "share of a step", "a commit"), inside),
+            "The time inside the updates alone, medians; their share is (49 ordinary + 1 with a snapshot) / (50 steps "
+            "of B).",
+            table(("what", "an ordinary step", "with a snapshot", "share of a step", "a commit"), inside),
             machine(threads, load),
         ],
         options.out,
@@ -106,10 +122,10 @@ def main() -> None:
 
 
 def inside_row(what: str, switched: Switched, step_seconds: float) -> tuple[str, ...]:
-    ema, snapshot = (statistics.median(switched.seconds[with_snapshot]) for with_snapshot in (False, True))
-    share = ((SPACING - 1) * ema + snapshot) / (SPACING * step_seconds)
+    ordinary, snapshot = (statistics.median(switched.seconds[with_snapshot]) for with_snapshot in (False, True))
+    share = ((SPACING - 1) * ordinary + snapshot) / (SPACING * step_seconds)
     commit = f"{statistics.median(switched.commits):.2f} s in the background" if switched.commits else "none"
-    return (what, f"{ema * 1e3:.2f} ms", f"{snapshot * 1e3:.2f} ms", f"{share:.2%}", commit)
+    return (what, f"{ordinary * 1e3:.2f} ms", f"{snapshot * 1e3:.2f} ms", f"{share:.2%}", commit)
 
 
 @dataclass(frozen=True)
@@ -117,19 +133,20 @@ class SwitchedSettings:
     kind: ClassVar[str] = "switched"
     id: ClassVar[str] = "switched"
     period: ClassVar[int] = 1
+    members: tuple[Any, ...]
 
     def needed(self, step: int) -> Sequence[int]:
         return ()
 
 
 class Switched:
-    """The three averagers behind a switch."""
+    """The averagers behind a switch."""
 
     latest: ClassVar[Switched]  # the loop builds it; the benchmark finds it here
 
     def __init__(self, settings: SwitchedSettings, averaged: frozenset[str], window: Window) -> None:
         self.settings, self.averaged, self.window = settings, averaged, window
-        self.averagers = [build_averager(s, averaged, window) for s in SETTINGS]
+        self.averagers = [build_averager(s, averaged, window) for s in settings.members]
         self.on = True
         self.snapshot_next = False  # whether the next observed step is a multiple of the spacing
         self.step = 0  # as the averagers see it
@@ -172,7 +189,8 @@ AVERAGERS["switched"] = (SwitchedSettings, f"{__name__}:Switched")
 def measure(size: str, folder: Path, on_disk: bool, options: argparse.Namespace) -> tuple[Pairs, Switched, int | None]:
     """Pairs of units with averaging (A) and without (B), the averager, and the threads."""
     p = loop.prepared(size, [f"trainer.threads={options.threads}"] if options.threads else [], folder)
-    p = replace(p, config=replace(p.config, averagers=(SwitchedSettings(),)))
+    members = SETS[options.averagers]
+    p = replace(p, config=replace(p.config, averagers=(SwitchedSettings(members),)))
     method = METHODS[size]
     pairs = Pairs(
         options.within,
@@ -190,7 +208,7 @@ def measure(size: str, folder: Path, on_disk: bool, options: argparse.Namespace)
         if full:
             unit.append(seconds)
         else:
-            full = len(switched.window.snapshots) == SETTINGS[0].k
+            full = len(switched.window.snapshots) == max(s.k for s in members if s.windowed)
         if len(unit) == method.unit:
             start = time.perf_counter()
             switched.background.drain()

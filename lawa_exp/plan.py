@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lawa_exp import models, schedules
+from lawa_exp.averaging.feedback import FEEDBACK, NoFeedback
 from lawa_exp.config import Config, UserError, resolve_steps, setting_names
 from lawa_exp.machine import usable_cores
-from lawa_exp.settings import config_to
+from lawa_exp.settings import config_to, kind_of
 
 DETERMINING = ("model", "dataset", "optimizer", "lr", "batch", "scaling", "feedback", "seed")
 MICRO_TOKENS = 16384  # tokens in one forward pass of a rank, where trainer.micro_batch is not given
@@ -173,6 +174,9 @@ def describe(config: Config, data: Any, split: Split, world: int, tensors: dict[
         f"evaluation  every {config.evaluate.every} steps",
         "averages    " + (", ".join(a.id for a in config.averagers) or "none"),
     ]
+    if not isinstance(config.feedback, NoFeedback):
+        chosen = ", ".join(f"{k}={v}" for k, v in asdict(config.feedback).items())
+        lines.append(f"feedback    {kind_of(FEEDBACK, config.feedback)}: {chosen}")
     return "\n".join(lines + [f"warning     {w}" for w in warnings(config)])
 
 

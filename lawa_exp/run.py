@@ -114,10 +114,19 @@ def merge(entries: list[Prepared]) -> Prepared:
 
 
 def show_plan(p: Prepared, ranks: Ranks) -> str:
+    """The plan as it is printed, and what the run directory holds of it already."""
     with torch.device("meta" if isinstance(p.config.model, GPTSettings) else "cpu"):  # not everything builds on meta
         model = build_model(p.config.model)
     trained = sum(t.numel() for t in model.parameters() if t.requires_grad)
-    return plan.describe(p.config, p.data, p.split, ranks.world, live_tensors(model), trained)
+    described = plan.describe(p.config, p.data, p.split, ranks.world, live_tensors(model), trained)
+    run = RunDir(p.run_dir)
+    marker, facts = run.marker() or ("", {})
+    states = list(steps_in(run.resume))
+    if marker in ("DONE", "DIVERGED"):
+        return f"{described}\non the disk {marker} after step {facts.get('step', 0):,}"
+    return f"{described}\non the disk " + (
+        f"a state at step {states[-1]:,}, to go on from" if states else "nothing yet"
+    )
 
 
 def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -> int:
@@ -208,6 +217,9 @@ def finish(p: Prepared, run: RunDir, outcome: Outcome, say: Callable[[str], None
         write_text_atomically(folder / "metrics.jsonl", "".join(encode(row) for row in ordered))
     write_report(run.path, rows, outcome.test, title, facts, command())
     run.mark("DIVERGED" if outcome.how == "diverged" else "DONE", step=outcome.step)
+    if outcome.test:
+        shown = "  ".join(f"{r['weights']} {r['loss']:.4f}" for r in outcome.test)
+        say(f"test loss after step {outcome.step:,}: {shown}")
     say(f"\n{outcome.how}; report: {run.path / 'report.md'}, plot: {run.path / 'curves.png'}")
 
 

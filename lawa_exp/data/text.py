@@ -17,6 +17,12 @@ from lawa_exp.data.tokenizers import Tokenizer, load_tokenizer
 HELD_OUT = 0.05  # of the text: the last twentieth is test, the one before it val
 SPLIT_FILES = {"train": ("train.txt",), "val": ("val.txt", "valid.txt", "validation.txt"), "test": ("test.txt",)}
 
+SOURCES = {  # by folder: where the files come from
+    "tinyshakespeare": "get tinyshakespeare/input.txt from https://github.com/karpathy/char-rnn/tree/master/data",
+    "wikitext-2": "get wikitext-2 (Merity et al. 2016) as wikitext-2/train.txt, valid.txt and test.txt: the data set "
+    "Salesforce/wikitext, wikitext-2-v1, on the Hugging Face hub",
+}
+
 
 @dataclass(frozen=True)
 class PydocsSettings:
@@ -46,6 +52,8 @@ class TextSettings:
 
     def open(self, context: int) -> Blocks:
         get = "give a UTF-8 file or a folder with dataset.path=PATH, or train at once with dataset=pydocs"
+        if self.folder in SOURCES:
+            get = f"{SOURCES[self.folder]}; or {get}"
         place = find(self.name, self.path, self.folder, (), get)
         splits, note = _read_splits(place)
         return _blocks(splits, note, load_tokenizer(self.tokenizer, self.tokenizer_path), context, self.name)
