@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -97,11 +99,28 @@ class Swap:
             self._put(weights)
             yield
         finally:
-            reshard(self.model)
-            self._put(kept)
-            _swapped.discard(self.model)
+            with uninterrupted():  # a KeyboardInterrupt half-way would leave a mix that looks like live weights
+                reshard(self.model)
+                self._put(kept)
+                _swapped.discard(self.model)
 
     @torch.no_grad()
     def _put(self, weights: Mapping[str, Tensor]) -> None:
         for name, tensor in self.live.items():
             tensor.copy_(weights[name])
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """SIGINT is handled at the end (in the main thread, where Python handles signals)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler or signal.SIG_DFL)  # None: it was not set from Python
+        if came:
+            signal.raise_signal(signal.SIGINT)
