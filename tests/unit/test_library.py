@@ -305,3 +305,24 @@ def test_the_whole_average_as_a_file(tmp_path):
     load_model(model, tmp_path / "model.safetensors")
     assert_same(live_tensors(model), swa.average())
     assert model.head.weight is model.embed.weight
+
+
+@pytest.mark.slow
+def test_a_compiled_model():
+    """Names are the model's own; the compiled code computes with what is in place."""
+    plain, compiled = Loop(), Loop()
+    expected = Lawa(plain.model, k=3, spacing=2)
+    inner = compiled.model
+    compiled.model = torch.compile(inner)
+    lawa = Lawa(compiled.model, k=3, spacing=2)
+    for step in range(1, 8):
+        plain.train(step, expected)
+        inner.load_state_dict(plain.model.state_dict())
+        lawa.update(step)
+    assert_same(lawa.average(), expected.average())
+    tokens = torch.arange(11)
+    with torch.no_grad(), lawa.applied(), expected.applied():
+        inside, by_hand = compiled.model.eval()(tokens), plain.model.eval()(tokens)
+    torch.testing.assert_close(inside, by_hand)
+    assert not torch.allclose(compiled.model(tokens), inside)
+    torch.testing.assert_close(compiled.model(tokens), plain.model(tokens))
