@@ -9,6 +9,7 @@ from typing import Any
 
 from lawa_exp.metrics import averager_ids, curve, steps_saved
 
+NATS = "nats per token"
 STYLES = ("-", "--", "-.", ":")  # told apart in grey
 TABLE_STEPS = 5  # steps shown in the table
 WIDE = 4  # averages up to which each has its columns; more have a line each
@@ -78,10 +79,12 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([rendered[0], rule, *rendered[1:]])
 
 
-def draw_curves(rows: list[dict[str, Any]], path: Path, title: str, faint: Sequence[str] = ()) -> None:
+def draw_curves(
+    rows: list[dict[str, Any]], path: Path, title: str, faint: Sequence[str] = (), unit: str = NATS
+) -> None:
     """Val loss against step for the live weights and each average; the axis leaves the first fall out.
 
-    faint: averages whose curves are grey and not named.
+    faint: averages whose curves are grey and not named. unit: of the loss.
     """
     live = curve(rows, "live")
     live = [(s, v) for s, v in live if s > 0] or live  # a run that diverges early has its first weights only
@@ -106,7 +109,7 @@ def draw_curves(rows: list[dict[str, Any]], path: Path, title: str, faint: Seque
     margin = 0.05 * max(high - low, 1e-3)
     axes.set_ylim(low - margin, high + margin)
     axes.set_xlabel("step (optimizer updates)")
-    axes.set_ylabel("validation loss (nats per token)")
+    axes.set_ylabel(f"validation loss ({unit})")
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

@@ -47,7 +47,7 @@ def read(args: argparse.Namespace) -> int:
         chosen = chosen_line(f, test, subject.no_test or f"the snapshot of step {found.step:,} is not there")
         notes = [*subject.notes, *(f"Not read out: {line}" for line in subject.left_out)]
         command = shlex.join(["python", "-m", "lawa_exp.readout", *sys.argv[1:]])
-        text = write_summary(out, f, every_row, subject.title, chosen, notes, command)
+        text = write_summary(out, f, every_row, subject.title, subject.unit, chosen, notes, command)
         say(f"\n{text}\n\nin {out}: {', '.join(sorted(name for name in WRITTEN if (out / name).exists()))}")
     for line in subject.left_out:
         say(f"not read out: {line}")

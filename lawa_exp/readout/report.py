@@ -74,7 +74,7 @@ def chosen_line(f: Findings, test: Test | None, why_no_test: str) -> str:
     difference = f"{best.difference:+.4f}{plus_minus(best.half)}"
     text = f"Chosen on val (step {f.step:,}, of {len(f.lines)}): {f.best}, {difference} to live."
     if test is None:
-        return f"{text} Not tested: {why_no_test}; on the val it was chosen on it looks better than it is."
+        return f"{text} Not tested: {why_no_test}; where it was chosen it looks better than it is."
     difference = f"{test.loss - test.live:+.4f}{plus_minus(test.half)}"
     sampled = "" if math.isnan(test.half) else " (± from the samples alone)"
     losses = f"{test.loss:.4f}, live {test.live:.4f}, difference {difference}{sampled}"
@@ -86,6 +86,7 @@ def write_summary(
     f: Findings,
     rows: list[dict[str, Any]],
     title: str,
+    unit: str,
     chosen: str,
     notes: Sequence[str],
     command: str,
@@ -96,12 +97,12 @@ def write_summary(
     for line in sorted(f.lines, key=lambda line: line.loss):
         kinds.setdefault(line.fields["averager"], line)
     faint = [id for id in ids if id not in {line.id for line in kinds.values()}] if len(ids) > DRAWN else []
-    draw_curves(rows, out / "curves.png", title, faint)
+    draw_curves(rows, out / "curves.png", title, faint, unit)
     drawn = draw_heatmap(f, out / "heatmap.png", title)
     paragraphs = [table(f), chosen, noise_line(f), SAVED_LINE]
     listed = "\n".join(f"- {note}" for note in notes)
     figures = [*(["![k against spacing](heatmap.png)"] if drawn else []), "![curves](curves.png)"]
-    head = [f"# {title}", f"    {command}", "Losses in nats. The rows are in metrics.jsonl."]
+    head = [f"# {title}", f"    {command}", f"Loss: {unit}. The rows are in metrics.jsonl."]
     parts = [*head, *paragraphs, *([listed] if listed else []), *figures]
     (out / "summary.md").write_text("\n\n".join(parts) + "\n")
     return "\n\n".join(paragraphs)

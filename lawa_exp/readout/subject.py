@@ -18,6 +18,7 @@ from lawa_exp.readout.asked import combinations, typed
 from lawa_exp.readout.foreign import Fitted, find_checkpoints, read_checkpoint
 from lawa_exp.readout.kept import Attached, Rebuilt, tracked_widths
 from lawa_exp.replay import Replay, Snapshots, live_rows, problem_with, read_snapshot
+from lawa_exp.report import NATS
 from lawa_exp.run import prepare, start_device
 from lawa_exp.rundir import RunDir
 from lawa_exp.scoring import ByFunction, OnModel, Score, floating_names
@@ -41,6 +42,7 @@ class Subject:
     left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     no_test: str = ""  # why there is no test split
+    unit: str = NATS  # of the loss
     is_main: bool = True
 
 
@@ -110,14 +112,15 @@ def folder(args: argparse.Namespace) -> Subject:
         raise UserError(f"--out={out} is inside RUN, where nothing is written; choose another folder")
     period = math.gcd(*paths)
     asked = typed(combinations(args, period))
-    no_test, notes, ranks = "", [], None
+    no_test, unit, notes, ranks = "", NATS, [], None
     if args.evaluate:
         device = torch.device("cpu")
         first = next(iter(paths.values()))
         own = read_checkpoint(first)
         score: Score = ByFunction(args.evaluate)
         read, averaged = Fitted(own, (), str(first)), floating_names(own)
-        no_test, title = "--evaluate gives one loss", f"{root.resolve().name}, evaluated by {args.evaluate}"
+        no_test, unit = "--evaluate gives one loss", f"as {args.evaluate} gives it"
+        title = f"{root.resolve().name}, evaluated by {args.evaluate}"
     else:
         if not (args.model and args.dataset):
             raise UserError(f"RUN={args.run} is no run of ours: give --model and --dataset, or --evaluate")
@@ -155,6 +158,7 @@ def folder(args: argparse.Namespace) -> Subject:
         left_out=left_out,
         notes=notes,
         no_test=no_test,
+        unit=unit,
         is_main=ranks is None or ranks.is_main,
     )
 
