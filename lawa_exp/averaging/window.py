@@ -86,22 +86,17 @@ class Window:
             self.put(self._copier.copy(step, tensors, averaged))
             if not self._fenced:
                 self.fence()
-<<<<<<< HEAD
-            self._drop(step)
+            self._drop_unneeded(step)
         return self.snapshots[step]
 
     def hold(self, snapshot: Snapshot) -> None:
-        """Takes in a snapshot whose tensors nobody changes, as it is; what nobody needs any more is dropped."""
-        self.snapshots[snapshot.step] = snapshot
-        self._drop(snapshot.step)
+        """Like `take`, of a snapshot whose tensors nobody changes: as it is, without a copy."""
+        self.put(snapshot)
+        self._drop_unneeded(snapshot.step)
 
-    def _drop(self, step: int) -> None:
+    def _drop_unneeded(self, step: int) -> None:
         kept = {s for needs in self._needs for s in needs(step)} | {step}
-        self.snapshots = {s: snapshot for s, snapshot in self.snapshots.items() if s in kept or s > step}
-=======
-            kept = {s for needs in self._needs for s in needs(step)} | {step}
-            self.drop(lambda s: s < step and s not in kept)
-        return self.snapshots[step]
+        self.drop(lambda s: s < step and s not in kept)
 
     def put(self, snapshot: Snapshot) -> None:
         """Takes in a snapshot, in place of one of the same step."""
@@ -144,7 +139,6 @@ class Disk:
         partial_path.replace(path)  # a reader of what was there before keeps it
         # Mapped: an average reads one tensor after the other, and a copy in memory is nobody's but the caller's.
         snapshot.spill(partial(torch.load, path, mmap=True, weights_only=True))
->>>>>>> main
 
 
 class Copier:
