@@ -162,6 +162,8 @@ class Copier:
             with torch.cuda.stream(self._stream):
                 for target, source in pairs:
                     target.copy_(source, non_blocking=True)
+                    if source.is_cuda:
+                        source.record_stream(self._stream)  # its memory is not used anew before the copy is made
                 event = torch.cuda.Event()
                 event.record()
             snapshot._pending = event.synchronize
