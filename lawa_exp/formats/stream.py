@@ -7,28 +7,27 @@ each made fresh: nothing is subtracted. Memory is a few chunks a thread, whateve
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import math
 import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from lawa_exp.config import UserError
-from lawa_exp.formats.crc import Crc32, crc_of_zeros
+from lawa_exp.formats.checksums import Checksum, JointChecksum, Stopped
 from lawa_exp.formats.dtypes import FLOATS, SIZES, decode, encode
+from lawa_exp.formats.matching import matched, runs
+from lawa_exp.formats.schedule import Schedule, schedule
 from lawa_exp.formats.stored import Average, Checkpoint, Place, Region, Writer, count, damaged
 
-WORKING_SET = 3 << 20  # bytes of float64 values that a thread works on at a time, for its share of the caches
+WORKING_SET = 6 << 20  # bytes of float64 values that a thread works on at a time, for its share of the caches
 LEAST, MOST = 1 << 10, 1 << 17  # elements in a chunk
 MOST_FOLDED = 50  # files, up to which their running CRCs may take 0.7 MB each
 STATISTICS = re.compile(r"(^|\.)(running_mean|running_var)$")  # of BatchNorm: the latest, as online
-PREFIXES = re.compile(r"^(module\.)+|(?<![^.])_orig_mod\.")  # of DDP and torch.compile, which say nothing of the tensor
 
 
 @dataclass
@@ -38,129 +37,6 @@ class OutFile:
     path: Path
     writer: Writer
     fd: int
-
-
-@dataclass
-class Event:
-    """What an input's chunk is for: sums in slots lo .. hi-1 that it begins or joins, and averages complete with it."""
-
-    begins: list[tuple[int, float]] = field(default_factory=list)
-    joins: list[tuple[int, int, float]] = field(default_factory=list)
-    ends: list[tuple[int, int, float]] = field(default_factory=list)  # slot, average, divisor
-
-
-Schedule = dict[int, Event]  # by input, ascending
-
-
-def schedule(averages: dict[int, Average]) -> tuple[Schedule, int]:
-    """The events of some averages (by number), and the slots that they need at once."""
-    events: Schedule = {i: Event() for i in sorted({i for a in averages.values() for i in a.inputs})}
-    free: list[int] = []
-    slots = 0
-    starting = sorted(averages, key=lambda a: averages[a].inputs[0])
-    open_: dict[int, int] = {}  # average -> slot
-    weights = {a: dict(zip(average.inputs, average.weights, strict=True)) for a, average in averages.items()}
-    for i, event in events.items():
-        joined = [(slot, weights[a][i]) for a, slot in open_.items() if i in weights[a]]
-        while starting and averages[starting[0]].inputs[0] == i:
-            a = starting.pop(0)
-            if free:
-                slot = free.pop(0)
-            else:
-                slot, slots = slots, slots + 1
-            open_[a] = slot
-            event.begins.append((slot, averages[a].weights[0]))
-        for slot, weight in sorted(joined):  # neighbours with equal weights are added in one go
-            last = event.joins[-1] if event.joins else None
-            if last and last[1] == slot and last[2] == weight:
-                event.joins[-1] = (last[0], slot + 1, weight)
-            else:
-                event.joins.append((slot, slot + 1, weight))
-        for a in [a for a in open_ if averages[a].inputs[-1] == i]:
-            slot = open_.pop(a)
-            event.ends.append((slot, a, math.fsum(averages[a].weights)))
-            free.append(slot)
-    return events, slots
-
-
-class Stopped(Exception):
-    """Another thread failed, or the process was asked to stop."""
-
-
-class Checksum:
-    """The running checksum of a region, whose bytes come in order but from several threads."""
-
-    def __init__(self, region: Region, path: Path, fd: int, turn: threading.Condition, fold: bool) -> None:
-        self.region, self.path, self.fd, self.turn = region, path, fd, turn
-        self.planned = self.position = region.begin
-        self.in_order = True
-        self.crc = Crc32(region.end - region.begin, fold)
-        self.sha = hashlib.sha256() if region.kind == "sha256" else None
-
-    def plan(self, begin: int, end: int) -> int:
-        """Tells of bytes that are to come; returns where those before ended."""
-        before = self.planned
-        self.in_order &= before <= begin
-        self.planned = max(end, before)
-        return before
-
-    def update(self, before: int, begin: int, data: memoryview, stopped: Callable[[], bool]) -> None:
-        """The bytes from `begin` on; those from `before`, which nobody else needs, are read here."""
-        with self.turn:
-            while self.position != before:
-                if stopped():
-                    raise Stopped
-                self.turn.wait(1)
-        self._skip(before, begin)
-        self._add(data)
-        with self.turn:
-            self.position = begin + len(data)
-            self.turn.notify_all()
-
-    def finish(self) -> None:
-        """The rest. UserError where the sum is not what was expected."""
-        self._skip(self.position, self.region.end)
-        self.position = self.region.end
-        self.region.value = self.sha.hexdigest() if self.sha else self.crc.value()
-        if self.region.expected is not None and self.region.value != self.region.expected:
-            raise damaged(self.path, f"{self.region.what} does not have its checksum")
-
-    def _skip(self, begin: int, end: int) -> None:
-        while begin < end:
-            data = os.pread(self.fd, min(end - begin, 1 << 20), begin)
-            if not data:
-                raise damaged(self.path, "cut short")
-            self._add(data)
-            begin += len(data)
-
-    def _add(self, data: bytes | memoryview) -> None:
-        if self.sha:
-            self.sha.update(data)
-        else:
-            self.crc.update(data)
-
-
-class JointChecksum(Checksum):
-    """One CRC-32 for the same record of several files, in place of one for each.
-
-    CRC is affine: that of the exclusive or of an odd number of records is the exclusive or of their CRCs (of an even
-    number, as if one of zeros were added). A record that is damaged in any one file is found as surely as by its own.
-    """
-
-    def __init__(self, members: Sequence[Checksum], turn: threading.Condition, fold: bool) -> None:
-        length = members[0].region.end - members[0].region.begin
-        expected = 0 if len(members) % 2 else crc_of_zeros(length)
-        for member in members:
-            assert isinstance(member.region.expected, int)
-            expected ^= member.region.expected
-        super().__init__(Region(0, length, "crc32", expected, ""), members[0].path, members[0].fd, turn, fold)
-        self.members = members
-
-    def finish(self) -> None:
-        assert self.position == self.region.end
-        if self.crc.value() != self.region.expected:
-            for member in self.members:
-                member.finish()  # on its own, to name it
 
 
 @dataclass
@@ -195,57 +71,6 @@ class Block:
     @property
     def chunk(self) -> int:
         return max(LEAST, min(MOST, WORKING_SET // (8 * (self.slots + 2)))) * (1 if self.dtype else 8)
-
-
-@dataclass
-class Piece:
-    """A tensor of one checkpoint."""
-
-    source: int
-    name: str
-    place: Place
-
-
-def canonical(name: str) -> str:
-    """The tensor's name without what DDP and torch.compile put into it."""
-    return PREFIXES.sub("", name)
-
-
-def pieces_of(checkpoint: Checkpoint) -> dict[str, Piece]:
-    """Its tensors by canonical name (by their own where that would not be unique)."""
-    found = [(n, Piece(s, n, p)) for s, source in enumerate(checkpoint.sources) for n, p in source.tensors.items()]
-    short = {canonical(n): piece for n, piece in found}
-    return short if len(short) == len(found) else dict(found)
-
-
-def matched(checkpoints: Sequence[Checkpoint]) -> list[dict[str, Piece]]:
-    """The tensors of all. UserError names file and tensor where names, shapes or dtypes differ."""
-    pieces = [pieces_of(c) for c in checkpoints]
-    first = pieces[0]
-    for checkpoint, others in zip(checkpoints[1:], pieces[1:], strict=True):
-        for name in sorted(first.keys() ^ others.keys()):
-            has, lacks = (checkpoint, checkpoints[0]) if name in others else (checkpoints[0], checkpoint)
-            raise UserError(f"{lacks.path}: no tensor {name}, but {has.path} has it; they are not of one model")
-        for name, piece in others.items():
-            for what in ("shape", "dtype"):
-                here, there = getattr(piece.place, what), getattr(first[name].place, what)
-                if here != there:
-                    raise UserError(f"{checkpoint.path}: {name} has {what} {here}, in {checkpoints[0].path} {there}")
-    return pieces
-
-
-def runs(shape: tuple[int, ...], strides: Sequence[tuple[int, ...]]) -> tuple[int, Iterator[tuple[int, ...]]]:
-    """How tensors of one shape and several strides are cut into runs that are contiguous in all of them.
-
-    Returns the run's length and, for each run, its first element's offset in each. Order is that of the last's memory.
-    """
-    dims = [d for d, size in enumerate(shape) if size > 1 and any(s[d] for s in strides)]
-    dims.sort(key=lambda d: -strides[-1][d])
-    length = 1
-    while dims and all(s[dims[-1]] == length for s in strides):
-        length *= shape[dims.pop()]
-    positions = itertools.product(*(range(shape[d]) for d in dims))
-    return length, (tuple(sum(i * s[d] for i, d in zip(at, dims, strict=True)) for s in strides) for at in positions)
 
 
 class Stream:
@@ -515,12 +340,14 @@ class Stream:
                 np.bitwise_xor(mixed, loaded, out=mixed)
             elif block.joint:
                 np.copyto(mixed, loaded)
-            x = decode(loaded, block.dtype, values, as_is=block.slots == 1)
+            begun = next((sums[slot] for slot, weight in event.begins if weight == 1), None)
+            direct = block.slots == 1  # used once: numpy converts it as it adds
+            x = decode(loaded, block.dtype, values if begun is None or direct else begun, as_is=direct)
             for slot, weight in event.begins:
-                if weight == 1:
-                    np.copyto(sums[slot], x)
-                else:
+                if weight != 1:
                     np.multiply(x, weight, out=sums[slot], dtype=np.float64)
+                elif x is not begun:
+                    np.copyto(sums[slot], x)
             for low, high, weight in event.joins:
                 term = x if weight == 1 else np.multiply(x, weight, out=scaled, dtype=np.float64)
                 np.add(sums[low:high], term, out=sums[low:high], dtype=np.float64)
