@@ -73,7 +73,7 @@ def train(
         settle_buckets(trained, data, device, autocast)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = config.optimizer.build(model)
-    live = live_tensors(model)
+    live, averaged = live_tensors(model), averaged_names(model)
     state, saved = restore(config, split, run, ranks, model, live, optimizer, say)
     if state.feedback and state.step == 0:
         state.feedback.begin(live)
@@ -197,7 +197,7 @@ def train(
             for averager in state.averagers.values():
                 averager.update(step, live)
             if snapshots_kept != "none" and step % snapshots_every == 0:
-                snapshot = state.window.take(step, live)
+                snapshot = state.window.take(step, live, averaged)
                 if ranks.is_main:
                     background.submit(write_snapshot, run.trajectory, snapshot, snapshots_kept)
                 if window_on_disk:
