@@ -96,7 +96,6 @@ class Fixed:
     weights: tuple[float, ...]
     spacing: int
     start: int = 0
-    windowed: bool = True
 
     @property
     def period(self) -> int:
@@ -138,7 +137,7 @@ def average(args: argparse.Namespace) -> int:
             _spare_inputs(target, name, last, opened)
             outputs.append(Output(target, last, args.dtype, name))
         stream = Stream(opened, averages, [o.files for o in outputs], threads())
-        with _bar(stream.total) as show:
+        with Bar(stream.total) as show:
             stream.run(show, 0.1)
         for output in outputs:
             output.finish()
@@ -309,7 +308,7 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-class _bar:
+class Bar:
     """A progress bar in bytes, where stderr is a terminal."""
 
     def __init__(self, total: int) -> None:

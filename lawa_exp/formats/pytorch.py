@@ -40,7 +40,6 @@ class TorchFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.keep: Any = None  # what must live as long as the file (a temporary folder)
-        self.regions: list[Region] = []
         try:
             with path.open("rb") as file:
                 if file.read(4) == ZIP_MAGIC:
@@ -60,6 +59,8 @@ class TorchFile:
         try:
             archive = zipfile.ZipFile(file)
             records = {name.partition("/")[2]: info for name, info in archive.NameToInfo.items()}
+            for record in records.values():
+                record.CRC = record.CRC or None  # type: ignore[assignment]  # torch can be told not to compute them: 0
             if "constants.pkl" in records:
                 raise UserError(f"{self.path} is a TorchScript archive; what can be averaged is a saved state dict")
             if "data.pkl" not in records:
@@ -87,8 +88,7 @@ class TorchFile:
             if end > size:
                 raise damaged(self.path, f"the record data/{key} ends behind the file: cut short?")
             region = Region(begin, end, "crc32", info.CRC, f"record data/{key}")
-            self.regions.append(region)
-            ranges[key] = begin, info.file_size, region
+            ranges[key] = begin, info.file_size, region if info.CRC else None
         return records["data.pkl"].filename.partition("/")[0], content, ranges
 
     def _read_legacy(self, file: BinaryIO) -> tuple[str, Any, dict[str, tuple[int, int, Region | None]]]:
@@ -153,6 +153,8 @@ class TorchFile:
         if count(tensor.shape) and last >= storage.numel:
             raise damaged(self.path, f"{name} reaches beyond its storage")
         begin, _, region = self.ranges[storage.key]
+        if region:
+            region.what = name
         strides = _strides(tensor.shape, tensor.strides)
         return Place(begin + tensor.offset * SIZES[tensor.dtype], tensor.dtype, tensor.shape, strides, region)
 

@@ -44,7 +44,6 @@ class SafetensorsFile:
     def __init__(self, path: Path, region: Region | None = None) -> None:
         """region: the whole file's, where its checksum is known."""
         self.path = path
-        self.regions = [region] if region else []
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

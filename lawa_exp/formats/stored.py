@@ -55,7 +55,6 @@ class Source(Protocol):
 
     path: Path
     tensors: dict[str, Place]
-    regions: list[Region]
 
     def writer(self, dtype: str | None) -> Writer:
         """For an output like this file; dtype: of its floating-point tensors, None: their own."""

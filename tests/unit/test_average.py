@@ -171,6 +171,18 @@ def test_pytorch_files_load_where_the_inputs_did(layout, new, tmp_path):
     assert zipfile.ZipFile(made).testzip() is None
 
 
+def test_a_file_without_crcs_is_read(tmp_path):
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        inputs = make(tmp_path, state)
+    finally:
+        torch.serialization.set_crc32_options(before)
+    average(*inputs, "--out", tmp_path / "out")
+    assert_same(torch.load(tmp_path / "out" / "in_3.pt", weights_only=True), expected())
+    assert zipfile.ZipFile(tmp_path / "out" / "in_3.pt").testzip() is None
+
+
 def test_parameters_stay_parameters(tmp_path):
     model = torch.nn.Linear(3, 3)
     average(*make(tmp_path, lambda i: dict(model.named_parameters())), "--out", tmp_path / "out")
@@ -481,7 +493,7 @@ def test_damage_is_found(kind, tmp_path, capsys):
     for at in places:
         flip(victim, at)
         said = refused(capsys, *arguments, "--out", tmp_path / "out")
-        assert str(victim) in said or victim.name in said
+        assert victim.name in said and (kind != "pytorch" or "_head.weight" in said)
         victim.write_bytes(whole)
     for length in (len(whole) - 1, len(whole) // 2, 100, 5, 0):
         victim.write_bytes(whole[:length])
