@@ -1,8 +1,8 @@
 """Weighted means of checkpoints, chunk by chunk: every input is read once, and all outputs grow together.
 
 For each place of the tensors, the chunks of all inputs are taken in step order and added, as float64, to every average
-that they belong to; an average that is complete is divided, rounded once and written. A sliding window so keeps k sums,
-each made fresh: nothing is subtracted. Memory is a few chunks a thread, whatever the size of the model or its tensors.
+that they belong to; an average that is complete is divided, rounded once and written. A window that slides has a way of
+its own (`sliding.py`). Memory is a few chunks a thread, whatever the size of the model or its tensors.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lawa_exp.config import UserError
 from lawa_exp.formats.checksums import Checksum, JointChecksum, Stopped
-from lawa_exp.formats.dtypes import FLOATS, SIZES, decode, encode
+from lawa_exp.formats.dtypes import FLOATS, SIZES, Floats, decode, encode
 from lawa_exp.formats.matching import matched, runs
 from lawa_exp.formats.schedule import Schedule, schedule
+from lawa_exp.formats.sliding import LAYOUT, SlidingSum, window_of
 from lawa_exp.formats.stored import Average, Checkpoint, Place, Region, Writer, count, damaged
 
 WORKING_SET = 6 << 20  # bytes of float64 values that a thread works on at a time, for its share of the caches
@@ -63,6 +65,7 @@ class Block:
     ins: dict[int, End]
     outs: dict[int, End]
     joint: JointChecksum | None = None  # of all inputs together, in place of each one's own
+    slides: bool = False  # one window of `slots` inputs, from input to input
 
     @property
     def itemsize(self) -> int:
@@ -95,6 +98,7 @@ class Stream:
         self.fds: dict[tuple[int, int], int] = {}
         self.blocks: list[Callable[[], Iterator[Block]]] = []
         self.total = 0
+        self.slides = window_of(averages) is not None
         try:
             self._plan()
         except BaseException:
@@ -197,7 +201,8 @@ class Stream:
                 ]
                 sides_in = dict(zip(ins, moved[: len(ins)], strict=True))
                 sides_out = dict(zip(outs, moved[len(ins) :], strict=True))
-                yield Block(name, elements, dtype, written, plan, slots, sides_in, sides_out, joint)
+                slides = self.slides and dtype in LAYOUT and slots > 1
+                yield Block(name, elements, dtype, written, plan, slots, sides_in, sides_out, joint, slides)
 
         self.blocks.append(blocks)
 
@@ -334,12 +339,19 @@ class Stream:
         written = out[: n * SIZES[block.written]]
         loaded = raw_array[: n * block.itemsize]
         mixed = buffers.mixed(n * block.itemsize)
+        window = SlidingSum(sums, scaled, block.dtype) if block.slides else None
         for number, (i, event) in enumerate(block.schedule.items()):
             self._read(block, i, first, n, raw)
             if block.joint and number:
                 np.bitwise_xor(mixed, loaded, out=mixed)
             elif block.joint:
                 np.copyto(mixed, loaded)
+            if window:
+                window.push(loaded)
+                for _, a, divisor in event.ends:
+                    np.copyto(values, window.total)
+                    self._finish(block, a, first, n, values, divisor, written)
+                continue
             begun = next((sums[slot] for slot, weight in event.begins if weight == 1), None)
             direct = block.slots == 1  # used once: numpy converts it as it adds
             x = decode(loaded, block.dtype, values if begun is None or direct else begun, as_is=direct)
@@ -352,12 +364,19 @@ class Stream:
                 term = x if weight == 1 else np.multiply(x, weight, out=scaled, dtype=np.float64)
                 np.add(sums[low:high], term, out=sums[low:high], dtype=np.float64)
             for slot, a, divisor in event.ends:
-                if not encode(sums[slot], divisor, block.written, written):
-                    raise self._not_finite(block, a, first, n)
-                self._write(block, a, first, written.data)
+                self._finish(block, a, first, n, sums[slot], divisor, written)
         if block.joint:
             at = first * block.itemsize
             block.joint.update(at, at, mixed.data, self._stopped)
+
+    def _finish(
+        self, block: Block, a: int, first: int, n: int, total: Floats, divisor: float, written: NDArray[np.uint8]
+    ) -> None:
+        """Divides, rounds and writes a sum that is complete."""
+        assert block.written
+        if not encode(total, divisor, block.written, written):
+            raise self._not_finite(block, a, first, n)
+        self._write(block, a, first, written.data)
 
     def _not_finite(self, block: Block, a: int, first: int, n: int) -> UserError:
         """Who it was: an input that holds NaN or infinity, or a result that its type cannot hold."""

@@ -29,6 +29,8 @@ from lawa_exp.averaging.arithmetic import weighted_mean
 from lawa_exp.checkpoint.commit import commit
 from lawa_exp.checkpoint.tensors import write_tensors
 from lawa_exp.formats.crc import FOLDED_FROM, B, Crc32, crc_of_zeros
+from lawa_exp.formats.dtypes import decode
+from lawa_exp.formats.sliding import LAYOUT, SlidingSum
 
 FLOAT8 = [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz]
 
@@ -571,3 +573,37 @@ def test_what_is_stopped_leaves_no_output(signal, at, tmp_path):
     done = run(*inputs, "--out", str(out), module="lawa_exp.average", warm=True)
     assert done.returncode == 0, done.stderr
     assert [p.name for p in out.iterdir()] == ["in_3.pt"] and [p.name for p in out.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_sliding_sum_is_the_sum_made_afresh(dtype: str) -> None:
+    """To the bit, with values far apart, zeros of both signs and subnormals, where going on is not exact; and where it
+    is, it does go on."""
+    draw = np.random.default_rng(0)
+    bits, mantissa = LAYOUT[dtype]
+    width = 8 * bits(0).itemsize
+    n, k, went_on = 64, 5, 0
+    for trial in range(300):
+        inputs = []
+        for _ in range(12):
+            if trial % 3 == 0:  # any bit pattern that is a finite number
+                x = draw.integers(0, 2**width, n).astype(bits)
+                x[(x >> mantissa) & bits(2 ** (width - 1 - mantissa) - 1) == 2 ** (width - 1 - mantissa) - 1] = 0
+            else:
+                values = draw.normal(size=n) * (0.02 if trial % 3 == 1 else 10.0 ** draw.integers(-4, 4, n))
+                values[draw.random(n) < 0.1 * (trial % 2)] = 0.0
+                x = torch.from_numpy(values).to(getattr(torch, dtype)).view(torch.uint8).numpy().view(bits)
+                if trial % 7 == 0:
+                    x = np.where(draw.random(n) < 0.2, bits(1 << (width - 1)), x)  # -0
+            inputs.append(x.view(np.uint8))
+        window = SlidingSum(np.empty((k, n)), np.empty(n), dtype)
+        decoded = [decode(x, dtype, np.empty(n)).copy() for x in inputs]
+        for i, x in enumerate(inputs):
+            window.push(x)
+            went_on += i >= k and window._exact()
+            if i >= k - 1:
+                fresh = decoded[i - k + 1].copy()
+                for value in decoded[i - k + 2 : i + 1]:
+                    fresh += value
+                assert window.total.tobytes() == fresh.tobytes(), (trial, i)
+    assert 300 < went_on < 300 * 7
