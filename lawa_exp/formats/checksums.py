@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from lawa_exp.formats.crc import Crc32, crc_of_zeros
+from lawa_exp.formats.crc import Crc32
 from lawa_exp.formats.stored import Region, damaged
 
 
@@ -67,26 +67,3 @@ class Checksum:
             self.sha.update(data)
         else:
             self.crc.update(data)
-
-
-class JointChecksum(Checksum):
-    """One CRC-32 for the same record of several files, in place of one for each.
-
-    CRC is affine: that of the exclusive or of an odd number of records is the exclusive or of their CRCs (of an even
-    number, as if one of zeros were added). A record that is damaged in any one file is found as surely as by its own.
-    """
-
-    def __init__(self, members: Sequence[Checksum], turn: threading.Condition, fold: bool) -> None:
-        length = members[0].region.end - members[0].region.begin
-        expected = 0 if len(members) % 2 else crc_of_zeros(length)
-        for member in members:
-            assert isinstance(member.region.expected, int)
-            expected ^= member.region.expected
-        super().__init__(Region(0, length, "crc32", expected, ""), members[0].path, members[0].fd, turn, fold)
-        self.members = members
-
-    def finish(self) -> None:
-        assert self.position == self.region.end
-        if self.crc.value() != self.region.expected:
-            for member in self.members:
-                member.finish()  # on its own, to name it

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lawa_exp.config import UserError
-from lawa_exp.formats.checksums import Checksum, JointChecksum, Stopped
+from lawa_exp.formats.checksums import Checksum, Stopped
 from lawa_exp.formats.dtypes import FLOATS, SIZES, Floats, decode, encode
 from lawa_exp.formats.matching import matched, runs
 from lawa_exp.formats.schedule import Schedule, schedule
@@ -64,7 +64,6 @@ class Block:
     slots: int
     ins: dict[int, End]
     outs: dict[int, End]
-    joint: JointChecksum | None = None  # of all inputs together, in place of each one's own
     slides: bool = False  # one window of `slots` inputs, from input to input
 
     @property
@@ -190,7 +189,6 @@ class Stream:
                 end.before = end.checksum.plan(end.offset, end.offset + length * itemsize)
                 end.checksum.in_order &= whole
         elements = length if dtype else length * itemsizes[0]
-        joint = self._joint(ends[: len(ins)], length * itemsizes[0]) if whole and dtype else None
         self.total += count(shape) * sum(itemsizes[: len(ins)])
 
         def blocks() -> Iterator[Block]:
@@ -202,25 +200,9 @@ class Stream:
                 sides_in = dict(zip(ins, moved[: len(ins)], strict=True))
                 sides_out = dict(zip(outs, moved[len(ins) :], strict=True))
                 slides = self.slides and dtype in LAYOUT and slots > 1
-                yield Block(name, elements, dtype, written, plan, slots, sides_in, sides_out, joint, slides)
+                yield Block(name, elements, dtype, written, plan, slots, sides_in, sides_out, slides)
 
         self.blocks.append(blocks)
-
-    def _joint(self, ends: Sequence[End], size: int) -> JointChecksum | None:
-        """Where a tensor is a whole record in each of several files; their own checksums are then not needed."""
-        members = [e.checksum for e in ends if e.checksum and e.checksum.region.kind == "crc32" and e.checksum.in_order]
-        if len(ends) < 2 or len(members) < len(ends):
-            return None
-        if any(
-            (m.region.begin, m.region.end) != (e.offset, e.offset + size) for m, e in zip(members, ends, strict=True)
-        ):
-            return None
-        joint = JointChecksum(members, self.turn, self.fold)
-        for end, member in zip(ends, members, strict=True):
-            end.checksum = None
-            del self.checksums[id(member.region)]
-        self.checksums[id(joint.region)] = joint
-        return joint
 
     def _in_end(self, i: int, source: int, place: Place) -> End:
         checkpoint = self.checkpoints[i]
@@ -338,14 +320,9 @@ class Stream:
         values, scaled, sums, out = buffers.floats(n, block.slots)
         written = out[: n * SIZES[block.written]]
         loaded = raw_array[: n * block.itemsize]
-        mixed = buffers.mixed(n * block.itemsize)
         window = SlidingSum(sums, scaled, block.dtype) if block.slides else None
-        for number, (i, event) in enumerate(block.schedule.items()):
+        for i, event in block.schedule.items():
             self._read(block, i, first, n, raw)
-            if block.joint and number:
-                np.bitwise_xor(mixed, loaded, out=mixed)
-            elif block.joint:
-                np.copyto(mixed, loaded)
             if window:
                 window.push(loaded)
                 for _, a, divisor in event.ends:
@@ -365,9 +342,6 @@ class Stream:
                 np.add(sums[low:high], term, out=sums[low:high], dtype=np.float64)
             for slot, a, divisor in event.ends:
                 self._finish(block, a, first, n, sums[slot], divisor, written)
-        if block.joint:
-            at = first * block.itemsize
-            block.joint.update(at, at, mixed.data, self._stopped)
 
     def _finish(
         self, block: Block, a: int, first: int, n: int, total: Floats, divisor: float, written: NDArray[np.uint8]
@@ -404,18 +378,11 @@ class Buffers:
         self._bytes = np.empty(0, np.uint8)
         self._floats = np.empty(0)
         self._out = np.empty(0, np.uint8)
-        self._mixed = np.empty(0, np.uint8)
 
     def bytes(self, n: int) -> tuple[memoryview, np.ndarray]:
         if len(self._bytes) < n:
             self._bytes = np.empty(n, np.uint8)
         return self._bytes.data, self._bytes
-
-    def mixed(self, n: int) -> np.ndarray:
-        """The exclusive or of n bytes of each input."""
-        if len(self._mixed) < n:
-            self._mixed = np.empty(n, np.uint8)
-        return self._mixed[:n]
 
     def floats(self, n: int, slots: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """values [n], scaled [n], sums [slots, n], and bytes for n results of up to 8 each."""

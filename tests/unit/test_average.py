@@ -505,6 +505,15 @@ def test_damage_is_found(kind, tmp_path, capsys):
     average(*arguments, "--out", tmp_path / "out")
 
 
+def test_equal_damage_in_two_inputs_does_not_cancel(tmp_path, capsys):
+    a, b, c = make(tmp_path, state)
+    content = Path(b).read_bytes()
+    flip(Path(b), len(content) // 2)
+    shutil.copy(b, tmp_path / "copy.pt")
+    for inputs in ([b, b], [b, tmp_path / "copy.pt"], [a, b, c, tmp_path / "copy.pt"]):
+        assert "in_2.pt is damaged" in refused(capsys, *inputs, "--out", tmp_path / "out")
+
+
 class Malicious:
     def __init__(self, target: Path) -> None:
         self.target = str(target)
