@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 from lawa_exp.config import UserError
 from lawa_exp.formats.dtypes import FLOATS, SIZES
 from lawa_exp.formats.pickles import Call, Inert, Reader, Refused, Rewriter, Storage, Tensor, tensor_in, walk
-from lawa_exp.formats.stored import Place, Region, contiguous, count, damaged
+from lawa_exp.formats.stored import Place, Region, contiguous, count, damaged, extent, may_overlap_itself
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -188,6 +188,18 @@ def _reset_what_is_not_the_averages(top: Any, weights: Any) -> None:
         top["best_val_loss"] = math.inf
 
 
+def _covered(source: TorchFile) -> dict[int, int]:
+    """How many of each storage's elements, from its first on, surely are an averaged tensor's."""
+    covered: dict[int, int] = {}
+    for name, tensor in sorted(source.weights.items(), key=lambda item: item[1].offset):
+        place, of = source.tensors[name], id(tensor.storage)
+        dense = count(place.shape) == extent(place) and not may_overlap_itself(place)
+        so_far = covered.setdefault(of, 0)
+        if dense and tensor.offset <= so_far:
+            covered[of] = max(so_far, tensor.offset + extent(place))
+    return covered
+
+
 class TorchWriter:
     """The last input's objects, pickled anew around other storages."""
 
@@ -197,6 +209,7 @@ class TorchWriter:
         if under is not None:
             _reset_what_is_not_the_averages(top, top[under])
         averaged = {id(t.storage): t.storage for t in source.weights.values()}
+        were = {id(storage): storage.dtype for storage in averaged.values()}
         if dtype:
             for value in walk(top):
                 if isinstance(value, Tensor) and id(value.storage) in averaged and value.dtype in FLOATS:
@@ -215,6 +228,8 @@ class TorchWriter:
         begins: dict[int, tuple[int, Region]] = {}
         self.regions: list[Region] = []
         self.copies: list[tuple[str, Place, Place]] = []
+        self.beneath: list[tuple[str, Place, Place]] = []
+        covered = _covered(source)
         for key, storage in rewriter.storages.items():
             old, _, old_region = source.ranges[storage.key]
             begin = self._lay_out(f"data/{key}", storage.nbytes)
@@ -222,11 +237,14 @@ class TorchWriter:
             self.records.append((f"data/{key}", region))
             self.regions.append(region)
             begins[id(storage)] = begin, region
+            what = f"storage {storage.key}"
             if id(storage) not in averaged:
                 there = Place(old, "uint8", (storage.nbytes,), (1,), old_region)
-                self.copies.append(
-                    (f"storage {storage.key}", there, Place(begin, "uint8", (storage.nbytes,), (1,), region))
-                )
+                self.copies.append((what, there, Place(begin, "uint8", (storage.nbytes,), (1,), region)))
+            elif covered[id(storage)] < storage.numel:
+                was, now, shape = were[id(storage)], storage.dtype, (storage.numel,)
+                assert was and now
+                self.beneath.append((what, Place(old, was, shape, (1,)), Place(begin, now, shape, (1,))))
         self.places = {}
         for name, tensor in source.weights.items():
             begin, region = begins[id(tensor.storage)]

@@ -94,6 +94,7 @@ class SafetensorsWriter:
     def __init__(self, source: SafetensorsFile, dtype: str | None) -> None:
         self.name = source.path.name
         self.copies: list[tuple[str, Place, Place]] = []
+        self.beneath: list[tuple[str, Place, Place]] = []
         self.regions: list[Region] = []
         dtypes = {n: dtype if dtype and p.dtype in FLOATS else p.dtype for n, p in source.tensors.items()}
         names = list(source.tensors)

@@ -42,7 +42,8 @@ class Writer(Protocol):
     name: str
     size: int  # bytes of the finished file
     places: dict[str, Place]  # where the engine is to write the tensors
-    copies: list[tuple[str, Place, Place]]  # bytes taken as they are: what, in the source, here
+    copies: list[tuple[str, Place, Place]]  # taken as they are: what, in the source, here
+    beneath: list[tuple[str, Place, Place]]  # the same, before everything else, which may be written over it
     regions: list[Region]
 
     def finish(self, write: Callable[[int, bytes], None]) -> None:
@@ -100,6 +101,22 @@ def count(shape: tuple[int, ...]) -> int:
     for size in shape:
         number *= size
     return number
+
+
+def extent(place: Place) -> int:
+    """Elements from the tensor's first to its last, where there are any."""
+    return 1 + sum((n - 1) * s for n, s in zip(place.shape, place.strides, strict=True))
+
+
+def may_overlap_itself(place: Place) -> bool:
+    """False only where no two of its elements share memory: each stride leads behind all that the smaller ones span."""
+    behind = 1
+    for stride, size in sorted(zip(place.strides, place.shape, strict=True)):
+        if size > 1:
+            if stride < behind:
+                return True
+            behind += (size - 1) * stride
+    return False
 
 
 def damaged(path: Path, why: str) -> UserError:

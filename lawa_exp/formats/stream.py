@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,17 @@ from lawa_exp.formats.dtypes import FLOATS, SIZES, Floats, decode, encode
 from lawa_exp.formats.matching import matched, runs
 from lawa_exp.formats.schedule import Schedule, schedule
 from lawa_exp.formats.sliding import LAYOUT, SlidingSum, window_of
-from lawa_exp.formats.stored import Average, Checkpoint, Place, Region, Writer, count, damaged
+from lawa_exp.formats.stored import (
+    Average,
+    Checkpoint,
+    Place,
+    Region,
+    Writer,
+    count,
+    damaged,
+    extent,
+    may_overlap_itself,
+)
 
 WORKING_SET = 6 << 20  # bytes of float64 values that a thread works on at a time, for its share of the caches
 LEAST, MOST = 1 << 10, 1 << 17  # elements in a chunk
@@ -75,6 +86,28 @@ class Block:
         return max(LEAST, min(MOST, WORKING_SET // (8 * (self.slots + 2)))) * (1 if self.dtype else 8)
 
 
+@dataclass
+class Sides:
+    """Where one tensor lies in each input, and in each output: the file's number in it, and the place there."""
+
+    ins: dict[int, tuple[int, Place]]
+    outs: dict[int, tuple[int, Place]]
+    averaged: bool
+
+    def lie_alike(self, other: Sides, a: int) -> bool:
+        """Whether this and another tensor lie to each other in every input as they do in output `a`."""
+
+        def relation(one: tuple[int, Place], two: tuple[int, Place]) -> Any:
+            (source, place), (other_source, other_place) = one, two
+            distance = (place.offset - other_place.offset) / SIZES[place.dtype]
+            return source == other_source, distance, place.strides, other_place.strides
+
+        if self.averaged != other.averaged or self.ins.keys() != other.ins.keys():
+            return False
+        there = relation(self.outs[a], other.outs[a])
+        return all(relation(self.ins[i], other.ins[i]) == there for i in self.ins)
+
+
 class Stream:
     """Plans the blocks of all outputs, then does them. `total`: bytes to be read; `done`: read so far."""
 
@@ -95,6 +128,7 @@ class Stream:
         self.opened: list[int] = []
         self.checkpoints, self.averages, self.outputs = checkpoints, averages, outputs
         self.fds: dict[tuple[int, int], int] = {}
+        self.beneath: list[Callable[[], Iterator[Block]]] = []  # done before the others, which write over it
         self.blocks: list[Callable[[], Iterator[Block]]] = []
         self.total = 0
         self.slides = window_of(averages) is not None
@@ -103,7 +137,7 @@ class Stream:
         except BaseException:
             self.close()
             raise
-        self.chunks = self._chunks()
+        self.chunks = self._chunks(self.blocks)
 
     def close(self) -> None:
         for fd in self.opened:
@@ -124,49 +158,60 @@ class Stream:
 
         final = len(self.averages) - 1
         order = sorted(pieces[0], key=lambda n: (out_place(n, final)[0], out_place(n, final)[1].offset))
-        written: dict[tuple[int, int, int, tuple[int, ...]], tuple[str, tuple[tuple[int, int], ...]]] = {}
+        tensors: dict[str, Sides] = {}
         for name in order:
             place = pieces[0][name].place
-            if not count(place.shape):
-                continue
-            is_float = place.dtype in FLOATS
-            plan, slots = means if is_float and not STATISTICS.search(name) else latest
-            ins = {i: (pieces[i][name].source, pieces[i][name].place) for i in plan}
-            outs = {a: out_place(name, a) for a in numbered}
-            if self._is_tied(name, ins, outs, written):
-                continue
-            self._add(name, place.dtype if is_float else None, outs[final][1].dtype, plan, slots, ins, outs)
+            if count(place.shape):
+                averaged = place.dtype in FLOATS and not STATISTICS.search(name)
+                plan, _ = means if averaged else latest
+                ins = {i: (pieces[i][name].source, pieces[i][name].place) for i in plan}
+                tensors[name] = Sides(ins, {a: out_place(name, a) for a in numbered}, averaged)
+        seconds = {name for a in numbered for name in self._second_names(a, tensors)}
+        for name, sides in tensors.items():
+            if name not in seconds:
+                dtype, written = pieces[0][name].place.dtype, sides.outs[final][1].dtype
+                plan, slots = means if sides.averaged else latest
+                self._add(
+                    self.blocks, name, dtype if dtype in FLOATS else None, written, plan, slots, sides.ins, sides.outs
+                )
         for a, files in enumerate(self.outputs):
             plan, slots = schedule({a: self.averages[a].latest})
             for source, file in enumerate(files):
-                for what, there, here in file.writer.copies:
-                    if not count(here.shape):
-                        continue
-                    self._add(what, None, None, plan, slots, {last[a]: (source, there)}, {a: (source, here)})
+                for blocks, copies in ((self.blocks, file.writer.copies), (self.beneath, file.writer.beneath)):
+                    for what, there, here in copies:
+                        if count(here.shape):
+                            converted = there.dtype if there.dtype != here.dtype else None
+                            ins, outs = {last[a]: (source, there)}, {a: (source, here)}
+                            self._add(blocks, what, converted, here.dtype, plan, slots, ins, outs)
 
-    def _is_tied(
-        self,
-        name: str,
-        ins: dict[int, tuple[int, Place]],
-        outs: dict[int, tuple[int, Place]],
-        written: dict[tuple[int, int, int, tuple[int, ...]], tuple[str, tuple[tuple[int, int], ...]]],
-    ) -> bool:
-        """Whether the tensor is another that was planned before, under a second name."""
-        memory = tuple((source, place.offset) for source, place in ins.values())
-        tied = False
-        for a, (source, place) in outs.items():
-            other, others = written.setdefault((a, source, place.offset, place.strides), (name, memory))
-            if other != name:
-                tied = True
-                if others != memory:
+    def _second_names(self, a: int, tensors: dict[str, Sides]) -> Iterator[str]:
+        """The tensors that are others under a second name. UserError where memory is shared in output `a` alone.
+
+        Tensors that share memory there are written each on its own, which is consistent if all inputs share in the
+        same way.
+        """
+        path = self.checkpoints[self.averages[a].inputs[-1]].path
+        end, anchor = (-1, 0), ""
+        seen: dict[tuple[int, int, tuple[int, ...], tuple[int, ...]], str] = {}
+        for name in sorted(tensors, key=lambda n: (tensors[n].outs[a][0], tensors[n].outs[a][1].offset)):
+            sides = tensors[name]
+            source, place = sides.outs[a]
+            if may_overlap_itself(place) and any(p.strides != place.strides for _, p in sides.ins.values()):
+                raise UserError(f"{path}: elements of {name} share memory there, but not in every other input")
+            if (source, place.offset) < end:
+                if not sides.lie_alike(tensors[anchor], a):
                     raise UserError(
-                        f"{self.checkpoints[self.averages[a].inputs[-1]].path}: {name} and {other} are tied there, "
-                        "but not in every other input"
+                        f"{path}: {name} and {anchor} share memory there, but not in the same way in every other input"
                     )
-        return tied
+            else:
+                anchor = name
+            end = max(end, (source, place.offset + extent(place) * SIZES[place.dtype]))
+            if seen.setdefault((source, place.offset, place.shape, place.strides), name) != name:
+                yield name
 
     def _add(
         self,
+        into: list[Callable[[], Iterator[Block]]],
         name: str,
         dtype: str | None,
         written: str | None,
@@ -175,7 +220,7 @@ class Stream:
         ins: dict[int, tuple[int, Place]],
         outs: dict[int, tuple[int, Place]],
     ) -> None:
-        """Plans one tensor. A dtype of None: its bytes are copied."""
+        """Plans one tensor, its blocks added to `into`. A dtype of None: its bytes are copied."""
         shape = next(iter(outs.values()))[1].shape
         sides = [*ins.values(), *outs.values()]
         length, starts = runs(shape, [place.strides for _, place in sides])
@@ -202,7 +247,7 @@ class Stream:
                 slides = self.slides and dtype in LAYOUT and slots > 1
                 yield Block(name, elements, dtype, written, plan, slots, sides_in, sides_out, slides)
 
-        self.blocks.append(blocks)
+        into.append(blocks)
 
     def _in_end(self, i: int, source: int, place: Place) -> End:
         checkpoint = self.checkpoints[i]
@@ -229,6 +274,10 @@ class Stream:
         """Does everything and finishes the output files. progress: called with `done` now and then."""
         threads = [threading.Thread(target=self._work, daemon=True) for _ in range(self.threads)]
         try:
+            buffers = Buffers()
+            for chunk in self._chunks(self.beneath):
+                self._do(*chunk, buffers)
+                progress(self.done)
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -259,8 +308,8 @@ class Stream:
     def _stopped(self) -> bool:
         return self.failure is not None
 
-    def _chunks(self) -> Iterator[tuple[Block, int, int]]:
-        for blocks in self.blocks:
+    def _chunks(self, of: list[Callable[[], Iterator[Block]]]) -> Iterator[tuple[Block, int, int]]:
+        for blocks in of:
             for block in blocks():
                 for first in range(0, block.elements, block.chunk):
                     yield block, first, min(block.chunk, block.elements - first)
@@ -272,17 +321,19 @@ class Stream:
     def _work(self) -> None:
         try:
             buffers = Buffers()
-            with np.errstate(all="ignore"):
-                while chunk := self._next():
-                    block, first, n = chunk
-                    if block.dtype:
-                        self._average(block, first, n, buffers)
-                    else:
-                        self._copy(block, first, n, buffers)
+            while chunk := self._next():
+                self._do(*chunk, buffers)
         except Stopped:
             pass
         except BaseException as error:
             self._stop(error)
+
+    def _do(self, block: Block, first: int, n: int, buffers: Buffers) -> None:
+        if not block.dtype:
+            self._copy(block, first, n, buffers)
+            return
+        with np.errstate(all="ignore"):
+            self._average(block, first, n, buffers)
 
     def _read(self, block: Block, i: int, first: int, n: int, raw: memoryview) -> None:
         end = block.ins[i]

@@ -185,6 +185,36 @@ def test_a_file_without_crcs_is_read(tmp_path):
     assert zipfile.ZipFile(tmp_path / "out" / "in_3.pt").testzip() is None
 
 
+@pytest.mark.parametrize("dtype", [None, "float16"])
+def test_views_of_one_storage_are_written_consistently(dtype, tmp_path):
+    def shared(i: int) -> dict:
+        s = torch.arange(40.0) * i
+        model = {"first": s[:10], "flat": s[:30], "again": s[:30], "expanded": s[30:31].expand(5), "odd": s[32:38:2]}
+        return {"model": model, "ema": s[20:40]}
+
+    extra = ["--dtype", dtype] if dtype else []
+    average(*make(tmp_path, shared), "--out", tmp_path / "out", *extra)
+    found = torch.load(tmp_path / "out" / "in_3.pt", weights_only=True)
+    for name, tensor in shared(2)["model"].items():
+        assert torch.equal(found["model"][name].float(), tensor), name
+    averaged = [*range(20, 31), 32, 34, 36]
+    assert found["ema"].tolist() == [n * (2 if n in averaged else 3) for n in range(20, 40)]
+    assert zipfile.ZipFile(tmp_path / "out" / "in_3.pt").testzip() is None
+
+
+def test_memory_that_is_shared_in_the_last_input_alone_is_refused(tmp_path, capsys):
+    s = torch.arange(12.0)
+    torch.save({"a": s[:8].clone(), "b": s[4:].clone(), "c": s[:5].clone()}, tmp_path / "1.pt")
+    for words, tensors in {
+        "b and a share memory": {"a": s[:8], "b": s[4:], "c": s[:5].clone()},
+        "c and a share memory": {"a": s[:8], "b": s[4:].clone(), "c": s[:5]},
+        "elements of c share memory": {"a": s[:8].clone(), "b": s[4:].clone(), "c": s[:1].expand(5)},
+    }.items():
+        torch.save(tensors, tmp_path / "2.pt")
+        assert f"2.pt: {words}" in refused(capsys, tmp_path / "1.pt", tmp_path / "2.pt", "--out", tmp_path / "out")
+    average(tmp_path / "2.pt", tmp_path / "1.pt", "--out", tmp_path / "out")
+
+
 def test_parameters_stay_parameters(tmp_path):
     model = torch.nn.Linear(3, 3)
     average(*make(tmp_path, lambda i: dict(model.named_parameters())), "--out", tmp_path / "out")
