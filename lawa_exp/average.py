@@ -238,9 +238,10 @@ FLAGS = sorted({name for cls, _ in AVERAGERS.values() for name in setting_names(
 def weights_of(args: argparse.Namespace, steps: list[int]) -> tuple[float, ...]:
     try:
         weights = tuple(float(w) for w in args.weights.split(","))
-    except ValueError:
-        weights = ()
-    if not weights or not all(map(math.isfinite, weights)) or math.fsum(weights) == 0:
+        total = math.fsum(weights)
+    except (ValueError, OverflowError):
+        weights, total = (), 0
+    if not all(map(math.isfinite, weights)) or total == 0:
         raise UserError(f"--weights={args.weights}: expected finite numbers, like 0.2,0.3,0.5, whose sum is not 0")
     if not args.trajectory and len(weights) != len(steps):
         raise UserError(f"--weights={args.weights}: {len(weights)} weights for {len(steps)} inputs")

@@ -9,7 +9,7 @@ from lawa_exp.checkpoint.commit import MANIFEST
 from lawa_exp.config import UserError
 from lawa_exp.formats.pytorch import TorchFile
 from lawa_exp.formats.safetensors import SafetensorsFile
-from lawa_exp.formats.stored import Checkpoint, Region, Source, damaged
+from lawa_exp.formats.stored import Checkpoint, Region, Source, damaged, reading
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # a folder's only file of weights
 INDEX = ".index.json"  # of a folder's shards: {"weight_map": {tensor: file}}
@@ -20,6 +20,11 @@ DCP = ".metadata"  # of torch.distributed.checkpoint
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """The headers of a file or folder; nothing of the tensors is read. UserError says what is wrong with it."""
+    with reading(path):
+        return _open(path)
+
+
+def _open(path: Path) -> Checkpoint:
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     if not path.is_dir():
@@ -43,6 +48,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def open_file(path: Path, manifest: dict[str, dict] | None) -> Source:
     """manifest: {file: {bytes, sha256}} of its folder."""
+    with reading(path):
+        return _open_file(path, manifest)
+
+
+def _open_file(path: Path, manifest: dict[str, dict] | None) -> Source:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     entry = (manifest or {}).get(path.name)
@@ -61,16 +71,20 @@ def open_file(path: Path, manifest: dict[str, dict] | None) -> Source:
 
 
 def _sharded(path: Path, index: Path, manifest: dict[str, dict] | None, extras: list[Path]) -> Checkpoint:
-    try:
+    with reading(index):
         content = json.loads(index.read_text())
         weight_map: dict[str, str] = dict(content["weight_map"])
         files = sorted(set(weight_map.values()))
-    except (ValueError, KeyError, TypeError):
-        raise damaged(index, "it cannot be read") from None
-    if any(Path(name).name != name for name in files):
-        raise UserError(f"{index} names a file outside its folder")
+        if any(Path(name).name != name for name in files):
+            raise UserError(f"{index} names a file outside its folder")
+        if not files or not isinstance(content.get("metadata"), dict | None):
+            raise damaged(index, "it names no file, or its metadata is of another kind")
     sources = [open_file(path / name, manifest) for name in files]
-    found = {name: source.path.name for source in sources for name in source.tensors}
+    found: dict[str, str] = {}
+    for source in sources:
+        for name in source.tensors:
+            if found.setdefault(name, source.path.name) != source.path.name:
+                raise damaged(path, f"{name} is both in {found[name]} and in {source.path.name}")
     for name in weight_map.keys() | found.keys():
         if weight_map.get(name) != found.get(name):
             raise damaged(index, f"{name} is not in the file that it names")
@@ -82,10 +96,8 @@ def _manifest(folder: Path) -> dict[str, dict] | None:
     path = folder / MANIFEST
     if not path.is_file():
         return None
-    try:
+    with reading(path):
         content = json.loads(path.read_text())
-    except ValueError:
-        raise damaged(path, "it cannot be read") from None
     try:
         return {name: {"bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])} for name, entry in content.items()}
     except (AttributeError, KeyError, TypeError, ValueError):

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import ReadItem
@@ -26,7 +27,7 @@ from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 from lawa_exp.config import UserError
 from lawa_exp.formats.dtypes import SIZES
 from lawa_exp.formats.pytorch import WEIGHTS, TorchFile
-from lawa_exp.formats.stored import Checkpoint, damaged
+from lawa_exp.formats.stored import Checkpoint, damaged, reading
 
 ALLOWED = {
     ("torch", "Size"),
@@ -68,15 +69,15 @@ def open_dcp(path: Path) -> Checkpoint:
     """Copies the folder's weights into a temporary PyTorch file, which goes with the checkpoint."""
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
     try:
-        metadata = FolderReader(path).read_metadata()
-        names = weights_of(metadata, path)
-        found: Any = metadata.state_dict_metadata
-        tensors = {fqn: torch.empty(found[fqn].size, dtype=found[fqn].properties.dtype) for fqn in names}
-        _load(tensors, path, DefaultLoadPlanner())
+        with reading(path):
+            metadata = FolderReader(path).read_metadata()
+            names = weights_of(metadata, path)
+            found: Any = metadata.state_dict_metadata
+            tensors = {fqn: torch.empty(found[fqn].size, dtype=found[fqn].properties.dtype) for fqn in names}
+            _load(tensors, path, DefaultLoadPlanner())
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except Exception as error:  # what torch raises on a damaged folder is anything
-        raise damaged(path, " ".join(str(error).split())[:200] or type(error).__name__) from None
+        text = str(error)
+        raise UserError(text if text.startswith(str(path)) else f"{path}: {text}") from None
     folder = tempfile.TemporaryDirectory(prefix="lawa_exp-")
     file = Path(folder.name) / "weights.pt"
     torch.save({names[fqn]: t for fqn, t in tensors.items()}, file)
@@ -86,7 +87,8 @@ def open_dcp(path: Path) -> Checkpoint:
     def convert(output: Path) -> None:
         averages = torch.load(output / file.name, weights_only=True)
         state: dict[str, Any] = {}
-        _load(state, path, EverythingPlanner())
+        with reading(path):
+            _load(state, path, EverythingPlanner())
         flat, where = flatten_state_dict(state)
         for fqn, value in flat.items():
             if fqn in names:
@@ -127,7 +129,13 @@ def _is_optimizer_state(fqn: str, flat: Mapping[str, Any]) -> bool:
 def _load(state: dict[str, Any], path: Path, planner: DefaultLoadPlanner) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _load_state_dict(state, storage_reader=FolderReader(path), planner=planner, no_dist=True)
+        try:
+            _load_state_dict(state, storage_reader=FolderReader(path), planner=planner, no_dist=True)
+        except CheckpointException as error:  # no Exception itself; it may hold an interrupt
+            causes = [cause for cause, _ in error.failures.values()]
+            if any(isinstance(cause, KeyboardInterrupt) for cause in causes):
+                raise KeyboardInterrupt from None
+            raise damaged(path, " ".join(str(causes[0] if causes else error).split())[:200]) from None
 
 
 def _set(state: Any, path: tuple[Any, ...], value: Any) -> None:

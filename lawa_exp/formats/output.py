@@ -12,7 +12,7 @@ from lawa_exp.checkpoint.commit import PARTIAL
 from lawa_exp.config import UserError
 from lawa_exp.files import sync
 from lawa_exp.formats.dtypes import FLOATS, SIZES
-from lawa_exp.formats.stored import Checkpoint, count
+from lawa_exp.formats.stored import Checkpoint, count, reading
 from lawa_exp.formats.stream import OutFile
 
 CONFIG = "config.json"  # of transformers; says the dtype
@@ -34,7 +34,8 @@ class Output:
             shutil.rmtree(self.partial, ignore_errors=True)  # what a kill left
             self.partial.mkdir()
             for source in like.sources:
-                writer = source.writer(dtype)
+                with reading(source.path):
+                    writer = source.writer(dtype)
                 path = self.partial / (name or writer.name)
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
                 self.files.append(OutFile(path, writer, fd))

@@ -1,13 +1,15 @@
 """Pickles of PyTorch checkpoints, read without torch and without running anything that they name, and written again.
 
-What is let in: tensors, plain data, and by name argparse.Namespace and fairseq's own classes. Names become stand-ins
-that keep what the pickle said of them; no class or function outside this file is looked up. Everything else is refused.
+What is let in: tensors, plain data, and by name argparse.Namespace and the classes of fairseq that its checkpoints hold
+(dictionaries, meters, settings). Names become stand-ins that keep what the pickle said of them; no class or function
+outside this file is looked up. Everything else is refused.
 """
 
 from __future__ import annotations
 
 import copyreg
 import pickle
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -33,7 +35,15 @@ CLASSES = {dtype: name for name, dtype in STORAGES.items()}
 UNTYPED = ("torch.storage", "UntypedStorage")
 TENSOR_V2, TENSOR_V3 = ("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_tensor_v3")
 PARAMETERS = {("torch._utils", "_rebuild_parameter"), ("torch._utils", "_rebuild_parameter_with_state")}
-CLASSES_BY_NAME = {("argparse", "Namespace"), ("collections", "Counter")}
+METERS = ("AverageMeter", "Meter", "MetersDict", "StopwatchMeter", "SumMeter", "TimeMeter")
+CLASSES_BY_NAME = {
+    ("argparse", "Namespace"),
+    ("collections", "Counter"),
+    ("fairseq.data.dictionary", "Dictionary"),
+    *((module, name) for module in ("fairseq.meters", "fairseq.logging.meters") for name in METERS),
+}
+CLASSES_OF = {"fairseq.dataclass.configs", "fairseq.dataclass.constants"}  # modules whose classes are all let in
+CLASS = re.compile(r"[A-Z][A-Za-z0-9_]*")
 CALLED = PARAMETERS | {("torch", "Size"), ("torch", "device")}  # functions of torch that are kept as calls
 EXTRA_DTYPES = {"complex32", "complex64", "complex128", "float8_e8m0fnu", "float4_e2m1fn_x2", "float", "double", "half"}
 DTYPES = SIZES.keys() | EXTRA_DTYPES
@@ -78,6 +88,9 @@ class Storage:
     dtype: str | None
     location: str
     numel: int
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("a change of a storage")
 
     @property
     def nbytes(self) -> int:
@@ -135,6 +148,22 @@ class Inert:
         return (*made, self.state, iter(self.listed) if self.listed else None, iter(self.pairs) if self.pairs else None)
 
 
+class Function:
+    """One of the functions below, which a pickle can call and not change."""
+
+    __slots__ = ("_run",)
+
+    def __init__(self, run: Callable[..., Any]) -> None:
+        self._run = run
+
+    def __call__(self, *args: Any) -> Any:
+        return self._run(*args)
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("a change of what it names")
+
+
+@Function
 def _bytes(text: str, encoding: str) -> bytes:
     """How protocol 2 spells bytes: `_codecs.encode(text, "latin1")`."""
     if encoding not in ("latin1", "latin-1"):
@@ -142,6 +171,7 @@ def _bytes(text: str, encoding: str) -> bytes:
     return text.encode("latin-1")
 
 
+@Function
 def _bytearray(*args: Any) -> bytearray:
     content = _bytes(*args) if len(args) == 2 else args[0] if args else b""
     if not isinstance(content, bytes):
@@ -160,7 +190,7 @@ PLAIN: dict[tuple[str, str], Any] = {
 
 
 def _is_allowed_class(module: str, name: str) -> bool:
-    return (module, name) in CLASSES_BY_NAME or module == "fairseq" or module.startswith("fairseq.")
+    return (module, name) in CLASSES_BY_NAME or (module in CLASSES_OF and CLASS.fullmatch(name) is not None)
 
 
 class Reader(pickle.Unpickler):
@@ -173,7 +203,7 @@ class Reader(pickle.Unpickler):
         self.storages: dict[str, Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        asked = module, name
+        asked = module, name  # all that is let in is spelled out, but for names of classes: none holds a line break
         if asked in KNOWN:
             return KNOWN[asked]
         if _is_allowed_class(module, name):
@@ -182,7 +212,7 @@ class Reader(pickle.Unpickler):
         is_storage = asked == UNTYPED or (module == "torch" and name in STORAGES)
         if is_dtype or is_storage or asked in CALLED:
             return self.names.setdefault(asked, Name(module, name))
-        raise Refused(f"{module}.{name}")
+        raise Refused(ascii(f"{module}.{name}")[1:-1])
 
     def persistent_load(self, pid: Any) -> Storage:
         tag, kind, key, location, numel, *view = pid
@@ -194,14 +224,16 @@ class Reader(pickle.Unpickler):
         return found
 
 
+@Function
 def _tensor_v2(
     storage: Storage, offset: int, size: Any, stride: tuple[int, ...], requires_grad: bool, hooks: Any, *rest: Any
 ) -> Tensor:
     if storage.dtype is None:
         raise pickle.UnpicklingError("a tensor without a dtype")
-    return Tensor(storage, storage.dtype, offset, _ints(size), _ints(stride), (requires_grad, hooks, *rest))
+    return _tensor(storage, storage.dtype, offset, size, stride, (requires_grad, hooks, *rest))
 
 
+@Function
 def _tensor_v3(
     storage: Storage, offset: int, size: Any, stride: tuple[int, ...], requires_grad: bool, hooks: Any, dtype: Name,
     *rest: Any,
@@ -209,7 +241,14 @@ def _tensor_v3(
     if storage.dtype is None and dtype.name in SIZES:
         storage.dtype = dtype.name
         storage.numel //= SIZES[dtype.name]
-    return Tensor(storage, dtype.name, offset, _ints(size), _ints(stride), (requires_grad, hooks, *rest))
+    return _tensor(storage, dtype.name, offset, size, stride, (requires_grad, hooks, *rest))
+
+
+def _tensor(storage: Storage, dtype: str, offset: int, size: Any, stride: Any, rest: tuple[Any, ...]) -> Tensor:
+    shape, strides = _ints(size), _ints(stride)
+    if not isinstance(storage, Storage) or len(shape) != len(strides):
+        raise pickle.UnpicklingError("a tensor whose shape cannot be read")
+    return Tensor(storage, dtype, _ints([offset])[0], shape, strides, rest)
 
 
 def _ints(values: Any) -> tuple[int, ...]:
@@ -263,6 +302,8 @@ class Rewriter(pickle._Pickler):
                 return (self.named(*TENSOR_V2), (*view, *obj.rest), obj.state)
             dtype = self.named("torch", obj.dtype)
             return (self.named(*TENSOR_V3), (*view, *obj.rest[:2], dtype, *obj.rest[2:]), obj.state)
+        if isinstance(obj, Function):
+            raise pickle.PicklingError("a function where a value should be")
         return NotImplemented
 
     def _save_name(self, obj: Name) -> None:

@@ -55,7 +55,10 @@ class SafetensorsFile:
                 header = json.loads(file.read(length).decode())
                 self.metadata = header.pop("__metadata__", None)
                 entries = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
-            except (ValueError, KeyError, TypeError, AttributeError):
+                metadata = {} if self.metadata is None else self.metadata
+                for text in [*header, *metadata.keys(), *metadata.values()]:
+                    text.encode()  # all strings, and of Unicode
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 raise damaged(path, "its header cannot be read") from None
         self.ordered_names = list(header)
         self.tensors: dict[str, Place] = {}
@@ -72,7 +75,7 @@ class SafetensorsFile:
         try:
             dtype, shape = entry["dtype"], tuple(entry["shape"])
             first, last = entry["data_offsets"]
-            whole = all(type(n) is int and n >= 0 for n in (*shape, first, last))
+            whole = isinstance(dtype, str) and all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, first, last))
         except (KeyError, TypeError, ValueError):
             whole = False
         if not whole:

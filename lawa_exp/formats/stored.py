@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -121,3 +122,15 @@ def may_overlap_itself(place: Place) -> bool:
 
 def damaged(path: Path, why: str) -> UserError:
     return UserError(f"{path} is damaged: {why}")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What a damaged file can raise is anything; it becomes one line that names the file."""
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        raise damaged(path, f"it cannot be read ({text or type(error).__name__})") from None

@@ -544,6 +544,110 @@ def test_equal_damage_in_two_inputs_does_not_cancel(tmp_path, capsys):
         assert "in_2.pt is damaged" in refused(capsys, *inputs, "--out", tmp_path / "out")
 
 
+def raw(path: Path, pickled: bytes, storage: bytes = bytes(16)) -> Path:
+    """A zip of torch.save around any pickle."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {"data.pkl": pickled, "byteorder": b"little", "data/0": storage}.items():
+            archive.writestr(f"archive/{name}", content)
+    return path
+
+
+STORAGE = b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0" + b"0X\3\0\0\0cpuK\4tQ"
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        b"J\xff\xff\xff\xffK\4\x85K\1\x85",
+        b"G" + bytes(8) + b"K\4\x85K\1\x85",
+        b"K\0K\4\x85)",
+        b"K\0K\4\x85J\xff\xff\xff\xff\x85",
+    ],
+    ids=["offset", "float", "lengths", "stride"],
+)
+def test_a_tensor_of_an_odd_view_is_refused(view, tmp_path, capsys):
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"%s\x89NtR"
+    for part, fits in ((view, False), (b"K\0K\4\x85K\1\x85", True)):
+        path = raw(tmp_path / "a.pt", b"\x80\2}X\1\0\0\0w" + tensor % part + b"s.")
+        if fits:
+            average(path, "--out", tmp_path / "out")
+        else:
+            assert "a.pt is damaged" in refused(capsys, path, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        b"\x8c\7fairseq\x8c\x0cX\ncos\nsystem\x93",  # a line break in a name
+        b"\x8c\x0ffairseq.X\ncos\nb\x8c\1X\x93",
+        b"cfairseq.file_io\nPathManager\n",
+        b"cfairseq.utils\nimport_user_module\n",
+        b"cfairseq.dataclass.utils\nadd_defaults\n",
+        b"cfairseq.dataclass.configs\neval_str_list\n",
+        b"c_codecs\nencode\n}X\x0c\0\0\0__defaults__X\6\0\0\0latin1\x85sb",  # a change of our own function
+        b"ctorch._utils\n_rebuild_tensor_v2\nN}X\x0c\0\0\0__defaults__)s\x86b",
+        b"c_codecs\nencode\n",  # a function as a value
+        b"ccollections\nOrderedDict\n)R}X\5\0\0\0itemsK\1sb",
+        STORAGE + b"}X\5\0\0\0numelK\1sb",
+        b"]" * 3000 + b"a" * 2999,
+    ],
+)
+def test_pickles_that_would_change_what_reads_them_are_refused(what, tmp_path, capsys):
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\0K\4\x85K\1\x85\x89NtR"
+    path = raw(tmp_path / "a.pt", b"\x80\2}(X\5\0\0\0model}X\1\0\0\0w" + tensor + b"sX\1\0\0\0x" + what + b"u.")
+    print(said := refused(capsys, path, "--out", tmp_path / "out"))
+    assert "a.pt" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_odd_headers_and_indexes_are_refused(tmp_path, capsys):
+    def entry(**changes: object) -> dict:
+        return {"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} | changes}
+
+    path = tmp_path / "a.safetensors"
+    for header in (
+        b'{"a":' + b"[" * 100000,
+        *(
+            json.dumps(h).encode()
+            for h in (
+                entry(dtype=[]),
+                entry(shape=[2**70, 0], data_offsets=[0, 0]),
+                entry(shape=5),
+                entry() | {"__metadata__": {"a": 1}},
+                entry() | {"__metadata__": [1]},
+                entry() | {"__metadata__": "a"},
+                {"\ud800": entry()["w"]},
+                {"w": []},
+                [],
+            )
+        ),
+    ):
+        path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+        assert "a.safetensors" in refused(capsys, path, "--out", tmp_path / "out"), header[:80]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    index = folder / "model.safetensors.index.json"
+    save_file({"a": torch.ones(1), "b": torch.ones(1)}, folder / "1.safetensors")
+    save_file({"b": torch.ones(1)}, folder / "2.safetensors")
+    for weight_map in ({"a": 5}, {}, 5, [], {"a": "1.safetensors", "b": []}):
+        index.write_text(json.dumps({"weight_map": weight_map}))
+        assert index.name in refused(capsys, folder, "--out", tmp_path / "out")
+    index.write_text("[" * 100000)
+    assert index.name in refused(capsys, folder, "--out", tmp_path / "out")
+    index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}))
+    assert "b is both in 1.safetensors and in 2.safetensors" in refused(capsys, folder, "--out", tmp_path / "out")
+
+
+def test_a_damaged_folder_of_distributed_checkpoint_is_named(tmp_path, capsys):
+    dcp.save({"model": {"w": torch.ones(1000)}, "step": 1}, checkpoint_id=tmp_path / "dcp")
+    (file,) = (tmp_path / "dcp").glob("*.distcp")
+    os.truncate(file, file.stat().st_size // 2)
+    assert "dcp" in refused(capsys, tmp_path / "dcp", "--out", tmp_path / "out")
+    file.unlink()
+    assert "dcp" in refused(capsys, tmp_path / "dcp", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 class Malicious:
     def __init__(self, target: Path) -> None:
         self.target = str(target)
@@ -590,6 +694,7 @@ def test_wrong_flags(tmp_path, capsys):
     assert "takes 9 checkpoints" in refused(capsys, *inputs, "--k", 9, *out)
     assert "2 weights for 3 inputs" in refused(capsys, *inputs, "--weights", "1,2", *out)
     assert "whose sum is not 0" in refused(capsys, *inputs, "--weights=1,-1,0", *out)
+    assert "--weights=1e308,1e308,1" in refused(capsys, *inputs, "--weights=1e308,1e308,1", *out)
     assert "--start=50%" in refused(capsys, *inputs, "--start", "50%", *out)
     assert "--at=7" in refused(capsys, *inputs, "--at", 7, *out)
     (tmp_path / "empty").mkdir()
