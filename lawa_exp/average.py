@@ -12,6 +12,7 @@ taken from the latest online.)
 from __future__ import annotations
 
 import argparse
+import errno
 import glob
 import math
 import os
@@ -44,13 +45,25 @@ DTYPES = (
     "float8_e5m2fnuz",
 )
 MOST_THREADS = 8
+NO_PATH = {errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST}  # mistakes in a path
 
 
 def main(arguments: list[str]) -> int:
     """The whole command; returns its exit code."""
     args = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
-    return exit_code(lambda: average(args))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: a shell's background job ignores it
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _interrupt)
+    return exit_code(lambda: _average(args))
+
+
+def _average(args: argparse.Namespace) -> int:
+    try:
+        return average(args)
+    except OSError as error:
+        if error.errno in NO_PATH:
+            raise UserError(f"{error.filename}: {error.strerror}") from None
+        raise
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -150,7 +163,8 @@ def average(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start
     were = "" if any(new) else ", the same as was there already"
     what = f"{len(outputs)} averages" if len(outputs) > 1 else "the average"
-    print(f"{out}: {what} of {len(opened)} checkpoints ({stream.total / 1e9:.3g} GB in {seconds:.2f} s){were}")
+    inputs = f"{len(opened)} checkpoints" if len(opened) > 1 else "1 checkpoint"
+    print(f"{out}: {what} of {inputs} ({stream.total / 1e9:.3g} GB in {seconds:.2f} s){were}")
     return 0
 
 
@@ -263,11 +277,15 @@ def plan(args: argparse.Namespace, steps: list[int]) -> list[tuple[int, Average]
     planned, why = [], f"none of the steps {steps[0]} to {steps[-1]} is observed"
     for end in ends:
         needed = settings.needed(end)
-        missing = [s for s in needed if s not in number]
+        missing = next((s for s in needed if s not in number), None)
         if len(needed) < settings.observations:
             why = f"the average after step {end} takes {settings.observations} checkpoints, and there are {len(needed)}"
-        elif missing:
-            why = f"the average after step {end} needs step {missing[0]}, which is not there"
+        elif missing is not None:
+            why = f"the average after step {end} needs step {missing}, which is not there"
+            flag = "spacing" if hasattr(settings, "spacing") else "every"
+            if args.trajectory and getattr(args, flag) is None:
+                gap = getattr(settings, flag)
+                why += f" (a {flag} of {gap} is what all steps there are multiples of; --{flag} says another)"
         else:
             weights = tuple(settings.coefficients(observed_steps(settings, end)))
             planned.append((end, Average(tuple(number[s] for s in needed[-len(weights) :]), weights)))

@@ -13,7 +13,7 @@ from lawa_exp.formats.stored import Checkpoint, Region, Source, damaged, reading
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # a folder's only file of weights
 INDEX = ".index.json"  # of a folder's shards: {"weight_map": {tensor: file}}
-CARRIED = {".json", ".txt", ".model", ".py", ".jinja", ".tiktoken"}  # configuration and tokenizer files
+CARRIED = {".json", ".txt", ".model", ".py", ".jinja", ".tiktoken", ".bpe"}  # configuration and tokenizer files
 NOT_CARRIED = {MANIFEST, "trainer_state.json", "optimizer.json"}
 DCP = ".metadata"  # of torch.distributed.checkpoint
 

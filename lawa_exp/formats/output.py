@@ -12,7 +12,7 @@ from lawa_exp.checkpoint.commit import PARTIAL
 from lawa_exp.config import UserError
 from lawa_exp.files import sync
 from lawa_exp.formats.dtypes import FLOATS, SIZES
-from lawa_exp.formats.stored import Checkpoint, count, reading
+from lawa_exp.formats.stored import Checkpoint, count, reading, using
 from lawa_exp.formats.stream import OutFile
 
 CONFIG = "config.json"  # of transformers; says the dtype
@@ -39,7 +39,8 @@ class Output:
                 path = self.partial / (name or writer.name)
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
                 self.files.append(OutFile(path, writer, fd))
-                os.truncate(fd, writer.size)
+                with using(path):
+                    os.truncate(fd, writer.size)
         except BaseException:
             self.discard()
             raise
@@ -47,7 +48,8 @@ class Output:
     def finish(self) -> None:
         """Syncs the files and adds those that are copied along."""
         for file in self.files:
-            os.fsync(file.fd)
+            with using(file.path):
+                os.fsync(file.fd)
         self._close()
         for path in self.like.extras:
             if self.dtype and path.name == CONFIG:

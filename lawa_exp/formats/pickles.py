@@ -172,6 +172,12 @@ def _bytes(text: str, encoding: str) -> bytes:
 
 
 @Function
+def _no_bytes() -> bytes:
+    """How protocol 2 spells b""."""
+    return b""
+
+
+@Function
 def _bytearray(*args: Any) -> bytearray:
     content = _bytes(*args) if len(args) == 2 else args[0] if args else b""
     if not isinstance(content, bytes):
@@ -185,6 +191,7 @@ PLAIN: dict[tuple[str, str], Any] = {
     ("builtins", "frozenset"): frozenset,
     ("builtins", "complex"): complex,
     ("builtins", "bytearray"): _bytearray,
+    ("builtins", "bytes"): _no_bytes,
     ("_codecs", "encode"): _bytes,
 }
 
@@ -203,6 +210,7 @@ class Reader(pickle.Unpickler):
         self.storages: dict[str, Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
+        module = "builtins" if module == "__builtin__" else module  # protocol 2 has Python 2's name
         asked = module, name  # all that is let in is spelled out, but for names of classes: none holds a line break
         if asked in KNOWN:
             return KNOWN[asked]

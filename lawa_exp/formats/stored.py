@@ -125,6 +125,15 @@ def damaged(path: Path, why: str) -> UserError:
 
 
 @contextmanager
+def using(path: Path) -> Iterator[None]:
+    """Errors of a file descriptor, with its path."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+@contextmanager
 def reading(path: Path) -> Iterator[None]:
     """What a damaged file can raise is anything; it becomes one line that names the file."""
     try:

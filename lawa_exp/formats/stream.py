@@ -35,6 +35,7 @@ from lawa_exp.formats.stored import (
     damaged,
     extent,
     may_overlap_itself,
+    using,
 )
 
 WORKING_SET = 6 << 20  # bytes of float64 values that a thread works on at a time, for its share of the caches
@@ -298,7 +299,8 @@ class Stream:
             for region in file.writer.regions:
                 if region.value is None:  # nothing was written there: an empty storage
                     Checksum(region, file.path, file.fd, self.turn, self.fold).finish()
-            file.writer.finish(lambda at, data, fd=file.fd: _write(fd, memoryview(data), at))  # type: ignore[misc]
+            with using(file.path):
+                file.writer.finish(lambda at, data, fd=file.fd: _write(fd, memoryview(data), at))  # type: ignore[misc]
 
     def _stop(self, error: BaseException) -> None:
         with self.turn:
@@ -341,7 +343,8 @@ class Stream:
         view = raw[: n * block.itemsize]
         got = 0
         while got < len(view):
-            more = os.preadv(end.fd, [view[got:]], begin + got)
+            with using(end.path):
+                more = os.preadv(end.fd, [view[got:]], begin + got)
             if not more:
                 raise damaged(end.path, f"{block.name} is cut short")
             got += more
@@ -355,7 +358,8 @@ class Stream:
     def _write(self, block: Block, a: int, first: int, view: memoryview) -> None:
         end = block.outs[a]
         begin = end.offset + first * (SIZES[block.written] if block.dtype and block.written else 1)
-        _write(end.fd, view, begin)
+        with using(end.path):
+            _write(end.fd, view, begin)
         self._check(end, begin, first, view)
 
     def _copy(self, block: Block, first: int, n: int, buffers: Buffers) -> None:

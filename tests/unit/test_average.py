@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import pickle
 import shutil
+import signal as signals
 import subprocess
 import sys
 import types
@@ -215,6 +217,12 @@ def test_memory_that_is_shared_in_the_last_input_alone_is_refused(tmp_path, caps
     average(tmp_path / "2.pt", tmp_path / "1.pt", "--out", tmp_path / "out")
 
 
+def test_plain_data_stays_what_it_was(tmp_path):
+    plain = [{1, 2}, frozenset([3]), 1j, b"a", b"", bytearray(b"b"), (None, True, 2**70, 1.5)]
+    average(*make(tmp_path, lambda i: {"model": state(i), "plain": plain}), "--out", tmp_path / "out")
+    assert torch.load(tmp_path / "out" / "in_3.pt", weights_only=False)["plain"] == plain
+
+
 def test_parameters_stay_parameters(tmp_path):
     model = torch.nn.Linear(3, 3)
     average(*make(tmp_path, lambda i: dict(model.named_parameters())), "--out", tmp_path / "out")
@@ -268,12 +276,13 @@ def test_sharded_hugging_face_folders(kind, tmp_path):
         (folder / index_name).write_text(json.dumps(index))
         (folder / "config.json").write_text(json.dumps({"torch_dtype": "float32", "i": i}))
         (folder / "tokenizer.json").write_text("{}")
+        (folder / "vocab.bpe").write_text("")
         (folder / "trainer_state.json").write_text("{}")
         (folder / "optimizer.pt").write_bytes(b"")
     average(tmp_path / "checkpoint-[0-9]", "--out", tmp_path / "out", "--dtype", "bfloat16")
     out = tmp_path / "out"
     assert sorted(p.name for p in out.iterdir()) == sorted(
-        [*set(weight_map.values()), index_name, "config.json", "tokenizer.json"]
+        [*set(weight_map.values()), index_name, "config.json", "tokenizer.json", "vocab.bpe"]
     )
     assert json.loads((out / "config.json").read_text()) == {"torch_dtype": "bfloat16", "i": 3}
     load = load_file if kind == "safetensors" else torch.load
@@ -429,7 +438,7 @@ def test_a_sliding_window_is_as_separate_averages(tmp_path):
     assert torch.equal(load_file(tmp_path / "at/model.safetensors")["wte.weight"], wanted["wte.weight"])
 
 
-def test_other_folders_go_by_the_numbers_in_their_names(tmp_path):
+def test_other_folders_go_by_the_numbers_in_their_names(tmp_path, capsys):
     for i in (900, 1000, 1100):
         torch.save({"model": state(i)}, tmp_path / f"ckpt_{i}.pt")
     shutil.copy(tmp_path / "ckpt_900.pt", tmp_path / "ckpt_best.pt")
@@ -437,6 +446,12 @@ def test_other_folders_go_by_the_numbers_in_their_names(tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["step_00001000", "step_00001100"]
     found = torch.load(tmp_path / "out" / "step_00001000" / "ckpt_1000.pt")["model"]
     assert_same(found, expected((1, 1), [900, 1000]))
+    shutil.copy(tmp_path / "ckpt_900.pt", tmp_path / "ckpt_1070.pt")
+    said = refused(capsys, "--trajectory", tmp_path, "--k", 2, "--out", tmp_path / "none")
+    assert "a spacing of 10 is" in said and "--spacing" in said
+    (tmp_path / "ckpt_1070.pt").unlink()
+    average("--trajectory", tmp_path, "--weights", 1, "--spacing", 100, "--at", 900, "--out", tmp_path / "one")
+    assert "the average of 1 checkpoint (" in capsys.readouterr().out
     average(f"{tmp_path}/ckpt_*0.pt", "--out", tmp_path / "all")  # in order of the numbers: the last is 1100
     assert (tmp_path / "all" / "ckpt_1100.pt").is_file()
 
@@ -704,7 +719,7 @@ def test_wrong_flags(tmp_path, capsys):
     assert ended.value.code == 2
 
 
-@pytest.mark.parametrize("signal", ["SIGTERM", "SIGINT", "SIGKILL"])
+@pytest.mark.parametrize("signal", ["SIGTERM", "SIGINT", "SIGHUP", "SIGKILL"])
 @pytest.mark.parametrize("at", ["lawa_exp.formats.output:Output.finish", "lawa_exp.formats.stream:Stream.run"])
 def test_what_is_stopped_leaves_no_output(signal, at, tmp_path):
     inputs = make(tmp_path, state)
@@ -717,6 +732,37 @@ def test_what_is_stopped_leaves_no_output(signal, at, tmp_path):
     done = run(*inputs, "--out", str(out), module="lawa_exp.average", warm=True)
     assert done.returncode == 0, done.stderr
     assert [p.name for p in out.iterdir()] == ["in_3.pt"] and [p.name for p in out.parent.iterdir()] == ["out"]
+
+
+def test_a_background_job_of_a_shell_is_interrupted_too(tmp_path):
+    """A shell without job control starts those with SIGINT ignored."""
+    inputs = make(tmp_path, state)
+    before = {number: signals.getsignal(number) for number in (signals.SIGINT, signals.SIGTERM, signals.SIGHUP)}
+    try:
+        for number in before:
+            signals.signal(number, signals.SIG_IGN)
+        average(*inputs, "--out", tmp_path / "out")
+        ignored = {number for number in before if signals.getsignal(number) == signals.SIG_IGN}
+    finally:
+        for number, handler in before.items():
+            signals.signal(number, handler)
+    assert ignored == {signals.SIGHUP}
+
+
+def test_errors_of_the_disk_name_the_path(tmp_path, capsys, monkeypatch):
+    inputs = make(tmp_path, state)
+    for out in (tmp_path / "in_1.pt" / "out", tmp_path / ("n" * 300)):
+        assert f"{out.parent}" in refused(capsys, *inputs, "--out", out)
+    assert "n" * 300 in refused(capsys, "n" * 300, "--out", tmp_path / "out")
+
+    def full(*arguments: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    assert main([*inputs, "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert "No space left" in said and "in_3.pt" in said and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
