@@ -656,10 +656,16 @@ def test_odd_headers_and_indexes_are_refused(tmp_path, capsys):
 def test_a_damaged_folder_of_distributed_checkpoint_is_named(tmp_path, capsys):
     dcp.save({"model": {"w": torch.ones(1000)}, "step": 1}, checkpoint_id=tmp_path / "dcp")
     (file,) = (tmp_path / "dcp").glob("*.distcp")
+    content = file.read_bytes()
+    flip(file, content.index(torch.ones(1000).numpy().tobytes()) + 2000)
+    assert f"{file} is damaged: model.w does not have its checksum" in refused(
+        capsys, tmp_path / "dcp", "--out", tmp_path / "out"
+    )
+    file.write_bytes(content)
     os.truncate(file, file.stat().st_size // 2)
     assert "dcp" in refused(capsys, tmp_path / "dcp", "--out", tmp_path / "out")
     file.unlink()
-    assert "dcp" in refused(capsys, tmp_path / "dcp", "--out", tmp_path / "out")
+    assert f"{file} is damaged" in refused(capsys, tmp_path / "dcp", "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
