@@ -31,7 +31,7 @@ from lawa_exp.averaging.flags import DEFAULTS, add_flags, plain
 from lawa_exp.checkpoint.commit import step_name, steps_in
 from lawa_exp.cli import Parser, exit_code
 from lawa_exp.config import UserError, build, setting_names
-from lawa_exp.formats.stored import Average, Checkpoint
+from lawa_exp.formats.stored import Average, Checkpoint, Writer
 
 SUFFIXES = {".safetensors", ".pt", ".pth", ".bin", ".ckpt"}
 DTYPES = (
@@ -137,7 +137,15 @@ def average(args: argparse.Namespace) -> int:
     _raise_file_limit()
     numbers = sorted({i for _, a in planned for i in a.inputs})
     steps = list(paths)
-    opened = [open_checkpoint(paths[steps[i]]) for i in numbers]
+    lasts = {a.inputs[-1] for _, a in planned}
+    opened: list[Checkpoint] = []
+    writers: dict[int, list[Writer]] = {}
+    for i in numbers:
+        checkpoint = open_checkpoint(paths[steps[i]])
+        if i in lasts:
+            writers[len(opened)] = checkpoint.writers(args.dtype)
+        checkpoint.forget()
+        opened.append(checkpoint)
     averages = [_renumbered(a, numbers) for _, a in planned]
     out = Path(args.out)
     outputs: list[Output] = []
@@ -148,7 +156,7 @@ def average(args: argparse.Namespace) -> int:
             last = opened[each.inputs[-1]]
             name = file_name(last)
             _spare_inputs(target, name, last, opened)
-            outputs.append(Output(target, last, args.dtype, name))
+            outputs.append(Output(target, last, writers.pop(each.inputs[-1]), args.dtype, name))
         stream = Stream(opened, averages, [o.files for o in outputs], threads())
         with Bar(stream.total) as show:
             stream.run(show, 0.1)

@@ -12,7 +12,7 @@ from lawa_exp.checkpoint.commit import PARTIAL
 from lawa_exp.config import UserError
 from lawa_exp.files import sync
 from lawa_exp.formats.dtypes import FLOATS, SIZES
-from lawa_exp.formats.stored import Checkpoint, count, reading, using
+from lawa_exp.formats.stored import Checkpoint, Writer, count, using
 from lawa_exp.formats.stream import OutFile
 
 CONFIG = "config.json"  # of transformers; says the dtype
@@ -21,8 +21,10 @@ CONFIG = "config.json"  # of transformers; says the dtype
 class Output:
     """One average's folder, while it is being written. `files` are in the order of the checkpoint's sources."""
 
-    def __init__(self, target: Path, like: Checkpoint, dtype: str | None, name: str | None = None) -> None:
-        """target: the folder for the files. name: of the only file, where it is not to be that of the input."""
+    def __init__(
+        self, target: Path, like: Checkpoint, writers: list[Writer], dtype: str | None, name: str | None = None
+    ) -> None:
+        """target: the folder for the files. writers: of `like`. name: of the only file, where it is not the input's."""
         self.target, self.like, self.dtype = target, like, dtype
         if target.exists() and not target.is_dir():
             raise UserError(f"--out: {target} is a file; expected a folder")
@@ -33,9 +35,7 @@ class Output:
         try:
             shutil.rmtree(self.partial, ignore_errors=True)  # what a kill left
             self.partial.mkdir()
-            for source in like.sources:
-                with reading(source.path):
-                    writer = source.writer(dtype)
+            for writer in writers:
                 path = self.partial / (name or writer.name)
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
                 self.files.append(OutFile(path, writer, fd))

@@ -161,6 +161,9 @@ class TorchFile:
     def writer(self, dtype: str | None) -> TorchWriter:
         return TorchWriter(self, dtype)
 
+    def forget(self) -> None:
+        self.content, self.weights, self.ranges = None, {}, {}
+
 
 def _strides(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
     """Strides of dimensions of size 1 (which mean nothing) as a contiguous tensor has them."""

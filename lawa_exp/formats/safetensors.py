@@ -90,6 +90,9 @@ class SafetensorsFile:
     def writer(self, dtype: str | None) -> SafetensorsWriter:
         return SafetensorsWriter(self, dtype)
 
+    def forget(self) -> None:
+        self.metadata, self.ordered_names = None, []
+
 
 class SafetensorsWriter:
     """The same names in the same order, with the same metadata."""

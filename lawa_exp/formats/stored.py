@@ -62,6 +62,10 @@ class Source(Protocol):
         """For an output like this file; dtype: of its floating-point tensors, None: their own."""
         ...
 
+    def forget(self) -> None:
+        """Drops what only `writer` needs."""
+        ...
+
 
 @dataclass
 class Checkpoint:
@@ -73,6 +77,19 @@ class Checkpoint:
     index: dict[str, Any] | None = None  # a sharded Hugging Face folder's index, and its name
     index_name: str = ""
     convert: Callable[[Path], None] | None = None  # makes the output folder into the input's own format (DCP)
+
+    def writers(self, dtype: str | None) -> list[Writer]:
+        """Of an output like this, in the order of the sources. UserError where one is too odd to be written again."""
+        made = []
+        for source in self.sources:
+            with reading(source.path):
+                made.append(source.writer(dtype))
+        return made
+
+    def forget(self) -> None:
+        """Drops what only `writers` needs."""
+        for source in self.sources:
+            source.forget()
 
 
 @dataclass(frozen=True)

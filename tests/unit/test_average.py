@@ -12,6 +12,7 @@ import signal as signals
 import subprocess
 import sys
 import types
+import weakref
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -32,6 +33,7 @@ from lawa_exp.checkpoint.commit import commit
 from lawa_exp.checkpoint.tensors import write_tensors
 from lawa_exp.formats.crc import FOLDED_FROM, B, Crc32, crc_of_zeros
 from lawa_exp.formats.dtypes import decode
+from lawa_exp.formats.pytorch import TorchFile
 from lawa_exp.formats.sliding import LAYOUT, SlidingSum
 
 FLOAT8 = [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz]
@@ -215,6 +217,22 @@ def test_memory_that_is_shared_in_the_last_input_alone_is_refused(tmp_path, caps
         torch.save(tensors, tmp_path / "2.pt")
         assert f"2.pt: {words}" in refused(capsys, tmp_path / "1.pt", tmp_path / "2.pt", "--out", tmp_path / "out")
     average(tmp_path / "2.pt", tmp_path / "1.pt", "--out", tmp_path / "out")
+
+
+def test_pickles_do_not_stay_in_memory(tmp_path, monkeypatch):
+    held = []
+    forget = TorchFile.forget
+
+    def forgets(self: TorchFile) -> None:
+        held.append(weakref.ref(next(iter(self.weights.values()))))
+        forget(self)
+        assert all(content() is None for content in held)
+
+    monkeypatch.setattr(TorchFile, "forget", forgets)
+    for i, path in enumerate(make(tmp_path, LAYOUTS["nanogpt"])):
+        shutil.move(path, tmp_path / f"run_{i + 1}.pt")
+    average("--trajectory", tmp_path, "--k", 1, "--out", tmp_path / "out")
+    assert len(held) == 3
 
 
 def test_plain_data_stays_what_it_was(tmp_path):
