@@ -314,12 +314,13 @@ def _renumbered(average: Average, numbers: list[int]) -> Average:
 
 
 def _spare_inputs(target: Path, name: str | None, last: Checkpoint, opened: list[Checkpoint]) -> None:
-    inputs = {source.path.resolve() for checkpoint in opened for source in checkpoint.sources}
-    if any(target.resolve() == checkpoint.path.resolve() for checkpoint in opened):
+    real = os.path.realpath  # Path.resolve raises where links lead in a circle
+    inputs = {real(source.path) for checkpoint in opened for source in checkpoint.sources}
+    if any(real(target) == real(checkpoint.path) for checkpoint in opened):
         raise UserError(f"--out: {target} is one of the inputs")
     for source in last.sources:
         path = target / (name or source.path.name)
-        if path.resolve() in inputs:
+        if real(path) in inputs:
             raise UserError(f"--out: {path} is one of the inputs")
 
 

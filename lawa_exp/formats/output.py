@@ -26,8 +26,8 @@ class Output:
     ) -> None:
         """target: the folder for the files. writers: of `like`. name: of the only file, where it is not the input's."""
         self.target, self.like, self.dtype = target, like, dtype
-        if target.exists() and not target.is_dir():
-            raise UserError(f"--out: {target} is a file; expected a folder")
+        if (target.exists() or target.is_symlink()) and not target.is_dir():
+            raise UserError(f"--out: {target} is a file, or a link that leads nowhere; expected a folder")
         # Inside the target if there is one: it may be on another disk than its parent.
         self.partial = (target if target.is_dir() else target.parent) / f"{PARTIAL}{target.name or 'average'}"
         self.files: list[OutFile] = []

@@ -247,7 +247,7 @@ class TorchWriter:
             elif covered[id(storage)] < storage.numel:
                 was, now, shape = were[id(storage)], storage.dtype, (storage.numel,)
                 assert was and now
-                self.beneath.append((what, Place(old, was, shape, (1,)), Place(begin, now, shape, (1,))))
+                self.beneath.append((what, Place(old, was, shape, (1,), old_region), Place(begin, now, shape, (1,))))
         self.places = {}
         for name, tensor in source.weights.items():
             begin, region = begins[id(tensor.storage)]

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from lawa_exp.config import UserError
 
 
-@dataclass
+@dataclass(slots=True)
 class Region:
     """A range of a file with a checksum over its bytes in order.
 
@@ -26,7 +26,7 @@ class Region:
     value: str | int | None = None  # as found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """A tensor in a file: the byte of its first element, and strides in elements."""
 

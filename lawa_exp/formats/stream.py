@@ -53,7 +53,7 @@ class OutFile:
     fd: int
 
 
-@dataclass
+@dataclass(slots=True)
 class End:
     """One side of a block: bytes of a file from `offset` on. before: where the checksum's last bytes ended."""
 

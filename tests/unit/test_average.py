@@ -775,7 +775,11 @@ def test_a_background_job_of_a_shell_is_interrupted_too(tmp_path):
 
 def test_errors_of_the_disk_name_the_path(tmp_path, capsys, monkeypatch):
     inputs = make(tmp_path, state)
-    for out in (tmp_path / "in_1.pt" / "out", tmp_path / ("n" * 300)):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "none")
+    for name in ("loop", "nowhere"):
+        assert name in refused(capsys, *inputs, "--out", tmp_path / name)
+    for out in (tmp_path / "in_1.pt" / "out", tmp_path / ("n" * 300), tmp_path / "loop" / "out"):
         assert f"{out.parent}" in refused(capsys, *inputs, "--out", out)
     assert "n" * 300 in refused(capsys, "n" * 300, "--out", tmp_path / "out")
 
