@@ -117,24 +117,34 @@ def read_groups(entries: list[dict[str, Any]]) -> tuple[list[Group], list[str]]:
         for o in e["overrides"]
         if any(o not in other["overrides"] for other in entries)
     }
-    found: dict[str, dict[str, tuple[list, list]]] = {}
+    averaging = {"seed", "k", "spacing", "avg"} | {name for name in varying if name.startswith("averagers.")}
+    found: dict[str, dict[Path, dict[str, Any]]] = {}  # by name, then run: the union of the run's entries
     unfinished = []
     for entry in entries:
         run = Path(entry["run_dir"])
         if not (run / "DONE").exists():
             unfinished.append(run.name + (" (diverged)" if (run / "DIVERGED").exists() else ""))
             continue
-        named = [o for o in entry["overrides"] if o.split("=")[0] in varying - {"seed", "k", "spacing", "avg"}]
-        mine = {"live", *entry["averages"]}
-        rows = read_rows(run / "metrics.jsonl")
-        online = set(averager_ids(rows))
-        for id in entry["averages"]:
-            rows += [r for r in read_rows(run / "readouts" / id / "metrics.jsonl") if r["weights"] not in online]
-        rows = [r for r in rows if r["weights"] in mine and r["step"] <= entry["steps"]]
-        test = [r for r in read_rows(run / "readouts" / "test" / "metrics.jsonl") if r["weights"] in mine]
-        found.setdefault(" ".join(named) or "all entries", {})[run.name] = (rows, test)
-    groups = [Group(name, [r for r, _ in runs.values()], [t for _, t in runs.values()]) for name, runs in found.items()]
-    return groups, unfinished
+        name = " ".join(o for o in entry["overrides"] if o.split("=")[0] in varying - averaging) or "all entries"
+        union = found.setdefault(name, {}).setdefault(run, {"averages": [], "steps": 0})
+        union["averages"] += [id for id in entry["averages"] if id not in union["averages"]]
+        union["steps"] = max(union["steps"], entry["steps"])
+    groups = []
+    for name, runs in found.items():
+        both = [read_run(run, union["averages"], union["steps"]) for run, union in runs.items()]
+        groups.append(Group(name, [rows for rows, _ in both], [test for _, test in both]))
+    return groups, list(dict.fromkeys(unfinished))
+
+
+def read_run(run: Path, averages: list[str], steps: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Val and test rows of the live weights and of these averages, attached or read out, up to `steps`."""
+    rows = read_rows(run / "metrics.jsonl")
+    online = set(averager_ids(rows))
+    for id in averages:
+        rows += [r for r in read_rows(run / "readouts" / id / "metrics.jsonl") if r["weights"] not in online]
+    mine = {"live", *averages}
+    test = [r for r in read_rows(run / "readouts" / "test" / "metrics.jsonl") if r["weights"] in mine]
+    return [r for r in rows if r["weights"] in mine and r["step"] <= steps], test
 
 
 def table(group: Group) -> str:

@@ -98,7 +98,7 @@ class Stream:
         self.fds: dict[tuple[int, int], int] = {}
         self.blocks: list[Callable[[], Iterator[Block]]] = []
         self.total = 0
-        self.slides = window_of(averages) is not None
+        self.window = window_of(averages)
         try:
             self._plan()
         except BaseException:
@@ -201,7 +201,7 @@ class Stream:
                 ]
                 sides_in = dict(zip(ins, moved[: len(ins)], strict=True))
                 sides_out = dict(zip(outs, moved[len(ins) :], strict=True))
-                slides = self.slides and dtype in LAYOUT and slots > 1
+                slides = dtype in LAYOUT and slots == self.window
                 yield Block(name, elements, dtype, written, plan, slots, sides_in, sides_out, joint, slides)
 
         self.blocks.append(blocks)
