@@ -157,13 +157,18 @@ def table(group: Group) -> str:
             if values is None or live is None:
                 line += ["-", "-"]
                 continue
-            line.append("{:.4f} ± {:.4f}".format(*mean_and_deviation(values)))
-            line.append("" if weights == "live" else "{:+.4f} ± {:.4f}".format(*paired_difference(values, live)))
+            line.append(with_spread("{:.4f}", *mean_and_deviation(values)))
+            line.append("" if weights == "live" else with_spread("{:+.4f}", *paired_difference(values, live)))
         lines.append(line)
     return (
         markdown(lines)
         + "\n\nloss: mean ± standard deviation over seeds; difference: mean ± 95% interval, paired by seed"
     )
+
+
+def with_spread(form: str, value: float, spread: float) -> str:
+    """`value ± spread`, or the value alone where one seed gives no spread."""
+    return form.format(value) + ("" if math.isnan(spread) else f" ± {spread:.4f}")
 
 
 def chosen(group: Group) -> str:
@@ -175,9 +180,8 @@ def chosen(group: Group) -> str:
         if test is not None and live is not None:
             mean, half = paired_difference(test, live)
             verdict = ", one seed: no interval" if math.isnan(half) else "" if abs(mean) > half else ", not significant"
-            said.append(
-                f"- {id.split('-')[0]}, chosen on val: {id}; on test {mean:+.4f} ± {half:.4f} against live{verdict}"
-            )
+            difference = with_spread("{:+.4f}", mean, half)
+            said.append(f"- {id.split('-')[0]}, chosen on val: {id}; on test {difference} against live{verdict}")
     return "\n".join(said)
 
 
