@@ -75,8 +75,8 @@ def curve(
     rows: Iterable[dict[str, Any]], weights: str, split: str = "val", metric: str = "loss"
 ) -> list[tuple[int, float]]:
     """(step, value) of the evaluations of `weights` ("live" or an averager's id); what is not finite is left out."""
-    chosen = (r for r in rows if r["split"] == split and r["weights"] == weights and r.get(metric) is not None)
-    return sorted((r["step"], r[metric]) for r in chosen)
+    chosen = ((r["step"], r.get(metric)) for r in rows if r["split"] == split and r["weights"] == weights)
+    return sorted((step, value) for step, value in chosen if value is not None and math.isfinite(value))
 
 
 def averager_ids(rows: Iterable[dict[str, Any]]) -> list[str]:

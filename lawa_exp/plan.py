@@ -155,6 +155,9 @@ def describe(config: Config, data: Any, split: Split, world: int, tensors: dict[
     on_disk = snapshots if keep == "all" else 0 if keep == "none" else min(snapshots, int(keep))
     held = len({s for a in config.averagers if a.windowed for s in a.needed(steps)}) + 1
     running = sum(a.copies for a in config.averagers)
+    if not isinstance(config.feedback, NoFeedback):  # it has an averager and a window of its own
+        fed_back = config.feedback.averager
+        running += fed_back.copies + (len(fed_back.needed(steps)) if fed_back.windowed else 0)
     lines = [
         f"model       {trained:,} parameters, {_size(model_bytes)}",
         f"data        {config.dataset.name}, fingerprint {data.fingerprint[:12]}: {data.sizes['train']:,} train, "
@@ -190,6 +193,12 @@ def warnings(config: Config) -> list[str]:
             found.append(f"{a.id} needs {needed} snapshots, {budget}: never defined")
     if config.lr.warmup_steps >= config.steps:
         found.append(f"the warm-up of {config.lr.warmup_steps} steps does not end within the budget of {config.steps}")
+    if not isinstance(config.feedback, NoFeedback):
+        fed_back, every = config.feedback.averager, int(config.feedback.every)
+        last = config.steps // every * every
+        if len(fed_back.needed(last)) < fed_back.observations:
+            name = kind_of(FEEDBACK, config.feedback)
+            found.append(f"feedback={name} every {every} steps: the budget of {config.steps} steps never gets to it")
     beyond = [s for s in config.save.keep if s > config.steps]
     return found + [f"save.keep={s} is beyond the budget of {config.steps} steps" for s in beyond]
 

@@ -38,7 +38,7 @@ def problem_with(settings: Any, saved: Mapping[int, Any] | set[int], step: int) 
         return None
     return (
         f"it needs the weights of {len(settings.needed(step)):,} steps, of which {len(missing):,} were not saved "
-        f"(the first: step {missing[0]:,}); train again with it attached: add rerun=true"
+        f"(the first: step {missing[0]:,}); train again with it attached: the training's command with rerun=true"
     )
 
 
@@ -60,7 +60,7 @@ def rebuild(averager: Any, settings: Any, trajectory: Path, step: int, device: t
                 continue
             averager.update(s, {n: t.to(device) for n, t in read_snapshot(folders[s]).items()})
     except Damaged as error:
-        return f"{error}; train again with it attached: add rerun=true"
+        return f"{error}; train again with it attached: the training's command with rerun=true"
     return None
 
 
@@ -197,7 +197,7 @@ def read_out(
         try:
             replay.advance(step)
         except Damaged as error:
-            raise UserError(f"{error}; train again to put it right: add rerun=true") from None
+            raise UserError(f"{error}; train again to put it right: the training's command with rerun=true") from None
         at = {"step": step, "split": "val"}
         samples: int | None = None
         seen: dict[str, Any] = {}

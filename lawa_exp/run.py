@@ -72,6 +72,8 @@ def start_device(name: str) -> tuple[torch.device, Ranks]:
     ranks = distributed.start(device.type)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", ranks.local_rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # streams and events are of the current device
     return device, ranks
 
 

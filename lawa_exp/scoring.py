@@ -74,7 +74,7 @@ class ByFunction:
             raise UserError(f"--evaluate={reference}: expected package.module:function ({error})") from None
 
     def __call__(self, weights: Mapping[str, Tensor], split: str = "val", samples: int | None = None) -> Scored:
-        given = self.function(dict(weights))
+        given = self.function({name: t.clone() for name, t in weights.items()})  # it may write into them
         losses = None
         if isinstance(given, Mapping):
             losses, given = given.get("losses"), given.get("loss")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lawa_exp import schedules
-from lawa_exp.averaging import build_averager, row_fields
+from lawa_exp.averaging import build_averager, observes, row_fields
 from lawa_exp.averaging.feedback import Feedback, NoFeedback
 from lawa_exp.averaging.swap import Swap, averaged_names, live_tensors
 from lawa_exp.averaging.window import Window
@@ -184,8 +184,10 @@ def train(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             readback.push(step, rate, torch.stack([loss_mean, grad_norm, diverged.float()]))
-            feedback_due = state.feedback is not None and state.feedback.due(step)
-            if write_training_rows(readback.rest() if feedback_due else readback.ready()):
+            snapshot_due = snapshots_kept != "none" and step % snapshots_every == 0
+            must_be_finite = snapshot_due or (state.feedback is not None and state.feedback.due(step))
+            must_be_finite |= any(a.settings.windowed and observes(a.settings, step) for a in state.averagers.values())
+            if write_training_rows(readback.rest() if must_be_finite else readback.ready()):
                 how = "diverged"
                 break
             state.step = step
@@ -196,7 +198,7 @@ def train(
             # What only observes training.
             for averager in state.averagers.values():
                 averager.update(step, live)
-            if snapshots_kept != "none" and step % snapshots_every == 0:
+            if snapshot_due:
                 snapshot = state.window.take(step, live, averaged)
                 if ranks.is_main:
                     background.submit(write_snapshot, run.trajectory, snapshot, snapshots_kept)
@@ -217,11 +219,7 @@ def train(
             if stop and not at_end:
                 how = "stopped"
                 break
-        if how == "diverged" and rows:
-            background.drain()
-            for step, folder in steps_in(run.trajectory).items():
-                if step > state.step:
-                    remove(folder)
+        if how == "diverged" and rows:  # on a GPU a running average may have seen the last weights twice more
             for id, averager in state.averagers.items():
                 if (weights := averager.average()) is not None:
                     background.submit(

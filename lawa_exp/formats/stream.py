@@ -132,7 +132,7 @@ class Stream:
         self.beneath: list[Callable[[], Iterator[Block]]] = []  # done before the others, which write over it
         self.blocks: list[Callable[[], Iterator[Block]]] = []
         self.total = 0
-        self.slides = window_of(averages) is not None
+        self.window = window_of(averages)
         try:
             self._plan()
         except BaseException:
@@ -245,7 +245,7 @@ class Stream:
                 ]
                 sides_in = dict(zip(ins, moved[: len(ins)], strict=True))
                 sides_out = dict(zip(outs, moved[len(ins) :], strict=True))
-                slides = self.slides and dtype in LAYOUT and slots > 1
+                slides = dtype in LAYOUT and slots == self.window
                 yield Block(name, elements, dtype, written, plan, slots, sides_in, sides_out, slides)
 
         into.append(blocks)

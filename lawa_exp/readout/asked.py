@@ -21,9 +21,15 @@ def combinations(args: argparse.Namespace, snapshots: int, tracked: int | None =
     snapshots: steps between the snapshots; tracked: between the observations of the power_emas that were tracked.
     """
     entries = []
-    for kind in args.avg.split(","):
+    kinds = args.avg.split(",")
+    for kind in kinds:
         if kind not in AVERAGERS:
             raise UserError(f"--avg={kind}: {near(kind, AVERAGERS)}")
+    used = {name for kind in kinds for name in setting_names(AVERAGERS[kind][0])}
+    for name in {name for cls, _ in AVERAGERS.values() for name in setting_names(cls)} - used:
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name} is not a setting of {args.avg}: {', '.join(sorted(used))}")
+    for kind in kinds:
         period = tracked if kind == "power_ema" and tracked else snapshots
         names = setting_names(AVERAGERS[kind][0])
         given = [getattr(args, name) or DEFAULTS.get(name) for name in names]

@@ -63,7 +63,8 @@ def our_run(args: argparse.Namespace) -> Subject:
     asked = combinations(args, period, widths[0].period if widths else None)
     device, ranks = start_device(args.device or config.trainer.device)
     options = Options(run_dir=args.run, runs_root=".", sweep=None, plan=False, rerun=False)
-    p = prepare(config_from({**written, "averagers": asked}), options, device, ranks)
+    in_memory = {**written["trajectory"], "window": "memory"}  # a read-out has a window of its own
+    p = prepare(config_from({**written, "averagers": asked, "trajectory": in_memory}), options, device, ranks)
     if p.data.fingerprint != written["identity"]["dataset"]["fingerprint"]:
         raise UserError(f"dataset={config.dataset.name}: its content is not what {args.run} was trained on")
     rows = read_rows(run.metrics)

@@ -793,6 +793,18 @@ def test_errors_of_the_disk_name_the_path(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("snapshots", [4, 5, 6, 7, 8, 11])
+def test_windows_with_few_and_many_outputs(snapshots, tmp_path):
+    """A window that slides, and one that has fewer outputs than snapshots in it."""
+    trajectory(tmp_path / "run", range(5, 5 * snapshots + 1, 5))
+    average("--trajectory", tmp_path / "run", "--k", "4", "--out", tmp_path / "out")
+    ends = range(20, 5 * snapshots + 1, 5)
+    for end in ends:
+        folder = tmp_path / "out" if len(ends) == 1 else tmp_path / "out" / f"step_{end:08d}"
+        wanted = expected((1, 1, 1, 1), range(end - 15, end + 1, 5))
+        assert_same(load_file(folder / "model.safetensors"), {n: wanted[n].contiguous() for n in sorted(wanted)})
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_a_sliding_sum_is_the_sum_made_afresh(dtype: str) -> None:
     """To the bit, with values far apart, zeros of both signs and subnormals, where going on is not exact; and where it

@@ -110,3 +110,25 @@ def test_the_plan_names_what_can_never_be_defined():
     assert "lawa-k5-s50 needs 5 snapshots, the budget of 200 steps gives 4" in shown
     for part in ("836,736 parameters", "2,048 tokens a step", "snapshots   every 50 steps: 4", "FLOPs", "fingerprint"):
         assert part in shown
+
+
+def test_feedback_is_counted_and_said_where_it_never_happens():
+    never = "never gets to it"
+    assert never in plan_of("feedback=switch_ema", "feedback.every=1epoch", "steps=200")
+    assert never in plan_of("feedback=lawa_restart", "feedback.every=100", "steps=200")  # k=5, spacing=50
+    assert never not in plan_of("feedback=lawa_restart", "feedback.every=100", "steps=300")
+    assert never not in plan_of("feedback=lookahead", "steps=5")
+    alone, with_window = (states_of(*extra, "steps=300") for extra in ([], ["feedback=lawa_restart"]))
+    assert with_window == pytest.approx(alone + 2 * 5 * 3.35, rel=0.02)  # two states, five snapshots of 3.35 MB
+
+
+def plan_of(*arguments):
+    p = prepared(*arguments)
+    return plan.describe(p.config, p.data, p.split, 1, live_tensors(build_model(p.config.model)), 836_736)
+
+
+def states_of(*arguments):
+    """The megabytes of the states, as the plan says."""
+    line = next(line for line in plan_of(*arguments).splitlines() if line.startswith("states"))
+    assert "MB" in line
+    return float(line.partition("at most ")[2].split()[0])
