@@ -31,9 +31,8 @@ from lawa_exp.averaging.flags import DEFAULTS, add_flags, plain
 from lawa_exp.checkpoint.commit import step_name, steps_in
 from lawa_exp.cli import Parser, exit_code
 from lawa_exp.config import UserError, build, setting_names
-from lawa_exp.formats.stored import Average, Checkpoint, Writer
+from lawa_exp.formats.stored import SUFFIXES, Average, Checkpoint, Writer
 
-SUFFIXES = {".safetensors", ".pt", ".pth", ".bin", ".ckpt"}
 DTYPES = (
     "float64",
     "float32",

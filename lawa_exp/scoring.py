@@ -17,9 +17,8 @@ from lawa_exp.averaging.swap import Swap, averaged_names
 from lawa_exp.config import Config, UserError
 from lawa_exp.distributed import Ranks
 from lawa_exp.evaluate import batch_sums, fixed_set, mean_loss
+from lawa_exp.formats.stored import STATISTICS
 from lawa_exp.numerics import autocast_for, objective_for, seeded_model, set_up_arithmetic
-
-STATISTICS = ("running_mean", "running_var")  # of BatchNorm: floats that are not averaged
 
 
 @dataclass(frozen=True)
@@ -90,4 +89,4 @@ class ByFunction:
 
 def floating_names(tensors: Mapping[str, Tensor]) -> frozenset[str]:
     """What is averaged where no model says: floating-point tensors but BatchNorm's statistics."""
-    return frozenset(n for n, t in tensors.items() if t.is_floating_point() and not n.endswith(STATISTICS))
+    return frozenset(n for n, t in tensors.items() if t.is_floating_point() and not STATISTICS.search(n))

@@ -191,8 +191,7 @@ def train(
                 how = "diverged"
                 break
             state.step = step
-            if state.feedback:
-                state.window.fence()
+            if state.feedback:  # changes `live` in place: the optimizer's step has waited for the window's copies
                 state.feedback.update(step, live)
 
             # What only observes training.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lawa_exp.config import UserError
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # of files that may be checkpoints
+STATISTICS = re.compile(r"(^|\.)(running_mean|running_var)$")  # of BatchNorm: floats that are not averaged
 
 
 @dataclass(slots=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from lawa_exp.formats.matching import matched, runs
 from lawa_exp.formats.schedule import Schedule, schedule
 from lawa_exp.formats.sliding import LAYOUT, SlidingSum, window_of
 from lawa_exp.formats.stored import (
+    STATISTICS,
     Average,
     Checkpoint,
     Place,
@@ -41,7 +41,6 @@ from lawa_exp.formats.stored import (
 WORKING_SET = 6 << 20  # bytes of float64 values that a thread works on at a time, for its share of the caches
 LEAST, MOST = 1 << 10, 1 << 17  # elements in a chunk
 MOST_FOLDED = 50  # files, up to which their running CRCs may take 0.7 MB each
-STATISTICS = re.compile(r"(^|\.)(running_mean|running_var)$")  # of BatchNorm: the latest, as online
 
 
 @dataclass

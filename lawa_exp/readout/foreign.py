@@ -13,10 +13,8 @@ from torch import Tensor
 from lawa_exp.config import UserError
 from lawa_exp.formats.checkpoint import DCP, INDEX, WHOLE, open_checkpoint
 from lawa_exp.formats.dtypes import SIZES
-from lawa_exp.formats.stored import Place, count
-
-ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before names
+from lawa_exp.formats.matching import canonical
+from lawa_exp.formats.stored import SUFFIXES, Place, count
 
 
 def find_checkpoints(folder: Path) -> dict[int, Path]:
@@ -28,7 +26,7 @@ def find_checkpoints(folder: Path) -> dict[int, Path]:
     if not folder.is_dir():
         raise UserError(f"RUN={folder}: no such folder")
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not (checkpoint_in(path) if path.is_dir() else path.suffix in ENDINGS):
+        if path.name.startswith(".") or not (checkpoint_in(path) if path.is_dir() else path.suffix in SUFFIXES):
             continue
         step = step_in(path.name)
         if step is None:
@@ -37,7 +35,7 @@ def find_checkpoints(folder: Path) -> dict[int, Path]:
             raise UserError(f"{path} and {found[step].name} are both of step {step:,}; leave one of them in the folder")
         found[step] = path
     if not found:
-        raise UserError(f"RUN={folder}: no checkpoints there, files ({', '.join(ENDINGS)}) or folders of them")
+        raise UserError(f"RUN={folder}: no checkpoints there, files ({', '.join(SUFFIXES)}) or folders of them")
     return dict(sorted(found.items()))
 
 
@@ -52,7 +50,7 @@ def checkpoint_in(folder: Path) -> Path | None:
     """What a folder holds: itself where it is a checkpoint, the only file that may be one, or None."""
     if any((folder / name).is_file() for name in (*WHOLE, *(f"{w}{INDEX}" for w in WHOLE), DCP)):
         return folder
-    files = [p for p in sorted(folder.iterdir()) if p.suffix in ENDINGS]
+    files = [p for p in sorted(folder.iterdir()) if p.suffix in SUFFIXES]
     return files[0] if len(files) == 1 else None
 
 
@@ -63,8 +61,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     for source in opened.sources:
         with source.path.open("rb") as file:
             pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        tensors |= {name: mapped(pages, place) for name, place in source.tensors.items()}
-    return without_prefixes(tensors)
+        tensors |= {canonical(name): mapped(pages, place) for name, place in source.tensors.items()}
+    return tensors
 
 
 def mapped(pages: mmap.mmap, place: Place) -> Tensor:
@@ -78,14 +76,6 @@ def mapped(pages: mmap.mmap, place: Place) -> Tensor:
     else:
         flat = torch.frombuffer(pages, dtype=dtype, count=reach, offset=place.offset)
     return flat.as_strided(place.shape, place.strides)
-
-
-def without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names without the prefixes that all of them have."""
-    for prefix in PREFIXES * 2:
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): t for name, t in tensors.items()}
-    return tensors
 
 
 class Fitted:
