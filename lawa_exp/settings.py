@@ -8,10 +8,10 @@ from typing import Any
 
 from lawa_exp.averaging import AVERAGERS
 from lawa_exp.averaging.feedback import FEEDBACK
+from lawa_exp.batches import BATCHES
 from lawa_exp.config import (
     BUDGET_UNITS,
     FORMAT_VERSION,
-    Batch,
     Config,
     Evaluate,
     Logger,
@@ -36,10 +36,10 @@ TABLES: dict[str, dict[str, type]] = {
     "dataset": DATASETS,
     "optimizer": OPTIMIZERS,
     "lr": SCHEDULES,
+    "batch": BATCHES,
     "feedback": FEEDBACK,
 }
 SHARED: dict[str, type] = {
-    "batch": Batch,
     "scaling": Scaling,
     "trainer": Trainer,
     "logger": Logger,
@@ -85,13 +85,15 @@ def config_to(config: Config) -> dict[str, Any]:
     content: dict[str, Any] = {"format_version": FORMAT_VERSION}
     for name, table in TABLES.items():
         part = getattr(config, name)
-        content[name] = {"kind": kind_of(table, part), **dataclasses.asdict(part)}
+        content[name] = {"kind": kind_of(table, part), **_plain(part)}
     content["averagers"] = [{"kind": a.kind, **dataclasses.asdict(a)} for a in config.averagers]
     for name in SHARED:
-        content[name] = {
-            k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(getattr(config, name)).items()
-        }
+        content[name] = _plain(getattr(config, name))
     return content | {unit: amount, "seed": config.seed, "recipe": config.recipe}
+
+
+def _plain(part: Any) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(part).items()}
 
 
 def choose(table: Mapping[str, type], values: Mapping[str, Any], path: str) -> Any:

@@ -29,7 +29,7 @@ from lawa_exp.distributed import Agreement, Ranks
 from lawa_exp.evaluate import evaluate, evaluating
 from lawa_exp.metrics import Rows
 from lawa_exp.numerics import autocast_for, objective_for, seeded_model, set_up_arithmetic
-from lawa_exp.plan import Split
+from lawa_exp.plan import Split, batches_of, micro_batches
 from lawa_exp.progress import Progress
 from lawa_exp.replay import rebuild
 from lawa_exp.rundir import RunDir
@@ -50,7 +50,7 @@ class Outcome:
 def train(
     config: Config,
     data: Any,
-    split: Split,
+    splits: dict[int, Split],
     run: RunDir,
     ranks: Ranks,
     device: torch.device,
@@ -74,7 +74,7 @@ def train(
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = config.optimizer.build(model)
     live = live_tensors(model)
-    state, saved = restore(config, split, run, ranks, model, live, optimizer, say)
+    state, saved = restore(config, splits, run, ranks, model, live, optimizer, say)
     if state.feedback and state.step == 0:
         state.feedback.begin(live)
     swap = Swap(model, live)
@@ -86,13 +86,11 @@ def train(
     snapshots_every = int(config.trajectory.every or 1)
     window_on_disk = config.trajectory.window == "disk"
     evaluate_every, save_every = int(config.evaluate.every), int(config.save.every or 1)
-    tokens_per_step = config.batch.size * data.tokens_per_sample
-    # The loss is a mean over the whole batch; DDP divides the gradient by the number of ranks, so that is taken back.
-    scale = ranks.world / (config.batch.size * data.tokens_per_sample)
+    batches = batches_of(config, data)
     agreement = Agreement(ranks)
     readback = Readback(device)
     diverged = torch.zeros((), dtype=torch.bool, device=device)
-    progress = Progress(config.steps, state.step, tokens_per_step, ranks.is_main)
+    progress = Progress(config.steps, state.step, ranks.is_main)
 
     def evaluate_all(split: str) -> list[dict[str, Any]]:
         """A row of the live weights and of every average that is defined; evaluated on val, averages go to the disk."""
@@ -101,7 +99,7 @@ def train(
             background.drain()
             ranks.barrier()
         score = functools.partial(evaluate, objective, data, split, config.evaluate, ranks, device, autocast)
-        seen = {"trained_samples": state.step * config.batch.size, "trained_tokens": state.step * tokens_per_step}
+        seen = {"trained_samples": batches.samples(state.step), "trained_tokens": batches.tokens(state.step)}
         at = {"step": state.step, "split": split}
         found = [{**at, "weights": "live", **score(), **seen}]
         for id, averager in state.averagers.items():
@@ -145,11 +143,11 @@ def train(
         for step, rate, (loss, grad_norm, bad) in ready:
             if rows and (step % config.logger.every == 0 or bad):
                 row = {"step": step, "split": "train", "weights": "live", "loss": loss, "lr": rate}
-                rows.write({**row, "grad_norm": grad_norm, "batch_size": config.batch.size})
+                rows.write({**row, "grad_norm": grad_norm, "batch_size": batches.size(step)})
             if bad:
                 state.step = step - 1  # from here on the updates have changed nothing
                 return True
-            progress.trained(step, loss)
+            progress.trained(batches.size(step) * data.tokens_per_sample, loss)
         return False
 
     how = "done"
@@ -161,13 +159,17 @@ def train(
         while state.step < config.steps:
             # One update. Nothing here waits for the device.
             step = state.step + 1
-            rate = schedules.rate(config.lr, step)
+            rate = schedules.rate(config.lr, batches, step)
+            size, seen = batches.size(step), batches.samples(state.step)
+            split = splits[size]
+            # The loss is a mean over the whole batch; DDP divides the gradient by the ranks, so that is taken back.
+            scale = ranks.world / (size * data.tokens_per_sample)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             torch.manual_seed(int(hash_of(config.seed, step, ranks.rank)) >> 1)  # dropout: no random state to save
             loss_sum = torch.zeros((), device=device)
             for micro in range(split.accumulate):
-                first = state.step * config.batch.size + (micro * ranks.world + ranks.rank) * split.micro
+                first = seen + (micro * ranks.world + ranks.rank) * split.micro
                 inputs, targets = to_device(data.train_batch(config.seed, first, split.micro), device)
                 last = micro == split.accumulate - 1
                 with contextlib.nullcontext() if last or ranks.world == 1 else trained.no_sync():  # type: ignore[operator]
@@ -254,7 +256,7 @@ def settle_buckets(trained: nn.Module, data: Any, device: torch.device, autocast
 
 def restore(
     config: Config,
-    split: Split,
+    splits: dict[int, Split],
     run: RunDir,
     ranks: Ranks,
     model: nn.Module,
@@ -293,7 +295,7 @@ def restore(
     environment = {
         "ranks": ranks.world,
         "threads": config.trainer.threads,
-        "micro_batch": split.micro,
+        "micro_batch": micro_batches(splits),
         "deterministic": config.trainer.deterministic,
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",

@@ -87,12 +87,12 @@ def test_a_run_name_has_no_equals_sign():
 
 def test_the_batch_is_split_over_ranks_and_passes():
     config = prepared("batch.size=48").config
-    assert plan.split_batch(config, 128, 1) == plan.Split(48, 1)
-    assert plan.split_batch(config, 128, 4) == plan.Split(12, 1)
-    assert plan.split_batch(config, 1024, 1) == plan.Split(16, 3)  # 16,384 tokens a pass
-    assert plan.split_batch(config, 99_999, 2) == plan.Split(1, 24)
+    assert plan.split_batch(config, 48, 128, 1) == plan.Split(48, 1)
+    assert plan.split_batch(config, 48, 128, 4) == plan.Split(12, 1)
+    assert plan.split_batch(config, 48, 1024, 1) == plan.Split(16, 3)  # 16,384 tokens a pass
+    assert plan.split_batch(config, 48, 99_999, 2) == plan.Split(1, 24)
     with pytest.raises(UserError, match=r"batch\.size=48: expected a multiple of the 5 ranks"):
-        plan.split_batch(config, 128, 5)
+        plan.split_batch(config, 48, 128, 5)
 
 
 def test_entries_of_one_trajectory_merge_into_one_training():
@@ -106,7 +106,7 @@ def test_entries_of_one_trajectory_merge_into_one_training():
 def test_the_plan_names_what_can_never_be_defined():
     p = prepared("steps=200", "k=5", "spacing=50")
     model = build_model(p.config.model)
-    shown = plan.describe(p.config, p.data, p.split, 1, live_tensors(model), 836_736)
+    shown = plan.describe(p.config, p.data, p.splits, 1, live_tensors(model), 836_736)
     assert "lawa-k5-s50 needs 5 snapshots, the budget of 200 steps gives 4" in shown
     for part in ("836,736 parameters", "2,048 tokens a step", "snapshots   every 50 steps: 4", "FLOPs", "fingerprint"):
         assert part in shown
