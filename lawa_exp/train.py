@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lawa_exp import schedules
-from lawa_exp.averaging import build_averager, row_fields
+from lawa_exp.averaging import build_averager, observes, row_fields
 from lawa_exp.averaging.feedback import Feedback, NoFeedback
 from lawa_exp.averaging.swap import Swap, averaged_names, live_tensors
 from lawa_exp.averaging.window import Window
@@ -77,6 +77,8 @@ def train(
     state, saved = restore(config, splits, run, ranks, model, live, optimizer, say)
     if state.feedback and state.step == 0:
         state.feedback.begin(live)
+    fused = all(group.get("fused") for group in optimizer.param_groups)  # otherwise each step waits for the device
+    evaluated: Callable[..., dict[str, Tensor]] | None = getattr(optimizer, "evaluated", None)
     swap = Swap(model, live)
     state.window.fence_before(optimizer)
     rows = Rows(run.metrics, saved["metrics_bytes"]) if ranks.is_main else None
@@ -101,7 +103,8 @@ def train(
         score = functools.partial(evaluate, objective, data, split, config.evaluate, ranks, device, autocast)
         seen = {"trained_samples": batches.samples(state.step), "trained_tokens": batches.tokens(state.step)}
         at = {"step": state.step, "split": split}
-        found = [{**at, "weights": "live", **score(), **seen}]
+        with swap.applied(evaluated(live)) if evaluated else contextlib.nullcontext():
+            found = [{**at, "weights": "live", **score(), **seen}]
         for id, averager in state.averagers.items():
             weights = averager.average()
             if weights is None:
@@ -165,7 +168,7 @@ def train(
             # The loss is a mean over the whole batch; DDP divides the gradient by the ranks, so that is taken back.
             scale = ranks.world / (size * data.tokens_per_sample)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("rate_ratio", 1.0)
             torch.manual_seed(int(hash_of(config.seed, step, ranks.rank)) >> 1)  # dropout: no random state to save
             loss_sum = torch.zeros((), device=device)
             for micro in range(split.accumulate):
@@ -182,8 +185,10 @@ def train(
                 nn.utils.clip_grads_with_norm_(parameters, config.optimizer.clip_norm, grad_norm)
             loss_mean = ranks.sum(loss_sum) * (scale / ranks.world)
             diverged |= ~(grad_norm.isfinite() & loss_mean.isfinite())
-            optimizer.found_inf = diverged.float()  # type: ignore[attr-defined]  # the fused update then changes nothing
-            optimizer.step()
+            if fused:
+                optimizer.found_inf = diverged.float()  # type: ignore[attr-defined]  # the update then changes nothing
+            if fused or not diverged.item():
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             readback.push(step, rate, torch.stack([loss_mean, grad_norm, diverged.float()]))
             feedback_due = state.feedback is not None and state.feedback.due(step)
@@ -196,10 +201,14 @@ def train(
                 state.feedback.update(step, live)
 
             # What only observes training.
+            snapshot_due = snapshots_kept != "none" and step % snapshots_every == 0
+            observed = live
+            if evaluated and (snapshot_due or any(observes(a.settings, step) for a in state.averagers.values())):
+                observed = evaluated(live)
             for averager in state.averagers.values():
-                averager.update(step, live)
-            if snapshots_kept != "none" and step % snapshots_every == 0:
-                snapshot = state.window.take(step, live)
+                averager.update(step, observed)
+            if snapshot_due:
+                snapshot = state.window.take(step, observed)
                 if ranks.is_main:
                     background.submit(write_snapshot, run.trajectory, snapshot, snapshots_kept)
                 if window_on_disk:
