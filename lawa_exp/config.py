@@ -192,13 +192,6 @@ def _join(path: str, name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Scaling:
-    """How the learning rate follows the batch size."""
-
-    kind: str = setting(one_of("none"))
-
-
-@dataclass(frozen=True)
 class Trainer:
     """Where and how the arithmetic is done."""
 
@@ -253,7 +246,7 @@ class Config:
     optimizer: Any
     lr: Any
     batch: Any
-    scaling: Scaling
+    scaling: Any
     averagers: tuple[Any, ...]
     feedback: Any
     trainer: Trainer

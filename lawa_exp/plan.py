@@ -45,6 +45,9 @@ def resolve(config: Config, data: Any) -> Config:
         return None if value is None else resolve_steps(value, steps_for, horizon, key, low)
 
     lengths = {name: fixed(getattr(config.lr, name), f"lr.{name}") for name in ("warmup_steps", *config.lr.lengths)}
+    if config.scaling.warmup == "samples":
+        at_base = config.scaling.base_samples(data.tokens_per_sample)
+        lengths["warmup_steps"] = batches.steps(lengths["warmup_steps"] * at_base)
     lr = replace(config.lr, horizon=horizon, **lengths)
     schedules.check(lr)
     if batches.starts[-1] >= total:
@@ -198,7 +201,9 @@ def describe(
     lines += [
         f"budget      {steps:,} steps = {samples:,} samples = {tokens:,} tokens "
         f"= {samples / data.sizes['train']:.2f} epochs; about {flops:.2e} FLOPs",
-        "rate        " + ", ".join(f"{schedules.rate(config.lr, batches, s):.3g} at step {s:,}" for s in marked),
+        "rate        "
+        + ", ".join(f"{schedules.rate(config.lr, config.scaling, batches, s):.3g} at step {s:,}" for s in marked),
+        +", ".join(f"{schedules.rate(config.lr, config.scaling, batches, s):.3g} at step {s:,}" for s in marked),
         f"snapshots   every {config.trajectory.every} steps: {snapshots:,}; "
         f"on the disk {on_disk:,} = {_size(on_disk * model_bytes)}",
         f"states      every {config.save.every} steps: the last 2, at most "

@@ -1,8 +1,8 @@
 """Learning rates as pure functions of what has been seen.
 
-Convention: `rate(schedule, batches, step)` is the rate of the update that completes `step` (1, 2, ...). Warm-up is
-linear in `unit` and ends at the peak (power: at its own curve). All lengths are resolved to steps once; between them
-progress is measured in `unit` (steps, samples or tokens), which matters only where the batch size changes.
+Convention: `rate(schedule, scaling, batches, step)` is the rate of the update that completes `step` (1, 2, ...).
+Warm-up is linear in `unit` and ends at the peak (power: at its own curve). All lengths are resolved to steps once;
+between them progress is measured in `unit` (steps, samples or tokens), which matters only where the batch changes.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 from lawa_exp.batches import Batches
 from lawa_exp.config import Rule, UserError, number, one_of, optional, setting, steps
+from lawa_exp.scaling import SEQUENCE
 
 UNIT = one_of("steps", "samples", "tokens")
-SEQUENCE = 4096  # tokens: the unit of the batch size in the Power Scheduler's rule
 SHAPES = {  # of a decay: share of it that is over -> what is left between the peak (1) and the final rate (0)
     "linear": lambda x: 1 - x,
     "1-sqrt": lambda x: 1 - math.sqrt(x),
@@ -208,12 +208,13 @@ SCHEDULES: dict[str, type] = {
 }
 
 
-def rate(schedule: Any, batches: Batches, step: int) -> float:
+def rate(schedule: Any, scaling: Any, batches: Batches, step: int) -> float:
     """The learning rate of the update that completes `step`; the schedule's lengths are resolved integers."""
+    factor = scaling.factor(batches.size(step), batches.tokens_per_sample)
     if step > schedule.warmup_steps:
-        return schedule.value(batches, step)
+        return factor * schedule.value(batches, step)
     over = batches.seen(schedule.unit, step) / batches.seen(schedule.unit, schedule.warmup_steps)
-    return schedule.value(batches, schedule.warmup_steps) * over
+    return factor * schedule.value(batches, schedule.warmup_steps) * over
 
 
 def check(schedule: Any) -> None:

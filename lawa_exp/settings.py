@@ -16,7 +16,6 @@ from lawa_exp.config import (
     Evaluate,
     Logger,
     Save,
-    Scaling,
     Trainer,
     Trajectory,
     UserError,
@@ -29,6 +28,7 @@ from lawa_exp.config import (
 from lawa_exp.data import DATASETS
 from lawa_exp.models import MODELS
 from lawa_exp.optim import OPTIMIZERS
+from lawa_exp.scaling import SCALINGS
 from lawa_exp.schedules import SCHEDULES
 
 TABLES: dict[str, dict[str, type]] = {
@@ -37,10 +37,10 @@ TABLES: dict[str, dict[str, type]] = {
     "optimizer": OPTIMIZERS,
     "lr": SCHEDULES,
     "batch": BATCHES,
+    "scaling": SCALINGS,
     "feedback": FEEDBACK,
 }
 SHARED: dict[str, type] = {
-    "scaling": Scaling,
     "trainer": Trainer,
     "logger": Logger,
     "evaluate": Evaluate,

@@ -162,7 +162,7 @@ def train(
         while state.step < config.steps:
             # One update. Nothing here waits for the device.
             step = state.step + 1
-            rate = schedules.rate(config.lr, batches, step)
+            rate = schedules.rate(config.lr, config.scaling, batches, step)
             size, seen = batches.size(step), batches.samples(state.step)
             split = splits[size]
             # The loss is a mean over the whole batch; DDP divides the gradient by the ranks, so that is taken back.

@@ -49,6 +49,7 @@ SAME = [
     ["logger.every=3"],
     ["lr.horizon=5000"],  # which a constant rate does not use
     ["trainer.micro_batch=4"],
+    ["lr.unit=tokens"],  # the same where the batch does not change
 ]
 OTHER = [
     ["seed=1"],
@@ -56,6 +57,10 @@ OTHER = [
     ["lr.warmup_steps=50"],
     ["lr=cosine"],
     ["batch.size=8"],
+    ["batch=ramp"],
+    ["scaling=linear"],
+    ["feedback=lookahead"],
+    ["optimizer=sgd"],
     ["model.layers=2"],
     ["optimizer.weight_decay=0"],
     ["trainer.dtype=bfloat16"],
@@ -78,6 +83,19 @@ def test_a_cosines_horizon_counts_and_its_budget_does_not():
     base = prepared("lr=cosine", "steps=500")
     assert prepared("lr=cosine", "steps=600").trajectory != base.trajectory
     assert prepared("lr=cosine", "steps=400", "lr.horizon=500").trajectory == base.trajectory
+
+
+def test_scaling_keeps_the_warmups_steps_or_its_samples():
+    asked = ["scaling=sqrt", "scaling.base_batch=16", "batch.size=64", "lr.warmup_steps=40"]
+    assert prepared(*asked).config.lr.warmup_steps == 40
+    assert prepared(*asked, "scaling.warmup=samples").config.lr.warmup_steps == 10
+    shown = run_plan(*asked)
+    assert "0.006 at step 1,000" in shown  # twice gpt_tiny's 0.003
+
+
+def run_plan(*arguments):
+    p = prepared(*arguments)
+    return plan.describe(p.config, p.data, p.splits, 1, live_tensors(build_model(p.config.model)), 836_736)
 
 
 def test_a_run_name_has_no_equals_sign():
@@ -104,9 +122,7 @@ def test_entries_of_one_trajectory_merge_into_one_training():
 
 
 def test_the_plan_names_what_can_never_be_defined():
-    p = prepared("steps=200", "k=5", "spacing=50")
-    model = build_model(p.config.model)
-    shown = plan.describe(p.config, p.data, p.splits, 1, live_tensors(model), 836_736)
+    shown = run_plan("steps=200", "k=5", "spacing=50")
     assert "lawa-k5-s50 needs 5 snapshots, the budget of 200 steps gives 4" in shown
     for part in ("836,736 parameters", "2,048 tokens a step", "snapshots   every 50 steps: 4", "FLOPs", "fingerprint"):
         assert part in shown

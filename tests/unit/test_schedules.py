@@ -7,13 +7,14 @@ import pytest
 from lawa_exp import schedules
 from lawa_exp.batches import Batches, ConstantBatch, RampBatch, StepsBatch
 from lawa_exp.config import UserError
+from lawa_exp.scaling import SCALINGS, Capped, Linear, NoScaling, PowerScaling, SquareRoot
 from lawa_exp.schedules import WSD, Constant, Cosine, InverseSqrt, Polynomial, Power, Steps, check
 
 ONE = Batches([(0, 1)], 1)
 
 
 def rate(schedule, step, batches=ONE):
-    return schedules.rate(schedule, batches, step)
+    return schedules.rate(schedule, NoScaling(), batches, step)
 
 
 def test_constant_with_warmup():
@@ -149,3 +150,21 @@ def test_batches_that_cannot_be():
         StepsBatch(4, (8, 16), (2.0, 1.0), "epochs")
     with pytest.raises(UserError, match=r"increment=3: expected steps that lead from 4 up to 8"):
         RampBatch(4, 8, 3, 10, "samples")
+
+
+def test_scaling_rules():
+    """Factors at batches of 8, 32 and 512 samples of 1,024 tokens; 1 at the base batch."""
+    expected = [
+        (NoScaling(), [1, 1, 1]),
+        (Linear(32, "steps"), [1 / 4, 1, 16]),
+        (SquareRoot(32, "steps"), [1 / 2, 1, 4]),
+        (Capped(32, 128, 1.0, "steps"), [1 / 4, 1, 4]),
+        (Capped(32, 128, 0.5, "steps"), [1 / 2, 1, 2]),
+        (PowerScaling(8, "steps"), [1 / 4, 1, 16]),
+    ]
+    assert {type(scaling) for scaling, _ in expected} == set(SCALINGS.values())
+    for scaling, factors in expected:
+        assert [scaling.factor(size, 1024) for size in (8, 32, 512)] == factors
+    ramp = StepsBatch(8, (32,), (80.0,), "samples").batches(1024, 10_000)
+    constant = Constant(2.0, 0, 100, "steps")
+    assert [schedules.rate(constant, Linear(32, "steps"), ramp, t) for t in (10, 11)] == [0.5, 2.0]
