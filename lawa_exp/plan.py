@@ -203,7 +203,6 @@ def describe(
         f"= {samples / data.sizes['train']:.2f} epochs; about {flops:.2e} FLOPs",
         "rate        "
         + ", ".join(f"{schedules.rate(config.lr, config.scaling, batches, s):.3g} at step {s:,}" for s in marked),
-        +", ".join(f"{schedules.rate(config.lr, config.scaling, batches, s):.3g} at step {s:,}" for s in marked),
         f"snapshots   every {config.trajectory.every} steps: {snapshots:,}; "
         f"on the disk {on_disk:,} = {_size(on_disk * model_bytes)}",
         f"states      every {config.save.every} steps: the last 2, at most "
