@@ -145,7 +145,7 @@ class Switched:
     latest: ClassVar[Switched]  # the loop builds it; the benchmark finds it here
 
     def __init__(self, settings: SwitchedSettings, averaged: frozenset[str], window: Window) -> None:
-        self.settings, self.window = settings, window
+        self.settings, self.averaged, self.window = settings, averaged, window
         self.averagers = [build_averager(s, averaged, window) for s in settings.members]
         self.on = True
         self.snapshot_next = False  # whether the next observed step is a multiple of the spacing
@@ -166,7 +166,7 @@ class Switched:
         for averager in self.averagers:
             averager.update(self.step, tensors)
         if self.snapshot_next and self.trajectory:
-            snapshot = self.window.take(self.step, tensors)
+            snapshot = self.window.take(self.step, tensors, self.averaged)
             self.background.submit(self.write, self.trajectory, snapshot, "all")
         if self.counts:
             self.seconds[self.snapshot_next].append(time.perf_counter() - start)

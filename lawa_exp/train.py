@@ -73,7 +73,7 @@ def train(
         settle_buckets(trained, data, device, autocast)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = config.optimizer.build(model)
-    live = live_tensors(model)
+    live, averaged = live_tensors(model), averaged_names(model)
     state, saved = restore(config, splits, run, ranks, model, live, optimizer, say)
     if state.feedback and state.step == 0:
         state.feedback.begin(live)
@@ -208,7 +208,7 @@ def train(
             for averager in state.averagers.values():
                 averager.update(step, observed)
             if snapshot_due:
-                snapshot = state.window.take(step, observed)
+                snapshot = state.window.take(step, observed, averaged)
                 if ranks.is_main:
                     background.submit(write_snapshot, run.trajectory, snapshot, snapshots_kept)
                 if window_on_disk:

@@ -58,10 +58,14 @@ class Accumulator:
         self.latest = {n: t.clone() for n, t in tensors.items() if n not in self.averaged}
         self.count, self.step = self.count + 1, step
 
+    @property
+    def defined(self) -> bool:
+        return self.count > 0
+
     @torch.no_grad()
     def average(self) -> dict[str, Tensor] | None:
         """New tensors in the weights' own dtype, or None before the first observation."""
-        if self.count == 0:
+        if not self.defined:
             return None
         averaged = {n: rounded(self.value(n), dtype) for n, dtype in self.dtypes.items()}
         return averaged | {n: t.clone() for n, t in self.latest.items()}

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from lawa_exp.averaging import settings as kinds
-from lawa_exp.averaging.swap import Swap, averaged_names, live_tensors
+from lawa_exp.averaging.accumulator import SLOT
+from lawa_exp.averaging.swap import Swap, averaged_names, is_sharded, live_tensors, local_part, named_tensors
 from lawa_exp.averaging.window import Snapshot, Window
 from lawa_exp.config import UserError, build
 
@@ -19,78 +21,200 @@ from lawa_exp.config import UserError, build
 class ModelAverager:
     """An averager of a model's weights.
 
-    model: plain, or inside torch.compile, DistributedDataParallel or fully_shard (each rank averages its own shards);
-    make the averager after wrapping it and moving it to its device. window: one for several averagers that need
-    snapshots, which then hold each only once (default: one of its own). Floating-point parameters are averaged;
-    buffers are as they were at the last observation. Raises UserError, a ValueError, for a setting that cannot be.
+    model: plain, or inside torch.compile, DistributedDataParallel or fully_shard (each rank averages its own shards and
+    no rank waits for another). It may be moved or cast later; the average follows. Floating-point parameters are
+    averaged; buffers are as they were at the last observation. window: one for several averagers that need snapshots,
+    which then hold each only once; by default one of its own, in memory. `window.fence_before(optimizer)` makes its
+    copies beside the next forward and backward pass. ValueError for a setting that cannot be.
     """
 
     def __init__(self, model: nn.Module, window: Window | None, cls: type, **given: Any) -> None:
-        settings: Any = build(cls, given, cls.kind)  # type: ignore[attr-defined]
+        kind: str = cls.kind  # type: ignore[attr-defined]
+        settings: Any = build(cls, given, kind)
         for name in ("spacing", "every", "start"):
             if isinstance(getattr(settings, name, 0), str):
-                raise UserError(f"{cls.kind}.{name}={given[name]}: expected a number of steps")  # type: ignore[attr-defined]
-        self.settings = settings
+                raise UserError(f"{kind}.{name}={given[name]}: expected a number of steps")
+        self.settings, self.model = settings, model
         self.window = Window() if window is None else window
-        self.live = live_tensors(model)
         self.averager = kinds.build_averager(settings, averaged_names(model), self.window)
-        self._swap = Swap(model, self.live)
+        self._devices = _devices(live_tensors(model))
 
     @property
     def id(self) -> str:
         """Kind and settings, as in `lawa-k5-s1000`."""
         return self.settings.id
 
+    @property
+    def defined(self) -> bool:
+        """Whether enough was observed for an average."""
+        return self.averager.defined
+
+    @property
+    def in_place(self) -> bool:
+        """Whether this average or another is in place of the model's live weights."""
+        return Swap(self.model, {}).away
+
     def update(self, step: int) -> None:
-        """Call after each optimizer update; step: the number of updates completed, so 1 after the first."""
-        assert not self._swap.away, "the average is in place of the live weights"
-        self.averager.update(step, self.live)
+        """Call after each optimizer update; step: the number of updates completed, so 1 after the first.
+
+        ValueError for a step that does not come after the last observed one; RuntimeError inside `applied`.
+        """
+        self._refuse_while_applied()
+        if 0 < step <= self.averager.step:
+            raise ValueError(f"{self.id}: step {step} after step {self.averager.step}; steps must increase")
+        live = {}
+        if kinds.observes(self.settings, step):
+            live = live_tensors(self.model)
+            if _devices(live) != self._devices:  # the model has been moved
+                tensors, scalars = self.averager.state()
+                self._take_over(tensors, scalars, live)
+        self.averager.update(step, live)
 
     def average(self) -> dict[str, Tensor] | None:
-        """The averaged weights (and the latest buffers) as new tensors by name; None while undefined.
+        """The averaged weights and the latest buffers as new tensors by name, tied weights once; None while undefined.
 
-        Of a sharded model this rank's shards.
+        Names are those of the unwrapped model. Of a sharded model this rank's shards.
         """
         return self.averager.average()
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Inside, the model computes with the average; afterwards the live weights are back, byte for byte.
+    def full_average(self) -> dict[str, Tensor] | None:
+        """The whole average on the CPU of rank 0, to be written or loaded into an unsharded model; None elsewhere.
 
-        RuntimeError where the average is not defined yet.
+        All ranks of a sharded model must call it. None while undefined. Tensors share no memory, as safetensors asks.
         """
         weights = self.average()
         if weights is None:
-            needed = self.settings.observations
-            raise RuntimeError(f"{self.id} is not defined yet: it needs {needed} observation(s)")
+            return None
+        here = not dist.is_initialized() or dist.get_rank() == 0
+        whole = {}
+        for name, tensor in named_tensors(self.model).items():
+            gathered = _gathered(weights.pop(name), tensor)
+            if here:
+                whole[name] = gathered.cpu().contiguous()
+        return whole if here else None
+
+    @contextmanager
+    def applied(self, model: nn.Module | None = None) -> Iterator[None]:
+        """Inside, the model computes with the average; afterwards the live weights are back, byte for byte.
+
+        model: another one with the same names and shapes, such as a copy kept for evaluation (default: its own).
+        RuntimeError where the average is not defined yet, or one is in place already.
+        """
+        swap = Swap(self.model if model is None else model)
+        if swap.away:
+            raise RuntimeError(f"{self.id}: an average is in place already")
+        weights = self.average()
+        if weights is None:
+            raise RuntimeError(f"{self.id} is not defined yet: {self._missing()}")
         self.window.fence()
-        with self._swap.applied(weights):
+        with swap.applied(weights):
             yield
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed training needs (of a sharded model: for this rank); tensors are copies."""
+        """Everything that a resumed training needs; its tensors are copies.
+
+        For torch.save, one file for each rank if the model is sharded; or for torch.distributed.checkpoint, as in
+        `dcp.save({"model": ..., "lawa": lawa})`, where any number of ranks can load it. For that it has the same
+        tensors from the first step on (zeros for what was not observed yet), and those of a sharded model are DTensors.
+        """
+        self._refuse_while_applied()
+        named = named_tensors(self.model)
+        live = {name: local_part(tensor) for name, tensor in named.items()}
         tensors, scalars = self.averager.state()
-        held = self.window.snapshots if self.settings.windowed else {}
-        needed = self.settings.needed(scalars["step"]) if held else ()
+        slots: list[Mapping[str, Tensor]] = []
+        if self.settings.windowed:
+            scalars = scalars | {"window": self.averager.held}
+            slots = [self.window.snapshots[s].tensors for s in scalars["window"]]
+            slots += [_zeros(live)] * (self.settings.k - len(slots))
+        elif not self.defined:
+            blank = kinds.build_averager(self.settings, self.averager.averaged, self.window)
+            blank.begin(0, _zeros(live))
+            tensors, scalars = blank.state()[0], blank.state()[1] | {"count": 0}
         return {
             "settings": dataclasses.asdict(self.settings),
             "scalars": scalars,
-            "tensors": {n: t.clone() for n, t in tensors.items()},
-            "window": {s: {n: t.clone() for n, t in held[s].tensors.items()} for s in needed if s in held},
+            "tensors": {n: _copy(t, named[_tensor_name(n)]) for n, t in tensors.items()},
+            "window": {str(i): {n: _copy(t, named[n]) for n, t in held.items()} for i, held in enumerate(slots)},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes over what `state_dict` gave. ValueError names a setting that differs."""
+        """Takes over what `state_dict` gave; into a new averager or an old one, which then forgets what it observed.
+
+        ValueError names a setting or a tensor that does not fit.
+        """
         mine = dataclasses.asdict(self.settings)
         for name, value in state["settings"].items():
             if mine.get(name) != value:
                 raise ValueError(f"{self.id}: the state was saved with {name}={value}, here it is {mine.get(name)}")
-        device = next(iter(self.live.values())).device
-        with torch.no_grad():
-            tensors = {n: t.to(device, copy=True) for n, t in state["tensors"].items()}
-            self.averager.load(tensors, state["scalars"])
-            for step, held in state["window"].items():
-                self.window.snapshots.setdefault(step, Snapshot(step, {n: t.cpu().clone() for n, t in held.items()}))
+        live, scalars = live_tensors(self.model), state["scalars"]
+        tensors, window = (
+            state["tensors"],
+            {s: state["window"][str(i)] for i, s in enumerate(scalars.get("window", []))},
+        )
+        for held in window.values() if self.settings.windowed else [tensors]:
+            self._check_shapes({_tensor_name(n): local_part(t) for n, t in held.items()}, live)
+        self._take_over(tensors, scalars, live)
+        self.window.fence()
+        self.window.drop(lambda s: s > scalars["step"])  # of what was trained after the state was saved
+        for step, held in window.items():
+            copies = {n: local_part(t).to("cpu", copy=True) for n, t in held.items()}
+            self.window.put(Snapshot(step, copies))
+
+    def _take_over(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any], live: Mapping[str, Tensor]) -> None:
+        """The averager's own tensors, each copied to the device of the weight that it belongs to."""
+        copies = {n: local_part(t).to(live[_tensor_name(n)].device, copy=True) for n, t in tensors.items()}
+        self.averager.load(copies, scalars)
+        self._devices = _devices(live)
+
+    def _check_shapes(self, tensors: Mapping[str, Tensor], live: Mapping[str, Tensor]) -> None:
+        for name in sorted(tensors.keys() | live.keys()):
+            theirs, ours = (list(t[name].shape) if name in t else "missing" for t in (tensors, live))
+            if theirs != ours:
+                raise ValueError(
+                    f"{self.id}: {name} is {theirs} in the state and {ours} in the model"
+                    " (for another number of ranks use torch.distributed.checkpoint)"
+                )
+
+    def _refuse_while_applied(self) -> None:
+        if self.in_place:
+            raise RuntimeError(f"{self.id}: an average is in place of the live weights")
+
+    def _missing(self) -> str:
+        if not self.settings.windowed:
+            return "nothing was observed"
+        return f"it needs {self.settings.k} snapshots and has those of steps {self.averager.held}"
+
+
+def _tensor_name(name: str) -> str:
+    """The weight's, of an averager's own tensor (`slot|name`) or of the weight itself."""
+    return name.partition(SLOT)[2] or name
+
+
+def _devices(live: Mapping[str, Tensor]) -> list[torch.device]:
+    return [t.device for t in live.values()]
+
+
+def _zeros(live: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n: torch.zeros_like(t) for n, t in live.items()}
+
+
+def _copy(part: Tensor, like: Tensor) -> Tensor:
+    """A copy of `part`, this rank's of a tensor that is distributed as `like` is, as a tensor distributed so."""
+    if not is_sharded(like):
+        return part.clone()
+    copy: Any = torch.empty_like(like, dtype=part.dtype, device=part.device)
+    copy.to_local().copy_(part)
+    return copy
+
+
+def _gathered(part: Tensor, like: Any) -> Tensor:
+    """The whole tensor of which `part` is this rank's; a collective if `like` is distributed."""
+    if not is_sharded(like):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    layout = {"shape": like.shape, "stride": like.stride(), "run_check": False}
+    return DTensor.from_local(part, like.device_mesh, like.placements, **layout).full_tensor()
 
 
 class Lawa(ModelAverager):

@@ -1,13 +1,17 @@
 """Snapshots of the live weights: taken once for a step, shared by every averager and file that reads them.
 
-Copies are made beside the next forward and backward pass. `fence` must come between them and the next change in place
-of the live weights; `Window.fence_before` sees to it for an optimizer.
+Copies can be made beside the next forward and backward pass. `fence` must then come between them and the next change in
+place of the parameters; `Window.fence_before` sees to it for an optimizer. Buffers, which a forward pass may change,
+are copied at once.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,10 +47,15 @@ class Snapshot:
 
 
 class Window:
-    """The run's snapshots. Readers say which steps they still need; the others are dropped."""
+    """The run's snapshots, never changed once taken. Readers say which steps they still need; the others are dropped.
 
-    def __init__(self) -> None:
+    folder: where the snapshots are written, to be read back when an average is asked for (default: they stay in
+    memory). The files are the window's own and go with it, so ranks and runs may share the folder.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
         self.snapshots: dict[int, Snapshot] = {}
+        self._disk = None if folder is None else Disk(Path(folder))
         self._needs: list[Callable[[int], Sequence[int]]] = []
         self._copier = Copier()
         self._fenced = False
@@ -56,7 +65,10 @@ class Window:
         self._needs.append(needs)
 
     def fence_before(self, optimizer: torch.optim.Optimizer) -> None:
-        """From now on copies run beside other work, and every step of `optimizer` waits for them."""
+        """From now on copies run beside other work, and every step of `optimizer` waits for them.
+
+        Whoever else changes the parameters in place calls `fence` before.
+        """
         optimizer.register_step_pre_hook(lambda *_: self.fence())
         self._fenced = True
 
@@ -64,18 +76,61 @@ class Window:
         """The live tensors may be changed in place once this has returned."""
         self._copier.fence()
 
-    def take(self, step: int, tensors: Mapping[str, Tensor]) -> Snapshot:
+    def take(self, step: int, tensors: Mapping[str, Tensor], averaged: frozenset[str]) -> Snapshot:
         """The snapshot of `step`, copied now unless it was taken before; what nobody needs any more is dropped.
 
-        Later snapshots stay: a reader that is rebuilt takes earlier steps than another already holds.
+        averaged: the names of the parameters, which alone may be copied later. Later snapshots stay: a reader that is
+        rebuilt takes earlier steps than another already holds.
         """
         if step not in self.snapshots:
-            self.snapshots[step] = self._copier.copy(step, tensors)
+            self.put(self._copier.copy(step, tensors, averaged))
             if not self._fenced:
                 self.fence()
             kept = {s for needs in self._needs for s in needs(step)} | {step}
-            self.snapshots = {s: snapshot for s, snapshot in self.snapshots.items() if s in kept or s > step}
+            self.drop(lambda s: s < step and s not in kept)
         return self.snapshots[step]
+
+    def put(self, snapshot: Snapshot) -> None:
+        """Takes in a snapshot, in place of one of the same step."""
+        self.snapshots[snapshot.step] = snapshot
+        if self._disk:
+            self._disk.write(snapshot)
+
+    def drop(self, which: Callable[[int], bool]) -> None:
+        """Forgets the snapshots of the steps for which `which` is true."""
+        for step in [s for s in self.snapshots if which(s)]:
+            del self.snapshots[step]
+            if self._disk:
+                self._disk.remove(step)
+
+
+class Disk:
+    """Snapshots in files: written, and removed, in order by a thread of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._own = tempfile.TemporaryDirectory(dir=folder, prefix="window-")  # removed with this object
+        self._thread = ThreadPoolExecutor(1)
+        self._last: Future[None] | None = None
+
+    def write(self, snapshot: Snapshot) -> None:
+        if self._last:
+            self._last.result()  # raises what went wrong; bounds the copies in memory to two
+        self._last = self._thread.submit(self._spill, snapshot, self._path(snapshot.step))
+
+    def remove(self, step: int) -> None:
+        self._thread.submit(self._path(step).unlink, missing_ok=True)
+
+    def _path(self, step: int) -> Path:
+        return Path(self._own.name) / f"step_{step:08d}.pt"
+
+    @staticmethod
+    def _spill(snapshot: Snapshot, path: Path) -> None:
+        partial_path = path.with_suffix(".partial")
+        torch.save(snapshot.tensors, partial_path)
+        partial_path.replace(path)  # a reader of what was there before keeps it
+        # Mapped: an average reads one tensor after the other, and a copy in memory is nobody's but the caller's.
+        snapshot.spill(partial(torch.load, path, mmap=True, weights_only=True))
 
 
 class Copier:
@@ -87,8 +142,8 @@ class Copier:
         self._unfenced: list[Callable[[], Any]] = []
 
     @torch.no_grad()
-    def copy(self, step: int, tensors: Mapping[str, Tensor]) -> Snapshot:
-        sources = {name: t.detach() for name, t in tensors.items()}
+    def copy(self, step: int, tensors: Mapping[str, Tensor], averaged: frozenset[str]) -> Snapshot:
+        sources = {name: t.detach() if name in averaged else t.clone() for name, t in tensors.items()}
         on_gpu = any(t.is_cuda for t in sources.values())
         copies = {n: torch.empty(t.shape, dtype=t.dtype, pin_memory=t.is_cuda) for n, t in sources.items()}
         snapshot = Snapshot(step, copies)
@@ -99,6 +154,8 @@ class Copier:
             with torch.cuda.stream(self._stream):
                 for target, source in pairs:
                     target.copy_(source, non_blocking=True)
+                    if source.is_cuda:
+                        source.record_stream(self._stream)  # its memory is not used anew before the copy is made
                 event = torch.cuda.Event()
                 event.record()
             snapshot._pending = event.synchronize

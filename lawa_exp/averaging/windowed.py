@@ -23,13 +23,22 @@ class WindowAverage:
     def update(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         self.step = step
         if observes(self.settings, step):
-            self.window.take(step, tensors)
+            self.window.take(step, tensors, self.averaged)
+
+    @property
+    def held(self) -> list[int]:
+        """The steps of the window whose snapshots exist, oldest first."""
+        return [s for s in self.settings.needed(self.step) if s in self.window.snapshots]
+
+    @property
+    def defined(self) -> bool:
+        return len(self.held) == self.settings.k
 
     def average(self) -> dict[str, Tensor] | None:
         """New tensors in the weights' own dtype, or None while fewer than k snapshots exist."""
-        needed = self.settings.needed(self.step)
-        if len(needed) < self.settings.k or any(s not in self.window.snapshots for s in needed):
+        if not self.defined:
             return None
+        needed = self.settings.needed(self.step)
         snapshots = [self.window.snapshots[s].tensors for s in needed]
         return weighted_mean(snapshots, self.settings.coefficients(needed), self.averaged)
 

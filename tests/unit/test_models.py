@@ -1,6 +1,7 @@
 """The GPT against an independent computation, and a model from outside."""
 
 import math
+import signal
 
 import pytest
 import torch
@@ -97,6 +98,29 @@ def test_a_swap_changes_what_is_computed_and_gives_the_same_bytes_back():
     assert all(torch.equal(before[n], t) for n, t in live.items()) and torch.equal(model(tokens), logits)
     with pytest.raises(RuntimeError, match="in the middle"), swap.applied(other):
         raise RuntimeError("in the middle")
+    assert not swap.away and all(torch.equal(before[n], t) for n, t in live.items())
+
+
+class InterruptedHalfWay(dict):
+    """Tensors in whose third reading the user presses Control-C after the first one."""
+
+    readings = 0
+
+    def items(self):
+        self.readings += 1
+        for i, item in enumerate(super().items()):
+            if self.readings == 3 and i == 1:
+                signal.raise_signal(signal.SIGINT)
+            yield item
+
+
+def test_an_interrupt_waits_until_the_live_weights_are_back():
+    model = build_model(SMALL)
+    live = live_tensors(model)
+    before = {n: t.clone() for n, t in live.items()}
+    swap = Swap(model, InterruptedHalfWay(live))
+    with pytest.raises(KeyboardInterrupt), swap.applied({n: torch.randn_like(t) for n, t in live.items()}):
+        pass
     assert not swap.away and all(torch.equal(before[n], t) for n, t in live.items())
 
 

@@ -1,0 +1,151 @@
+"""Averages in the Hugging Face `Trainer`: `pip install 'lawa_exp[transformers]'`.
+
+trainer = Trainer(...)
+trainer.add_callback(AveragingCallback(trainer, lambda model: [Lawa(model, k=5, spacing=100), Ema(model)]))
+trainer.train()
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import ProgressCallback, Trainer, TrainerCallback
+from transformers.utils import logging
+
+from lawa_exp.averaging.model import ModelAverager
+from lawa_exp.averaging.swap import is_sharded, named_tensors
+
+logger = logging.get_logger(__name__)
+
+
+class AveragingCallback(TrainerCallback):
+    """Averages that are evaluated when the trainer evaluates, resumed with its checkpoints, and saved at the end.
+
+    make: the averagers, made for the model when training begins (wrapped and on its device). Where the trainer
+    evaluates, each average that is defined is evaluated on the same data: `eval_lawa-k5-s100_loss` and so on stand
+    beside the live metrics, which stay as they are. The training does not change: the live weights and the random
+    numbers are put back. Checkpoints hold the live weights, and what the averagers need in a file `averages_0.pt` of
+    their own (one for each rank if the model is sharded, for the same number of ranks). When training ends each average
+    is written as a model folder, `<output_dir>/averages/<id>`.
+
+    resume_from_checkpoint: where that file is read when a training is resumed: True, in the checkpoint of that step in
+    `output_dir`; a path, in that checkpoint; False, nowhere: averaging begins at that step. FileNotFoundError if it is
+    missing, as in a checkpoint that was cut short or was saved without averages.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        make: Callable[[nn.Module], list[ModelAverager]],
+        resume_from_checkpoint: bool | str | Path = True,
+    ) -> None:
+        self.trainer, self.make, self.resume_from = trainer, make, resume_from_checkpoint
+        self.averagers: list[ModelAverager] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        if self.trainer.is_deepspeed_enabled or state.is_hyper_param_search:
+            raise ValueError("AveragingCallback works neither with DeepSpeed nor in a hyperparameter search")
+        self.averagers = self.make(given["model"])
+        ids = [a.id for a in self.averagers]
+        if len(set(ids)) < len(ids):
+            raise ValueError(f"two averagers are the same: {', '.join(ids)}")
+        if state.global_step and self.resume_from is not False:
+            own = isinstance(self.resume_from, bool)
+            file = self._file(_checkpoint(args, state) if own else Path(str(self.resume_from)), args)
+            if not file.exists():
+                raise FileNotFoundError(
+                    f"{file}: the checkpoint was cut short or saved without averages. Resume from an earlier one, name"
+                    " its folder in AveragingCallback(resume_from_checkpoint=...), or begin averaging here with False"
+                )
+            saved = torch.load(file, map_location="cpu", weights_only=True)
+            for averager in self.averagers:
+                if averager.id not in saved:
+                    raise ValueError(f"{file} holds no {averager.id}, but {', '.join(saved)}")
+                averager.load_state_dict(saved[averager.id])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        for averager in self.averagers:
+            averager.update(state.global_step)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Adds to `metrics`, which `Trainer.evaluate` then returns."""
+        defined = [a for a in self.averagers if a.defined and not a.in_place]
+        if not defined:
+            return
+        metrics: dict[str, float] = given["metrics"]
+        prefix = next(key for key in metrics if key.endswith("_runtime")).removesuffix("_runtime")
+        found: dict[str, float] = {}
+        with _same_random_numbers():
+            for averager in defined:
+                with averager.applied():
+                    output = self.trainer.evaluation_loop(  # `evaluate` would call all callbacks again, this one too
+                        given["eval_dataloader"],
+                        description=f"Evaluation of {averager.id}",
+                        prediction_loss_only=True if self.trainer.compute_metrics is None else None,
+                        metric_key_prefix=f"{prefix}_{averager.id}",
+                    )
+                found.update(output.metrics or {})
+        self.trainer.log(dict(found))
+        metrics.update(found)
+        for callback in self.trainer.callback_handler.callbacks:
+            if isinstance(callback, ProgressCallback):
+                callback.on_evaluate(args, state, control)  # closes the bar of these evaluations
+
+    def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """After the checkpoint is written: beside it."""
+        if args.save_only_model or not (args.should_save or self._is_sharded):
+            return
+        file = self._file(_checkpoint(args, state), args)
+        partial = file.with_name(f".partial-{file.name}")
+        torch.save({a.id: a.state_dict() for a in self.averagers}, partial)
+        partial.replace(file)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        for averager in self.averagers:
+            if not averager.defined:
+                logger.warning(f"{averager.id} is not defined after {state.global_step} steps: it is not saved")
+                continue
+            weights = averager.full_average()
+            if weights is not None:
+                self._write(Path(args.output_dir) / "averages" / averager.id, weights, **given)
+
+    def _write(self, folder: Path, weights: dict[str, Tensor], **given: Any) -> None:
+        model = self.trainer.accelerator.unwrap_model(given["model"])
+        if hasattr(model, "save_pretrained"):
+            model.save_pretrained(folder, state_dict=weights)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(weights, folder / "model.safetensors")
+        if given.get("processing_class") is not None:
+            given["processing_class"].save_pretrained(folder)
+
+    @property
+    def _is_sharded(self) -> bool:
+        return any(is_sharded(t) for a in self.averagers[:1] for t in named_tensors(a.model).values())
+
+    def _file(self, checkpoint: Path, args: Any) -> Path:
+        return checkpoint / f"averages_{args.process_index if self._is_sharded else 0}.pt"
+
+
+def _checkpoint(args: Any, state: Any) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """Afterwards as if nothing had been drawn inside (by data loaders, say)."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

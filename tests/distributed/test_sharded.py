@@ -1,0 +1,69 @@
+"""Averages of DDP and FSDP2 models on two and three ranks (gloo): sharded_worker.py checks, one launch for each."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sharded_worker
+
+pytestmark = pytest.mark.distributed
+
+CHECKS = [
+    "averages_are_the_unsharded_ones",
+    "ddp",
+    "no_communication",
+    "evaluation",
+    "export",
+    "refuse_flattened_parameters",
+    "compiled",
+    "save",
+    "resume_on_the_same_ranks",
+    "resume_on_any_ranks",
+]
+AFTER_TWO = "refuse_a_file_of_other_ranks"
+
+
+def launch(ranks: int, folder: Path, *checks: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, sharded_worker.__file__, str(folder), *checks],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sharded")
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path) -> subprocess.CompletedProcess[str]:
+    return launch(2, folder, *CHECKS)
+
+
+@pytest.fixture(scope="module")
+def three(folder: Path, two: object) -> subprocess.CompletedProcess[str]:
+    """After `two`: it also loads what two ranks saved."""
+    return launch(3, folder, *CHECKS, AFTER_TWO)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_two_ranks(check: str, two: subprocess.CompletedProcess[str]) -> None:
+    assert f"ok {check}\n" in two.stdout, two.stderr
+
+
+@pytest.mark.parametrize("check", [*CHECKS, AFTER_TWO])
+def test_three_ranks(check: str, three: subprocess.CompletedProcess[str]) -> None:
+    assert f"ok {check}\n" in three.stdout, three.stderr
+
+
+def test_one_process_goes_on_from_what_two_and_three_ranks_saved(folder: Path, two: object, three: object) -> None:
+    assert len(list(folder.glob("*ranks-*"))) == 4
+    sharded_worker.check_resume_on_any_ranks(folder)
