@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import glob
 import math
 import os
@@ -29,7 +30,7 @@ from typing import Any
 from lawa_exp.averaging import AVERAGERS, observed_steps, observes
 from lawa_exp.averaging.flags import DEFAULTS, add_flags, plain, start_note
 from lawa_exp.checkpoint.commit import step_name
-from lawa_exp.cli import Parser, exit_code
+from lawa_exp.cli import Parser, exit_code, leave
 from lawa_exp.config import UserError, build, setting_names
 from lawa_exp.files import size_text
 from lawa_exp.formats.stored import Average, Checkpoint, Writer
@@ -437,4 +438,5 @@ class Bar:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    gc.disable()  # the imports and the plan make much, and no garbage
+    leave(main(sys.argv[1:]))

@@ -31,3 +31,15 @@ def exit_code(command: Callable[[], int]) -> int:
     if code != 2 or os.environ.get("RANK", "0") == "0":  # every rank makes the same mistake
         print(f"error: {line}", file=sys.stderr)
     return code
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process; at once where all went well: taking numpy apart takes as long as averaging 100 MB."""
+    if code == 0:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except OSError:  # told by Python, in its way
+            sys.exit(code)
+        os._exit(code)
+    sys.exit(code)

@@ -7,7 +7,6 @@ with one line that names the key, the value and what was expected. Defaults live
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -165,6 +164,8 @@ def setting_names(cls: type) -> list[str]:
 
 def near(name: str, choices: Iterable[str]) -> str:
     """`did you mean ...` for a misspelt name, followed by all the choices."""
+    import difflib  # takes milliseconds
+
     choices = sorted(choices)
     close = difflib.get_close_matches(name, choices, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(close)}? " if close else ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,6 +55,6 @@ def locked(path: Path, what: str) -> Iterator[None]:
             holder = file.read().strip() or "another process"
             raise UserError(f"{what} is in use by {holder}; wait for it, or choose another folder") from None
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
         file.flush()
         yield

@@ -7,7 +7,6 @@ renamed. What has no manifest does not exist; `verify` names what is damaged.
 from __future__ import annotations
 
 import filecmp
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -127,6 +126,8 @@ def step_name(step: int) -> str:
 def has_checksum(path: Path, entry: Mapping[str, Any]) -> bool:
     """Whether a file is what its entry in a manifest says; the first manifests had SHA-256 in place of CRC-32."""
     if "sha256" in entry:
+        import hashlib  # takes milliseconds
+
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == entry["sha256"]
     return file_crc32(path) == entry["crc32"]

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from isal.isal_zlib import crc32
@@ -86,9 +88,12 @@ class Work:
     def do(self, block: Block, first: int, last: int) -> None:
         """Elements `first` to `last` - 1. UserError names the file and the tensor of what cannot be averaged."""
         step = block.chunk
+        whole = last - (last - first) % step
         with np.errstate(all="ignore"):
-            for begin in range(first, last, step):
-                (self._average if block.dtype else self._copy)(block, begin, min(step, last - begin))
+            for begin, behind, n in ((first, whole, step), (whole, last, last - whole)):
+                if begin < behind:
+                    (self._average if block.dtype else self._copy)(block, range(begin, behind, n), n)
+        self.tell((last - first) * block.itemsize * len(block.ins))
         for ends, itemsize in ((block.ins, block.itemsize), (block.outs, block.written_itemsize)):
             for end in ends.values():
                 if end.checksum is not None:
@@ -96,44 +101,49 @@ class Work:
                     self.found.append((end.checksum, part))
                     end.crc = 0
 
-    def _copy(self, block: Block, first: int, n: int) -> None:
+    def _copy(self, block: Block, firsts: range, n: int) -> None:
         raw = self._raw(n)
-        for i, event in block.schedule.items():
-            self._read(block, i, first, raw)
-            for _, a, _ in event.ends:
-                self._write(block, a, first, raw)
+        for first in firsts:
+            for i, event in block.schedule.items():
+                self._read(block, i, first, raw.data)
+                for _, a, _ in event.ends:
+                    self._write(block, a, first, raw)
 
-    def _average(self, block: Block, first: int, n: int) -> None:
+    def _average(self, block: Block, firsts: range, n: int) -> None:
+        """The chunks of n elements that begin at each of `firsts`."""
         assert block.dtype and block.written
         raw = self._raw(n * block.itemsize)
         floats, out = self._memory(n, block.slots + 2, n * block.written_itemsize)
-        values, scaled, sums = floats[0], floats[1], floats[2:]
-        window = SlidingSum(sums, scaled, block.dtype, values.view(np.uint8)) if block.slides else None
-        for i, event in block.schedule.items():
-            self._read(block, i, first, raw)
-            if window:
+        if block.slides:
+            self._slide(block, firsts, raw, floats, out)
+            return
+        sums, view = floats[2:], raw.data
+        operations = _operations(block, raw, floats)
+        for first in firsts:
+            for i, calls, ends in operations:
+                self._read(block, i, first, view)
+                for call in calls:
+                    call()
+                for slot, a, divisor in ends:
+                    self._finish(block, a, first, sums[slot], divisor, out)
+
+    def _slide(
+        self, block: Block, firsts: range, raw: NDArray[np.uint8], floats: Floats, out: NDArray[np.uint8]
+    ) -> None:
+        assert block.dtype and block.written
+        values, total, ring = floats[0], floats[1], floats[2:]
+        for first in firsts:
+            window = SlidingSum(ring, total, block.dtype, values.view(np.uint8))
+            for i, event in block.schedule.items():
+                self._read(block, i, first, raw.data)
                 window.push(raw)
                 for _, a, divisor in event.ends:
-                    total = window.total
                     if block.written not in NATIVE:  # `encode` works in place then
                         np.copyto(values, total)
-                        total = values
                     surely_finite = window.finite and block.written == block.dtype
-                    self._finish(block, a, first, total, divisor, out, surely_finite)
-                continue
-            begun = next((sums[slot] for slot, weight in event.begins if weight == 1), None)
-            direct = block.slots == 1  # used once: numpy converts it as it adds
-            x = decode(raw, block.dtype, values if begun is None or direct else begun, as_is=direct)
-            for slot, weight in event.begins:
-                if weight != 1:
-                    np.multiply(x, weight, out=sums[slot], dtype=np.float64)
-                elif x is not begun:
-                    np.copyto(sums[slot], x)
-            for low, high, weight in event.joins:
-                term = x if weight == 1 else np.multiply(x, weight, out=scaled, dtype=np.float64)
-                np.add(sums[low:high], term, out=sums[low:high], dtype=np.float64)
-            for slot, a, divisor in event.ends:
-                self._finish(block, a, first, sums[slot], divisor, out)
+                    self._finish(
+                        block, a, first, total if block.written in NATIVE else values, divisor, out, surely_finite
+                    )
 
     def _finish(
         self,
@@ -165,9 +175,9 @@ class Work:
 
     # Files
 
-    def _read(self, block: Block, i: int, first: int, raw: NDArray[np.uint8]) -> None:
+    def _read(self, block: Block, i: int, first: int, view: memoryview) -> None:
         end = block.ins[i]
-        view, at = raw.data, end.offset + first * block.itemsize
+        at = end.offset + first * block.itemsize
         try:
             got = os.preadv(end.fd, [view], at)
             while 0 < got < len(view) and (more := os.preadv(end.fd, [view[got:]], at + got)):
@@ -178,7 +188,6 @@ class Work:
             raise damaged(end.path, f"{block.name} is cut short")
         if end.checksum is not None:
             end.crc = crc32(view, end.crc)
-        self.tell(got)
 
     def _write(self, block: Block, a: int, first: int, raw: NDArray[np.uint8]) -> None:
         end = block.outs[a]
@@ -204,6 +213,43 @@ class Work:
         if len(self._out) < results:
             self._out = np.empty(results, np.uint8)
         return self._floats[: n * rows].reshape(rows, n), self._out[:results]
+
+
+Operations = list[tuple[int, list[Callable[[], Any]], list[tuple[int, int, float]]]]
+
+
+def _operations(block: Block, raw: NDArray[np.uint8], floats: Floats) -> Operations:
+    """For each input: its number, what is done with its chunk once that is in `raw`, and the averages complete then.
+
+    Bound to the memory beforehand: with small chunks, looking it up each time would take as long as adding.
+    floats: [2 + slots, n], scratch and the sums.
+    """
+    assert block.dtype
+    values, scaled, sums = floats[0], floats[1], floats[2:]
+    direct = block.slots == 1 and block.dtype in NATIVE  # used once: numpy converts it as it adds
+    operations: Operations = []
+    for i, event in block.schedule.items():
+        begun = next((sums[slot] for slot, weight in event.begins if weight == 1), None)
+        calls: list[Callable[[], Any]] = []
+        x: NDArray[np.floating]
+        if direct or block.dtype == "float64":
+            x = raw.view(NATIVE[block.dtype])
+        else:
+            x = decoded = values if begun is None else begun
+            calls.append(partial(decode, raw, block.dtype, decoded))
+        for slot, weight in event.begins:
+            if weight != 1:
+                calls.append(partial(np.multiply, x, weight, out=sums[slot], dtype=np.float64))
+            elif x is not begun:
+                calls.append(partial(np.copyto, sums[slot], x))
+        for low, high, weight in event.joins:
+            term = x
+            if weight != 1:
+                term = scaled
+                calls.append(partial(np.multiply, x, weight, out=scaled, dtype=np.float64))
+            calls.append(partial(np.add, sums[low:high], term, out=sums[low:high], dtype=np.float64))
+        operations.append((i, calls, event.ends))
+    return operations
 
 
 def write(fd: int, view: memoryview, at: int) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from lawa_exp.checkpoint.commit import MANIFEST, has_checksum
 from lawa_exp.config import UserError
-from lawa_exp.formats.pytorch import TorchFile
 from lawa_exp.formats.safetensors import SafetensorsFile
 from lawa_exp.formats.stored import Checkpoint, Region, Source, damaged, reading
 
@@ -67,6 +66,8 @@ def _open_file(path: Path, manifest: dict[str, dict] | None) -> Source:
         crc = (entry or {}).get("crc32")
         return SafetensorsFile(path, None if crc is None else Region(0, size, crc, "the file"))
     if head[:2] in (b"PK", b"\x80\x02"):
+        from lawa_exp.formats.pytorch import TorchFile  # with zipfile and pickle takes milliseconds
+
         return TorchFile(path)
     if path.suffix == ".safetensors":
         raise damaged(path, "it does not begin with a header")

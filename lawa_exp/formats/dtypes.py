@@ -43,13 +43,13 @@ F8 = {  # mantissa bits, exponent bias, magnitudes that are finite numbers (code
 Floats = NDArray[np.float64]
 
 
-def decode(raw: NDArray[np.uint8], dtype: str, out: Floats, as_is: bool = False) -> NDArray[np.floating]:
+def decode(raw: NDArray[np.uint8], dtype: str, out: Floats) -> Floats:
     """The values of `raw` (elements of `dtype`) as float64: in `out`, or `raw` itself where that is what it holds.
 
-    raw: aligned bytes, as many elements as `out`. as_is: a type that numpy knows is left for its operations to convert.
+    raw: aligned bytes, as many elements as `out`.
     """
-    if dtype == "float64" or (as_is and dtype in NATIVE):
-        return raw.view(NATIVE[dtype])
+    if dtype == "float64":
+        return raw.view(np.float64)
     if dtype in NATIVE:
         np.copyto(out, raw.view(NATIVE[dtype]))
     elif dtype == "bfloat16":

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import mmap
 import os
 import pickle
+import select
 import signal
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
-from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, NoReturn
 
 from lawa_exp.config import Failed
 
@@ -30,53 +29,69 @@ def shared(
     """
     if workers == 1:
         return [_alone(work, progress, every)]
-    fork = multiprocessing.get_context("fork")
-    claimed = fork.Value("q", 0)
-    done = fork.Array("q", workers, lock=False)
     parent = os.getpid()
+    done = memoryview(mmap.mmap(-1, 8 * workers)).cast("q")
+    take, give = os.pipe()  # the next number: one process at a time has it, as it is not in the pipe meanwhile
+    os.write(give, bytes(8))
 
     def claim() -> int:
         if os.getppid() != parent:  # it was killed
             os._exit(1)
-        with claimed.get_lock():
-            number = claimed.value
-            claimed.value += 1
+        number = int.from_bytes(os.read(take, 8))
+        os.write(give, (number + 1).to_bytes(8))
         return number
 
-    def begin(worker: int, result: Connection) -> None:
+    def begin(worker: int) -> bytes:
         def tell(more: int) -> None:
             done[worker] += more
 
         try:
-            _send(result, (True, work(claim, tell)))
+            return _sent(True, work(claim, tell))
         except BaseException as error:
-            error.add_note(f"in a worker process:\n{traceback.format_exc()}")  # shown where it is nobody's mistake
-            _send(result, (False, error))
+            import traceback
 
-    processes, waiting, results = [], [], []
+            error.add_note(f"in a worker process:\n{traceback.format_exc()}")  # shown where it is nobody's mistake
+            return _sent(False, error)
+
+    living: list[int] = []
+    received: dict[int, bytearray] = {}  # by the pipe that it comes from
+    results: list[Any] = []
     try:
         with deferred():
             for worker in range(workers):
-                here, there = fork.Pipe(duplex=False)
-                process = fork.Process(target=begin, args=(worker, there), daemon=True)
-                process.start()
-                there.close()
-                processes.append(process)
-                waiting.append(here)
-        while waiting:
-            for ready in wait(waiting, timeout=every):
-                assert isinstance(ready, Connection)
-                waiting.remove(ready)
-                results.append(_received(ready))
+                here, there = os.pipe()
+                received[here] = bytearray()
+                process = os.fork()
+                if not process:
+                    _answer(there, begin, worker)
+                os.close(there)
+                living.append(process)
+        while received:
+            for ready in select.select(list(received), [], [], every)[0]:
+                if data := os.read(ready, 1 << 20):
+                    received[ready] += data
+                else:
+                    os.close(ready)
+                    results.append(_opened(received.pop(ready)))
             progress(sum(done))
         return results
     finally:
-        for process in processes:
+        for process in living:
             if len(results) < workers:
-                process.kill()
-            process.join()
-        for connection in waiting:
-            connection.close()
+                os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+        for fd in (*received, take, give):
+            os.close(fd)
+
+
+def _answer(fd: int, begin: Callable[[int], bytes], worker: int) -> NoReturn:
+    """All that a forked process does: nothing of the parent's (its exit handlers, its output) is done twice."""
+    try:
+        answer = memoryview(begin(worker))
+        while answer:
+            answer = answer[os.write(fd, answer) :]
+    finally:
+        os._exit(0)
 
 
 @contextmanager
@@ -108,20 +123,17 @@ def _alone(work: Callable[[Claim, Tell], Any], progress: Callable[[int], None], 
     return result
 
 
-def _send(result: Connection, content: tuple[bool, Any]) -> None:
+def _sent(whole: bool, content: Any) -> bytes:
     try:
-        result.send(content)
+        return pickle.dumps((whole, content))
     except (pickle.PicklingError, TypeError, AttributeError):
-        result.send((False, Failed(f"a worker failed: {content[1]!r}")))
+        return pickle.dumps((False, Failed(f"a worker failed: {content!r}")))
 
 
-def _received(connection: Connection) -> Any:
-    try:
-        whole, content = connection.recv()
-    except EOFError:
-        raise Failed("a worker process was killed: out of memory?") from None
-    finally:
-        connection.close()
+def _opened(answer: bytes | bytearray) -> Any:
+    if not answer:
+        raise Failed("a worker process was killed: out of memory?")
+    whole, content = pickle.loads(answer)
     if not whole:
         raise content
     return content
