@@ -52,8 +52,16 @@ class Origin:
             return self.source
         run = RunDir(self.source)
         snapshots = steps_in(run.trajectory)
-        folder = whole(snapshots[self.step]) if self.step in snapshots else self.state()
-        return folder / WEIGHTS
+        if self.step in snapshots:
+            return whole(snapshots[self.step]) / WEIGHTS
+        optimizer = (run.read_config() or {})["optimizer"]["kind"]
+        if optimizer == "schedule_free":  # its state holds y, the weights that it trains; a snapshot holds x
+            there = ", ".join(f"{s:,}" for s in snapshots) or "none"
+            raise UserError(
+                f"init.step={self.step}: after optimizer={optimizer} the weights are those of a snapshot, and "
+                f"{self.source} has none of that step (it has: {there}); choose one of these, or init.optimizer=keep"
+            )
+        return self.state() / WEIGHTS
 
 
 def find_origin(init: Init) -> Origin | None:

@@ -93,6 +93,20 @@ def test_read_outs_of_a_branch_reach_back_into_its_source(stable, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_weights_after_schedule_free_are_its_averages(tmp_path):
+    """Its state holds the weights that it trains, and a snapshot those that it stands for."""
+    source = tmp_path / "source"
+    settings = ("optimizer=schedule_free", "lr=constant", "lr.peak=0.01")
+    made = run(*tiny(f"run_dir={source}", "save.keep=[42]", *settings), warm=True)
+    assert made.returncode == 0, made.stderr
+    done = branch(tmp_path / "a", source, "init.step=40", "init.optimizer=reset", "steps=1")
+    assert done.returncode == 0, done.stderr
+    there = {(r["step"], r["split"], r["weights"]): r["loss"] for r in rows(source)}
+    assert rows(tmp_path / "a")[0]["loss"] == there[40, "val", "live"]
+    done = branch(tmp_path / "b", source, "init.step=42", "init.optimizer=reset", "steps=1")
+    assert done.returncode == 2 and "init.step=42: after optimizer=schedule_free the weights are those" in done.stderr
+
+
 def test_weights_alone_begin_at_step_0(stable, tmp_path):
     """Of a run's step, a snapshot and an average: the first row is theirs."""
     average = stable / "averages/lawa-k3-s10/step_00000060"
