@@ -420,7 +420,7 @@ class Bar:
 
     def __init__(self, total: int) -> None:
         self.bar = None
-        if sys.stderr.isatty():
+        if sys.stderr and sys.stderr.isatty():
             from tqdm import tqdm
 
             self.bar = tqdm(total=total, unit="B", unit_scale=True, dynamic_ncols=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import sys
 from collections.abc import Callable
@@ -36,9 +37,11 @@ def exit_code(command: Callable[[], int]) -> int:
 def leave(code: int) -> NoReturn:
     """Ends the process; at once where all went well: taking numpy apart takes as long as averaging 100 MB."""
     if code == 0:
+        atexit._run_exitfuncs()  # temporary folders are removed there
         try:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream in (sys.stdout, sys.stderr):
+                if stream:  # none: it was closed
+                    stream.flush()
         except OSError:  # told by Python, in its way
             sys.exit(code)
         os._exit(code)

@@ -229,18 +229,19 @@ def _operations(block: Block, raw: NDArray[np.uint8], floats: Floats) -> Operati
     direct = block.slots == 1 and block.dtype in NATIVE  # used once: numpy converts it as it adds
     operations: Operations = []
     for i, event in block.schedule.items():
-        begun = next((sums[slot] for slot, weight in event.begins if weight == 1), None)
         calls: list[Callable[[], Any]] = []
         x: NDArray[np.floating]
+        begun: int | None = None  # the slot that x lies in already
         if direct or block.dtype == "float64":
             x = raw.view(NATIVE[block.dtype])
         else:
-            x = decoded = values if begun is None else begun
+            begun = next((slot for slot, weight in event.begins if weight == 1), None)
+            x = decoded = values if begun is None else sums[begun]
             calls.append(partial(decode, raw, block.dtype, decoded))
         for slot, weight in event.begins:
             if weight != 1:
                 calls.append(partial(np.multiply, x, weight, out=sums[slot], dtype=np.float64))
-            elif x is not begun:
+            elif slot != begun:
                 calls.append(partial(np.copyto, sums[slot], x))
         for low, high, weight in event.joins:
             term = x

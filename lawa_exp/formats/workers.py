@@ -9,7 +9,7 @@ import select
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any, NoReturn
 
@@ -54,6 +54,7 @@ def shared(
             return _sent(False, error)
 
     living: list[int] = []
+    poll = select.poll()  # not `select`, whose numbers end at 1024: all files are open
     received: dict[int, bytearray] = {}  # by the pipe that it comes from
     results: list[Any] = []
     try:
@@ -61,32 +62,41 @@ def shared(
             for worker in range(workers):
                 here, there = os.pipe()
                 received[here] = bytearray()
+                poll.register(here, select.POLLIN)
                 process = os.fork()
                 if not process:
-                    _answer(there, begin, worker)
+                    _answer(there, list(received), begin, worker)
                 os.close(there)
                 living.append(process)
         while received:
-            for ready in select.select(list(received), [], [], every)[0]:
+            for ready, _ in poll.poll(every * 1000):
                 if data := os.read(ready, 1 << 20):
                     received[ready] += data
                 else:
+                    answer = received.pop(ready)
+                    poll.unregister(ready)
                     os.close(ready)
-                    results.append(_opened(received.pop(ready)))
+                    results.append(_opened(answer))
             progress(sum(done))
         return results
     finally:
         for process in living:
-            if len(results) < workers:
-                os.kill(process, signal.SIGKILL)
-            os.waitpid(process, 0)
+            with suppress(ProcessLookupError, ChildProcessError):  # the system waits itself where SIGCHLD is ignored
+                if len(results) < workers:
+                    os.kill(process, signal.SIGKILL)
+                os.waitpid(process, 0)
         for fd in (*received, take, give):
             os.close(fd)
 
 
-def _answer(fd: int, begin: Callable[[int], bytes], worker: int) -> NoReturn:
-    """All that a forked process does: nothing of the parent's (its exit handlers, its output) is done twice."""
+def _answer(fd: int, others: list[int], begin: Callable[[int], bytes], worker: int) -> NoReturn:
+    """All that a forked process does: nothing of the parent's (its exit handlers, its output) is done twice.
+
+    others: the ends that the parent reads from; open here too, they would keep this one waiting for a parent that died.
+    """
     try:
+        for other in others:
+            os.close(other)
         answer = memoryview(begin(worker))
         while answer:
             answer = answer[os.write(fd, answer) :]
@@ -131,9 +141,10 @@ def _sent(whole: bool, content: Any) -> bytes:
 
 
 def _opened(answer: bytes | bytearray) -> Any:
-    if not answer:
-        raise Failed("a worker process was killed: out of memory?")
-    whole, content = pickle.loads(answer)
+    try:
+        whole, content = pickle.loads(answer)
+    except (EOFError, pickle.UnpicklingError):  # there is nothing, or not all of it
+        raise Failed("a worker process was killed: out of memory?") from None
     if not whole:
         raise content
     return content
