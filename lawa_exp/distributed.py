@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+from lawa_exp.config import Failed, UserError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Ranks:
     local_rank: int = 0
     local_world: int = 1
     control: Any = None  # the gloo group
+    files: Any = None  # another, for what is written beside training
 
     @property
     def is_main(self) -> bool:
@@ -53,6 +58,52 @@ class Ranks:
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
+    def all_of(self, value: Any) -> list[Any]:
+        """Every rank's value (picklable), everywhere."""
+        if self.world == 1:
+            return [value]
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, value, group=self.control)
+        return found
+
+    def together(self, work: Callable[[], T]) -> T:
+        """What `work` returns here; a UserError of one rank is raised on every rank, and says which it was."""
+        result, mistake = None, None
+        try:
+            result = work()
+        except UserError as error:
+            mistake = str(error)
+        for rank, found in enumerate(self.all_of(mistake)):
+            if found is not None:
+                raise UserError(found if rank == 0 else f"on rank {rank}: {found}")
+        return result  # type: ignore[return-value]
+
+    def agreed(self, work: Callable[[], T]) -> list[T]:
+        """What `work` returned on every rank, on rank 0 (elsewhere nothing of use); an error of one is raised on each.
+
+        Of the group of files: one thread at a time, in one order on all ranks.
+        """
+        result, error = None, None
+        try:
+            result = work()
+        except Exception as found:
+            error = found
+        if self.world == 1:
+            if error:
+                raise error
+            return [result]  # type: ignore[list-item]
+        said = error if isinstance(error, OSError) or error is None else f"{type(error).__name__}: {error}"
+        errors: list[Any] = [None] * self.world
+        dist.all_gather_object(errors, said, group=self.files)
+        if error:
+            raise error
+        for rank, there in enumerate(errors):
+            if there is not None:
+                raise there if isinstance(there, OSError) else Failed(f"on rank {rank}: {there}")
+        results: list[Any] = [None] * self.world
+        dist.gather_object(result, results if self.is_main else None, group=self.files)
+        return results
+
     def barrier(self) -> None:
         if self.world > 1:
             dist.barrier(group=self.control)
@@ -68,8 +119,8 @@ def start(device_type: str) -> Ranks:
         if device_type == "cuda":
             torch.cuda.set_device(local_rank)
         dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
-    control = dist.new_group(backend="gloo")
-    return Ranks(dist.get_rank(), world, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", world)), control)
+    control, files = (dist.new_group(backend="gloo") for _ in range(2))
+    return Ranks(dist.get_rank(), world, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", world)), control, files)
 
 
 def finish() -> None:

@@ -1,0 +1,126 @@
+"""How the ranks share a model: each holds all of it (ddp), or some rows of every tensor (fsdp)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lawa_exp.averaging.swap import is_sharded, named_tensors
+from lawa_exp.checkpoint.store import Rows
+from lawa_exp.config import Config, UserError
+from lawa_exp.distributed import Ranks
+from lawa_exp.evaluate import evaluating, to_device
+from lawa_exp.schedules import OnTheFly
+
+
+def kind_of(config: Config, ranks: Ranks) -> str:
+    """`ddp`, `fsdp`, or `single`: on one rank there is nothing to share."""
+    if ranks.world == 1:
+        return "single"
+    return "ddp" if config.trainer.parallel == "auto" else config.trainer.parallel
+
+
+def check(config: Config, ranks: Ranks) -> None:
+    """UserError for what needs whole gradients or weights on each rank, and has shards."""
+    if kind_of(config, ranks) != "fsdp":
+        return
+    if config.logger.noise_scale:
+        raise UserError(
+            "logger.noise_scale=true: not with trainer=fsdp, whose ranks hold no gradient of their own samples; "
+            "choose trainer=ddp"
+        )
+    if isinstance(config.lr, OnTheFly):
+        raise UserError("lr=on_the_fly: not with trainer=fsdp, whose weights do not differentiate twice; choose ddp")
+
+
+def units(model: nn.Module) -> list[nn.Module]:
+    """The blocks of a model, in which it is gathered and recomputed: what its outermost lists of modules hold.
+
+    Empty for a model without any: then it is one unit.
+    """
+    found: list[nn.Module] = []
+    for module in model.children():
+        if isinstance(module, nn.ModuleList | nn.Sequential):
+            found += [m for m in module if next(m.parameters(), None) is not None]
+        else:
+            found += units(module)
+    return found
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Each unit keeps its inputs alone and is computed again in the backward pass: the same numbers, less memory."""
+    for unit in units(model) or [model]:
+        unit.forward = functools.partial(_recomputed, unit.forward)  # type: ignore[method-assign]
+
+
+def _recomputed(forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*inputs, **named)
+    return checkpoint(forward, *inputs, use_reentrant=False, **named)
+
+
+def replicate(objective: nn.Module, data: Any, device: torch.device, autocast: Callable[[], Any]) -> nn.Module:
+    """Each rank holds the model; gradients are averaged over the ranks beside the backward pass."""
+    trained = nn.parallel.DistributedDataParallel(
+        objective,
+        device_ids=[device] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        broadcast_buffers=False,  # `TrainingStatistics` does
+    )
+    settle_buckets(trained, data, device, autocast)
+    return trained
+
+
+def settle_buckets(trained: nn.Module, data: Any, device: torch.device, autocast: Callable[[], Any]) -> None:
+    """Two passes that train nothing: DDP rebuilds its buckets after a process's first backward pass, and on three ranks
+    or more another bucket order is another order of summation. So a resumed run's first step sums as its twin's did."""
+    with evaluating(trained):
+        for _ in range(2):
+            inputs, targets = to_device(data.eval_batch("val", [0]), device)
+            with autocast():
+                loss = trained(inputs, targets)
+            loss.backward()
+    trained.zero_grad(set_to_none=True)
+
+
+def whole(norm: Any) -> Tensor:
+    """A norm of all gradients, of those of all ranks where they are sharded."""
+    return norm.full_tensor() if is_sharded(norm) else norm
+
+
+def shard(model: nn.Module, config: Config, ranks: Ranks, device: torch.device) -> None:
+    """FSDP2, in place: each unit and the rest are gathered when they are needed, and dropped after it.
+
+    With bfloat16 they are gathered, and computed with, in bfloat16; gradients are summed over the ranks in float32, and
+    the weights and the optimizer's state are float32.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    low = torch.bfloat16 if config.trainer.dtype == "bfloat16" else None
+    precision = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    mesh = init_device_mesh(device.type, (ranks.world,))
+    for unit in units(model):
+        if config.trainer.compile:
+            unit.compile(dynamic=False)
+        fully_shard(unit, mesh=mesh, mp_policy=precision)
+    fully_shard(model, mesh=mesh, mp_policy=precision)
+
+
+def rows_of(model: nn.Module) -> dict[str, Rows]:
+    """What this rank holds of each sharded tensor; empty for a model that is whole here."""
+    found = {}
+    for name, tensor in named_tensors(model).items():
+        if not is_sharded(tensor):
+            continue
+        mesh: Any = tensor.device_mesh  # type: ignore[attr-defined]
+        assert [p.is_shard(0) for p in tensor.placements] == [True], name  # type: ignore[attr-defined]
+        size = -(-tensor.shape[0] // mesh.size())
+        first = min(size * mesh.get_local_rank(), tensor.shape[0])
+        found[name] = Rows(tuple(tensor.shape), first, tensor.to_local().shape[0])  # type: ignore[attr-defined]
+    return found
