@@ -4,6 +4,7 @@ flags and files are agreed over gloo on the CPU, so that no rank waits for a dev
 from __future__ import annotations
 
 import os
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import distributed as dist
 from lawa_exp.config import Failed, UserError
 
 T = TypeVar("T")
+LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Socket Timeout")  # in errors' texts
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,24 @@ def start(device_type: str) -> Ranks:
 def finish() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def lost(error: Exception) -> str | None:
+    """What to say of an error that another rank's end brought about; None for an error of this rank's own."""
+    said = str(error)
+    if isinstance(error, dist.DistError) or any(sign in said for sign in LOST):
+        return f"another rank has ended ({said.splitlines()[0]}); the same command goes on from the last save"
+    return None
+
+
+def report(error: Exception, ranks: Ranks) -> None:
+    """Tells an error at once, on stderr and in torchrun's summary, before the other ranks fail for want of this one."""
+    lines = "".join(traceback.format_exception(error))
+    os.write(2, f"error on rank {ranks.rank}: {type(error).__name__}: {error}\n{lines}".encode())
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)
 
 
 class Agreement:

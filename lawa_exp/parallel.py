@@ -12,30 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from lawa_exp.averaging.swap import is_sharded, named_tensors
 from lawa_exp.checkpoint.store import Rows
-from lawa_exp.config import Config, UserError
+from lawa_exp.config import Config
 from lawa_exp.distributed import Ranks
 from lawa_exp.evaluate import evaluating, to_device
-from lawa_exp.schedules import OnTheFly
-
-
-def kind_of(config: Config, ranks: Ranks) -> str:
-    """`ddp`, `fsdp`, or `single`: on one rank there is nothing to share."""
-    if ranks.world == 1:
-        return "single"
-    return "ddp" if config.trainer.parallel == "auto" else config.trainer.parallel
-
-
-def check(config: Config, ranks: Ranks) -> None:
-    """UserError for what needs whole gradients or weights on each rank, and has shards."""
-    if kind_of(config, ranks) != "fsdp":
-        return
-    if config.logger.noise_scale:
-        raise UserError(
-            "logger.noise_scale=true: not with trainer=fsdp, whose ranks hold no gradient of their own samples; "
-            "choose trainer=ddp"
-        )
-    if isinstance(config.lr, OnTheFly):
-        raise UserError("lr=on_the_fly: not with trainer=fsdp, whose weights do not differentiate twice; choose ddp")
 
 
 def units(model: nn.Module) -> list[nn.Module]:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lawa_exp import parallel
 from lawa_exp.averaging import build_averager
 from lawa_exp.averaging.feedback import Feedback, NoFeedback
 from lawa_exp.averaging.swap import averaged_names, statistics_names
@@ -17,7 +16,7 @@ from lawa_exp.checkpoint.commit import remove, steps_in
 from lawa_exp.checkpoint.store import Store
 from lawa_exp.config import Config
 from lawa_exp.origin import Origin, snapshots_of
-from lawa_exp.plan import Split, micro_batches
+from lawa_exp.plan import Split, micro_batches, sharing
 from lawa_exp.replay import rebuild
 from lawa_exp.rundir import RunDir
 from lawa_exp.state import State, load_weights, saved_averagers
@@ -73,7 +72,7 @@ def restore(
     state = State(step, model, live, optimizer, attached, window, feedback, store=store)
     environment = {
         "ranks": ranks.world,
-        "parallel": parallel.kind_of(config, ranks),
+        "parallel": sharing(config, ranks.world),
         "threads": config.trainer.threads,
         "micro_batch": micro_batches(splits),
         "deterministic": config.trainer.deterministic,

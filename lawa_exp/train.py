@@ -32,7 +32,7 @@ from lawa_exp.models.objective import Objective
 from lawa_exp.noise_scale import MicroNorms, estimates
 from lawa_exp.numerics import autocast_for, objective_for, seeded_model, set_up_arithmetic
 from lawa_exp.origin import Origin
-from lawa_exp.plan import Split, batches_of
+from lawa_exp.plan import Split, batches_of, sharing
 from lawa_exp.progress import Progress
 from lawa_exp.restore import remove_old_states, restore
 from lawa_exp.rundir import RunDir
@@ -65,7 +65,7 @@ def train(
     """
     set_up_arithmetic(config)
     autocast = autocast_for(config, device)
-    kind = parallel.kind_of(config, ranks)
+    kind = sharing(config, ranks.world)
     model = seeded_model(config, torch.device("cpu") if kind == "fsdp" else device)
     if config.batch.norm_group:
         group_norms(model, config.batch.norm_group)
