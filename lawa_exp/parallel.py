@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.utils.checkpoint import checkpoint
 
 from lawa_exp.averaging.swap import is_sharded, named_tensors
@@ -15,6 +16,8 @@ from lawa_exp.checkpoint.store import Rows
 from lawa_exp.config import Config
 from lawa_exp.distributed import Ranks
 from lawa_exp.evaluate import evaluating, to_device
+from lawa_exp.models import CustomSettings, build_model
+from lawa_exp.numerics import seeded_model
 
 
 def units(model: nn.Module) -> list[nn.Module]:
@@ -76,7 +79,7 @@ def shard(model: nn.Module, config: Config, ranks: Ranks, device: torch.device) 
     """FSDP2, in place: each unit and the rest are gathered when they are needed, and dropped after it.
 
     With bfloat16 they are gathered, and computed with, in bfloat16; gradients are summed over the ranks in float32, and
-    the weights and the optimizer's state are float32.
+    the weights and the optimizer's state are float32. One unit after another comes from rank 0, and its rows stay.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -85,10 +88,38 @@ def shard(model: nn.Module, config: Config, ranks: Ranks, device: torch.device) 
     precision = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False)
     mesh = init_device_mesh(device.type, (ranks.world,))
     for unit in units(model):
+        hand_out(unit, device)
         if config.trainer.compile:
             unit.compile(dynamic=False)
         fully_shard(unit, mesh=mesh, mp_policy=precision)
+    hand_out(model, device)
     fully_shard(model, mesh=mesh, mp_policy=precision)
+
+
+def outlined(config: Config, ranks: Ranks) -> nn.Module:
+    """The model with its first weights on rank 0's CPU alone, elsewhere without memory (a custom model: everywhere)."""
+    if ranks.is_main or isinstance(config.model, CustomSettings):
+        return seeded_model(config, torch.device("cpu"))
+    with torch.device("meta"):
+        return build_model(config.model)
+
+
+@torch.no_grad()
+def hand_out(module: nn.Module, device: torch.device) -> None:
+    """Puts what is not sharded yet of `module` on the device, rank 0's on every rank; tied tensors stay tied."""
+    given: dict[int, tuple[Tensor, Any]] = {}  # by the id of the old one, which stays alive for it
+    for part in module.modules():
+        held: dict[str, Any]
+        for held in (part._parameters, part._buffers):
+            for name, tensor in held.items():
+                if tensor is None or is_sharded(tensor):
+                    continue
+                if id(tensor) not in given:
+                    new = torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.detach().to(device)
+                    dist.broadcast(new, src=0)
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    given[id(tensor)] = tensor, nn.Parameter(new, tensor.requires_grad) if is_parameter else new
+                held[name] = given[id(tensor)][1]
 
 
 def rows_of(model: nn.Module) -> dict[str, Rows]:

@@ -9,7 +9,7 @@ from types import FrameType
 
 ASKED: list[int] = []  # the signals that came
 _work = "step"
-_interrupted = 0.0  # when SIGINT came last
+_interrupted = 0.0  # when SIGINT came first
 
 
 def listen(work: str = "step") -> None:
@@ -28,11 +28,11 @@ def stop_is_asked() -> bool:
 
 def _note(number: int, frame: FrameType | None) -> None:
     global _interrupted
-    if number == signal.SIGINT:
-        now = time.monotonic()
-        if signal.SIGINT in ASKED and now > _interrupted + 1:
+    if number == signal.SIGINT and signal.SIGINT in ASKED:
+        if time.monotonic() > _interrupted + 1:
             raise KeyboardInterrupt
-        _interrupted = now
+    elif number == signal.SIGINT:
+        _interrupted = time.monotonic()
     if not ASKED:
         os.write(2, f"\n{signal.Signals(number).name}: stopping after this {_work}\n".encode())  # safe in a handler
     ASKED.append(number)

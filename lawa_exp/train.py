@@ -66,7 +66,7 @@ def train(
     set_up_arithmetic(config)
     autocast = autocast_for(config, device)
     kind = sharing(config, ranks.world)
-    model = seeded_model(config, torch.device("cpu") if kind == "fsdp" else device)
+    model = parallel.outlined(config, ranks) if kind == "fsdp" else seeded_model(config, device)
     if config.batch.norm_group:
         group_norms(model, config.batch.norm_group)
     if config.trainer.checkpoint_activations:
