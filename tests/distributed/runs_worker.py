@@ -17,7 +17,7 @@ from helpers import LIMIT, Done
 
 
 def run_all(folder: Path, ranks: int, commands: dict[str, list[str]]) -> dict[str, Done]:
-    """run_dir of each is FOLDER/NAME; AssertionError where the launch itself failed."""
+    """run_dir of each is FOLDER/NAME, up to a `+` in the name; AssertionError where the launch itself failed."""
     folder.mkdir(exist_ok=True)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     launch += [__file__, str(folder), json.dumps(commands)]
@@ -42,7 +42,7 @@ def main() -> None:
     for name, arguments in commands.items():
         told = folder / f"{name}.out" if is_main else Path(os.devnull)
         with told.open("w") as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-            code = command([*arguments, f"run_dir={folder / name}"])
+            code = command([*arguments, f"run_dir={folder / name.partition('+')[0]}"])
         if is_main:
             (folder / f"{name}.code").write_text(str(code))
         if dist.is_initialized():
