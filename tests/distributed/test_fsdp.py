@@ -164,7 +164,7 @@ def test_what_two_ranks_saved_goes_on_on_one_and_on_four(one: Path, folder: Path
     asked = {name: [*LONGER, "trainer=fsdp"] for name in ("fsdp", "ddp", "one")}
     done = run_all(tmp_path / "4", 4, asked)
     whole = losses(tmp_path / "1" / "one")
-    assert len(whole) == 30 + 1 + 4 + 4 and "continuing from step 20" in said["one"]
+    assert len(whole) == 30 + 1 + 3 + 4 + 4 and "continuing from step 20" in said["one"]
     assert losses(tmp_path / "1" / "fsdp") == pytest.approx(whole, rel=5e-6)
     for line in (
         "warning: ranks was 2 and is 1",

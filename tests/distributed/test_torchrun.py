@@ -45,6 +45,19 @@ def test_a_rank_that_fails_says_so_first(tmp_path: Path) -> None:
     assert told["rank"] == 1 and told["reason"] == "ValueError: the eighth batch of rank 1"
 
 
+@pytest.mark.slow
+def test_a_rank_without_room_on_the_disk(tmp_path: Path) -> None:
+    """All ranks were writing that snapshot: none waits for the others, and what is whole stays."""
+    asked = [o for o in tiny("steps=100000", "save.every=5") if not o.startswith("model.")]
+    custom = ["model=custom", "model.builder=failing:without_room", "model.context=32"]
+    failed = start(*asked, *custom, "trainer=fsdp", f"run_dir={tmp_path / 'run'}")
+    _, err = failed.communicate(timeout=LIMIT)
+    assert failed.returncode == 1 and "error: no room left on the disk" in err, err
+    assert markers(tmp_path / "run") == ["FAILED"]
+    assert states(tmp_path / "run") == [5]
+    assert [p.name for p in (tmp_path / "run" / "trajectory").iterdir()] == ["step_00000005"]
+
+
 def test_signals_reach_the_ranks_and_the_exit_code_comes_back(tmp_path: Path) -> None:
     """SIGUSR1 to the script, and while the ranks save SIGTERM, as SLURM sends before a time limit."""
     running = start(*tiny("steps=1000000", "save.every=1000000"), "trainer=fsdp", f"run_dir={tmp_path / 'run'}")
