@@ -119,10 +119,15 @@ def start(device_type: str) -> Ranks:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if not dist.is_initialized():
         if device_type == "cuda":
-            torch.cuda.set_device(local_rank)
+            torch.cuda.set_device(own_gpu(local_rank))
         dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
     control, files = (dist.new_group(backend="gloo") for _ in range(2))
     return Ranks(dist.get_rank(), world, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", world)), control, files)
+
+
+def own_gpu(local_rank: int) -> int:
+    """The number of this rank's GPU among those that it sees; where SLURM shows each task one alone, that one."""
+    return local_rank if torch.cuda.device_count() > 1 else 0
 
 
 def finish() -> None:

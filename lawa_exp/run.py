@@ -75,7 +75,7 @@ def start_device(name: str) -> tuple[torch.device, Ranks]:
         raise UserError(f"trainer.device={name}: this machine has no CUDA device; use trainer.device=cpu")
     ranks = distributed.start(device.type)
     if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", ranks.local_rank)
+        device = torch.device("cuda", distributed.own_gpu(ranks.local_rank))
     if device.type == "cuda":
         torch.cuda.set_device(device)  # streams and events are of the current device
     return device, ranks

@@ -27,7 +27,7 @@ MARKERS = ("DONE", "FAILED", "DIVERGED", "STOPPED")
 
 
 class RunDir:
-    """Paths and small files of one run; rank 0 is the only one that writes."""
+    """Paths and small files of one run; rank 0 is the only one that writes them, but for FAILED."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
