@@ -116,6 +116,7 @@ def hand_out(module: nn.Module, device: torch.device) -> None:
                     continue
                 if id(tensor) not in given:
                     new = torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.detach().to(device)
+                    new = new.contiguous()
                     dist.broadcast(new, src=0)
                     is_parameter = isinstance(tensor, nn.Parameter)
                     given[id(tensor)] = tensor, nn.Parameter(new, tensor.requires_grad) if is_parameter else new
