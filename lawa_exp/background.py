@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from lawa_exp.averaging.window import Snapshot
-from lawa_exp.checkpoint.commit import commit, remove, step_name, steps_in
-from lawa_exp.checkpoint.tensors import read_tensors, write_tensors
+from lawa_exp.checkpoint.commit import remove, step_name, steps_in
+from lawa_exp.checkpoint.store import Store
 
 LAG = {"cuda": 2}  # steps that the host runs ahead of a device before it reads the loss
 
@@ -69,23 +69,22 @@ class Background:
         self.pool.shutdown(wait=True, cancel_futures=True)
 
 
-def write_snapshot(root: Path, snapshot: Snapshot, keep: int | str) -> None:
+def write_snapshot(store: Store, root: Path, snapshot: Snapshot, keep: int | str) -> None:
     """Commits a snapshot and, if only the latest `keep` are kept, removes those before them."""
-    commit(root / step_name(snapshot.step), {"model.safetensors": lambda path: write_tensors(path, snapshot.tensors)})
-    if isinstance(keep, int):
+    store.commit(root / step_name(snapshot.step), {"model": snapshot.tensors})
+    if isinstance(keep, int) and store.ranks.is_main:
         for earlier in [s for s in steps_in(root) if s <= snapshot.step][:-keep]:
             remove(root / step_name(earlier))
 
 
-def spill(snapshot: Snapshot, root: Path) -> None:
+def spill(store: Store, snapshot: Snapshot, root: Path) -> None:
     """Drops the copy in memory of a snapshot that is in the trajectory `root` (or will be, before it is read)."""
-    path = root / step_name(snapshot.step) / "model.safetensors"
-    snapshot.spill(functools.partial(read_tensors, path))
+    snapshot.spill(functools.partial(store.read, root / step_name(snapshot.step)))
 
 
-def write_average(root: Path, step: int, tensors: dict[str, Tensor], keep_all: bool) -> None:
+def write_average(store: Store, root: Path, step: int, tensors: dict[str, Tensor], keep_all: bool) -> None:
     """Commits an average; removes those of later steps (the run went back) and, unless `keep_all`, of earlier ones."""
-    commit(root / step_name(step), {"model.safetensors": lambda path: write_tensors(path, tensors)})
-    for other in steps_in(root):
+    store.commit(root / step_name(step), {"model": tensors})
+    for other in steps_in(root) if store.ranks.is_main else ():
         if other > step or (other < step and not keep_all):
             remove(root / step_name(other))

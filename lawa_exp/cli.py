@@ -7,9 +7,11 @@ import atexit
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from lawa_exp.config import Failed, UserError
+from lawa_exp.machine import join_slurm_step
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,6 +23,15 @@ class Parser(argparse.ArgumentParser):
 
 def exit_code(command: Callable[[], int]) -> int:
     """Runs `command`; UserError becomes 2, and a failure that needs no traceback 1, each with one line on stderr."""
+    join_slurm_step()
+    code = _exit_code(command)
+    told = os.environ.get("LAWA_EXP_EXIT_CODE")  # of launch/torchrun.sh: torchrun does not hand it on
+    if told and os.environ.get("LOCAL_RANK", "0") == "0":
+        Path(told).write_text(str(code))
+    return code
+
+
+def _exit_code(command: Callable[[], int]) -> int:
     try:
         return command()
     except UserError as error:

@@ -218,6 +218,8 @@ class Trainer:
     threads: int | None = setting(optional(integer(1)))
     deterministic: bool = setting(boolean())
     micro_batch: int | None = setting(optional(integer(1)))
+    parallel: str = setting(one_of("auto", "ddp", "fsdp"))
+    checkpoint_activations: bool = setting(boolean())
 
 
 @dataclass(frozen=True)
@@ -256,11 +258,15 @@ class Save:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Which snapshots are written, how many of the latest are kept, and where those of an attached window are read."""
+    """Which snapshots are written, how many of the latest are kept, and where those of an attached window are read.
+
+    shard_size: bytes of a file of tensors; what is larger becomes several, with an index, as Hugging Face's.
+    """
 
     every: int | str | None = setting(optional(steps(1)))
     keep: int | str = setting(either(one_of("all", "none"), integer(1)))
     window: str = setting(one_of("memory", "disk"))
+    shard_size: int = setting(integer(1))
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,20 @@ flags and files are agreed over gloo on the CPU, so that no rank waits for a dev
 from __future__ import annotations
 
 import os
+import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+from lawa_exp.config import Failed, UserError
+
+T = TypeVar("T")
+LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Socket Timeout")  # in errors' texts
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,7 @@ class Ranks:
     local_rank: int = 0
     local_world: int = 1
     control: Any = None  # the gloo group
+    files: Any = None  # another, for what is written beside training
 
     @property
     def is_main(self) -> bool:
@@ -53,6 +60,52 @@ class Ranks:
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
+    def all_of(self, value: Any) -> list[Any]:
+        """Every rank's value (picklable), everywhere."""
+        if self.world == 1:
+            return [value]
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, value, group=self.control)
+        return found
+
+    def together(self, work: Callable[[], T]) -> T:
+        """What `work` returns here; a UserError of one rank is raised on every rank, and says which it was."""
+        result, mistake = None, None
+        try:
+            result = work()
+        except UserError as error:
+            mistake = str(error)
+        for rank, found in enumerate(self.all_of(mistake)):
+            if found is not None:
+                raise UserError(found if rank == 0 else f"on rank {rank}: {found}")
+        return result  # type: ignore[return-value]
+
+    def agreed(self, work: Callable[[], T]) -> list[T]:
+        """What `work` returned on every rank, on rank 0 (elsewhere nothing of use); an error of one is raised on each.
+
+        Of the group of files: one thread at a time, in one order on all ranks.
+        """
+        result, error = None, None
+        try:
+            result = work()
+        except Exception as found:
+            error = found
+        if self.world == 1:
+            if error:
+                raise error
+            return [result]  # type: ignore[list-item]
+        said = error if isinstance(error, OSError) or error is None else f"{type(error).__name__}: {error}"
+        errors: list[Any] = [None] * self.world
+        dist.all_gather_object(errors, said, group=self.files)
+        if error:
+            raise error
+        for rank, there in enumerate(errors):
+            if there is not None:
+                raise there if isinstance(there, OSError) else Failed(f"on rank {rank}: {there}")
+        results: list[Any] = [None] * self.world
+        dist.gather_object(result, results if self.is_main else None, group=self.files)
+        return results
+
     def barrier(self) -> None:
         if self.world > 1:
             dist.barrier(group=self.control)
@@ -66,15 +119,38 @@ def start(device_type: str) -> Ranks:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if not dist.is_initialized():
         if device_type == "cuda":
-            torch.cuda.set_device(local_rank)
+            torch.cuda.set_device(own_gpu(local_rank))
         dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
-    control = dist.new_group(backend="gloo")
-    return Ranks(dist.get_rank(), world, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", world)), control)
+    control, files = (dist.new_group(backend="gloo") for _ in range(2))
+    return Ranks(dist.get_rank(), world, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", world)), control, files)
+
+
+def own_gpu(local_rank: int) -> int:
+    """The number of this rank's GPU among those that it sees; where SLURM shows each task one alone, that one."""
+    return local_rank if torch.cuda.device_count() > 1 else 0
 
 
 def finish() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def lost(error: Exception) -> str | None:
+    """What to say of an error that another rank's end brought about; None for an error of this rank's own."""
+    said = str(error)
+    if isinstance(error, dist.DistError) or any(sign in said for sign in LOST):
+        return f"another rank has ended ({said.splitlines()[0]}); the same command goes on from the last save"
+    return None
+
+
+def report(error: Exception, ranks: Ranks) -> None:
+    """Tells an error at once, on stderr and in torchrun's summary, before the other ranks fail for want of this one."""
+    lines = "".join(traceback.format_exception(error))
+    os.write(2, f"error on rank {ranks.rank}: {type(error).__name__}: {error}\n{lines}".encode())
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)
 
 
 class Agreement:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lawa_exp.config import Evaluate
 from lawa_exp.distributed import Ranks
@@ -33,6 +33,14 @@ def fixed_set(size: int, samples: int | str) -> np.ndarray:
     return np.arange(count, dtype=np.int64) * size // count
 
 
+def to_device(batch: tuple[Any, Any], device: torch.device) -> tuple[Tensor, Tensor]:
+    """A batch of numpy arrays; on a GPU the host does not wait for the copies."""
+    inputs, targets = (torch.from_numpy(a) for a in batch)
+    if device.type == "cuda":
+        return inputs.pin_memory().to(device, non_blocking=True), targets.pin_memory().to(device, non_blocking=True)
+    return inputs, targets
+
+
 @torch.no_grad()
 def batch_sums(
     objective: nn.Module,
@@ -47,15 +55,16 @@ def batch_sums(
 
     Where the targets are classes also how many of them were the most probable one: [batches, 3].
 
-    Batches of `settings.batch_size` go round the ranks; the last is filled up with targets that do not count, so that
-    every forward pass has one shape. Every module's mode is restored.
+    Batches of `settings.batch_size` go round the ranks, which all make as many passes; the last batch is filled up with
+    targets that do not count, so that every forward pass has one shape. Every module's mode is restored.
     """
     indices, batch_size = fixed_set(data.sizes[split], settings.samples), settings.batch_size
     with_correct = data.classes is not None
     columns = 3 if with_correct else 2
     sums = torch.zeros(-(-len(indices) // batch_size), columns, dtype=torch.float64, device=device)
     with evaluating(objective):
-        for batch in range(ranks.rank, len(sums), ranks.world):
+        for start in range(0, len(sums), ranks.world):
+            batch = min(start + ranks.rank, len(sums) - 1)  # who has none repeats the last: all gather sharded weights
             chosen = indices[batch * batch_size : (batch + 1) * batch_size]
             inputs, targets = (torch.from_numpy(a) for a in data.eval_batch(split, np.resize(chosen, batch_size)))
             targets[len(chosen) :] = IGNORE
@@ -64,9 +73,11 @@ def batch_sums(
             with autocast():
                 if with_correct:
                     loss, correct = objective(inputs, targets, True)
-                    sums[batch] = torch.stack([loss.double(), count, correct.double()])
+                    found = torch.stack([loss.double(), count, correct.double()])
                 else:
-                    sums[batch] = torch.stack([objective(inputs, targets).double(), count])
+                    found = torch.stack([objective(inputs, targets).double(), count])
+            if start + ranks.rank < len(sums):
+                sums[batch] = found
     return ranks.sum(sums).cpu().numpy()
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,33 @@ def default_threads(local_ranks: int) -> int:
     if local_ranks == 1 and asked.isdecimal() and int(asked) > 0:
         return int(asked)
     return max(1, usable_cores() // local_ranks)
+
+
+def join_slurm_step(environment: MutableMapping[str, str] = os.environ) -> None:
+    """A task of a SLURM step of several (srun with a task for each GPU) is a rank: what torchrun would have set.
+
+    Only inside a step: in a batch script, and where torchrun has started this process, nothing is changed.
+    """
+    tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
+    if "WORLD_SIZE" in environment or tasks == "1" or "SLURM_PROCID" not in environment:
+        return
+    first = re.match(r"([^,\[]+)(?:\[(\d+))?", environment["SLURM_STEP_NODELIST"])
+    assert first, environment["SLURM_STEP_NODELIST"]
+    # SLURM_STEP_TASKS_PER_NODE: `8(x2),4`, in the order of the nodes
+    per_node: list[str] = []
+    for entry in environment["SLURM_STEP_TASKS_PER_NODE"].split(","):
+        count, _, times = entry.rstrip(")").partition("(x")
+        per_node += [count] * int(times or 1)
+    port = 20000 + (int(environment["SLURM_JOB_ID"]) * 37 + int(environment["SLURM_STEP_ID"])) % 12000
+    for key, value in {
+        "RANK": environment["SLURM_PROCID"],
+        "WORLD_SIZE": tasks,
+        "LOCAL_RANK": environment["SLURM_LOCALID"],
+        "LOCAL_WORLD_SIZE": per_node[int(environment["SLURM_NODEID"])],
+        "MASTER_ADDR": first[1] + (first[2] or ""),
+        "MASTER_PORT": str(port),
+    }.items():
+        environment.setdefault(key, value)
 
 
 def git_state() -> dict[str, Any] | None:

@@ -47,13 +47,13 @@ class Origin:
         return whole(found[self.step])
 
     def weights(self) -> Path:
-        """The safetensors file, or Hugging Face folder, of the weights."""
+        """The folder of the weights, or the safetensors file."""
         if not is_run(self.source):
             return self.source
         run = RunDir(self.source)
         snapshots = steps_in(run.trajectory)
         if self.step in snapshots:
-            return whole(snapshots[self.step]) / WEIGHTS
+            return whole(snapshots[self.step])
         optimizer = (run.read_config() or {})["optimizer"]["kind"]
         if optimizer == "schedule_free":  # its state holds y, the weights that it trains; a snapshot holds x
             there = ", ".join(f"{s:,}" for s in snapshots) or "none"
@@ -61,7 +61,7 @@ class Origin:
                 f"init.step={self.step}: after optimizer={optimizer} the weights are those of a snapshot, and "
                 f"{self.source} has none of that step (it has: {there}); choose one of these, or init.optimizer=keep"
             )
-        return self.state() / WEIGHTS
+        return self.state()
 
 
 def find_origin(init: Init) -> Origin | None:

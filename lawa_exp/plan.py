@@ -164,7 +164,9 @@ def split_batch(config: Config, size: int, tokens_per_sample: int, world: int) -
     """A batch of `size` on `world` ranks; UserError where it does not divide."""
     wanted = config.trainer.micro_batch
     if size % world:
-        raise UserError(f"batch.size={size}: expected a multiple of the {world} ranks")
+        raise UserError(
+            f"batch.size={size}: expected a multiple of the {world} ranks, such as {world * -(-size // world)}"
+        )
     share = size // world
     if wanted is not None and share % wanted:
         raise UserError(
@@ -185,6 +187,26 @@ def split_batch(config: Config, size: int, tokens_per_sample: int, world: int) -
 def splits(config: Config, data: Any, world: int) -> dict[int, Split]:
     """How each batch size of the training is split."""
     return {size: split_batch(config, size, data.tokens_per_sample, world) for size in batches_of(config, data).sizes}
+
+
+def sharing(config: Config, world: int) -> str:
+    """How the ranks share the model: `ddp`, `fsdp`, or `single`, as on one rank there is nothing to share."""
+    if world == 1:
+        return "single"
+    return "ddp" if config.trainer.parallel == "auto" else config.trainer.parallel
+
+
+def check_sharding(config: Config, world: int) -> None:
+    """UserError for what needs whole gradients or weights on each rank, where it has rows of them."""
+    if sharing(config, world) != "fsdp":
+        return
+    if config.logger.noise_scale:
+        raise UserError(
+            "logger.noise_scale=true: expected false with trainer=fsdp, whose ranks hold no gradient of their own "
+            "samples; or choose trainer=ddp"
+        )
+    if isinstance(config.lr, schedules.OnTheFly):
+        raise UserError("lr=on_the_fly: not with trainer=fsdp, which does not differentiate twice; choose trainer=ddp")
 
 
 def check_noise_scale(config: Config, splits: dict[int, Split], world: int) -> None:
@@ -264,7 +286,9 @@ def describe(
             f"{world} rank(s) x {split.accumulate} x {split.micro}"
         )
     lines += [
-        f"machine     {config.trainer.device}, {config.trainer.dtype}, {config.trainer.threads} CPU thread(s) a rank",
+        f"machine     {config.trainer.device}, {config.trainer.dtype}, {config.trainer.threads} CPU thread(s) a rank"
+        + {"single": "", "ddp": ", ddp", "fsdp": f", fsdp: 1/{world} of the tensors on each"}[sharing(config, world)]
+        + (", activations recomputed" if config.trainer.checkpoint_activations else ""),
         f"budget      {steps:,} steps = {samples:,} samples{in_tokens[samples]} "
         f"= {samples / data.sizes['train']:.2f} epochs; about {flops:.2e} FLOPs",
         "rate        "

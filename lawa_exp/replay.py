@@ -17,7 +17,8 @@ from lawa_exp.averaging import build_averager, observed_steps, row_fields
 from lawa_exp.averaging.window import Snapshot, Window
 from lawa_exp.batchnorm import policy_field, with_statistics
 from lawa_exp.checkpoint.commit import Damaged, verify
-from lawa_exp.checkpoint.tensors import map_tensors
+from lawa_exp.checkpoint.store import Store
+from lawa_exp.checkpoint.tensors import map_stored
 from lawa_exp.config import Config, Failed, UserError
 from lawa_exp.distributed import Ranks
 from lawa_exp.files import write_text_atomically
@@ -61,21 +62,27 @@ def next_longer(settings: Any, saved: Mapping[int, Any] | set[int], step: int) -
 def read_snapshot(folder: Path) -> dict[str, Tensor]:
     """The tensors of a committed snapshot, mapped; `Damaged` names a file that is not what was written."""
     verify(folder)
-    return map_tensors(folder / "model.safetensors")
+    return map_stored(folder)
 
 
-def rebuild(averager: Any, settings: Any, folders: Mapping[int, Path], step: int, device: torch.device) -> str | None:
+def rebuild(
+    averager: Any, settings: Any, folders: Mapping[int, Path], step: int, device: torch.device, store: Store
+) -> str | None:
     """Brings a new averager to where it would be after `step`, from the snapshots; returns why not, if so."""
     problem = problem_with(settings, folders, step)
     if problem and not settings.windowed:  # a window fills up as training goes on
         return problem
+    needed = [s for s in settings.needed(step) if s in folders]
+    damage = None
     try:
-        for s in settings.needed(step):
-            if s not in folders:
-                continue
-            averager.update(s, {n: t.to(device) for n, t in read_snapshot(folders[s]).items()})
+        for s in needed:
+            verify(folders[s], store.ranks.rank, store.ranks.world)
     except Damaged as error:
-        return f"{error}; train again with it attached: the training's command with rerun=true"
+        damage = str(error)
+    if damage := next(filter(None, store.ranks.all_of(damage)), None):
+        return f"{damage}; train again with it attached: the training's command with rerun=true"
+    for s in needed:
+        averager.update(s, {n: t.to(device) for n, t in store.read(folders[s]).items()})
     return None
 
 

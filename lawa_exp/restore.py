@@ -13,10 +13,10 @@ from lawa_exp.averaging.feedback import Feedback, NoFeedback
 from lawa_exp.averaging.swap import averaged_names, statistics_names
 from lawa_exp.averaging.window import Window
 from lawa_exp.checkpoint.commit import remove, steps_in
+from lawa_exp.checkpoint.store import Store
 from lawa_exp.config import Config
-from lawa_exp.distributed import Ranks
 from lawa_exp.origin import Origin, snapshots_of
-from lawa_exp.plan import Split, micro_batches
+from lawa_exp.plan import Split, micro_batches, sharing
 from lawa_exp.replay import rebuild
 from lawa_exp.rundir import RunDir
 from lawa_exp.state import State, load_weights, saved_averagers
@@ -29,7 +29,7 @@ def restore(
     splits: dict[int, Split],
     origin: Origin | None,
     run: RunDir,
-    ranks: Ranks,
+    store: Store,
     model: nn.Module,
     live: dict[str, Tensor],
     optimizer: torch.optim.Optimizer,
@@ -40,7 +40,8 @@ def restore(
     An averager that was not attached before is rebuilt from the snapshots where they suffice; else it is left out, and
     said so.
     """
-    step, folder, damaged = ranks.from_main(run.newest_state() if ranks.is_main else None)
+    ranks = store.ranks
+    step, folder, damaged = run.newest_state(ranks)
     for message in damaged:
         say(f"warning: {message}; " + (f"going on from step {step:,}" if folder else "starting from step 0"))
     every, first = int(config.save.every or 1), origin.first_step if origin else 0
@@ -59,7 +60,7 @@ def restore(
     for settings in config.averagers:
         averager = build_averager(settings, averaged, window, statistics_names(model))
         if folder and settings.id not in held:
-            problem = rebuild(averager, settings, snapshots, step, device)
+            problem = rebuild(averager, settings, snapshots, step, device, store)
             if problem:
                 say(f"warning: {settings.id} is not attached: {problem}")
                 continue
@@ -68,9 +69,10 @@ def restore(
     feedback = None
     if not isinstance(config.feedback, NoFeedback):
         feedback = Feedback(config.feedback, averaged, optimizer)
-    state = State(step, model, live, optimizer, attached, window, feedback)
+    state = State(step, model, live, optimizer, attached, window, feedback, store=store)
     environment = {
         "ranks": ranks.world,
+        "parallel": sharing(config, ranks.world),
         "threads": config.trainer.threads,
         "micro_batch": micro_batches(splits),
         "deterministic": config.trainer.deterministic,
@@ -81,13 +83,13 @@ def restore(
         if folder:
             state.load(folder, RunDir(branch.source).trajectory, branches=True)
         else:
-            load_weights(model, live, branch.weights())
+            load_weights(model, live, branch.weights(), store)
         say(f"going on from {branch.source}" + (f", step {step:,}" if branch.keep else ""))
     if folder is None or branch:
         return state, {"metrics_bytes": 0, "environment": environment}
     saved = state.load(folder, run.trajectory)
     for key, now in environment.items():
-        before = saved["environment"].get(key)
+        before = saved["environment"].get(key, now)
         if before != now:
             say(f"warning: {key} was {before} and is {now}: the run goes on, but not to the same bytes")
     say(f"continuing from step {step:,}")

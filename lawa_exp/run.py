@@ -75,7 +75,7 @@ def start_device(name: str) -> tuple[torch.device, Ranks]:
         raise UserError(f"trainer.device={name}: this machine has no CUDA device; use trainer.device=cpu")
     ranks = distributed.start(device.type)
     if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", ranks.local_rank)
+        device = torch.device("cuda", distributed.own_gpu(ranks.local_rank))
     if device.type == "cuda":
         torch.cuda.set_device(device)  # streams and events are of the current device
     return device, ranks
@@ -151,6 +151,7 @@ def merge(entries: list[Prepared]) -> Prepared:
 def show_plan(p: Prepared, ranks: Ranks) -> str:
     """The plan as it is printed, and what the run directory holds of it already. UserError: it cannot be done."""
     plan.check_noise_scale(p.config, p.splits, ranks.world)
+    plan.check_sharding(p.config, ranks.world)
     with torch.device("cpu" if isinstance(p.config.model, CustomSettings) else "meta"):  # not everything builds on meta
         model = build_model(p.config.model)
     trained = sum(t.numel() for t in model.parameters() if t.requires_grad)
@@ -223,14 +224,18 @@ def carry_out(p: Prepared, run: RunDir, device: torch.device, ranks: Ranks, say:
     except UserError:
         raise
     except Exception as error:
-        if ranks.is_main:
+        told = distributed.lost(error) if ranks.world > 1 else None
+        if told is None:
             reason = f"{type(error).__name__}: {error}"
             with suppress(OSError):  # a full disk may have no room for the marker either
-                run.mark("FAILED", reason=reason, traceback=traceback.format_exc())
+                run.mark_failed(reason=reason, traceback=traceback.format_exc(), rank=ranks.rank)
         if isinstance(error, OSError) and error.errno in DISK_FULL:
-            raise Failed(
-                f"no room left on the disk ({error}); the last whole state stays: the same command goes on"
-            ) from None
+            told = f"no room left on the disk ({error}); the last whole state stays: the same command goes on"
+        if told:
+            raise Failed(told) from None
+        if ranks.world > 1:  # at once: the others fail when this process is gone
+            distributed.report(error, ranks)
+            raise Failed(f"rank {ranks.rank}: {reason}") from None
         raise
     if ranks.is_main and outcome.how == "stopped":
         run.mark("STOPPED", step=outcome.step)

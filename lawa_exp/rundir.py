@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -20,11 +20,14 @@ from lawa_exp.files import locked, write_text_atomically
 from lawa_exp.machine import cpu_name, git_state, versions
 from lawa_exp.metrics import read_rows
 
+if TYPE_CHECKING:
+    from lawa_exp.distributed import Ranks
+
 MARKERS = ("DONE", "FAILED", "DIVERGED", "STOPPED")
 
 
 class RunDir:
-    """Paths and small files of one run; rank 0 is the only one that writes."""
+    """Paths and small files of one run; rank 0 is the only one that writes them, but for FAILED."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -59,6 +62,15 @@ class RunDir:
                     return name, {"step": 0}
         return None
 
+    def mark_failed(self, **facts: Any) -> bool:
+        """FAILED with these facts, of the first rank that fails; False where another one's stands there already."""
+        try:
+            with (self.path / "FAILED").open("x") as file:
+                file.write(json.dumps(facts) + "\n")
+            return True
+        except FileExistsError:
+            return False
+
     def mark(self, name: str | None, **facts: Any) -> None:
         """Leaves one marker, or none."""
         for other in MARKERS:
@@ -82,25 +94,41 @@ class RunDir:
     def write_config(self, content: dict[str, Any]) -> None:
         write_text_atomically(self.config, yaml.safe_dump(content, sort_keys=False))
 
-    def newest_state(self) -> tuple[int, Path | None, list[str]]:
-        """The step and folder of the newest state that is whole (0, None: there is none), and what was damaged."""
+    def newest_state(self, ranks: Ranks) -> tuple[int, Path | None, list[str]]:
+        """The step and folder of the newest state that is whole (0, None: there is none), and what was damaged.
+
+        All ranks ask, and each reads its share of the files.
+        """
         damaged: list[str] = []
-        found = {int(p.name[5:]): p for p in self.resume.glob("step_*") if p.name[5:].isdigit()}
+        found = ranks.from_main({int(p.name[5:]): p for p in self.resume.glob("step_*") if p.name[5:].isdigit()})
         for step in sorted(found, reverse=True):
+            problem = None
             try:
-                verify(found[step])
-                described = json.loads((found[step] / "state.json").read_text())
-                for s in described["window"]:  # those of a window on the disk are in the trajectory
-                    if not (found[step] / "window" / f"{step_name(s)}.safetensors").exists():
-                        verify(self.trajectory / step_name(s))
-                rows = described["scalars"]["metrics_bytes"]
-                size = self.metrics.stat().st_size if self.metrics.exists() else 0
-                if size < rows:
-                    raise Damaged(f"{self.metrics} has {size} bytes, less than the {rows} it was saved with")
-                return step, found[step], damaged
+                self._check_state(found[step], ranks)
             except Damaged as error:
-                damaged.append(f"the state of step {step} is damaged: {error}")
+                problem = str(error)
+            problem = next(filter(None, ranks.all_of(problem)), None)
+            if problem is None:
+                return step, found[step], damaged
+            damaged.append(f"the state of step {step} is damaged: {problem}")
         return 0, None, damaged
+
+    def _check_state(self, folder: Path, ranks: Ranks) -> None:
+        """`Damaged` names what is not what was written, in this rank's share of it."""
+        verify(folder, ranks.rank, ranks.world)
+        try:
+            described = json.loads((folder / "state.json").read_text())
+        except (OSError, ValueError):
+            raise Damaged(
+                f"{folder / 'state.json'} cannot be read"
+            ) from None  # also told by the rank whose share it is
+        for s in described["window"]:  # those of a window on the disk are in the trajectory
+            if not list((folder / "window").glob(f"{step_name(s)}*.safetensors")):
+                verify(self.trajectory / step_name(s), ranks.rank, ranks.world)
+        rows = described["scalars"]["metrics_bytes"]
+        size = self.metrics.stat().st_size if self.metrics.exists() else 0
+        if ranks.is_main and size < rows:
+            raise Damaged(f"{self.metrics} has {size} bytes, less than the {rows} it was saved with")
 
     def set_rows_aside(self, first_save: int) -> Path | None:
         """Without a state to go on from: rows from beyond the first save are kept under another name, the result."""

@@ -66,7 +66,8 @@ LATER: dict[str, dict[str, Any]] = {
     "lr": {"unit": "steps"},
     "init": {"from": None, "step": None, "optimizer": None},
     "logger": {"noise_scale": False},
-    "trajectory": {"window": "memory"},
+    "trajectory": {"window": "memory", "shard_size": 5_000_000_000},
+    "trainer": {"parallel": "auto", "checkpoint_activations": False},
     "averagers.ema": {"warmup": False},
 }
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from types import FrameType
 
 ASKED: list[int] = []  # the signals that came
 _work = "step"
+_interrupted = 0.0  # when SIGINT came first
 
 
 def listen(work: str = "step") -> None:
-    """From now on the signals are only noted; a second SIGINT ends the process at once. work: after which it stops."""
+    """From now on the signals are only noted; a second SIGINT, more than a second after the first, ends the process at
+    once (torchrun hands on the one that the terminal has sent to its ranks as well). work: after which it stops.
+    """
     global _work
     _work = work
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
@@ -23,8 +27,12 @@ def stop_is_asked() -> bool:
 
 
 def _note(number: int, frame: FrameType | None) -> None:
+    global _interrupted
     if number == signal.SIGINT and signal.SIGINT in ASKED:
-        raise KeyboardInterrupt
+        if time.monotonic() > _interrupted + 1:
+            raise KeyboardInterrupt
+    elif number == signal.SIGINT:
+        _interrupted = time.monotonic()
     if not ASKED:
         os.write(2, f"\n{signal.Signals(number).name}: stopping after this {_work}\n".encode())  # safe in a handler
     ASKED.append(number)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lawa_exp.averaging.accumulator import SLOT
 from lawa_exp.averaging.feedback import Feedback
+from lawa_exp.averaging.swap import is_sharded, reshard
 from lawa_exp.averaging.window import Snapshot, Window
-from lawa_exp.checkpoint.commit import commit, step_name
-from lawa_exp.checkpoint.tensors import map_tensors, read_tensors, write_tensors
+from lawa_exp.checkpoint.commit import step_name
+from lawa_exp.checkpoint.store import Store
+from lawa_exp.checkpoint.tensors import map_stored, map_tensors, stored
 from lawa_exp.config import UserError
 from lawa_exp.models.gpt import GPT, from_hugging_face, is_hugging_face
 from lawa_exp.origin import weight_files
@@ -22,7 +25,9 @@ from lawa_exp.origin import weight_files
 
 @dataclass
 class State:
-    """`live` are the model's own tensors (no copies); averagers are by id, and read the one window."""
+    """`live` are the model's own tensors (no copies), or this rank's rows of them; averagers are by id, and read the
+    one window. Of a sharded model all ranks save and load together.
+    """
 
     step: int
     model: nn.Module
@@ -32,11 +37,12 @@ class State:
     window: Window
     feedback: Feedback | None = None
     measured_rate: float | None = None  # of a schedule that measures, once it has
+    store: Store = field(default_factory=Store)
 
     def save(self, root: Path, scalars: dict[str, Any]) -> Path:
         """Commits `root/step_XXXXXXXX`; `scalars` is kept with it and given back by `load`."""
         averagers = {id: a.state() for id, a in self.averagers.items()}
-        optimizer, groups = _optimizer_state(self.optimizer, self.model)
+        optimizer, groups = _optimizer_state(self.optimizer, self.model, self.store)
         described = {
             "step": self.step,
             "scalars": scalars,
@@ -55,9 +61,8 @@ class State:
             tensors["feedback/averager"] = held
             for s, snapshot in self.feedback.window.snapshots.items():
                 tensors[f"feedback/window/{step_name(s)}"] = snapshot.tensors
-        files = {f"{name}.safetensors": _writer(t) for name, t in tensors.items()}
-        files["state.json"] = lambda path: path.write_text(json.dumps(described, indent=1)) and None
-        commit(root / step_name(self.step), files)
+        texts = {"state.json": json.dumps(described, indent=1)}
+        self.store.commit(root / step_name(self.step), tensors, texts, _parameter)
         return root / step_name(self.step)
 
     def load(self, folder: Path, trajectory: Path, branches: bool = False) -> dict[str, Any]:
@@ -69,32 +74,44 @@ class State:
         described = json.loads((folder / "state.json").read_text())
         self.step = described["step"]
         self.measured_rate = described.get("measured_rate")
-        load_live(self.live, read_tensors(folder / "model.safetensors"))
-        tensors = read_tensors(folder / "optimizer.safetensors")
+        load_live(self.live, map_stored(folder), self.store)
+        tensors = self._read(folder, "optimizer")
         _load_optimizer(self.optimizer, self.model, tensors, described["optimizer_groups"])
         device = next(iter(self.live.values())).device
         for id, scalars in described["averagers"].items():
             if id in self.averagers:
-                tensors = read_tensors(folder / f"averagers/{id}.safetensors")
+                tensors = self._read(folder, f"averagers/{id}")
                 self.averagers[id].load({n: t.to(device) for n, t in tensors.items()}, scalars)
-        _load_window(self.window, folder / "window", described["window"], trajectory, branches)
+        self._load_window(self.window, folder, "window", described["window"], trajectory, branches)
         if self.feedback and "feedback" in described:
-            tensors = read_tensors(folder / "feedback/averager.safetensors")
+            tensors = self._read(folder, "feedback/averager")
             self.feedback.averager.load({n: t.to(device) for n, t in tensors.items()}, described["feedback"])
-            _load_window(self.feedback.window, folder / "feedback/window", described["feedback_window"], trajectory)
+            steps = described["feedback_window"]
+            self._load_window(self.feedback.window, folder, "feedback/window", steps, trajectory)
         elif self.feedback:
             self.feedback.begin(self.live)
         return described["scalars"]
 
+    def _read(self, folder: Path, stem: str) -> dict[str, Tensor]:
+        return self.store.read(folder, stem, _parameter) if stored(folder, stem) else {}
 
-def _load_window(window: Window, folder: Path, steps: list[int], trajectory: Path, into_memory: bool = False) -> None:
-    for step in steps:
-        path = folder / f"{step_name(step)}.safetensors"
-        committed = trajectory / step_name(step) / "model.safetensors"
-        if path.exists() or into_memory:
-            window.snapshots[step] = Snapshot(step, read_tensors(path if path.exists() else committed))
-        else:
-            window.snapshots[step] = Snapshot(step, None, functools.partial(read_tensors, committed))
+    def _load_window(
+        self, window: Window, folder: Path, stem: str, steps: list[int], trajectory: Path, into_memory: bool = False
+    ) -> None:
+        for step in steps:
+            committed = trajectory / step_name(step)
+            in_state = bool(stored(folder, f"{stem}/{step_name(step)}"))
+            if in_state:
+                window.snapshots[step] = Snapshot(step, self.store.read(folder, f"{stem}/{step_name(step)}"))
+            elif into_memory:
+                window.snapshots[step] = Snapshot(step, self.store.read(committed))
+            else:
+                window.snapshots[step] = Snapshot(step, None, functools.partial(self.store.read, committed))
+
+
+def _parameter(key: str) -> str:
+    """The parameter's name of a saved tensor: it itself, an averager's `slot|name`, an optimizer's `name/entry`."""
+    return (key.partition(SLOT)[2] or key).partition("/")[0]
 
 
 def saved_averagers(folder: Path) -> list[str]:
@@ -103,19 +120,24 @@ def saved_averagers(folder: Path) -> list[str]:
 
 
 @torch.no_grad()
-def load_live(live: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
-    """Copies `tensors` over the live ones. UserError names the first whose name or shape is another."""
+def load_live(live: dict[str, Tensor], tensors: dict[str, Tensor], store: Store | None = None) -> None:
+    """Copies `tensors`, which are whole, over the live ones, of which `store` knows what is sharded.
+
+    UserError names the first whose name or shape is another.
+    """
+    rows = store.rows if store else {}
     for name in sorted(live.keys() ^ tensors.keys()):
         where = "model" if name in live else "weights"
         raise UserError(f"the weights do not fit the model: {name} is only in the {where}")
     for name, tensor in live.items():
-        if tensor.shape != tensors[name].shape:
-            here, there = tuple(tensor.shape), tuple(tensors[name].shape)
+        mine = rows.get(name)
+        here, there = mine.shape if mine else tuple(tensor.shape), tuple(tensors[name].shape)
+        if here != there:
             raise UserError(f"the weights do not fit the model: {name} is {here} in the model, {there} in the weights")
-        tensor.copy_(tensors[name])
+        tensor.copy_(tensors[name][mine.first : mine.first + mine.count] if mine else tensors[name])
 
 
-def load_weights(model: nn.Module, live: dict[str, Tensor], path: Path) -> None:
+def load_weights(model: nn.Module, live: dict[str, Tensor], path: Path, store: Store | None = None) -> None:
     """Copies the weights of a safetensors file or folder over the live ones. UserError where they do not fit.
 
     A Hugging Face folder of GPT-2 fits our GPT, which has the activation's exact form where GPT-2 has its tanh form.
@@ -124,24 +146,27 @@ def load_weights(model: nn.Module, live: dict[str, Tensor], path: Path) -> None:
     if isinstance(model, GPT) and is_hugging_face(path):
         tensors = from_hugging_face(tensors)
     try:
-        load_live(live, tensors)
+        load_live(live, tensors, store)
     except UserError as error:
         raise UserError(f"init.from={path}: {error}") from None
 
 
-def _writer(tensors: dict[str, Tensor]) -> Any:
-    return lambda path: write_tensors(path, tensors)
-
-
 def _optimizer_state(
-    optimizer: torch.optim.Optimizer, model: nn.Module
+    optimizer: torch.optim.Optimizer, model: nn.Module, store: Store
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """The optimizer's tensors as `<parameter>/<key>`, and what its groups hold besides parameters."""
+    reshard(model)
     names = {id(p): n for n, p in model.named_parameters()}
     tensors = {}
+    parameter: Any
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
-            tensors[f"{names[id(parameter)]}/{key}"] = value
+            name = names[id(parameter)]
+            if is_sharded(value):
+                as_parameter = name in store.rows and tuple(value.shape) == store.rows[name].shape
+                assert as_parameter and value.placements == parameter.placements, f"{name}/{key}"
+                value = value.to_local()
+            tensors[f"{name}/{key}"] = value
     groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     return tensors, groups
 
@@ -149,15 +174,27 @@ def _optimizer_state(
 def _load_optimizer(
     optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor], groups: list[dict[str, Any]]
 ) -> None:
+    reshard(model)
     order = {id(p): i for i, p in enumerate(p for g in optimizer.param_groups for p in g["params"])}
-    number = {n: order[id(p)] for n, p in model.named_parameters() if id(p) in order}
+    parameters = {n: p for n, p in model.named_parameters() if id(p) in order}
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, entry = key.rpartition("/")
-        state.setdefault(number[name], {})[entry] = tensor
+        parameter: Any = parameters[name]
+        if is_sharded(parameter) and tensor.shape == parameter.to_local().shape:
+            tensor = _like(parameter, tensor)
+        state.setdefault(order[id(parameter)], {})[entry] = tensor
     described = optimizer.state_dict()
     described["state"] = state
     described["param_groups"] = [
         saved | {"params": group["params"]} for saved, group in zip(groups, described["param_groups"], strict=True)
     ]
     optimizer.load_state_dict(described)
+
+
+def _like(parameter: Any, rows: Tensor) -> Tensor:
+    """This rank's rows as a tensor that is distributed as `parameter` is."""
+    from torch.distributed.tensor import DTensor
+
+    layout = {"shape": parameter.shape, "stride": parameter.stride(), "run_check": False}
+    return DTensor.from_local(rows.to(parameter.device), parameter.device_mesh, parameter.placements, **layout)

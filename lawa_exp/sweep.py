@@ -22,8 +22,8 @@ from lawa_exp.summary import summarise
 def run_one(config: Config, options: Options) -> int:
     """Trains or plans one configuration; returns the exit code."""
     device, ranks = start_device(config.trainer.device)
-    prepared = prepare(config, options, device, ranks)
     try:
+        prepared = ranks.together(lambda: prepare(config, options, device, ranks))
         if options.plan:
             if ranks.is_main:
                 print(f"run_dir={prepared.run_dir}\n{show_plan(prepared, ranks)}")
@@ -123,7 +123,7 @@ def run_all(entries: list[tuple[Config, Options]], overrides: list[list[str]]) -
         write_text_atomically(folder / "manifest.json", json.dumps(manifest, indent=1))
     codes = []
     for number, (training, members) in enumerate(trainings, 1):
-        if signals.stop_is_asked():
+        if distributed.Agreement(ranks).now(signals.stop_is_asked()):
             return EXIT["stopped"]
         say(
             f"\ntraining {number} of {len(trainings)}: " + " | ".join(" ".join(overrides[i]) for i in members),
@@ -137,9 +137,13 @@ def run_all(entries: list[tuple[Config, Options]], overrides: list[list[str]]) -
             codes.append(2)
             print(f"error: {error}", file=sys.stderr)
         except Failed as error:
+            if ranks.world > 1:  # the others are elsewhere
+                raise
             codes.append(EXIT["failed"])
             print(f"error: {error}", file=sys.stderr)
         except Exception:
+            if ranks.world > 1:
+                raise
             codes.append(EXIT["failed"])
             traceback.print_exc()
         if codes[-1] == EXIT["stopped"]:

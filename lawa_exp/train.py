@@ -16,21 +16,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lawa_exp import schedules
+from lawa_exp import parallel, schedules
 from lawa_exp.averaging import observes, row_fields
 from lawa_exp.averaging.swap import Swap, averaged_names, live_tensors
 from lawa_exp.background import Background, Readback, spill, write_average, write_snapshot
 from lawa_exp.batchnorm import TrainingStatistics, group_norms, policy, policy_field, recalibrate, with_statistics
+from lawa_exp.checkpoint.store import Store
 from lawa_exp.config import Config
 from lawa_exp.data.order import hash_of
 from lawa_exp.distributed import Agreement, Ranks
-from lawa_exp.evaluate import evaluate, evaluating, fixed_set
+from lawa_exp.evaluate import evaluate, fixed_set, to_device
 from lawa_exp.hessian import TrainingLoss, gradient_step
 from lawa_exp.metrics import Rows
+from lawa_exp.models.objective import Objective
 from lawa_exp.noise_scale import MicroNorms, estimates
 from lawa_exp.numerics import autocast_for, objective_for, seeded_model, set_up_arithmetic
 from lawa_exp.origin import Origin
-from lawa_exp.plan import Split, batches_of
+from lawa_exp.plan import Split, batches_of, sharing
 from lawa_exp.progress import Progress
 from lawa_exp.restore import remove_old_states, restore
 from lawa_exp.rundir import RunDir
@@ -63,24 +65,22 @@ def train(
     """
     set_up_arithmetic(config)
     autocast = autocast_for(config, device)
-    model = seeded_model(config, device)
+    kind = sharing(config, ranks.world)
+    model = parallel.outlined(config, ranks) if kind == "fsdp" else seeded_model(config, device)
     if config.batch.norm_group:
         group_norms(model, config.batch.norm_group)
-    objective = objective_for(config, model)
-    trained: nn.Module = objective
-    if ranks.world > 1:
-        trained = nn.parallel.DistributedDataParallel(
-            objective,
-            device_ids=[device] if device.type == "cuda" else None,
-            gradient_as_bucket_view=True,
-            broadcast_buffers=False,  # `TrainingStatistics` does
-        )
-        settle_buckets(trained, data, device, autocast)
+    if config.trainer.checkpoint_activations:
+        parallel.checkpoint_activations(model)
+    if kind == "fsdp":
+        parallel.shard(model, config, ranks, device)
+    objective = Objective(model) if kind == "fsdp" else objective_for(config, model)  # its units are compiled
+    trained = objective if kind != "ddp" else parallel.replicate(objective, data, device, autocast)
+    store = Store(ranks, parallel.rows_of(model), config.trajectory.shard_size)
     parameters = [p for p in model.parameters() if p.requires_grad]
     micro_norms = MicroNorms(parameters, device) if config.logger.noise_scale else None
     optimizer = config.optimizer.build(model)
     live, averaged = live_tensors(model), averaged_names(model)
-    state, saved = restore(config, splits, origin, run, ranks, model, live, optimizer, say)
+    state, saved = restore(config, splits, origin, run, store, model, live, optimizer, say)
     begins = saved["metrics_bytes"] == 0
     if state.feedback and state.step == 0:
         state.feedback.begin(live)
@@ -122,10 +122,14 @@ def train(
                 if bn == "recalibrate":
                     recalibrate(model, data, config, ranks, device, autocast)
                 found.append({**at, **row_fields(averager.settings), **policy_field(bn), **score(), **seen})
-            if split == "val" and ranks.is_main:
-                keeps_all = averager.settings.keeps_all
-                background.submit(write_average, run.averages / id, state.step, weights, keeps_all)
+            if split == "val":
+                keep_average(id, averager, weights)
         return found
+
+    def keep_average(id: str, averager: Any, weights: dict[str, Tensor]) -> None:
+        if store.writes:
+            keeps_all = averager.settings.keeps_all
+            background.submit(write_average, store, run.averages / id, state.step, weights, keeps_all)
 
     def validate() -> bool:
         """Val rows; False if the live loss is not finite."""
@@ -143,12 +147,13 @@ def train(
     def save() -> None:
         """Everything before this step is on the disk before the state that says so is."""
         assert not swap.away, "averaged weights are in place of the live ones"
-        if rows:
-            background.drain()
-            scalars = {"metrics_bytes": rows.sync(), "environment": saved["environment"]}
+        background.drain()
+        if store.writes:
+            scalars = {"metrics_bytes": rows and rows.sync(), "environment": saved["environment"]}
             state.save(run.resume, scalars)
             if state.step in config.save.keep:
                 state.save(run.states, scalars)
+        if ranks.is_main:
             remove_old_states(run, state.step)
         ranks.barrier()
 
@@ -198,13 +203,13 @@ def train(
                 inputs, targets = to_device(data.train_batch(config.seed, seen + first, split.micro), device)
                 statistics.before_pass(first, split.micro, size)
                 last = micro == split.accumulate - 1
-                with contextlib.nullcontext() if last or ranks.world == 1 else trained.no_sync():  # type: ignore[operator]
+                with contextlib.nullcontext() if last or kind != "ddp" else trained.no_sync():  # type: ignore[operator]
                     with autocast():
                         loss = trained(inputs, targets)
                     (loss * scale).backward()
                 loss_sum += loss.detach()
             statistics.after_step()
-            grad_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            grad_norm = parallel.whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
             if config.optimizer.clip_norm:
                 nn.utils.clip_grads_with_norm_(parameters, config.optimizer.clip_norm, grad_norm)
             loss_mean = ranks.sum(loss_sum) * (scale / ranks.world)
@@ -236,10 +241,10 @@ def train(
                 averager.update(step, observed)
             if snapshot_due:
                 snapshot = state.window.take(step, observed, averaged)
-                if ranks.is_main:
-                    background.submit(write_snapshot, run.trajectory, snapshot, snapshots_kept)
+                if store.writes:
+                    background.submit(write_snapshot, store, run.trajectory, snapshot, snapshots_kept)
                 if window_on_disk:
-                    background.submit(spill, snapshot, run.trajectory)
+                    background.submit(spill, store, snapshot, run.trajectory)
             stop = agreement.vote(should_stop())
             at_end = step == config.steps
             evaluation_due = step % evaluate_every == 0 or at_end
@@ -255,12 +260,10 @@ def train(
             if stop and not at_end:
                 how = "stopped"
                 break
-        if how == "diverged" and rows:  # on a GPU a running average may have seen the last weights twice more
+        if how == "diverged":  # on a GPU a running average may have seen the last weights twice more
             for id, averager in state.averagers.items():
                 if (weights := averager.average()) is not None:
-                    background.submit(
-                        write_average, run.averages / id, state.step, weights, averager.settings.keeps_all
-                    )
+                    keep_average(id, averager, weights)
         background.drain()
         if rows:
             rows.sync()
@@ -274,27 +277,8 @@ def train(
                 file.close()
 
 
-def settle_buckets(trained: nn.Module, data: Any, device: torch.device, autocast: Callable[[], Any]) -> None:
-    """Two passes that train nothing: DDP rebuilds its buckets after a process's first backward pass, and on three ranks
-    or more another bucket order is another order of summation. So a resumed run's first step sums as its twin's did."""
-    with evaluating(trained):
-        for _ in range(2):
-            inputs, targets = to_device(data.eval_batch("val", [0]), device)
-            with autocast():
-                loss = trained(inputs, targets)
-            loss.backward()
-    trained.zero_grad(set_to_none=True)
-
-
 def peak_memory(device: torch.device) -> int:
     """Bytes: of the GPU where there is one, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def to_device(batch: tuple[Any, Any], device: torch.device) -> tuple[Tensor, Tensor]:
-    inputs, targets = (torch.from_numpy(a) for a in batch)
-    if device.type == "cuda":
-        return inputs.pin_memory().to(device, non_blocking=True), targets.pin_memory().to(device, non_blocking=True)
-    return inputs, targets

@@ -16,7 +16,7 @@ import numpy as np
 from lawa_exp import plan, signals
 from lawa_exp.averaging.swap import live_tensors
 from lawa_exp.checkpoint.commit import Damaged, steps_in, verify
-from lawa_exp.checkpoint.tensors import read_tensors
+from lawa_exp.checkpoint.tensors import map_stored
 from lawa_exp.config import Config, Failed, Options, Rule, UserError, either, integer, one_of
 from lawa_exp.curvature.theory import implied_noise, outlier, saturation, stable_rate
 from lawa_exp.evaluate import fixed_set
@@ -149,7 +149,7 @@ def loss_of(run: RunDir, written: dict[str, Any], folder: Path, device_name: str
     model = seeded_model(p.config, device)
     try:
         verify(folder)
-        load_live(live_tensors(model), read_tensors(folder / "model.safetensors"))
+        load_live(live_tensors(model), map_stored(folder))
     except Damaged as error:
         raise UserError(f"{error}; choose another --step") from None
     return TrainingLoss(objective_for(p.config, model), p.data, ranks), p.config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lawa_exp.config import UserError, number, setting
 from lawa_exp.optim.groups import matrices_and_vectors
@@ -38,11 +38,16 @@ class ScheduleFree:
             ) from None
         import torch
 
+        def local(tensor: Any) -> Tensor:
+            """This rank's rows of a sharded tensor."""
+            return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
         class ScheduleFreeAdamW(schedulefree.AdamWScheduleFree):
             @torch.no_grad()
             def evaluated(self, live: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 """x by name, as `eval()` of the package would put it in place; y stays where it is."""
-                z = {p.data_ptr(): state["z"] for p, state in self.state.items() if "z" in state}
+                held = [(local(p), local(state["z"])) for p, state in self.state.items() if "z" in state]
+                z = {p.data_ptr(): of for p, of in held if p.numel()}  # empty rows have no place
                 weight = 1 - 1 / self.param_groups[0]["betas"][0]
                 return {n: t.lerp(z[t.data_ptr()], weight) if t.data_ptr() in z else t for n, t in live.items()}
 

@@ -36,4 +36,5 @@ class SGD:
         groups = matrices_and_vectors(model, self.weight_decay)
         for group in groups if self.decays == "all" else ():
             group["weight_decay"] = self.weight_decay
-        return torch.optim.SGD(groups, lr=0.0, momentum=self.momentum, nesterov=self.nesterov, fused=True)
+        fused = not any(hasattr(p, "to_local") for p in model.parameters())  # its kernel does not take shards
+        return torch.optim.SGD(groups, lr=0.0, momentum=self.momentum, nesterov=self.nesterov, fused=fused)

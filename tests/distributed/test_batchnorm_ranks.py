@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import UPDATE, Strike, assert_same_run, lines_of, rows, run, states
 from normed import HERE, NORMED
+from runs_worker import run_all
 
 from lawa_exp.checkpoint.tensors import read_tensors
 
@@ -23,12 +24,10 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_groups_are_the_same_on_any_ranks_and_micro_batches(tmp_path: Path) -> None:
     grouped = [*NORMED, "batch.norm_group=2"]
-    cases = {"one": ([], 1), "micro": (["trainer.micro_batch=2"], 1), "two": ([], 2)}
-    for name, (more, ranks) in cases.items():
-        done = run(*grouped, *more, f"run_dir={tmp_path / name}", ranks=ranks, **HERE)
-        assert done.returncode == 0, done.stderr
-    done = run(*NORMED, f"run_dir={tmp_path / 'ungrouped'}", **HERE)
-    assert done.returncode == 0, done.stderr
+    alone = {"one": grouped, "micro": [*grouped, "trainer.micro_batch=2"], "ungrouped": NORMED}
+    done = [run(*asked, f"run_dir={tmp_path / name}", warm=True) for name, asked in alone.items()]
+    done.append(run_all(tmp_path, 2, {"two": grouped})["two"])
+    assert [d.returncode for d in done] == [0] * 4, [d.stderr for d in done]
     one = rows(tmp_path / "one")
     for name in ("micro", "two"):
         found = rows(tmp_path / name)
@@ -48,7 +47,7 @@ def test_groups_are_the_same_on_any_ranks_and_micro_batches(tmp_path: Path) -> N
 def test_every_rank_evaluates_rank_0s_statistics(plain: Path, tmp_path: Path) -> None:
     """Live losses, half of whose batches rank 1 evaluated, are those of the snapshots on one rank."""
     flags = ["--k", "1", "--spacing", "20", "--bn", "latest", "--out", str(tmp_path)]
-    done = run(str(plain), *flags, module="lawa_exp.readout", **HERE)
+    done = run(str(plain), *flags, module="lawa_exp.readout", warm=True)
     assert done.returncode == 0, done.stderr
     found = {r["step"]: r["loss"] for r in rows(tmp_path) if r["weights"] == "lawa-k1-s20" and r["split"] == "val"}
     live = {r["step"]: r["loss"] for r in rows(plain) if r["weights"] == "live" and r["split"] == "val"}
@@ -67,6 +66,7 @@ def test_recalibration_is_the_same_bytes_on_one_two_and_four_ranks(plain: Path, 
     assert lines_of(tmp_path / "1", ids[0]) == lines_of(plain, ids[0])
 
 
+@pytest.mark.slow
 def test_killed_on_two_ranks(plain: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     died = run(*NORMED, f"run_dir={folder}", ranks=2, strike=Strike(UPDATE, n=38, rank=1))

@@ -7,32 +7,39 @@ from pathlib import Path
 
 import pytest
 from helpers import UPDATE, Strike, assert_same_run, assert_whole, markers, rows, run, states, tiny
+from runs_worker import run_all
 
 pytestmark = pytest.mark.distributed
 
 # 50 samples in batches of 8: seven, which do not go evenly round two ranks, the last one a quarter full
 ASKED = [*tiny("evaluate.samples=50"), "evaluate.batch_size=8", "logger.every=1"]
+NOISE = [*tiny("evaluate.samples=50", "steps=10"), "logger.every=1", "logger.noise_scale=true", "trainer.micro_batch=1"]
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on one rank."""
     folder = tmp_path_factory.mktemp("one") / "run"
-    done = run(*ASKED, f"run_dir={folder}")
+    done = run(*ASKED, f"run_dir={folder}", warm=True)
     assert done.returncode == 0, done.stderr
     assert_whole(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run on two ranks."""
-    folder = tmp_path_factory.mktemp("two") / "run"
-    done = run(*ASKED, f"run_dir={folder}", ranks=2)
-    assert done.returncode == 0, done.stderr
-    assert "2 rank(s) x 1 x 2" in done.stdout
-    assert_whole(folder)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run on two ranks, and another one."""
+    folder = tmp_path_factory.mktemp("two")
+    done = run_all(folder, 2, {"run": ASKED, "noise": NOISE})
+    assert [d.returncode for d in done.values()] == [0, 0], done["run"].stdout + done["noise"].stdout
+    assert "2 rank(s) x 1 x 2" in done["run"].stdout
     return folder
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path) -> Path:
+    assert_whole(folder / "run")
+    return folder / "run"
 
 
 def test_one_and_two_ranks_see_the_same_batches(one: Path, two: Path) -> None:
@@ -48,17 +55,11 @@ def test_one_and_two_ranks_see_the_same_batches(one: Path, two: Path) -> None:
     assert rows_one != rows_two, "bit-equal: did two ranks train at all?"
 
 
-def test_the_noise_scale_is_that_of_one_rank(tmp_path: Path) -> None:
+def test_the_noise_scale_is_that_of_one_rank(folder: Path, tmp_path: Path) -> None:
     """The same micro-batches, accumulated on one rank, spread over two, and both."""
-    asked = [*ASKED, "logger.noise_scale=true", "trainer.micro_batch=1"]
-    asked = [o for o in asked if not o.startswith("steps=")]
-    found = []
-    for ranks in (1, 2):
-        folder = tmp_path / f"on-{ranks}"
-        done = run(*asked, "steps=10", f"run_dir={folder}", ranks=ranks)
-        assert done.returncode == 0, done.stderr
-        found.append([r for r in rows(folder) if r["split"] == "train"])
-    one, two = found
+    done = run(*NOISE, f"run_dir={tmp_path}", warm=True)
+    assert done.returncode == 0, done.stderr
+    one, two = ([r for r in rows(path) if r["split"] == "train"] for path in (tmp_path, folder / "noise"))
     assert len(one) == len(two) == 10
     for a, b in zip(one, two, strict=True):
         scale = a["grad_norm"] ** 2
@@ -70,7 +71,7 @@ def test_the_noise_scale_is_that_of_one_rank(tmp_path: Path) -> None:
 def test_evaluation_counts_each_sample_once(one: Path, two: Path, tmp_path: Path) -> None:
     """The first weights: on one rank, on two, and in two whole batches where nothing is filled up."""
     even = [o for o in ASKED if o.split("=")[0] not in ("steps", "evaluate.batch_size")]
-    assert run(*even, "steps=1", "evaluate.batch_size=25", f"run_dir={tmp_path}").returncode == 0
+    assert run(*even, "steps=1", "evaluate.batch_size=25", f"run_dir={tmp_path}", warm=True).returncode == 0
     first, *others = (rows(folder)[0] for folder in (tmp_path, one, two))
     assert first["step"] == 0 and first["split"] == "val" and first["eval_samples"] == 50
     for other in others:
@@ -86,7 +87,8 @@ def test_two_ranks_killed_and_stopped(two: Path, tmp_path: Path) -> None:
     assert died.returncode == 1 and "Signal 9 (SIGKILL)" in died.stderr, died.stderr
     assert states(folder) == [15] and "DONE" not in markers(folder)
 
-    half = Strike("lawa_exp.state:write_tensors", "half", rank=0, whom="everyone")
+    of = "resume/.partial-step_00000030/model.safetensors"
+    half = Strike("lawa_exp.checkpoint.store:write_tensors", "half", of, rank=0, whom="everyone")
     died = run(*asked, ranks=2, strike=half)
     assert died.returncode == -signal.SIGKILL and "continuing from step 15" in died.stdout, died.stderr
     assert states(folder) == [15] and (folder / "resume" / ".partial-step_00000030").is_dir()
@@ -99,11 +101,12 @@ def test_two_ranks_killed_and_stopped(two: Path, tmp_path: Path) -> None:
     assert 35 <= step < 45 and states(folder) == [30, step]
     assert f"stopped after step {step} and saved" in stopped.stdout
 
-    done = run(*asked, ranks=2)
+    done = run_all(tmp_path, 2, {"run": ASKED})["run"]
     assert done.returncode == 0 and f"continuing from step {step}" in done.stdout and "warning" not in done.stdout
     assert_same_run(folder, two)
 
 
+@pytest.mark.slow
 def test_feedback_and_a_window_on_the_disk(tmp_path: Path) -> None:
     folder, other = tmp_path / "run", tmp_path / "undisturbed"
     asked = tiny("steps=40", "feedback=lookahead", "feedback.every=7", "trajectory.window=disk")
@@ -115,6 +118,7 @@ def test_feedback_and_a_window_on_the_disk(tmp_path: Path) -> None:
     assert_same_run(folder, other)
 
 
+@pytest.mark.slow
 def test_three_ranks_killed(tmp_path: Path) -> None:
     """With three, sums depend on their order, and DDP's buckets change after a process's first backward pass."""
     folder, other = tmp_path / "run", tmp_path / "undisturbed"
@@ -127,18 +131,10 @@ def test_three_ranks_killed(tmp_path: Path) -> None:
     assert_same_run(folder, other)
 
 
-def test_batch_that_the_ranks_do_not_divide(tmp_path: Path) -> None:
-    refused = run(*tiny("batch.size=5"), f"run_dir={tmp_path / 'run'}", ranks=2)
-    assert refused.returncode == 1  # torchrun turns every other code into 1
-    assert refused.stderr.count("error: batch.size=5: expected a multiple of the 2 ranks\n") == 1
-    assert "UserError" not in refused.stderr  # no traceback but torchrun's own
-    assert not (tmp_path / "run").exists()
-
-
 def test_state_of_two_ranks_continues_on_one(two: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(two, tmp_path / "run")
     more = [o for o in ASKED if o != "steps=60"]
-    done = run(*more, "steps=70", f"run_dir={folder}")
+    done = run(*more, "steps=70", f"run_dir={folder}", warm=True)
     assert done.returncode == 0, done.stderr
     assert "warning: ranks was 2 and is 1" in done.stdout and "continuing from step 60" in done.stdout
     assert markers(folder) == ["DONE"] and rows(folder)[-1]["step"] == 70

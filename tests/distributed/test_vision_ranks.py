@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from helpers import rows, run
+from runs_worker import run_all
 
 pytestmark = pytest.mark.distributed
 
@@ -16,10 +17,15 @@ ASKED = [
 
 def test_one_and_two_ranks_see_the_same_images(tmp_path: Path) -> None:
     """In passes of 12 on one rank, of 3 on two: equal to rounding."""
-    assert run(*ASKED, f"run_dir={tmp_path / 'one'}").returncode == 0
-    two = run(*ASKED, "trainer.micro_batch=3", f"run_dir={tmp_path / 'two'}", ranks=2)
-    assert two.returncode == 0 and "2 rank(s) x 2 x 3" in two.stdout, two.stderr
-    first, second = rows(tmp_path / "one"), rows(tmp_path / "two")
+    assert run(*ASKED, f"run_dir={tmp_path / 'one'}", warm=True).returncode == 0
+    asked = [*ASKED, "trainer.micro_batch=3"]
+    done = run_all(tmp_path, 2, {"two": asked, "sharded": [*asked, "trainer=fsdp"]})
+    for name, two in done.items():
+        assert two.returncode == 0 and "2 rank(s) x 2 x 3" in two.stdout, two.stdout
+        compare(rows(tmp_path / "one"), rows(tmp_path / name))
+
+
+def compare(first: list[dict], second: list[dict]) -> None:
     assert len(first) == len(second) == 25
     measured = {"loss", "grad_norm", "accuracy"}
     for a, b in zip(first, second, strict=True):
