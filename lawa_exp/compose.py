@@ -14,6 +14,7 @@ from typing import Any
 from lawa_exp import signals
 from lawa_exp.cli import exit_code
 from lawa_exp.config import BUDGET_UNITS, STABLE, Config, Options, UserError, build, near
+from lawa_exp.slurm.ranks import join_ranks
 
 INSIDE = Path(__file__).parent / "conf"  # in the wheel
 BESIDE = Path(__file__).parent.parent / "conf"  # in a checkout
@@ -22,12 +23,14 @@ FLAGS = {  # Hydra's own
     *("-m", "--multirun", "-i", "--info", "-sc", "--shell-completion", "-cp", "--config-path", "-cn", "--config-name"),
     *("-cd", "--config-dir", "--experimental-rerun"),
 }
+LAUNCHER = "hydra/launcher="
 CONF = INSIDE if INSIDE.is_dir() else BESIDE
 
 
 def main(arguments: list[str]) -> int:
     """The whole command; returns its exit code. A user's mistake is one line on stderr and exit code 2."""
     signals.listen()
+    join_ranks()
     return exit_code(lambda: command(arguments))
 
 
@@ -35,10 +38,30 @@ def command(arguments: list[str]) -> int:
     composed, multirun = compose(arguments)
     if not composed:  # --help, --cfg and the like have printed what they had to
         return 0
+    cluster = cluster_asked_for(arguments, multirun)
     entries = [read(values, overrides) for values, overrides in composed]
+    if cluster:
+        from lawa_exp.slurm.submit import submit
+
+        return submit(entries, [o for _, o in composed], cluster)
     from lawa_exp.sweep import run_all, run_one
 
     return run_all(entries, [o for _, o in composed]) if multirun else run_one(*entries[0])
+
+
+def cluster_asked_for(arguments: list[str], multirun: bool) -> Any:
+    """The checked settings of `hydra/launcher=slurm`, once all is composed; None without."""
+    from hydra_plugins import lawa_exp_launcher
+
+    if not multirun and any(a.startswith(LAUNCHER) for a in arguments):
+        raise UserError(f"{LAUNCHER}...: only under -m; for one run see launch/sbatch_single.sh")
+    asked = dict(lawa_exp_launcher.CLUSTER)
+    lawa_exp_launcher.CLUSTER.clear()  # for the next call in this process
+    if not asked:
+        return None
+    from lawa_exp.slurm.settings import Slurm
+
+    return build(Slurm, asked, "hydra.launcher")
 
 
 def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]], bool]:
@@ -60,9 +83,10 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
         if "run_dir" in given:
             raise UserError("run_dir: not under -m, where every run has a folder of its own; choose runs_root=DIR")
         if "sweep" not in given:
+            asked = sorted(o for o in overrides if not o.startswith("hydra"))  # what is trained, not where
             arguments = [
                 *arguments,
-                f"sweep=sweep-{hashlib.sha256(chr(10).join(sorted(overrides)).encode()).hexdigest()[:8]}",
+                f"sweep=sweep-{hashlib.sha256(chr(10).join(asked).encode()).hexdigest()[:8]}",
             ]
     single = []
 

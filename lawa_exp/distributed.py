@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from lawa_exp.slurm.ranks import join_ranks
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -59,7 +61,8 @@ class Ranks:
 
 
 def start(device_type: str) -> Ranks:
-    """Joins the ranks that torchrun started, or is alone."""
+    """Joins the ranks that torchrun or srun started, or is alone."""
+    join_ranks()
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return Ranks()

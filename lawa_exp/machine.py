@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
 from pathlib import Path
 from typing import Any
+
+
+COPIED_FROM = "copied_from.json"  # beside a pinned copy of this package: the state of the checkout it came from
 
 
 def usable_cores() -> int:
@@ -26,8 +30,11 @@ def default_threads(local_ranks: int) -> int:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit, and whether dirty, of the checkout that this package is tracked in; None elsewhere."""
+    """Commit, and whether dirty, of the checkout that this package is tracked in, or was copied from; None elsewhere."""
     package = Path(__file__).parent
+    copied_from = package.parent / COPIED_FROM
+    if copied_from.exists():
+        return json.loads(copied_from.read_text())
 
     def git(*words: str) -> str:
         done = subprocess.run(

@@ -226,7 +226,7 @@ def carry_out(p: Prepared, run: RunDir, device: torch.device, ranks: Ranks, say:
         if ranks.is_main:
             reason = f"{type(error).__name__}: {error}"
             with suppress(OSError):  # a full disk may have no room for the marker either
-                run.mark("FAILED", reason=reason, traceback=traceback.format_exc())
+                run.fail(run.reached, reason, traceback.format_exc())
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise Failed(
                 f"no room left on the disk ({error}); the last whole state stays: the same command goes on"
@@ -325,6 +325,13 @@ def instead(settings: Any, saved: set[int], end: int) -> str:
 @contextmanager
 def opened(run: RunDir, p: Prepared) -> Iterator[None]:
     """The run's lock, once the folder is known to be this training's own or new."""
+    check_folder(run, p)
+    with run.locked():
+        yield
+
+
+def check_folder(run: RunDir, p: Prepared) -> None:
+    """UserError where the folder holds something else than this training."""
     if run.path.exists() and not run.path.is_dir():
         raise UserError(f"run_dir={run.path}: expected a folder, this is a file")
     existing = run.read_config()
@@ -335,8 +342,6 @@ def opened(run: RunDir, p: Prepared) -> Iterator[None]:
         keys = sorted(k for k in there.keys() | here.keys() if there.get(k) != here.get(k))
         named = ", ".join(f"{k}={there.get(k)} there, {here.get(k)} here" for k in keys[:3])
         raise UserError(f"run_dir={run.path} holds another trajectory ({named}); choose another run_dir")
-    with run.locked():
-        yield
 
 
 @contextmanager

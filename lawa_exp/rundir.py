@@ -36,6 +36,7 @@ class RunDir:
         self.resume = path / "resume"
         self.states = path / "states"
         self.readouts = path / "readouts"
+        self.reached = 0  # the last step of this process's training
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -66,6 +67,19 @@ class RunDir:
                 (self.path / other).unlink(missing_ok=True)
         if name:
             write_text_atomically(self.path / name, json.dumps(facts) + "\n")
+
+    def fail(self, step: int, reason: str, traceback: str = "") -> None:
+        """Marks the run FAILED after `step`, and notes the error among those of the SLURM job that it came in."""
+        job, start = this_job()
+        line = {"time": time.time(), "step": step, "reason": reason, "job": job, "start": start}
+        with (self.path / "errors.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        self.mark("FAILED", step=step, reason=reason, traceback=traceback)
+
+    def errors(self) -> list[dict[str, Any]]:
+        """What `fail` noted, oldest first."""
+        path = self.path / "errors.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def read_config(self) -> dict[str, Any] | None:
         """What config.yaml holds, or None where there is none; UserError where it cannot be read."""
@@ -126,3 +140,11 @@ class RunDir:
         }
         with (self.path / "provenance.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def this_job() -> tuple[str | None, int]:
+    """The SLURM job that this process is in (None: none), and which start of it this is (the first: 0)."""
+    environment = os.environ
+    array, index = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{index}" if array else environment.get("SLURM_JOB_ID")
+    return job, int(environment.get("SLURM_RESTART_COUNT", "0"))
