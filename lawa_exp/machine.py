@@ -9,7 +9,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-
 COPIED_FROM = "copied_from.json"  # beside a pinned copy of this package: the state of the checkout it came from
 
 
@@ -30,7 +29,7 @@ def default_threads(local_ranks: int) -> int:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit, and whether dirty, of the checkout that this package is tracked in, or was copied from; None elsewhere."""
+    """Commit, and whether dirty, of the checkout this package is tracked in, or was copied from; None elsewhere."""
     package = Path(__file__).parent
     copied_from = package.parent / COPIED_FROM
     if copied_from.exists():

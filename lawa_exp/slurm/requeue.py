@@ -1,7 +1,7 @@
 """`python -m lawa_exp.slurm.requeue RUN CODE`: after a start of a job ended with CODE, whether the job goes on.
 
-The last line of our sbatch scripts. An interruption goes on however often it comes. An error of the program's own goes on
-where it had not come at that step before, a few times; then the run is FAILED until somebody submits it again.
+The last line of our sbatch scripts. An interruption goes on however often it comes. An error of the program's own
+goes on where it had not come at that step before, a few times; then the run is FAILED until somebody submits it again.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from lawa_exp.checkpoint.commit import steps_in
-from lawa_exp.config import Config, Failed, Options, UserError
+from lawa_exp.config import Config, Options, UserError
 from lawa_exp.distributed import Ranks
 from lawa_exp.files import locked
 from lawa_exp.metrics import averager_ids, read_rows
@@ -76,7 +76,7 @@ def with_threads(config: Config, cluster: Slurm) -> Config:
 
 @dataclass(frozen=True)
 class Standing:
-    """What there is of a training: a word, what more there is to say, its job in the queue, whether it is to be submitted."""
+    """What there is of a training: a word, what more to say, its job in the queue, whether it is to be submitted."""
 
     word: str
     more: str = ""
@@ -222,7 +222,9 @@ def parameters(cluster: Slurm, sweep: str, code: Path, run_dirs: Path, after: li
 
 def wait(sweep: Sweep) -> int:
     """Returns when no run of the sweep is queued or running: 0 if all are done, else 1."""
-    while any(s.job for s in (found := standings(sweep))):
+    found = standings(sweep)
+    while any(s.job for s in found):
         time.sleep(POLL)
+        found = standings(sweep)
     show(sweep, found)
     return EXIT["failed"] if any(s.due for s in found) else EXIT["done"]
