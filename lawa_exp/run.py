@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import shlex
 import sys
 import traceback
@@ -61,8 +62,11 @@ def open_dataset(settings: Any, context: int) -> Any:
     return settings.open(context)
 
 
-def start_device(name: str) -> tuple[torch.device, Ranks]:
-    """The device (`auto`: a GPU if there is one) and the ranks. UserError where there is no such device."""
+def start_device(name: str, plan: bool = False) -> tuple[torch.device, Ranks]:
+    """The device (`auto`: a GPU if there is one) and the ranks. UserError where there is no such device.
+
+    plan: nothing is started, and the device, as WORLD_SIZE ranks, may be another machine's.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -71,6 +75,9 @@ def start_device(name: str) -> tuple[torch.device, Ranks]:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
         raise UserError(f"trainer.device={name}: expected auto, cpu or cuda")
+    if plan and "RANK" not in os.environ:
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        return device, Ranks(0, world, 0, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"trainer.device={name}: this machine has no CUDA device; use trainer.device=cpu")
     ranks = distributed.start(device.type)

@@ -14,17 +14,19 @@ from typing import Any
 from lawa_exp import distributed, signals
 from lawa_exp.config import STABLE, Config, Failed, Init, Options, UserError
 from lawa_exp.files import write_text_atomically
-from lawa_exp.run import EXIT, Prepared, command, execute, merge, prepare, show_plan, start_device
+from lawa_exp.run import EXIT, Prepared, check_folder, command, execute, merge, prepare, show_plan, start_device
+from lawa_exp.rundir import RunDir
 from lawa_exp.schedules import WSD, Constant
 from lawa_exp.summary import summarise
 
 
 def run_one(config: Config, options: Options) -> int:
     """Trains or plans one configuration; returns the exit code."""
-    device, ranks = start_device(config.trainer.device)
+    device, ranks = start_device(config.trainer.device, options.plan)
     prepared = prepare(config, options, device, ranks)
     try:
         if options.plan:
+            check_folder(RunDir(prepared.run_dir), prepared)
             if ranks.is_main:
                 print(f"run_dir={prepared.run_dir}\n{show_plan(prepared, ranks)}")
             return 0

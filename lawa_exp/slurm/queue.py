@@ -14,7 +14,8 @@ from typing import Any
 from lawa_exp.config import Failed, UserError
 
 SUBMITTED = "submitted.jsonl"  # in a sweep's folder, one line for each run that was queued
-LEAVING = ("COMPLETING", "CANCELLED")  # states of a job that is over, but for its last process
+ENDING = "COMPLETING"  # the state of a job that is about to leave, or to be queued again: nobody can tell
+PATIENCE = 60  # seconds in which it does
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ def ask(*words: str) -> str:
 
 
 def queue() -> dict[str, Job]:
-    """The user's jobs that are queued or running, by id; those that are about to leave are left out."""
+    """The user's jobs that are queued, running or ending, by id."""
     found = (Job(*line.split("|", 2)) for line in ask("squeue", "--me", "-h", "-r", "-o", "%i|%T|%j").splitlines())
-    return {job.id: job for job in found if job.state not in LEAVING}
+    return {job.id: job for job in found}
 
 
 def job_name(sweep: str) -> str:
@@ -81,8 +82,19 @@ def read_record(sweep: Path) -> list[dict[str, Any]]:
     return found
 
 
+def settled(sweeps: Iterable[Path]) -> dict[Path, tuple[Job, Path]]:
+    """`active`, once the jobs that are ending have left or are queued again; as it is where that takes too long."""
+    sweeps = list(sweeps)
+    end = time.monotonic() + PATIENCE
+    found = active(sweeps, queue())
+    while time.monotonic() < end and any(job.state == ENDING for job, _ in found.values()):
+        time.sleep(1)
+        found = active(sweeps, queue())
+    return found
+
+
 def active(sweeps: Iterable[Path], jobs: Mapping[str, Job]) -> dict[Path, tuple[Job, Path]]:
-    """The runs that any of the sweeps has queued or running, by run directory: the job, and the sweep's folder."""
+    """The runs that any of the sweeps has in the queue, by run directory: the job, and the sweep's folder."""
     found = {}
     for sweep in sweeps:
         for line in read_record(sweep):

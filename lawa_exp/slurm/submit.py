@@ -87,7 +87,7 @@ class Standing:
 def standings(sweep: Sweep) -> list[Standing]:
     """How each training of the sweep stands, by its folder and by the cluster's queue."""
     everywhere = [path.parent for path in sweep.folder.parent.glob(f"*/{queue.SUBMITTED}")]
-    jobs = queue.active(everywhere, queue.queue())
+    jobs = queue.settled(everywhere)
     return [standing(training, jobs.get(training.run_dir.resolve()), sweep.folder) for training, _ in sweep.trainings]
 
 
@@ -96,7 +96,8 @@ def standing(training: Prepared, active: tuple[queue.Job, Path] | None, sweep: P
     if active:
         job, by = active
         of = "" if by.resolve() == sweep.resolve() else f" of the sweep {by.name}"
-        return Standing("running" if job.state == "RUNNING" else "queued", f"job {job.id}{of}", job.id)
+        word = {"RUNNING": "running", queue.ENDING: "ending"}.get(job.state, "queued")
+        return Standing(word, f"job {job.id}{of}", job.id)
     run = RunDir(training.run_dir)
     marker, facts = run.marker() or ("", {})
     end = training.config.steps
@@ -117,9 +118,11 @@ def standing(training: Prepared, active: tuple[queue.Job, Path] | None, sweep: P
 
 
 def show(sweep: Sweep, found: list[Standing]) -> None:
-    """One line for each training, and how many there are of each kind."""
+    """One line for each training, with what its entries do not share with all others, and how many are of each kind."""
+    shared = set.intersection(*map(set, sweep.overrides))
     for (training, members), s in zip(sweep.trainings, found, strict=True):
-        print(f"  {s.word:12} {training.run_dir}  [{sweep.described(members)}]{f'  {s.more}' if s.more else ''}")
+        mine = " | ".join(" ".join(o for o in sweep.overrides[i] if o not in shared) for i in members)
+        print(f"  {s.word:12} {training.run_dir}  {f'[{mine}]  ' if mine else ''}{s.more}".rstrip())
     counts = Counter(s.word for s in found)
     print(", ".join(f"{n} {word}" for word, n in counts.items()) + f"; {sum(s.due for s in found)} to submit")
 
