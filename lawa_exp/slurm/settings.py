@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
-from lawa_exp.config import Rule, boolean, either, integer, mapping, optional, setting, text
+from lawa_exp.config import Rule, boolean, integer, mapping, optional, setting, text
+
+
+def _duration(value: Any) -> int | str:
+    if isinstance(value, str) and re.fullmatch(r"(\d+-)?\d+(:\d\d){0,2}", value) and not value.isdecimal():
+        return value
+    return integer(1).parse(value)
 
 
 @dataclass(frozen=True)
@@ -18,7 +25,7 @@ class Slurm:
 
     partition: str | None = setting(optional(text()))
     account: str | None = setting(optional(text()))
-    time: int | str = setting(either(integer(1), text()))
+    time: int | str = setting(Rule("minutes (at least 1), or days-hours:minutes:seconds", _duration))
     grace: int = setting(integer(1))
     nodes: int = setting(integer(1))
     gpus_per_node: int = setting(integer(0))

@@ -33,24 +33,35 @@ from lawa_exp.slurm import queue  # noqa: E402
 
 GRACE = 5  # seconds before its time limit in which a run is told to save
 RESUBMIT = 5  # seconds between two submissions of the whole sweep
-LONGEST = 8.0  # seconds after which, at the latest, a start is struck
+STARTING = 3.0  # seconds of a start in which it is struck while it begins
+AGAIN = 20.0  # seconds after which a start that lives on is struck again
+EVERY = 10  # steps between two states
+SAVES = 2  # states that a start may save before it is struck
 
 
 @dataclass
 class Run:
-    """What the storm knows of a run. job: the one it is in; due: when it is struck next, and how."""
+    """What the storm knows of a run. due: when its present start is struck (None: it is not running)."""
 
-    job: str | None = None
-    start: int = -1
-    due: tuple[float, str, bool] | None = None
+    due: Due | None = None
     strikes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Due:
+    """A strike: not before `time`, nor before the run has a state of `step`; in_save: while a state is being written."""
+
+    time: float
+    step: int
+    kind: str
+    in_save: bool
 
 
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--runs", type=int, default=12)
     p.add_argument("--interruptions", type=int, default=100, help="at least so many")
-    p.add_argument("--steps", type=int, default=800)
+    p.add_argument("--steps", type=int, default=500)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--limit", type=float, default=3600, help="seconds after which it is given up")
     p.add_argument("--folder", type=Path, help="where the runs go (default: a temporary folder)")
@@ -84,7 +95,7 @@ def cluster(folder: Path):
 def sweep_arguments(args: argparse.Namespace, root: Path) -> list[str]:
     """The sweep: seeds by peak rates; two entries of each training differ only in averaging."""
     seeds = ",".join(map(str, range((args.runs + 1) // 2)))
-    settings = [f"steps={args.steps}", "save.every=20", "trajectory.every=50", "spacing=50", "evaluate.every=100"]
+    settings = [f"steps={args.steps}", f"save.every={EVERY}", "trajectory.every=50", "spacing=50", "evaluate.every=100"]
     swept = [f"seed={seeds}", "lr.peak=3e-3,1e-3", "k=2,3", "avg=[lawa,ema,swa]"]
     return ["-m", *tiny(*settings), *swept, f"runs_root={root}", "sweep=storm"]
 
@@ -127,15 +138,13 @@ def storm(args: argparse.Namespace, folder: Path) -> str:
                 run.due = None
                 continue
             if run.due is None and len(run.strikes) < quota:
-                kind = kinds[len(run.strikes) * len(runs) + list(runs).index(run_dir)]
-                run.due = (time.monotonic() + rng.uniform(0, LONGEST), kind, rng.random() < 0.5)
-            if run.due and time.monotonic() >= run.due[0]:
-                _, kind, in_save = run.due
-                seen = in_save and wait_for_save(run_dir)
-                if STRIKES[kind](job.id, run_dir):
-                    run.strikes.append(kind)
-                    in_a_save[kind] += seen
-                run.due = (time.monotonic() + 15, kind, False)  # again, should this start live on
+                run.due = choose(rng, run_dir, kinds[len(run.strikes) * len(runs) + list(runs).index(run_dir)])
+            if run.due and time.monotonic() >= run.due.time and newest(run_dir) >= run.due.step:
+                seen = run.due.in_save and wait_for_save(run_dir)
+                if STRIKES[run.due.kind](job.id, run_dir):
+                    run.strikes.append(run.due.kind)
+                    in_a_save[run.due.kind] += seen
+                run.due.time, run.due.step = time.monotonic() + AGAIN, 0  # should this start live on
         if all(markers(run_dir) == ["DONE"] for run_dir in runs) and not active:
             break
         if time.monotonic() - submitted_at > RESUBMIT and len(active) < len(runs):
@@ -146,6 +155,19 @@ def storm(args: argparse.Namespace, folder: Path) -> str:
     stormed = time.monotonic() - began
     assert twins.wait() == 0, "the undisturbed sweep failed"
     return report(args, folder, runs, in_a_save, submissions, stormed)
+
+
+def choose(rng: random.Random, run_dir: Path, kind: str) -> Due:
+    """When a start that has just begun is struck: as it begins, or a few states later."""
+    now = time.monotonic()
+    if rng.random() < 0.3:
+        return Due(now + rng.uniform(0, STARTING), 0, kind, False)
+    return Due(now, newest(run_dir) + EVERY * rng.randint(1, SAVES), kind, rng.random() < 0.7)
+
+
+def newest(run_dir: Path) -> int:
+    """The step of the newest state, rounded down to the regular ones."""
+    return max(states(run_dir), default=0) // EVERY * EVERY
 
 
 def wait_for_save(run_dir: Path, limit: float = 3.0) -> bool:
@@ -240,12 +262,12 @@ def report(
             "",
             f"    {command}",
             "",
-            f"{len(runs)} runs of {args.steps} steps (two entries each, which differ in averaging), a state every 20 steps, "
-            f"two at a time on one node; {total} interruptions in {seconds:.0f} seconds, {starts} starts, "
+            f"{len(runs)} runs of {args.steps} steps (two entries each, which differ in averaging), a state every {EVERY} "
+            f"steps, two at a time on one node; {total} interruptions in {seconds:.0f} seconds, {starts} starts, "
             f"{submissions} submissions of the same command.",
             "Every run ended with the bytes of its undisturbed twin (a sweep without a launcher): metrics.jsonl, "
-            "snapshots, averages, states and read-outs. No run was queued twice; no process, job or half-written folder "
-            "was left.",
+            "snapshots, averages, states and read-outs. No run was queued twice; no process, job or half-written "
+            "folder was left.",
             "",
             "| interruption | times | of these while a state was being written |",
             "|---|---|---|",
