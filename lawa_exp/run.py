@@ -29,7 +29,7 @@ from lawa_exp.origin import Origin, check_continues, find_origin, snapshots_of
 from lawa_exp.replay import next_longer, problem_with, replay_run
 from lawa_exp.report import loss_table, write_report
 from lawa_exp.rerun import merge_rerun
-from lawa_exp.rundir import RunDir
+from lawa_exp.rundir import RunDir, this_job
 from lawa_exp.schedules import WSD
 from lawa_exp.settings import config_from, config_to
 from lawa_exp.train import Outcome, train
@@ -218,13 +218,17 @@ def carry_out(p: Prepared, run: RunDir, device: torch.device, ranks: Ranks, say:
         run.path.mkdir(parents=True, exist_ok=True)
         run.mark(None)
         run.write_config({"trajectory_id": p.trajectory, **config_to(p.config), "identity": p.identity})
-        run.add_provenance(
+        job, start = this_job()
+        earlier = run.add_provenance(
+            slurm={"job": job, "start": start} if job else None,
             ranks=ranks.world,
             threads=p.config.trainer.threads,
             device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
             micro_batch=plan.micro_batches(p.splits),
             data_fingerprint=p.data.fingerprint,
         )
+        if earlier:
+            say(f"start {earlier + 1} of this run ({len(run.errors())} of those before it ended with an error)")
     try:
         outcome = train(p.config, p.data, p.splits, p.origin, run, ranks, device, signals.stop_is_asked, say)
     except UserError:

@@ -123,8 +123,8 @@ class RunDir:
         aside = next(p for i in range(1, 10**6) if not (p := self.path / f"metrics.before-{i}.jsonl").exists())
         return self.metrics.rename(aside)
 
-    def add_provenance(self, **facts: Any) -> None:
-        """One line per start: what ran, on what, from where."""
+    def add_provenance(self, **facts: Any) -> int:
+        """One line per start: what ran, on what, from where. Returns how many starts there were before."""
         line = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "command": sys.argv,
@@ -138,8 +138,11 @@ class RunDir:
             },
             **facts,
         }
-        with (self.path / "provenance.jsonl").open("a") as file:
+        path = self.path / "provenance.jsonl"
+        before = len(path.read_text().splitlines()) if path.exists() else 0
+        with path.open("a") as file:
             file.write(json.dumps(line) + "\n")
+        return before
 
 
 def this_job() -> tuple[str | None, int]:

@@ -32,6 +32,7 @@ SelectTypeParameters=CR_Core
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 SchedulerParameters=batch_sched_delay=1,sched_interval=2,sched_min_interval=0
+EnforcePartLimits=ALL
 MpiDefault=none
 ReturnToService=2
 KillWait=10

@@ -49,7 +49,7 @@ class Run:
 
 @dataclass
 class Due:
-    """A strike: not before `time`, nor before the run has a state of `step`; in_save: while a state is being written."""
+    """A strike: not before `time` or the run's state of `step`; in_save: while a state is being written."""
 
     time: float
     step: int
@@ -262,7 +262,7 @@ def report(
             "",
             f"    {command}",
             "",
-            f"{len(runs)} runs of {args.steps} steps (two entries each, which differ in averaging), a state every {EVERY} "
+            f"{len(runs)} runs of {args.steps} steps (two entries each, for averaging), a state every {EVERY} "
             f"steps, two at a time on one node; {total} interruptions in {seconds:.0f} seconds, {starts} starts, "
             f"{submissions} submissions of the same command.",
             "Every run ended with the bytes of its undisturbed twin (a sweep without a launcher): metrics.jsonl, "
