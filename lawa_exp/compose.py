@@ -212,6 +212,8 @@ def siblings(parent: str) -> list[str]:
     files = [(CONF / "config.yaml", "")] + [
         (path, group) for group, names in groups().items() for path in ((CONF / group / f"{n}.yaml") for n in names)
     ]
+    if parent == "hydra.launcher":
+        files = [(path, parent) for path in (CONF / "hydra" / "launcher").glob("*.yaml")]
     for path, group in files:
         text = path.read_text()
         package = re.search(r"^# @package (\S+)", text, re.MULTILINE)
@@ -221,7 +223,7 @@ def siblings(parent: str) -> list[str]:
             content = {step: content}
         for step in parent.split(".") if parent else []:
             content = content.get(step) if isinstance(content, dict) else None
-        found |= set(content) if isinstance(content, dict) else set()
+        found |= {key for key in content if not key.startswith("_")} if isinstance(content, dict) else set()
     if not parent:
         found |= set(groups())
     return sorted(found)

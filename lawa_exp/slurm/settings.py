@@ -33,7 +33,7 @@ class Slurm:
     cpus_per_task: int = setting(integer(1))
     memory: str | None = setting(optional(text()))
     constraint: str | None = setting(optional(text()))
-    extra: dict[str, Any] = setting(mapping())
+    extra: dict[str, Any] | None = setting(optional(mapping()))
     setup: tuple[str, ...] = setting(Rule("a list of shell lines", lambda v: tuple(text().parse(line) for line in v)))
     parallel: int = setting(integer(1))
     wait: bool = setting(boolean())

@@ -183,7 +183,7 @@ def parameters(cluster: Slurm, sweep: str, code: Path, run_dirs: Path, after: li
 
     After each start the script asks `requeue.py` whether the run goes on. The shell's trap lets it live to do so.
     """
-    extra = {"requeue": True, **cluster.extra}
+    extra = {"requeue": True, **(cluster.extra or {})}
     if after:
         extra |= {"dependency": "afterok:" + ":".join(after), "kill-on-invalid-dep": "yes"}
     threads = cluster.cpus_per_task

@@ -278,7 +278,10 @@ def test_the_sbatch_script():
         ([], "hydra/launcher=...: only under -m"),
         (["-m", "hydra.launcher.time=0"], "hydra.launcher.time=0: expected"),
         (["-m", "hydra.launcher.nodes=two"], "hydra.launcher.nodes=two: expected an integer"),
-        (["-m", "hydra.launcher.partitions=a"], "hydra.launcher.partitions"),
+        (
+            ["-m", "hydra.launcher.partitions=a"],
+            "hydra.launcher.partitions: not a setting here; did you mean partition?",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(arguments, line, capsys, monkeypatch, tmp_path):
