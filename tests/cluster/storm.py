@@ -35,7 +35,7 @@ GRACE = 5  # seconds before its time limit in which a run is told to save
 RESUBMIT = 5  # seconds between two submissions of the whole sweep
 STARTING = 3.0  # seconds of a start in which it is struck while it begins
 AGAIN = 20.0  # seconds after which a start that lives on is struck again
-EVERY = 10  # steps between two states
+EVERY = 15  # steps between two states
 SAVES = 2  # states that a start may save before it is struck
 
 
@@ -61,7 +61,7 @@ def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--runs", type=int, default=12)
     p.add_argument("--interruptions", type=int, default=100, help="at least so many")
-    p.add_argument("--steps", type=int, default=500)
+    p.add_argument("--steps", type=int, default=1500)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--limit", type=float, default=3600, help="seconds after which it is given up")
     p.add_argument("--folder", type=Path, help="where the runs go (default: a temporary folder)")
@@ -95,7 +95,7 @@ def cluster(folder: Path):
 def sweep_arguments(args: argparse.Namespace, root: Path) -> list[str]:
     """The sweep: seeds by peak rates; two entries of each training differ only in averaging."""
     seeds = ",".join(map(str, range((args.runs + 1) // 2)))
-    settings = [f"steps={args.steps}", f"save.every={EVERY}", "trajectory.every=50", "spacing=50", "evaluate.every=100"]
+    settings = [f"steps={args.steps}", f"save.every={EVERY}", "trajectory.every=50", "spacing=50", "evaluate.every=250"]
     swept = [f"seed={seeds}", "lr.peak=3e-3,1e-3", "k=2,3", "avg=[lawa,ema,swa]"]
     return ["-m", *tiny(*settings), *swept, f"runs_root={root}", "sweep=storm"]
 
@@ -170,7 +170,7 @@ def newest(run_dir: Path) -> int:
     return max(states(run_dir), default=0) // EVERY * EVERY
 
 
-def wait_for_save(run_dir: Path, limit: float = 3.0) -> bool:
+def wait_for_save(run_dir: Path, limit: float = 1.0) -> bool:
     """Returns as soon as a state is being written; False where none was within the limit."""
     end = time.monotonic() + limit
     while time.monotonic() < end:
