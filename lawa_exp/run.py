@@ -237,7 +237,8 @@ def carry_out(p: Prepared, run: RunDir, device: torch.device, ranks: Ranks, say:
         if ranks.is_main:
             reason = f"{type(error).__name__}: {error}"
             with suppress(OSError):  # a full disk may have no room for the marker either
-                run.fail(run.reached, reason, traceback.format_exc())
+                run.mark("FAILED", step=run.reached, reason=reason, traceback=traceback.format_exc())
+                run.note_error(run.reached, reason)
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise Failed(
                 f"no room left on the disk ({error}); the last whole state stays: the same command goes on"

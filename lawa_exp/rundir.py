@@ -68,16 +68,15 @@ class RunDir:
         if name:
             write_text_atomically(self.path / name, json.dumps(facts) + "\n")
 
-    def fail(self, step: int, reason: str, traceback: str = "") -> None:
-        """Marks the run FAILED after `step`, and notes the error among those of the SLURM job that it came in."""
+    def note_error(self, step: int, reason: str) -> None:
+        """Adds what ended a start after `step` to errors.jsonl, with the SLURM job that it came in."""
         job, start = this_job()
         line = {"time": time.time(), "step": step, "reason": reason, "job": job, "start": start}
         with (self.path / "errors.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
-        self.mark("FAILED", step=step, reason=reason, traceback=traceback)
 
     def errors(self) -> list[dict[str, Any]]:
-        """What `fail` noted, oldest first."""
+        """What was noted, oldest first."""
         path = self.path / "errors.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 

@@ -60,8 +60,13 @@ def decide(run: RunDir, code: int) -> tuple[bool, str]:
         return False, "killed; submitting again continues"
     job, start = this_job()
     mine = [e for e in run.errors() if e["job"] == job]
-    if not mine or mine[-1]["start"] != start:  # it ended without a word, in its first second or by a crash
-        run.fail(max(steps_in(run.resume), default=0), f"exit code {code}, without a word; see the job's log")
+    if not mine or mine[-1]["start"] != start:  # it ended in its first second, by a crash, or on another rank
+        if marker != "FAILED":
+            step = max(steps_in(run.resume), default=0)
+            run.path.mkdir(parents=True, exist_ok=True)
+            run.mark("FAILED", step=step, reason=f"exit code {code}, without a word; see the job's log")
+        _, facts = run.marker() or ("", {})
+        run.note_error(facts["step"], str(facts.get("reason", "")))
         mine = [e for e in run.errors() if e["job"] == job]
     error = mine[-1]
     if error["step"] in [e["step"] for e in mine[:-1]]:

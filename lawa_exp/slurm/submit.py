@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from lawa_exp import signals
 from lawa_exp.checkpoint.commit import steps_in
 from lawa_exp.config import Config, Options, UserError
 from lawa_exp.distributed import Ranks
@@ -224,10 +225,12 @@ def parameters(cluster: Slurm, sweep: str, code: Path, run_dirs: Path, after: li
 
 
 def wait(sweep: Sweep) -> int:
-    """Returns when no run of the sweep is queued or running: 0 if all are done, else 1."""
+    """Returns when no run of the sweep is queued or running: 0 if all are done, else 1. A stop ends the waiting alone."""
     found = standings(sweep)
     while any(s.job for s in found):
         time.sleep(POLL)
+        if signals.stop_is_asked():
+            return EXIT["stopped"]
         found = standings(sweep)
     show(sweep, found)
     return EXIT["failed"] if any(s.due for s in found) else EXIT["done"]

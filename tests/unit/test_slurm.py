@@ -134,7 +134,7 @@ def test_what_is_submitted(tmp_path, done):
     assert (
         stands(too_fine) == ("done", False) and "cannot be read out" in submit.standing(too_fine, None, tmp_path).more
     )
-    RunDir(folder).fail(12, "OSError: the disk is gone")
+    RunDir(folder).mark("FAILED", step=12, reason="OSError: the disk is gone")
     assert stands() == ("failed", True)
     RunDir(folder).mark("DIVERGED", step=7)
     assert stands() == ("diverged", False)
@@ -174,6 +174,11 @@ def in_job(tmp_path, monkeypatch):
     return RunDir(tmp_path), lambda n: monkeypatch.setenv("SLURM_RESTART_COUNT", str(n))
 
 
+def fails(folder: RunDir, step: int) -> None:
+    folder.mark("FAILED", step=step, reason="ValueError: no")
+    folder.note_error(step, "ValueError: no")
+
+
 def test_interruptions_go_on_and_endings_do_not(in_job):
     folder, start = in_job
     for n in range(20):
@@ -192,10 +197,10 @@ def test_an_error_that_repeats_at_its_step_fails(in_job):
     folder, start = in_job
     for n, (step, goes_on) in enumerate([(10, True), (11, True), (10, False)]):
         start(n)
-        folder.fail(step, "ValueError: no")
+        fails(folder, step)
         assert requeue.decide(folder, 1) == (goes_on, requeue.decide(folder, 1)[1])
     assert "failed again after step 10: ValueError: no" in requeue.decide(folder, 1)[1]
-    assert folder.marker() == ("FAILED", {"step": 10, "reason": "ValueError: no", "traceback": ""})
+    assert folder.marker() == ("FAILED", {"step": 10, "reason": "ValueError: no"})
 
 
 def test_errors_of_a_job_are_bounded_and_another_job_begins_anew(in_job, monkeypatch):
@@ -203,22 +208,32 @@ def test_errors_of_a_job_are_bounded_and_another_job_begins_anew(in_job, monkeyp
     answers = []
     for n in range(requeue.OWN_ERRORS + 1):
         start(n)
-        folder.fail(n, "ValueError: no")
+        fails(folder, n)
         answers.append(requeue.decide(folder, 1)[0])
     assert answers == [True] * requeue.OWN_ERRORS + [False]
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")  # submitted again
     start(0)
-    folder.fail(0, "ValueError: no")
+    fails(folder, 0)
     assert requeue.decide(folder, 1)[0]
 
 
 def test_a_crash_without_a_word_is_an_error_too(in_job):
     folder, start = in_job
-    folder.fail(30, "of the start before")
+    fails(folder, 30)
     for n, goes_on in (1, True), (2, False):
         start(n)
+        folder.mark(None)  # it was begun
         assert requeue.decide(folder, 128 + signal.SIGSEGV)[0] is goes_on
     assert [e["step"] for e in folder.errors()] == [30, 0, 0]
+    assert folder.marker() == ("FAILED", {"step": 0, "reason": "exit code 139, without a word; see the job's log"})
+
+
+def test_what_another_rank_failed_with_is_kept(in_job):
+    folder, start = in_job
+    start(0)
+    folder.mark("FAILED", step=5, reason="ValueError: on rank 1")
+    assert requeue.decide(folder, 1)[0]
+    assert [(e["step"], e["reason"]) for e in folder.errors()] == [(5, "ValueError: on rank 1")]
 
 
 def test_the_copy_of_the_code(tmp_path):
