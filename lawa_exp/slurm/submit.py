@@ -225,7 +225,7 @@ def parameters(cluster: Slurm, sweep: str, code: Path, run_dirs: Path, after: li
 
 
 def wait(sweep: Sweep) -> int:
-    """Returns when no run of the sweep is queued or running: 0 if all are done, else 1. A stop ends the waiting alone."""
+    """Returns when no run of the sweep is queued or running: 0 if all are done, else 1. A stop ends only the waiting."""
     found = standings(sweep)
     while any(s.job for s in found):
         time.sleep(POLL)
