@@ -9,10 +9,14 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 
 COMPOSED: list[tuple[Any, list[str]]] = []  # (configuration, overrides) of each entry
+CLUSTER: dict[str, Any] = {}  # the settings of hydra/launcher=slurm, where that is chosen
 
 
 class Collect(Launcher):
     """Composes every entry and starts none."""
+
+    def __init__(self) -> None:
+        CLUSTER.clear()
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         self.context, self.config = hydra_context, config
@@ -23,3 +27,10 @@ class Collect(Launcher):
                 (self.context.config_loader.load_sweep_config(self.config, list(overrides)), list(overrides))
             )
         return []
+
+
+class Slurm(Collect):
+    """The same, and keeps what is asked of the cluster."""
+
+    def __init__(self, **settings: Any) -> None:
+        CLUSTER.update(settings)

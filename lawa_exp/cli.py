@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lawa_exp.config import Failed, UserError
-from lawa_exp.machine import join_slurm_step
+from lawa_exp.slurm.ranks import join_ranks
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
 
 def exit_code(command: Callable[[], int]) -> int:
     """Runs `command`; UserError becomes 2, and a failure that needs no traceback 1, each with one line on stderr."""
-    join_slurm_step()
+    join_ranks()
     code = _exit_code(command)
     told = os.environ.get("LAWA_EXP_EXIT_CODE")  # of launch/torchrun.sh: torchrun does not hand it on
     if told and os.environ.get("LOCAL_RANK", "0") == "0":

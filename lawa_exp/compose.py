@@ -22,6 +22,7 @@ FLAGS = {  # Hydra's own
     *("-m", "--multirun", "-i", "--info", "-sc", "--shell-completion", "-cp", "--config-path", "-cn", "--config-name"),
     *("-cd", "--config-dir", "--experimental-rerun"),
 }
+LAUNCHER = "hydra/launcher="
 CONF = INSIDE if INSIDE.is_dir() else BESIDE
 
 
@@ -35,10 +36,30 @@ def command(arguments: list[str]) -> int:
     composed, multirun = compose(arguments)
     if not composed:  # --help, --cfg and the like have printed what they had to
         return 0
+    cluster = cluster_asked_for(arguments, multirun)
     entries = [read(values, overrides) for values, overrides in composed]
+    if cluster:
+        from lawa_exp.slurm.submit import submit
+
+        return submit(entries, [o for _, o in composed], cluster)
     from lawa_exp.sweep import run_all, run_one
 
     return run_all(entries, [o for _, o in composed]) if multirun else run_one(*entries[0])
+
+
+def cluster_asked_for(arguments: list[str], multirun: bool) -> Any:
+    """The checked settings of `hydra/launcher=slurm`, once all is composed; None without."""
+    from hydra_plugins import lawa_exp_launcher
+
+    if not multirun and any(a.startswith(LAUNCHER) for a in arguments):
+        raise UserError(f"{LAUNCHER}...: only under -m; for one run see launch/sbatch_single.sh")
+    asked = dict(lawa_exp_launcher.CLUSTER)
+    lawa_exp_launcher.CLUSTER.clear()  # for the next call in this process
+    if not asked:
+        return None
+    from lawa_exp.slurm.settings import Slurm
+
+    return build(Slurm, asked, "hydra.launcher")
 
 
 def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]], bool]:
@@ -60,9 +81,10 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
         if "run_dir" in given:
             raise UserError("run_dir: not under -m, where every run has a folder of its own; choose runs_root=DIR")
         if "sweep" not in given:
+            asked = sorted(o for o in overrides if not o.startswith("hydra"))  # what is trained, not where
             arguments = [
                 *arguments,
-                f"sweep=sweep-{hashlib.sha256(chr(10).join(sorted(overrides)).encode()).hexdigest()[:8]}",
+                f"sweep=sweep-{hashlib.sha256(chr(10).join(asked).encode()).hexdigest()[:8]}",
             ]
     single = []
 
@@ -188,6 +210,8 @@ def siblings(parent: str) -> list[str]:
     files = [(CONF / "config.yaml", "")] + [
         (path, group) for group, names in groups().items() for path in ((CONF / group / f"{n}.yaml") for n in names)
     ]
+    if parent == "hydra.launcher":
+        files = [(path, parent) for path in (CONF / "hydra" / "launcher").glob("*.yaml")]
     for path, group in files:
         text = path.read_text()
         package = re.search(r"^# @package (\S+)", text, re.MULTILINE)
@@ -197,7 +221,7 @@ def siblings(parent: str) -> list[str]:
             content = {step: content}
         for step in parent.split(".") if parent else []:
             content = content.get(step) if isinstance(content, dict) else None
-        found |= set(content) if isinstance(content, dict) else set()
+        found |= {key for key in content if not key.startswith("_")} if isinstance(content, dict) else set()
     if not parent:
         found |= set(groups())
     return sorted(found)

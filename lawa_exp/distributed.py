@@ -62,7 +62,7 @@ class Ranks:
 
     def all_of(self, value: Any) -> list[Any]:
         """Every rank's value (picklable), everywhere."""
-        if self.world == 1:
+        if self.control is None:  # alone, or planned only
             return [value]
         found: list[Any] = [None] * self.world
         dist.all_gather_object(found, value, group=self.control)
@@ -112,7 +112,7 @@ class Ranks:
 
 
 def start(device_type: str) -> Ranks:
-    """Joins the ranks that torchrun started, or is alone."""
+    """Joins the ranks that torchrun or srun started, or is alone."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return Ranks()

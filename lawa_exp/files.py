@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lawa_exp.config import UserError
+from lawa_exp.config import InUse
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -43,7 +43,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Holds a lock file; UserError names the process that holds it already. It is free again however this one ends.
+    """Holds a lock file; InUse names the process that holds it already. It is free again however this one ends.
 
     what: `key=value` of the folder that is locked, for the message.
     """
@@ -53,7 +53,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"
-            raise UserError(f"{what} is in use by {holder}; wait for it, or choose another folder") from None
+            raise InUse(f"{what} is in use by {holder}; wait for it, or choose another folder") from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}")
         file.flush()

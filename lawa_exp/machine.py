@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
-import re
 import subprocess
-from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
+
+COPIED_FROM = "copied_from.json"  # beside a pinned copy of this package: the state of the checkout it came from
 
 
 def usable_cores() -> int:
@@ -27,36 +28,12 @@ def default_threads(local_ranks: int) -> int:
     return max(1, usable_cores() // local_ranks)
 
 
-def join_slurm_step(environment: MutableMapping[str, str] = os.environ) -> None:
-    """A task of a SLURM step of several (srun with a task for each GPU) is a rank: what torchrun would have set.
-
-    Only inside a step: in a batch script, and where torchrun has started this process, nothing is changed.
-    """
-    tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
-    if "WORLD_SIZE" in environment or tasks == "1" or "SLURM_PROCID" not in environment:
-        return
-    first = re.match(r"([^,\[]+)(?:\[(\d+))?", environment["SLURM_STEP_NODELIST"])
-    assert first, environment["SLURM_STEP_NODELIST"]
-    # SLURM_STEP_TASKS_PER_NODE: `8(x2),4`, in the order of the nodes
-    per_node: list[str] = []
-    for entry in environment["SLURM_STEP_TASKS_PER_NODE"].split(","):
-        count, _, times = entry.rstrip(")").partition("(x")
-        per_node += [count] * int(times or 1)
-    port = 20000 + (int(environment["SLURM_JOB_ID"]) * 37 + int(environment["SLURM_STEP_ID"])) % 12000
-    for key, value in {
-        "RANK": environment["SLURM_PROCID"],
-        "WORLD_SIZE": tasks,
-        "LOCAL_RANK": environment["SLURM_LOCALID"],
-        "LOCAL_WORLD_SIZE": per_node[int(environment["SLURM_NODEID"])],
-        "MASTER_ADDR": first[1] + (first[2] or ""),
-        "MASTER_PORT": str(port),
-    }.items():
-        environment.setdefault(key, value)
-
-
 def git_state() -> dict[str, Any] | None:
-    """Commit, and whether dirty, of the checkout that this package is tracked in; None elsewhere."""
+    """Commit, and whether dirty, of the checkout this package is tracked in, or was copied from; None elsewhere."""
     package = Path(__file__).parent
+    copied_from = package.parent / COPIED_FROM
+    if copied_from.exists():
+        return json.loads(copied_from.read_text())
 
     def git(*words: str) -> str:
         done = subprocess.run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import shlex
 import sys
 import traceback
@@ -28,7 +29,7 @@ from lawa_exp.origin import Origin, check_continues, find_origin, snapshots_of
 from lawa_exp.replay import next_longer, problem_with, replay_run
 from lawa_exp.report import loss_table, write_report
 from lawa_exp.rerun import merge_rerun
-from lawa_exp.rundir import RunDir
+from lawa_exp.rundir import RunDir, this_job
 from lawa_exp.schedules import WSD
 from lawa_exp.settings import config_from, config_to
 from lawa_exp.train import Outcome, train
@@ -61,8 +62,11 @@ def open_dataset(settings: Any, context: int) -> Any:
     return settings.open(context)
 
 
-def start_device(name: str) -> tuple[torch.device, Ranks]:
-    """The device (`auto`: a GPU if there is one) and the ranks. UserError where there is no such device."""
+def start_device(name: str, plan: bool = False) -> tuple[torch.device, Ranks]:
+    """The device (`auto`: a GPU if there is one) and the ranks. UserError where there is no such device.
+
+    plan: nothing is started, and the device, as WORLD_SIZE ranks, may be another machine's.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -71,6 +75,9 @@ def start_device(name: str) -> tuple[torch.device, Ranks]:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
         raise UserError(f"trainer.device={name}: expected auto, cpu or cuda")
+    if plan and "RANK" not in os.environ:
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        return device, Ranks(0, world, 0, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"trainer.device={name}: this machine has no CUDA device; use trainer.device=cpu")
     ranks = distributed.start(device.type)
@@ -212,13 +219,17 @@ def carry_out(p: Prepared, run: RunDir, device: torch.device, ranks: Ranks, say:
         run.path.mkdir(parents=True, exist_ok=True)
         run.mark(None)
         run.write_config({"trajectory_id": p.trajectory, **config_to(p.config), "identity": p.identity})
-        run.add_provenance(
+        job, start = this_job()
+        earlier = run.add_provenance(
+            slurm={"job": job, "start": start} if job else None,
             ranks=ranks.world,
             threads=p.config.trainer.threads,
             device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
             micro_batch=plan.micro_batches(p.splits),
             data_fingerprint=p.data.fingerprint,
         )
+        if earlier:
+            say(f"start {earlier + 1} of this run ({len(run.errors())} of those before it ended with an error)")
     try:
         outcome = train(p.config, p.data, p.splits, p.origin, run, ranks, device, signals.stop_is_asked, say)
     except UserError:
@@ -228,7 +239,9 @@ def carry_out(p: Prepared, run: RunDir, device: torch.device, ranks: Ranks, say:
         if told is None:
             reason = f"{type(error).__name__}: {error}"
             with suppress(OSError):  # a full disk may have no room for the marker either
-                run.mark_failed(reason=reason, traceback=traceback.format_exc(), rank=ranks.rank)
+                facts = {"step": run.reached, "reason": reason, "rank": ranks.rank}
+                if run.mark_failed(**facts, traceback=traceback.format_exc()):
+                    run.note_error(run.reached, reason)
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             told = f"no room left on the disk ({error}); the last whole state stays: the same command goes on"
         if told:
@@ -330,6 +343,13 @@ def instead(settings: Any, saved: set[int], end: int) -> str:
 @contextmanager
 def opened(run: RunDir, p: Prepared) -> Iterator[None]:
     """The run's lock, once the folder is known to be this training's own or new."""
+    check_folder(run, p)
+    with run.locked():
+        yield
+
+
+def check_folder(run: RunDir, p: Prepared) -> None:
+    """UserError where the folder holds something else than this training."""
     if run.path.exists() and not run.path.is_dir():
         raise UserError(f"run_dir={run.path}: expected a folder, this is a file")
     existing = run.read_config()
@@ -340,8 +360,6 @@ def opened(run: RunDir, p: Prepared) -> Iterator[None]:
         keys = sorted(k for k in there.keys() | here.keys() if there.get(k) != here.get(k))
         named = ", ".join(f"{k}={there.get(k)} there, {here.get(k)} here" for k in keys[:3])
         raise UserError(f"run_dir={run.path} holds another trajectory ({named}); choose another run_dir")
-    with run.locked():
-        yield
 
 
 @contextmanager

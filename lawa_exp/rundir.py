@@ -39,6 +39,7 @@ class RunDir:
         self.resume = path / "resume"
         self.states = path / "states"
         self.readouts = path / "readouts"
+        self.reached = 0  # the last step of this process's training
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -78,6 +79,18 @@ class RunDir:
                 (self.path / other).unlink(missing_ok=True)
         if name:
             write_text_atomically(self.path / name, json.dumps(facts) + "\n")
+
+    def note_error(self, step: int, reason: str) -> None:
+        """Adds what ended a start after `step` to errors.jsonl, with the SLURM job that it came in."""
+        job, start = this_job()
+        line = {"time": time.time(), "step": step, "reason": reason, "job": job, "start": start}
+        with (self.path / "errors.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def errors(self) -> list[dict[str, Any]]:
+        """What was noted, oldest first."""
+        path = self.path / "errors.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def read_config(self) -> dict[str, Any] | None:
         """What config.yaml holds, or None where there is none; UserError where it cannot be read."""
@@ -137,8 +150,8 @@ class RunDir:
         aside = next(p for i in range(1, 10**6) if not (p := self.path / f"metrics.before-{i}.jsonl").exists())
         return self.metrics.rename(aside)
 
-    def add_provenance(self, **facts: Any) -> None:
-        """One line per start: what ran, on what, from where."""
+    def add_provenance(self, **facts: Any) -> int:
+        """One line per start: what ran, on what, from where. Returns how many starts there were before."""
         line = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "command": sys.argv,
@@ -152,5 +165,16 @@ class RunDir:
             },
             **facts,
         }
-        with (self.path / "provenance.jsonl").open("a") as file:
+        path = self.path / "provenance.jsonl"
+        before = len(path.read_text().splitlines()) if path.exists() else 0
+        with path.open("a") as file:
             file.write(json.dumps(line) + "\n")
+        return before
+
+
+def this_job() -> tuple[str | None, int]:
+    """The SLURM job that this process is in (None: none), and which start of it this is (the first: 0)."""
+    environment = os.environ
+    array, index = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{index}" if array else environment.get("SLURM_JOB_ID")
+    return job, int(environment.get("SLURM_RESTART_COUNT", "0"))

@@ -7,24 +7,26 @@ import json
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lawa_exp import distributed, signals
 from lawa_exp.config import STABLE, Config, Failed, Init, Options, UserError
 from lawa_exp.files import write_text_atomically
-from lawa_exp.run import EXIT, Prepared, command, execute, merge, prepare, show_plan, start_device
+from lawa_exp.run import EXIT, Prepared, check_folder, command, execute, merge, prepare, show_plan, start_device
+from lawa_exp.rundir import RunDir
 from lawa_exp.schedules import WSD, Constant
 from lawa_exp.summary import summarise
 
 
 def run_one(config: Config, options: Options) -> int:
     """Trains or plans one configuration; returns the exit code."""
-    device, ranks = start_device(config.trainer.device)
+    device, ranks = start_device(config.trainer.device, options.plan)
     try:
         prepared = ranks.together(lambda: prepare(config, options, device, ranks))
         if options.plan:
+            check_folder(RunDir(prepared.run_dir), prepared)
             if ranks.is_main:
                 print(f"run_dir={prepared.run_dir}\n{show_plan(prepared, ranks)}")
             return 0
@@ -86,13 +88,36 @@ def savings(stable: list[Stable], entries: list[Prepared], of: dict[int, Prepare
     return lines
 
 
-def run_all(entries: list[tuple[Config, Options]], overrides: list[list[str]]) -> int:
-    """Trains or plans the entries of a multirun; one that fails does not stop the others, a stop signal does."""
-    options = entries[0][1]
-    folder = Path(options.runs_root) / "sweeps" / str(options.sweep)
-    device, ranks = start_device(entries[0][0].trainer.device)
-    say: Callable[[str], None] = functools.partial(print, flush=True) if ranks.is_main else lambda _: None
-    say(f"sweep_dir={folder}")
+@dataclass(frozen=True)
+class Sweep:
+    """The trainings of a multirun in an order in which they can run, each with the numbers of its entries.
+
+    overrides: of each entry. stable: the folders of the runs that cool-downs wait for.
+    """
+
+    folder: Path
+    trainings: list[tuple[Prepared, list[int]]]
+    overrides: list[list[str]]
+    stable: set[Path]
+    manifest: dict[str, Any]
+    summary: list[str]
+
+    def write_manifest(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(self.folder / "manifest.json", json.dumps(self.manifest, indent=1))
+
+    def described(self, members: list[int]) -> str:
+        return " | ".join(" ".join(self.overrides[i]) for i in members)
+
+
+def sweep_folder(options: Options) -> Path:
+    return Path(options.runs_root) / "sweeps" / str(options.sweep)
+
+
+def gather(
+    entries: list[tuple[Config, Options]], overrides: list[list[str]], device: Any, ranks: distributed.Ranks
+) -> Sweep:
+    """What the entries ask for: entries that differ only in averaging are one training with all of its averagers."""
     apart = [i for i, (config, _) in enumerate(entries) if config.init.from_ == STABLE]
     stable = stable_runs([entries[i] for i in apart], [overrides[i] for i in apart], device, ranks)
     prepared = [s for s, _, _ in stable]
@@ -103,9 +128,7 @@ def run_all(entries: list[tuple[Config, Options]], overrides: list[list[str]]) -
     for i, p in sorted(enumerate(prepared), key=lambda entry: (entry[0] >= len(stable), entry[1].config.steps)):
         groups.setdefault((p.run_dir, p.config.steps), []).append(i)  # a larger budget continues the smaller one
     trainings = [(merge([prepared[i] for i in members]), members) for members in groups.values()]
-    say(f"{len(entries)} entries, {len(trainings)} trainings (entries that differ only in averaging share one)")
-    for line in savings(stable, prepared[len(stable) :], of):
-        say(line)
+    summary = [f"{len(entries)} entries, {len(trainings)} trainings (entries that differ only in averaging share one)"]
     manifest = {
         "command": command(),
         "entries": [
@@ -118,16 +141,33 @@ def run_all(entries: list[tuple[Config, Options]], overrides: list[list[str]]) -
             for p, mine in zip(prepared, overrides, strict=True)
         ],
     }
+    return Sweep(
+        sweep_folder(entries[0][1]),
+        trainings,
+        overrides,
+        {s.run_dir for s, _, _ in stable},
+        manifest,
+        summary + savings(stable, prepared[len(stable) :], of),
+    )
+
+
+def run_all(entries: list[tuple[Config, Options]], overrides: list[list[str]]) -> int:
+    """Trains or plans the entries of a multirun; one that fails does not stop the others, a stop signal does."""
+    options = entries[0][1]
+    device, ranks = start_device(entries[0][0].trainer.device)
+    say: Callable[[str], None] = functools.partial(print, flush=True) if ranks.is_main else lambda _: None
+    folder = sweep_folder(options)
+    say(f"sweep_dir={folder}")
+    sweep = gather(entries, overrides, device, ranks)
+    for line in sweep.summary:
+        say(line)
     if ranks.is_main and not options.plan:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(folder / "manifest.json", json.dumps(manifest, indent=1))
+        sweep.write_manifest()
     codes = []
-    for number, (training, members) in enumerate(trainings, 1):
+    for number, (training, members) in enumerate(sweep.trainings, 1):
         if distributed.Agreement(ranks).now(signals.stop_is_asked()):
             return EXIT["stopped"]
-        say(
-            f"\ntraining {number} of {len(trainings)}: " + " | ".join(" ".join(overrides[i]) for i in members),
-        )
+        say(f"\ntraining {number} of {len(sweep.trainings)}: {sweep.described(members)}")
         if options.plan:
             say(f"run_dir={training.run_dir}\n{show_plan(training, ranks)}")
             continue

@@ -81,6 +81,7 @@ def train(
     optimizer = config.optimizer.build(model)
     live, averaged = live_tensors(model), averaged_names(model)
     state, saved = restore(config, splits, origin, run, store, model, live, optimizer, say)
+    run.reached = state.step
     begins = saved["metrics_bytes"] == 0
     if state.feedback and state.step == 0:
         state.feedback.begin(live)
@@ -229,7 +230,7 @@ def train(
             if write_training_rows(readback.rest() if must_be_finite else readback.ready()):
                 how = "diverged"
                 break
-            state.step = step
+            state.step = run.reached = step
             if state.feedback:  # changes `live` in place: the optimizer's step has waited for the window's copies
                 state.feedback.update(step, live)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers import LIMIT, markers, rows, states, tiny
 
-from lawa_exp.machine import join_slurm_step
+from lawa_exp.slurm.ranks import join_ranks
 
 pytestmark = pytest.mark.distributed
 
@@ -95,7 +95,7 @@ def test_tasks_of_a_slurm_step_are_ranks() -> None:
         "SLURM_NODEID": "2",
     }
     found = dict(step)
-    join_slurm_step(found)
+    join_ranks(found)
     port = found.pop("MASTER_PORT")
     assert 1024 < int(port) < 65536
     assert found == step | {
@@ -111,7 +111,7 @@ def test_tasks_of_a_slurm_step_are_ranks() -> None:
         {**step, "SLURM_STEP_NUM_TASKS": "1"},
     ):
         found = dict(unchanged)
-        join_slurm_step(found)
+        join_ranks(found)
         assert found == unchanged
 
 

@@ -1,0 +1,63 @@
+"""A task of a SLURM job: trains what was written down when it was submitted."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lawa_exp import signals
+from lawa_exp.cli import exit_code
+from lawa_exp.config import InUse, Options, UserError
+from lawa_exp.settings import config_from, config_to
+
+PATIENCE = 120  # seconds in which a job that was cancelled, or lost its node, leaves the run
+
+
+def write_pinned(path: Path, prepared: Any, command: list[str]) -> None:
+    """What `work` needs to know of a training (a `run.Prepared`). command: the words after `python -m lawa_exp`."""
+    content = {
+        "run_dir": str(prepared.run_dir.resolve()),
+        "command": command,
+        "trajectory_id": prepared.trajectory,
+        "config": config_to(prepared.config),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(yaml.safe_dump(content, sort_keys=False))
+    partial.replace(path)
+
+
+def work(pinned: list[str]) -> None:
+    """Trains what the files describe, one after another, and exits with the code of the first that is not done."""
+    signals.listen()  # in place of submitit's handlers
+    for path in pinned:
+        code = exit_code(lambda path=path: train_pinned(Path(path)))  # type: ignore[misc]
+        if code:
+            break
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def train_pinned(path: Path) -> int:
+    from lawa_exp.run import execute, prepare, start_device
+
+    content = yaml.safe_load(path.read_text())
+    sys.argv = ["lawa_exp", *content["command"]]
+    config = config_from(content["config"])
+    options = Options(content["run_dir"], str(Path(content["run_dir"]).parent), None, False, False)
+    device, ranks = start_device(config.trainer.device)
+    prepared = prepare(config, options, device, ranks)
+    if prepared.trajectory != content["trajectory_id"]:
+        raise UserError(f"run_dir={content['run_dir']}: its data, or what it goes on from, changed since it was queued")
+    since = time.monotonic()
+    while True:
+        try:
+            return execute(prepared, options, device, ranks)
+        except InUse:
+            if ranks.from_main(time.monotonic() - since > PATIENCE or signals.stop_is_asked()):
+                raise
+            time.sleep(1)
