@@ -58,7 +58,7 @@ def main() -> None:
     publish(
         f"Status of {RUNS:,} runs",
         [
-            f"Wall and CPU time of whole processes, files cached; {RUNS:,} run directories, 2,200 rows of metrics each: "
+            f"Wall and CPU time of whole processes, files cached; {RUNS:,} run directories, 2,200 rows each: "
             + ", ".join(f"{n} {state}" for state, n in STATES.items())
             + ", the others done.",
             table(("command", "median", "least to most", "limit", "CPU time", "repetitions"), rows),

@@ -70,7 +70,7 @@ def collect(sweep: Path, out: Path, now: float) -> dict[str, Any]:
         "averagers": averagers(every_row),
         "shown": shown_at_first(averager_ids(every_row), findings_of.values()),
         "columns": {
-            "runs": ["run", "state", *keys, "step", *COMPARED, "throughput", "time left", "restarts", "note"],
+            "runs": ["run", "state", "note", *keys, "step", *COMPARED, "throughput", "time left", "restarts"],
             "groups": ["seeds", *(k for k in keys if k != "seed"), "step", *COMPARED],
         },
         "runs": runs,
@@ -215,13 +215,13 @@ def run_item(
     cells: list[Cell] = [
         (path.name, path.name),
         (STATES.index(s.state), s.state),
+        (s.note, s.note),
         *(sortable(value) for value in settings),
         (s.step or 0, step),
         *compared(f, rows),
         (speed, f"{speed:,.0f} {unit}s/s") if speed else (None, ""),
         (s.seconds_left, duration(s.seconds_left)) if s.seconds_left is not None else (None, ""),
         (s.restarts, str(s.restarts or "")),
-        (s.note, s.note),
     ]
     there = [path / name for name in LINKED if (path / name).is_file()]
     there += [p for name in ("summary.md", "heatmap.png") for p in sorted(path.glob(f"readouts/*/{name}"))]
@@ -229,6 +229,7 @@ def run_item(
     return {
         "name": " ".join(s.run.overrides) or path.name,
         "state": s.state,
+        "note": s.note,
         "done": min((s.step or 0) / s.steps, 1) if s.steps else None,
         "link": link(path, out) + "/" if path.is_dir() else "",
         "files": [[str(p.relative_to(path)), link(p, out)] for p in there],
@@ -312,7 +313,16 @@ def group_item(
     for i, weights in ((-5, "live"), (-3, f.best if f else "")):  # the losses, with their spread
         if (losses := group.final(weights)) is not None:
             cells[i] = cells[i][0], with_spread("{:.4f}", *mean_and_deviation(losses))
-    return {"name": name, "state": "", "done": None, "link": "", "files": [], "starts": [], "cells": cells} | {
+    return {
+        "name": name,
+        "state": "",
+        "note": "",
+        "done": None,
+        "link": "",
+        "files": [],
+        "starts": [],
+        "cells": cells,
+    } | {
         "test": [[w, with_spread("{:.4f}", *mean_and_deviation(v))] for w, v in tested(group)],
         **drawn(f, mean),
         "noise": "Of the mean over the seeds. ±: half of the 95% interval of the difference, paired by seed; behind a "

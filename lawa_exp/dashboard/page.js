@@ -134,7 +134,7 @@ function drawTable(items) {
 }
 
 function cell(item, column, text, isNumber) {
-  const td = make("td", { class: isNumber ? "number" : null, title: text.length > 40 ? text : null });
+  const td = make("td", { class: isNumber ? "number" : column === "note" ? "note" : null, title: text.length > 20 ? text : null });
   if (column === "run" && item.link) td.append(make("a", { href: item.link, text }));
   else if (column === "state") td.append(make("span", { class: `state ${text}`, text }));
   else td.append(text);
@@ -165,7 +165,8 @@ function drawDetails(items) {
     }
     const files = make("p", { class: "files" }, ...item.files.map(([text, href]) => make("a", { href, text })));
     const heading = make("h2", { text: item.name });
-    return [heading, files, about, ...(item.noise && rows.length ? [make("p", { class: "hint", text: item.noise })] : [])];
+    const said = [item.note, rows.length ? item.noise : ""].filter(Boolean);
+    return [heading, files, about, ...said.map((text) => make("p", { class: "hint", text }))];
   }));
 }
 
