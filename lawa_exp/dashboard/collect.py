@@ -96,13 +96,21 @@ def val_rows(run: Path) -> Rows:
     for file in files:
         if file.parent.name not in RESERVED:
             for row in read_rows(file):
-                if row["split"] == "val" and "task" not in row:
+                if row.get("split") == "val" and "task" not in row:
                     found.setdefault((row["step"], row["weights"]), row)
     return sorted(found.values(), key=lambda row: row["step"])
 
 
 def test_rows(run: Path) -> Rows:
-    return read_rows(run / "readouts" / "test" / "metrics.jsonl")
+    return beside(run / "readouts" / "test" / "metrics.jsonl")
+
+
+def beside(path: Path) -> Rows:
+    """The rows of a file that is no result; none of a damaged one, which keeps nobody from seeing the others."""
+    try:
+        return read_rows(path)
+    except Failed:
+        return []
 
 
 def settings_of(found: Sequence[Standing], configs: dict[Path, dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -210,7 +218,7 @@ def run_item(
     step = f"{s.step or 0:,}" + (f" of {s.steps:,}" if s.steps else "")
     speed, unit = s.tokens_per_second, s.unit
     if speed is None and config:
-        timed = [r for r in read_rows(path / "timing.jsonl") if r.get("tokens_per_second")]
+        timed = [r for r in beside(path / "timing.jsonl") if r.get("tokens_per_second")]
         speed, unit = (timed[-1]["tokens_per_second"] if timed else None), unit_of(config)
     cells: list[Cell] = [
         (path.name, path.name),
@@ -258,7 +266,7 @@ def compared(f: Findings | None, rows: Rows) -> list[Cell]:
 def starts(run: Path) -> list[str]:
     """When, where and from which commit each start was, in words."""
     said = []
-    for line in read_rows(run / "provenance.jsonl"):
+    for line in beside(run / "provenance.jsonl"):
         git = line.get("git") or {}
         commit = f", commit {git['commit'][:10]}{' with changes' if git.get('dirty') else ''}" if git else ""
         said.append(f"{line['time']} on {line['hardware']['node']}, {line.get('ranks', 1)} rank(s){commit}")

@@ -80,9 +80,11 @@ function visible() {
   });
 }
 
+let picked = []; // those of view.picked that pass the filter
+
 function render() {
   const items = visible();
-  const picked = items.filter((item) => view.picked.has(item));
+  picked = items.filter((item) => view.picked.has(item));
   $("count").textContent = `${items.length} of ${data[view.mode].length} shown`;
   $("states").replaceChildren(...(view.mode === "runs" ? data.states : []).map((state) => {
     const n = data.runs.filter((run) => run.state === state).length;
@@ -165,8 +167,9 @@ function drawDetails(items) {
     }
     const files = make("p", { class: "files" }, ...item.files.map(([text, href]) => make("a", { href, text })));
     const heading = make("h2", { text: item.name });
-    const said = [item.note, rows.length ? item.noise : ""].filter(Boolean);
-    return [heading, files, about, ...said.map((text) => make("p", { class: "hint", text }))];
+    const note = item.note ? [make("p", { text: item.note })] : [];
+    const noise = rows.length && item.noise ? [make("p", { class: "hint", text: item.noise })] : [];
+    return [heading, ...note, files, about, ...noise];
   }));
 }
 
@@ -267,7 +270,7 @@ const most = (values) => values.reduce((a, b) => Math.max(a, b));
 function pointAt(item) {
   const group = $("chart").querySelector("g");
   if (!group) return;
-  const on = item ? [item] : [...view.picked];
+  const on = item ? [item] : picked;
   group.classList.toggle("picked", on.length > 0);
   for (const path of group.children) path.classList.toggle("on", on.includes(path.item));
 }
@@ -275,7 +278,7 @@ function pointAt(item) {
 function pointNear(event, svg, width) {
   const box = svg.getBoundingClientRect(), scale = width / box.width;
   const [mx, my] = [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
-  const among = view.picked.size ? points.filter((p) => view.picked.has(p.item)) : points;
+  const among = picked.length ? points.filter((p) => picked.includes(p.item)) : points;
   let near = null, least = 40 ** 2;
   for (const p of among) {
     const distance = (p.x - mx) ** 2 + (p.y - my) ** 2;

@@ -136,6 +136,9 @@ def test_a_row_is_singled_out_by_a_click(page: Page) -> None:
     page.click("#table tbody tr:nth-child(2) td:nth-child(2)")
     assert page.texts("#details h2") == ["lr.peak=0.003 seed=1"] and len(page.texts("#maps table")) == 1
     assert page.evaluate("document.querySelectorAll('#chart .picked .series.on').length") > 0
+    page.type("#filter", "seed=0")
+    assert page.evaluate("document.querySelector('#chart .picked')") is None, "what is filtered out dims nothing"
+    page.type("#filter", "")
     page.click("#table tbody tr:nth-child(2) td:nth-child(2)")
     assert page.evaluate("document.querySelector('#details').hidden") and len(page.texts("#maps table")) == 4
 
