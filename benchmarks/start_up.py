@@ -27,6 +27,8 @@ QUICK = {  # words after `python -m`, and the seconds that they may take
     "lawa_exp.readout --help": 1.0,
     "lawa_exp.data --help": 1.0,
     "lawa_exp.average --help": 1.0,
+    "lawa_exp.status --help": 1.0,
+    "lawa_exp.dashboard --help": 1.0,
 }
 FIRST_STEP = ["logger.every=1", "save.every=1"]
 FIRST_STEP_LIMIT = 6.0

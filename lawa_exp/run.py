@@ -202,7 +202,7 @@ def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -
             config = replace(p.config, averagers=tuple(attached.values()), budget=("steps", steps))
             p = replace(p, config=replace(config, trajectory=replace(config.trajectory, every=every)))
         say(show_plan(p, ranks))
-        target = RunDir(run.path / "rerun") if options.rerun else run
+        target = RunDir(run.path / "rerun", run.heartbeat) if options.rerun else run
         outcome = carry_out(p, target, device, ranks, say)
         if outcome.how == "stopped":
             say(f"stopped after step {outcome.step:,} and saved; the same command goes on")

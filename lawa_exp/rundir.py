@@ -17,6 +17,8 @@ import yaml
 from lawa_exp.checkpoint.commit import Damaged, step_name, tidy, verify
 from lawa_exp.config import UserError
 from lawa_exp.files import locked, write_text_atomically
+from lawa_exp.heartbeat import NAME as HEARTBEAT
+from lawa_exp.heartbeat import Heartbeat
 from lawa_exp.machine import cpu_name, git_state, versions
 from lawa_exp.metrics import read_rows
 
@@ -29,8 +31,10 @@ MARKERS = ("DONE", "FAILED", "DIVERGED", "STOPPED")
 class RunDir:
     """Paths and small files of one run; rank 0 is the only one that writes them, but for FAILED."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, heartbeat: Heartbeat | None = None) -> None:
+        """heartbeat: that of the run which this one is a part of."""
         self.path = path
+        self.heartbeat = heartbeat or Heartbeat(path / HEARTBEAT)
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.jsonl"
         self.timing = path / "timing.jsonl"
@@ -43,14 +47,15 @@ class RunDir:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One live process per run; what a kill left half-written is cleared."""
+        """One live process per run, which shows that it lives; what a kill left half-written is cleared."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"run_dir={self.path}: cannot be made ({error.strerror})") from None
         with locked(self.path / ".lock", f"run_dir={self.path}"):
             tidy(self.path)
-            yield
+            with self.heartbeat.beating():
+                yield
 
     def marker(self) -> tuple[str, dict[str, Any]] | None:
         """How the run ended last: its marker and what it says; None while it is running, new or killed."""

@@ -102,7 +102,7 @@ def train(
     agreement = Agreement(ranks)
     readback = Readback(device)
     diverged = torch.zeros((), dtype=torch.bool, device=device)
-    progress = Progress(config.steps, state.step, ranks.is_main, data.unit)
+    progress = Progress(config.steps, state.step, ranks.is_main, data.unit, run.heartbeat)
 
     def evaluate_all(split: str) -> list[dict[str, Any]]:
         """A row of the live weights and of every average that is defined; evaluated on val, averages go to the disk."""

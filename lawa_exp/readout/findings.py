@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lawa_exp.config import Failed
-from lawa_exp.metrics import curve, steps_saved
+from lawa_exp.metrics import Curve, curve, steps_saved
 from lawa_exp.readout.noise import halfway, paired, saved_between, scatter, together
 from lawa_exp.replay import ReadOut
 from lawa_exp.report import saved_text
@@ -71,13 +71,19 @@ def findings(found: ReadOut, rows: list[dict[str, Any]], ids: Sequence[str]) -> 
         half = together(paired_to(id, "live"), 1.96 * spread)
         at = halfway([s for s, _ in points if is_new(fields[id], s)] or [s for s, _ in points], step)
         saved = steps_saved(live, at, dict(points)[at])
-        bounds = saved_between(live, at, dict(points)[at], half)
-        saved_range = "" if bounds is None else " to ".join(saved_text(*b) for b in bounds)
-        unclear = bounds is not None and bounds[0][0] <= 0 <= bounds[1][0]
+        saved_range, unclear = range_of_saved(live, at, dict(points)[at], half)
         to_best = (loss - dict(curves[best])[step], paired_to(id, best))
         lines.append(Line(id, fields[id], loss, loss - live_loss, half, to_best, at, saved, saved_range, unclear))
     batches = len(found.sums["live"]) if "live" in found.sums else 0
     return Findings(step, live_loss, lines, best, batches if batches > 1 else 0, spread)
+
+
+def range_of_saved(live: Curve, at: int, value: float, half: float) -> tuple[str, bool]:
+    """The steps saved for a loss plus and minus `half` as text ("": nan), and whether they include 0."""
+    bounds = saved_between(live, at, value, half)
+    if bounds is None:
+        return "", False
+    return " to ".join(saved_text(*b) for b in bounds), bounds[0][0] <= 0 <= bounds[1][0]
 
 
 def is_new(fields: dict[str, Any], step: int) -> bool:

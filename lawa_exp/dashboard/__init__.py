@@ -1,0 +1,1 @@
+"""`python -m lawa_exp.dashboard SWEEP`: one HTML page of a sweep that needs no server and nothing beside it."""

@@ -1,0 +1,357 @@
+"""What the page shows, as plain data. Its numbers are those of the read-outs and summaries, by the same functions."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from lawa_exp.config import Failed, UserError
+from lawa_exp.metrics import averager_ids, curve, mean_and_deviation, paired_difference, read_rows
+from lawa_exp.readout.findings import Findings, Line, findings, plus_minus, range_of_saved
+from lawa_exp.readout.heatmap import compared_at, differences, grids
+from lawa_exp.readout.report import noise_line
+from lawa_exp.readout.subject import RESERVED
+from lawa_exp.replay import ReadOut
+from lawa_exp.report import DRAWN, saved_text
+from lawa_exp.run import flat
+from lawa_exp.rundir import RunDir
+from lawa_exp.settings import DATASETS
+from lawa_exp.status.runs import list_runs
+from lawa_exp.status.standing import STATES, Standing, duration, standings
+from lawa_exp.summary import Group, with_spread
+
+POINTS = 400  # of a curve; of more, every second, third, ... and the last
+SETTINGS = 8  # columns of what runs differ in
+LINKED = ("report.md", "curves.png", "config.yaml", "metrics.jsonl")
+COMPARED = ("val loss, live", "best average", "its val loss", "to live", "steps saved")  # columns, see `compared`
+FIELDS = ("averager", "k", "spacing", "start", "every")  # of a row, that tell what its average is
+
+Rows = list[dict[str, Any]]
+Cell = tuple[Any, str]  # what a column is sorted by (None: last), and the text
+
+
+def collect(sweep: Path, out: Path, now: float) -> dict[str, Any]:
+    """The page's content. out: the page, from whose folder the links go."""
+    found, problem = standings(list_runs(sweep), now)
+    problems = [problem] if problem else []
+    configs, rows = {}, {}
+    for s in found:
+        try:
+            configs[s.run.path] = RunDir(s.run.path).read_config() or {}
+            rows[s.run.path] = val_rows(s.run.path)
+        except (Failed, UserError, OSError) as error:
+            problems.append(str(error))
+            configs.setdefault(s.run.path, {})
+            rows.setdefault(s.run.path, [])
+    keys, values = settings_of(found, configs)
+    findings_of = {path: found_in(mine) for path, mine in rows.items()}
+    runs = [
+        run_item(s, mine, rows[s.run.path], findings_of[s.run.path], configs[s.run.path], out)
+        for s, mine in zip(found, values, strict=True)
+    ]
+    groups = [group_item(members, found, values, keys, rows) for members in seed_groups(found, configs, rows)]
+    every_row = [row for mine in rows.values() for row in mine]
+    units = {unit_of(config) for config in configs.values() if config}
+    return {
+        "title": sweep.resolve().name,
+        "command": command_of(sweep),
+        "written": time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(now)),
+        "problems": problems,
+        "states": [state for state in STATES if any(s.state == state for s in found)],
+        "unit": f"nats per {units.pop()}" if len(units) == 1 else "nats per token or image",
+        "averagers": averagers(every_row),
+        "shown": shown_at_first(averager_ids(every_row), findings_of.values()),
+        "columns": {
+            "runs": ["run", "state", "note", *keys, "step", *COMPARED, "throughput", "time left", "restarts"],
+            "groups": ["seeds", *(k for k in keys if k != "seed"), "step", *COMPARED],
+        },
+        "runs": runs,
+        "groups": groups,
+    }
+
+
+def command_of(sweep: Path) -> str:
+    path = sweep / "manifest.json"
+    return json.loads(path.read_text()).get("command", "") if path.is_file() else ""
+
+
+def unit_of(config: dict[str, Any]) -> str:
+    """What a loss is the mean over."""
+    cls = DATASETS.get(config["dataset"]["kind"])
+    return "image" if getattr(cls, "inputs", "") == "images" else "token"
+
+
+def val_rows(run: Path) -> Rows:
+    """The run's val rows, and those that were read out later of averages (or at steps) that it has none of."""
+    found: dict[tuple[int, str], dict[str, Any]] = {}
+    files = [run / "metrics.jsonl", *sorted(run.glob("readouts/*/metrics.jsonl"))]
+    for file in files:
+        if file.parent.name not in RESERVED:
+            for row in read_rows(file):
+                if row.get("split") == "val" and "task" not in row:
+                    found.setdefault((row["step"], row["weights"]), row)
+    return sorted(found.values(), key=lambda row: row["step"])
+
+
+def test_rows(run: Path) -> Rows:
+    return beside(run / "readouts" / "test" / "metrics.jsonl")
+
+
+def beside(path: Path) -> Rows:
+    """The rows of a file that is no result; none of a damaged one, which keeps nobody from seeing the others."""
+    try:
+        return read_rows(path)
+    except Failed:
+        return []
+
+
+def settings_of(found: Sequence[Standing], configs: dict[Path, dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The settings that tell the runs apart, and their values for each: a sweep's overrides, else their identities'."""
+    overrides = [dict(o.lstrip("+").partition("=")[::2] for o in s.run.overrides) for s in found]
+    keys = list(dict.fromkeys(key for mine in overrides for key in mine))
+    if not keys:
+        told = [{k: str(v) for k, v in flat(configs[s.run.path].get("identity", {})).items()} for s in found]
+        known = [mine for mine in told if mine]
+        shared = [k for k in known[0] if all(k in mine for mine in known)] if known else []
+        keys = [k for k in shared if len({mine[k] for mine in known}) > 1 and k != "dataset.fingerprint"][:SETTINGS]
+        overrides = told
+    return keys, [[mine.get(key, "") for key in keys] for mine in overrides]
+
+
+def averagers(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The averagers of all runs, of each its id and kind; of a kind in the order of their settings."""
+    kinds = {r["weights"]: (r["averager"], r.get("k", 0), r.get("spacing", 0)) for r in rows if r["weights"] != "live"}
+    return [{"id": id, "kind": kind[0]} for id, kind in sorted(kinds.items(), key=lambda entry: (entry[1], entry[0]))]
+
+
+def shown_at_first(ids: list[str], found: Iterable[Findings | None]) -> list[str]:
+    """The averagers whose curves are on: all, or of more than `DRAWN` of each kind the one that is best most often."""
+    if len(ids) <= DRAWN:
+        return ids
+    often: dict[str, Counter[str]] = {}
+    for f in filter(None, found):
+        best: dict[str, Line] = {}
+        for line in sorted(f.lines, key=lambda line: line.loss):
+            best.setdefault(line.fields["averager"], line)
+        for kind, line in best.items():
+            often.setdefault(kind, Counter())[line.id] += 1
+    return [counted.most_common(1)[0][0] for counted in often.values()]
+
+
+def found_in(rows: Rows) -> Findings | None:
+    """What a read-out of these averages says, without what needs the losses of single batches; None: nothing yet."""
+    live = [step for step, _ in curve(rows, "live") if step > 0]
+    try:
+        return findings(ReadOut([], max(live), {}), rows, averager_ids(rows)) if live else None
+    except Failed:
+        return None
+
+
+def drawn(f: Findings | None, rows: Rows) -> dict[str, Any]:
+    """Curves by weights, a line for each average, heat maps."""
+    ids = ["live", *averager_ids(rows)]
+    curves = {id: {m: thinned(curve(rows, id, metric=m)) for m in ("loss", "accuracy")} for id in ids}
+    shown: dict[str, Any] = {"curves": {id: {m: c for m, c in of.items() if c} for id, of in curves.items()}}
+    if f is None:
+        return {**shown, "lines": [], "maps": []}
+    lines = [
+        {
+            "weights": line.id,
+            "best": line.id == f.best,
+            "texts": [
+                f"{line.loss:.4f}",
+                f"{line.difference:+.4f}{plus_minus(line.half)}",
+                saved_text(*line.saved),
+                line.saved_range,
+                f"{line.at:,}",
+            ],
+        }
+        for line in f.lines
+    ]
+    return {**shown, "step": f.step, "lines": lines, "noise": noise_line(f), "maps": heat_maps(f, rows)}
+
+
+def thinned(points: Sequence[tuple[int, float]]) -> list[list[float]]:
+    every = math.ceil(len(points) / POINTS) or 1
+    return [[s, float(f"{v:.6g}")] for i, (s, v) in enumerate(points) if i % every == 0 or i == len(points) - 1]
+
+
+def heat_maps(f: Findings, rows: Rows) -> list[dict[str, Any]]:
+    """k against spacing, as in a read-out's heatmap.png."""
+    step = compared_at(f, rows) or f.step
+    gaps, maps = differences(f, rows, step), []
+    for name, lines in grids(f).items():
+        first = min(line.at for line in lines)
+        cells = []
+        for line in lines:
+            gap, below, unclear = gaps[line.id]
+            later = f" from {line.at:,}" if line.at > first else ""
+            saved = {"value": line.saved[0], "text": saved_text(*line.saved) + later, "below": line.saved_range}
+            cells.append(
+                {
+                    "k": line.fields["k"],
+                    "spacing": line.fields["spacing"],
+                    "weights": line.id,
+                    "best": line.id == f.best,
+                    "saved": {**saved, "unclear": line.saved_unclear},
+                    "gap": {"value": gap, "text": f"{gap:+.4f}", "below": below, "unclear": unclear},
+                }
+            )
+        said = {"saved": f"steps saved, from step {first:,}", "gap": f"val loss less live, step {step:,}"}
+        maps.append({"name": name, "said": said, "cells": cells})
+    return maps
+
+
+def run_item(
+    s: Standing, settings: list[str], rows: Rows, f: Findings | None, config: dict[str, Any], out: Path
+) -> dict[str, Any]:
+    """A run: its cells in the table's order, its curves and maps, its files."""
+    path = s.run.path
+    step = f"{s.step or 0:,}" + (f" of {s.steps:,}" if s.steps else "")
+    speed, unit = s.tokens_per_second, s.unit
+    if speed is None and config:
+        timed = [r for r in beside(path / "timing.jsonl") if r.get("tokens_per_second")]
+        speed, unit = (timed[-1]["tokens_per_second"] if timed else None), unit_of(config)
+    cells: list[Cell] = [
+        (path.name, path.name),
+        (STATES.index(s.state), s.state),
+        (s.note, s.note),
+        *(sortable(value) for value in settings),
+        (s.step or 0, step),
+        *compared(f, rows),
+        (speed, f"{speed:,.0f} {unit}s/s") if speed else (None, ""),
+        (s.seconds_left, duration(s.seconds_left)) if s.seconds_left is not None else (None, ""),
+        (s.restarts, str(s.restarts or "")),
+    ]
+    there = [path / name for name in LINKED if (path / name).is_file()]
+    there += [p for name in ("summary.md", "heatmap.png") for p in sorted(path.glob(f"readouts/*/{name}"))]
+    test = [[r["weights"], f"{r['loss']:.4f}"] for r in test_rows(path) if r.get("loss") is not None and r["step"]]
+    return {
+        "name": " ".join(s.run.overrides) or path.name,
+        "state": s.state,
+        "note": s.note,
+        "done": min((s.step or 0) / s.steps, 1) if s.steps else None,
+        "link": link(path, out) + "/" if path.is_dir() else "",
+        "files": [[str(p.relative_to(path)), link(p, out)] for p in there],
+        "starts": starts(path),
+        "test": test,
+        "cells": cells,
+        **drawn(f, rows),
+    }
+
+
+def compared(f: Findings | None, rows: Rows) -> list[Cell]:
+    """The live weights at the last evaluation, the best average there, and what it gains."""
+    live = curve(rows, "live")
+    if f is None:
+        return [(live[-1][1], f"{live[-1][1]:.4f}") if live else (None, ""), *[(None, "")] * 4]
+    best = next(line for line in f.lines if line.id == f.best)
+    return [
+        (f.live, f"{f.live:.4f}"),
+        (best.id, best.id),
+        (best.loss, f"{best.loss:.4f}"),
+        (best.difference, f"{best.difference:+.4f}{plus_minus(best.half)}"),
+        (best.saved[0], f"{saved_text(*best.saved)} at {best.at:,}"),
+    ]
+
+
+def starts(run: Path) -> list[str]:
+    """When, where and from which commit each start was, in words."""
+    said = []
+    for line in beside(run / "provenance.jsonl"):
+        git = line.get("git") or {}
+        commit = f", commit {git['commit'][:10]}{' with changes' if git.get('dirty') else ''}" if git else ""
+        said.append(f"{line['time']} on {line['hardware']['node']}, {line.get('ranks', 1)} rank(s){commit}")
+    return said
+
+
+def link(path: Path, out: Path) -> str:
+    return quote(os.path.relpath(path.resolve(), out.resolve().parent))
+
+
+def sortable(text: str) -> Cell:
+    try:
+        return float(text), text
+    except ValueError:
+        return text, text
+
+
+def seed_groups(
+    found: Sequence[Standing], configs: dict[Path, dict[str, Any]], rows: dict[Path, Rows]
+) -> list[list[int]]:
+    """The runs that were evaluated and differ only in the seed."""
+    groups: dict[str, list[int]] = {}
+    for i, s in enumerate(found):
+        identity = {k: v for k, v in configs[s.run.path].get("identity", {}).items() if k != "seed"}
+        if identity and any(step > 0 for step, _ in curve(rows[s.run.path], "live")):
+            groups.setdefault(json.dumps(identity, sort_keys=True) + str(s.steps), []).append(i)
+    return list(groups.values())
+
+
+def group_item(
+    members: list[int], found: Sequence[Standing], values: list[list[str]], keys: list[str], rows: dict[Path, Rows]
+) -> dict[str, Any]:
+    """The mean over the seeds, as an item of the table."""
+    mine = [rows[found[i].run.path] for i in members]
+    settings = [value for key, value in zip(keys, values[members[0]], strict=True) if key != "seed"]
+    said = [f"{k}={v}" for k, v in zip((k for k in keys if k != "seed"), settings, strict=True)]
+    name = " ".join(said) or "all runs"
+    group = Group(name, mine, [test_rows(found[i].run.path) for i in members])
+    of = {r["weights"]: {k: r[k] for k in FIELDS if k in r} for r in mine[0]}
+    mean = [
+        {"step": step, "split": "val", "weights": weights, "loss": loss, **of[weights]}
+        for weights in ("live", *group.ids())
+        for step, loss in group.mean_curve(weights)
+    ]
+    f = with_seeds(found_in(mean), group)
+    cells: list[Cell] = [
+        (len(members), str(len(members))),
+        *(sortable(value) for value in settings),
+        (group.step, f"{group.step:,}"),
+        *compared(f, mean),
+    ]
+    for i, weights in ((-5, "live"), (-3, f.best if f else "")):  # the losses, with their spread
+        if (losses := group.final(weights)) is not None:
+            cells[i] = cells[i][0], with_spread("{:.4f}", *mean_and_deviation(losses))
+    return {
+        "name": name,
+        "state": "",
+        "note": "",
+        "done": None,
+        "link": "",
+        "files": [],
+        "starts": [],
+        "cells": cells,
+    } | {
+        "test": [[w, with_spread("{:.4f}", *mean_and_deviation(v))] for w, v in tested(group)],
+        **drawn(f, mean),
+        "noise": "Of the mean over the seeds. ±: half of the 95% interval of the difference, paired by seed; behind a "
+        "loss in the table the standard deviation.",
+    }
+
+
+def with_seeds(f: Findings | None, group: Group) -> Findings | None:
+    """The findings on the mean curves, with what seeds differ by in place of the noise of one run."""
+    live = group.final("live")
+    if f is None or live is None:
+        return f
+    lines, curve_of_live = [], group.mean_curve("live")
+    for line in f.lines:
+        values = group.final(line.id)
+        half = paired_difference(values, live)[1] if values is not None else math.nan
+        saved_range, unclear = range_of_saved(curve_of_live, line.at, dict(group.mean_curve(line.id))[line.at], half)
+        lines.append(replace(line, half=half, saved_range=saved_range, saved_unclear=unclear))
+    return replace(f, lines=lines)
+
+
+def tested(group: Group) -> list[tuple[str, list[float]]]:
+    found = [(weights, group.final(weights, "test")) for weights in ("live", *group.ids())]
+    return [(weights, values) for weights, values in found if values is not None]

@@ -1,0 +1,29 @@
+"""The page: page.html with the style, the script and the content written into it."""
+
+from __future__ import annotations
+
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+from lawa_exp.config import UserError
+from lawa_exp.files import size_text, write_text_atomically
+
+HERE = Path(__file__).parent
+
+
+def write_page(content: dict[str, Any], out: Path) -> str:
+    """Writes the page; returns its size as text. UserError: there is no folder for it."""
+    if not out.parent.is_dir() or out.is_dir():
+        raise UserError(f"--out={out}: expected a file in a folder that exists")
+    data = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")  # ends no element
+    page = (HERE / "page.html").read_text()
+    parts = {"TITLE": html.escape(content["title"]), "DATA": data}
+    parts |= {"STYLE": (HERE / "page.css").read_text(), "SCRIPT": (HERE / "page.js").read_text()}
+    before, *rest = page.split("{{")
+    for piece in rest:
+        name, after = piece.split("}}", 1)
+        before += parts[name] + after
+    write_text_atomically(out, before)
+    return size_text(len(before.encode()))

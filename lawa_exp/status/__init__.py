@@ -1,0 +1,1 @@
+"""`python -m lawa_exp.status SWEEP`: how every run stands, by its folder, its heartbeat and SLURM's queue."""

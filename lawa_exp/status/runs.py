@@ -1,0 +1,97 @@
+"""What SWEEP names: the runs of a sweep, one run directory, or a folder of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lawa_exp.config import Failed, UserError
+
+MANIFEST = "manifest.json"
+SUBMITTED = "submitted.jsonl"  # of a SLURM launcher: {"run_dir": ..., "job": "123_4", "time": unix seconds} a line
+AVERAGING = ("k", "spacing", "avg")  # overrides that may differ between the entries of one training
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A run directory, whether it exists yet or not.
+
+    overrides: those that tell it from the other runs of its sweep; steps: that the sweep asks for (None: no sweep);
+    job: the last one that was submitted for it, at the unix time `submitted`.
+    """
+
+    path: Path
+    overrides: tuple[str, ...] = ()
+    steps: int | None = None
+    job: str | None = None
+    submitted: float | None = None
+
+
+def list_runs(sweep: Path) -> list[Listed]:
+    """The runs that `sweep` names, in the manifest's order or by name. UserError: it is none of what is expected."""
+    if (sweep / MANIFEST).is_file():
+        return with_jobs(of_manifest(sweep), [sweep / SUBMITTED])
+    if is_run(sweep):
+        return with_jobs([Listed(sweep)], sorted(sweep.resolve().parent.glob(f"sweeps/*/{SUBMITTED}")))
+    found = sorted(p for p in sweep.iterdir() if is_run(p)) if sweep.is_dir() else []
+    if not found:
+        raise UserError(
+            f"SWEEP={sweep}: expected a sweep ({MANIFEST}), a run directory (config.yaml) or a folder of runs"
+        )
+    return with_jobs([Listed(p) for p in found], sorted(sweep.glob(f"sweeps/*/{SUBMITTED}")))
+
+
+def is_run(path: Path) -> bool:
+    return (path / "config.yaml").is_file() or (path / ".lock").is_file()
+
+
+def of_manifest(sweep: Path) -> list[Listed]:
+    """The runs of a sweep, each once."""
+    try:
+        entries = json.loads((sweep / MANIFEST).read_text())["entries"]
+        found: dict[Path, list[dict[str, Any]]] = {}
+        for entry in entries:
+            found.setdefault(place(entry["run_dir"], sweep), []).append(entry)
+        shared = set.intersection(*(set(e["overrides"]) for e in entries)) if len(found) > 1 else set()
+        return [
+            Listed(path, own_overrides(mine, shared), max(e["steps"] for e in mine)) for path, mine in found.items()
+        ]
+    except (ValueError, KeyError, TypeError):
+        raise Failed(f"{sweep / MANIFEST} is damaged: start the sweep again, which writes it anew") from None
+
+
+def place(run_dir: str, sweep: Path) -> Path:
+    """The run directory, which a manifest names from where it was started; seen from elsewhere, beside sweeps/."""
+    path, beside = Path(run_dir), sweep.resolve().parent.parent / Path(run_dir).name
+    return beside if not path.exists() and beside.exists() else path
+
+
+def own_overrides(entries: list[dict[str, Any]], shared: set[str]) -> tuple[str, ...]:
+    """What the entries of one run have in common and the sweep's others have not; the averaging does not tell runs."""
+    common = set.intersection(*(set(e["overrides"]) for e in entries)) - shared
+
+    def tells(override: str) -> bool:
+        key = override.split("=")[0].lstrip("+")
+        return override in common and key not in AVERAGING and not key.startswith("averagers.")
+
+    return tuple(filter(tells, entries[0]["overrides"]))
+
+
+def with_jobs(runs: list[Listed], files: list[Path]) -> list[Listed]:
+    """The runs with their last submissions; a line that is still being written is left out."""
+    last: dict[str, tuple[str, float]] = {}
+    for file in files:
+        for line in file.read_text().splitlines() if file.is_file() else []:
+            try:
+                told = json.loads(line)
+                name, job = Path(told["run_dir"]).name, (str(told["job"]), float(told["time"]))
+            except (ValueError, KeyError, TypeError):
+                continue
+            if name not in last or last[name][1] <= job[1]:
+                last[name] = job
+    nothing = (None, None)
+    return [
+        replace(run, job=job, submitted=at) for run in runs for job, at in [last.get(run.path.resolve().name, nothing)]
+    ]

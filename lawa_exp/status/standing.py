@@ -1,0 +1,196 @@
+"""How one run stands, from the small files of its folder; no file is opened that grows with the model."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lawa_exp import heartbeat
+from lawa_exp.rundir import MARKERS
+from lawa_exp.status.runs import Listed
+from lawa_exp.status.squeue import Job, ask_queue
+
+# In the order in which they are shown: what needs a person, what goes on, what is over.
+STATES = (
+    *("failed", "lost", "diverged", "stopped"),
+    *("running", "starting", "queued", "submitted", "not started", "done"),
+)
+READERS = 16  # threads: a network file system answers many small questions at once
+TAIL = 4096  # bytes, more than a row of metrics.jsonl has
+SILENT = 120  # seconds without a step that are told
+STEPS = re.compile(r"^steps: (\d+)$", re.MULTILINE)  # of config.yaml: parsing 1,000 of them takes 10 seconds
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a run stands. since: unix time of what made it so, or of its last sign of life; note: one line.
+
+    tokens_per_second (images of an image model, see `unit`) and seconds_left: while it runs. starts: of its process.
+    """
+
+    run: Listed
+    state: str
+    step: int | None = None
+    steps: int | None = None
+    starts: int = 0
+    since: float | None = None
+    note: str = ""
+    job: str | None = None
+    tokens_per_second: float | None = None
+    unit: str = "token"
+    seconds_left: float | None = None
+
+    @property
+    def restarts(self) -> int:
+        return max(self.starts - 1, 0)
+
+    def as_json(self) -> dict[str, Any]:
+        names = ("state", "step", "steps", "tokens_per_second", "unit", "seconds_left", "restarts", "since", "job")
+        told = {name: getattr(self, name) for name in (*names, "note")}
+        return {"run_dir": str(self.run.path), "overrides": list(self.run.overrides), **told}
+
+
+@dataclass
+class Files:
+    """What lies in the run directory (nothing: it was not started)."""
+
+    run: Listed
+    names: frozenset[str] = frozenset()
+    beat: dict[str, Any] | None = None
+    started: int = 0  # how often
+
+    @property
+    def job(self) -> str | None:
+        """The newest SLURM job that is known of."""
+        told = (self.beat or {}).get("job")
+        return self.run.job if self.run.job and (self.run.submitted or 0) >= self.beat_time else told or self.run.job
+
+    @property
+    def beat_time(self) -> float:
+        return self.beat["time"] if self.beat else 0.0
+
+
+def standings(runs: list[Listed], now: float) -> tuple[list[Standing], str]:
+    """How the runs stand at the unix time `now`, in their order; and why SLURM could not be asked, if so."""
+    with ThreadPoolExecutor(READERS) as pool:
+        found = list(pool.map(look_at, runs))
+        jobs = {f.job for f in found if f.job and not {"DONE", "DIVERGED"} & f.names}
+        queue, problem = ask_queue(jobs) if jobs else ({}, "")
+        return list(pool.map(lambda files: stand(files, queue, now), found)), problem
+
+
+def look_at(run: Listed) -> Files:
+    files = Files(run)
+    with suppress(OSError):
+        files.names = frozenset(entry.name for entry in os.scandir(run.path))
+    if heartbeat.NAME in files.names:
+        files.beat = heartbeat.read(run.path / heartbeat.NAME)
+    if "provenance.jsonl" in files.names:
+        with suppress(OSError):
+            files.started = (run.path / "provenance.jsonl").read_bytes().count(b"\n")
+    return files
+
+
+def stand(files: Files, queue: dict[str, Job] | None, now: float) -> Standing:
+    """How the run stands. queue: None, where it is not known."""
+    run, beat = files.run, files.beat or {}
+    marker = next((name for name in MARKERS if name in files.names), None)
+    told = read_json(run.path / marker) if marker else {}
+    steps = run.steps or beat.get("steps") or read_steps(run.path)
+
+    def standing(state: str, step: int | None, since: float | None, note: str = "", **more: Any) -> Standing:
+        return Standing(run, state, step, steps, files.started, since, note, files.job, **more)
+
+    alive = bool(beat) and heartbeat.is_alive(beat, now)
+    if alive and ("step" in beat or marker not in ("DONE", "DIVERGED")):  # else it is only being read out
+        if "step" not in beat:
+            return standing("starting", None, beat["time"], f"on {beat['host']}")
+        silent = now - beat["stepped"]
+        note = f"on {beat['host']}" + (f", no step for {duration(silent)}" if silent > SILENT else "")
+        note += ", again (rerun)" if marker else ""
+        speed = {name: beat[name] for name in ("tokens_per_second", "seconds_left", "unit")}
+        return standing("running", beat["step"], beat["time"], note, **speed)
+    step = told.get("step") or beat.get("step") or last_step(run.path / "metrics.jsonl")
+    ended = modified(run.path / marker) if marker else None
+    if marker == "DIVERGED" or (marker == "DONE" and step and step >= (run.steps or 0)):
+        return standing(marker.lower(), step, ended)
+    job = (queue or {}).get(files.job or "")
+    if job and job.state == "PENDING":
+        return standing("queued", step, run.submitted, job.reason)
+    if job and job.state in ("RUNNING", "CONFIGURING") and (job.started or now) >= max(files.beat_time, ended or 0):
+        return standing("starting", step, job.started, f"job {files.job}")
+    if marker == "FAILED":
+        return standing("failed", step, ended, last_line(told))
+    if marker == "STOPPED":
+        return standing("stopped", step, ended, "the same command goes on")
+    if marker == "DONE":
+        return standing("not started", step, ended, f"{run.steps:,} steps are asked for now")
+    if files.started or beat:
+        since = beat.get("time") or modified(run.path / "timing.jsonl") or modified(run.path / "provenance.jsonl")
+        return standing("lost", step, since, goes_on(run.path) + (f", was on {beat['host']}" if beat else ""))
+    if run.job and queue is None:
+        return standing("submitted", None, run.submitted, f"job {run.job}")
+    if run.job:
+        return standing("lost", None, run.submitted, f"job {run.job} left the queue without starting it; see its log")
+    return standing("not started", None, None)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        content = json.loads(path.read_text())
+        return content if isinstance(content, dict) else {}
+    return {}
+
+
+def read_steps(run: Path) -> int | None:
+    with suppress(OSError):
+        found = STEPS.search((run / "config.yaml").read_text())
+        return int(found[1]) if found else None
+    return None
+
+
+def last_step(path: Path) -> int | None:
+    """The step of the last whole row."""
+    with suppress(OSError, ValueError, KeyError, IndexError), path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+        return json.loads(file.read().rpartition(b"\n")[0].splitlines()[-1])["step"]
+    return None
+
+
+def modified(path: Path) -> float | None:
+    with suppress(OSError):
+        return path.stat().st_mtime
+    return None
+
+
+def last_line(told: dict[str, Any]) -> str:
+    """The last line of an error, with the error's name where another line has it."""
+    lines = [line.strip() for line in str(told.get("reason") or told.get("traceback") or "").splitlines()]
+    lines = [line for line in lines if line]
+    name = lines[0].split(":")[0] if lines else ""
+    return (f"{name}: ... " if len(lines) > 1 else "") + lines[-1] if lines else "its marker does not say why"
+
+
+def goes_on(run: Path) -> str:
+    """Where a run that was killed goes on."""
+    saved = [int(p.parent.name[5:]) for p in run.glob("resume/step_*/manifest.json") if p.parent.name[5:].isdigit()]
+    return f"goes on from step {max(saved):,}" if saved else "no state saved yet"
+
+
+UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+
+
+def duration(seconds: float) -> str:
+    """`2 d 3 h`, `1 h 5 min`, `42 s`: two units at most."""
+    left, parts = max(0, round(seconds)), []
+    for unit, size in UNITS:
+        if left >= size or unit == "s":
+            parts.append(f"{left // size} {unit}")
+            left %= size
+    return " ".join(p for p in parts[:2] if not p.startswith("0 ")) or "0 s"
