@@ -161,8 +161,8 @@ def follow(run: RunDir, args: argparse.Namespace, ended: threading.Event, say: C
 
     with waiting_lock(run, args.timeout):
         sender = Sender(run, Place(args.project, args.entity, args.mode), watch=args.watch)
-        if sender.handle.url:
-            say(f"W&B: {sender.handle.url}")
+        if sender.url:
+            say(f"W&B: {sender.url}")
         elif args.attempt > 1:
             say("W&B: connected")
         while not ended.is_set():

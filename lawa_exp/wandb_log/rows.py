@@ -93,6 +93,7 @@ class Steps:
         self.metrics, self.timing = Lines(metrics), Lines(timing)
         self.waiting: dict[int, list[Row]] = {}
         self.times: dict[int, Row] = {}
+        self.count = 0
         self.averages: dict[str, Row] = {}  # by id: their `description`
 
     def new(self, whole: bool) -> Iterator[tuple[int, Row]]:
@@ -106,6 +107,7 @@ class Steps:
         newest = max(self.waiting, default=0)
         for step in sorted(self.waiting):
             if whole or step < newest:
+                self.count += 1
                 yield step, payload(self.waiting.pop(step), self.times.get(step))
 
 

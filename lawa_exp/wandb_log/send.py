@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,6 +86,7 @@ class Sender:
             settings=wandb.Settings(
                 console="off",
                 silent=True,
+                show_warnings=watch is not None,  # they go to the log
                 disable_git=True,
                 save_code=False,
                 symlink=False,
@@ -104,26 +104,37 @@ class Sender:
             (self.handle.summary.get(UP_TO), self.handle.summary.get(DIGEST)) if self.handle.resumed else (None, None)
         )
 
-    def send(self, whole: bool) -> int:
-        """Sends what is new in the files, see `Steps.new`; returns the number of steps. Differs: see there."""
-        count = 0
+    @property
+    def url(self) -> str | None:
+        """The run's page; None of an offline run."""
+        return self.handle.url if self.place.mode == "online" else None
+
+    def file(self) -> Path:
+        """The newest offline file."""
+        return files_of(self.run.path, self.id)[-1]
+
+    def send(self, whole: bool) -> None:
+        """Sends what is new in the files, see `Steps.new`. Differs: see there; nothing more is sent then."""
+        last = None
         for step, row in self.steps.new(whole):
             if self.steps.averages != self.described:
                 self.described = dict(self.steps.averages)
                 self.handle.config.update({"averages": self.described}, allow_val_change=True)
-            self.digest.update(json.dumps(row, sort_keys=True).encode())
+            self.digest.update(canonical(row))
             if step == self.known[0] and self.digest.hexdigest() != self.known[1]:
-                raise Differs(f"under the id {self.id} W&B has other rows up to step {step:,} than {self.run.path}")
+                raise Differs(f"W&B has other rows up to step {step:,} under the id {self.id}")
             if step >= self.handle.starting_step:
                 self.handle.log(row, step=step)
-                count += 1
-        if count:
-            self.handle.summary.update({UP_TO: step, DIGEST: self.digest.hexdigest()})
-        self.sent += count
-        return count
+                self.sent += 1
+                last = step
+        if last is not None:
+            self.handle.summary.update({UP_TO: last, DIGEST: self.digest.hexdigest()})
 
-    def finish(self) -> None:
-        """The rest, and what a finished run has besides: table, plot, summary, files. Waits for the upload."""
+    def finish(self) -> int:
+        """The rest, and what a finished run has besides: table, plot, summary, files; returns the steps sent in all.
+
+        Waits for the upload.
+        """
         marker, facts = self.run.marker() or ("", {})
         self.send(whole=bool(marker))
         if marker in ("DONE", "DIVERGED"):
@@ -135,10 +146,12 @@ class Sender:
             self.handle.mark_preempting()
         for name in KEPT:
             if (self.run.path / name).exists():
-                self.handle.save(str(self.run.path / name), base_path=str(self.run.path.parent), policy="now")
+                path = (self.run.path / name).resolve()
+                self.handle.save(str(path), base_path=str(path.parents[1]), policy="now")
         self.handle.finish(exit_code=RUN_STATES.get(marker, 1))
         if self.place.mode == "offline":
             self.remove_earlier()
+        return self.sent
 
     def finish_with_results(self) -> None:
         rows = read_rows(self.run.metrics)
@@ -158,19 +171,26 @@ class Sender:
             shutil.rmtree(path.parent)
 
 
+def canonical(row: Row) -> bytes:
+    return json.dumps(row, sort_keys=True).encode()
+
+
+def content(run: RunDir) -> str:
+    """The digest of all steps of the run, as the summary has it."""
+    return hashlib.sha256(b"".join(canonical(row) for _, row in Steps(run.metrics, run.timing).new(True))).hexdigest()
+
+
 def in_file(run: RunDir, id: str) -> bool:
-    """Whether a finished offline file under this id holds exactly the rows of the run directory."""
+    """Whether a finished offline file under this id, and no other, holds exactly the rows of the run directory."""
     found = files_of(run.path, id)
     if len(found) != 1:
         return False
     file = Offline(found[0])
-    digest = digest_of(row for _, row in Steps(run.metrics, run.timing).new(whole=True))
-    return file.finished and file.summary.get(DIGEST) == digest
+    steps = Steps(run.metrics, run.timing).new(whole=bool(run.marker()))
+    there = [canonical(without_marks(row)) for row in file.history]
+    return file.finished and there == [canonical(row) for _, row in steps]
 
 
-def digest_of(payloads: Iterable[Row]) -> str:
-    """What the summary says of the payloads sent."""
-    digest = hashlib.sha256()
-    for row in payloads:
-        digest.update(json.dumps(row, sort_keys=True).encode())
-    return digest.hexdigest()
+def without_marks(sent: Row) -> Row:
+    """A step as `payload` gives it, without what W&B and the end of the run have added."""
+    return {k: v for k, v in sent.items() if not k.startswith(("_", "final/"))}
