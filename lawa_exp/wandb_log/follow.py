@@ -141,6 +141,7 @@ def main(arguments: list[str]) -> int:
         ended.wait(AGAIN)
         sys.stderr.flush()
         os.dup2(channel, CHANNEL)
+        os.environ.pop("WANDB_SERVICE", None)  # the failed one's
         rest = [*arguments, "--attempt", str(args.attempt + 1)]
         os.execv(sys.executable, [sys.executable, "-m", "lawa_exp.wandb_log.follow", *rest])
 
