@@ -20,7 +20,7 @@ def records(path: Path) -> Iterator[Any]:
 
     ValueError: it is not such a file.
     """
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto import wandb_internal_pb2 as internal
 
     data = path.read_bytes()
     if not data.startswith(BEGINNING[:4]):
@@ -37,7 +37,7 @@ def records(path: Path) -> Iterator[Any]:
         at += HEADER.size + length
         parts += part
         if kind in (WHOLE, LAST):
-            yield Record.FromString(parts)
+            yield internal.Record.FromString(parts)  # type: ignore[attr-defined]  # made at run time
             parts = b""
 
 

@@ -158,7 +158,7 @@ class Sender:
         last = max(row["step"] for row in rows)
         test = [r for r in read_rows(self.run.readouts / "test" / "metrics.jsonl") if r["step"] == last]
         lines, summary = final(rows, test)
-        if self.sent or "final/table" not in self.handle.summary:
+        if self.sent or not self.handle.summary.get("final/table"):
             shown: Row = {"step": last, "final/table": self.wandb.Table(columns=list(TABLE), data=lines)}
             if (self.run.path / "curves.png").exists():
                 shown["final/curves"] = self.wandb.Image(str(self.run.path / "curves.png"))
