@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from dataclasses import dataclass
@@ -187,10 +188,10 @@ def in_file(run: RunDir, id: str) -> bool:
         return False
     file = Offline(found[0])
     steps = Steps(run.metrics, run.timing).new(whole=bool(run.marker()))
-    there = [canonical(without_marks(row)) for row in file.history]
-    return file.finished and there == [canonical(row) for _, row in steps]
+    return file.finished and list(map(comparable, file.history)) == [comparable(row) for _, row in steps]
 
 
-def without_marks(sent: Row) -> Row:
-    """A step as `payload` gives it, without what W&B and the end of the run have added."""
-    return {k: v for k, v in sent.items() if not k.startswith(("_", "final/"))}
+def comparable(sent: Row) -> Row:
+    """A step without what W&B and the end of the run have added; NaN as text, for it equals nothing."""
+    ours = {k: v for k, v in sent.items() if not k.startswith(("_", "final/"))}
+    return {k: "NaN" if isinstance(v, float) and math.isnan(v) else v for k, v in ours.items()}
