@@ -17,6 +17,7 @@ FORMAT_VERSION = 1
 LARGEST = 10**15  # of integers: what floats and indices hold with room to spare
 STABLE = "stable"  # init.from: the constant-rate run of the same settings, which a sweep trains first
 BN_POLICIES = ("recalibrate", "average", "latest")
+MODES = ("online", "offline", "off")  # of W&B; YAML reads a bare off as false
 BUDGET_UNITS = ("steps", "epochs", "tokens", "samples")
 
 T = TypeVar("T")
@@ -233,9 +234,24 @@ class Logger:
     noise_scale: these rows have the two estimates of the gradient noise scale (`noise_scale.estimates`).
     """
 
-    kind: str = setting(one_of("jsonl"))
     every: int = setting(integer(1))
     noise_scale: bool = setting(boolean())
+
+
+@dataclass(frozen=True)
+class WandbLogger(Logger):
+    """The same, and its rows are sent to W&B beside training (`wandb_log/`).
+
+    mode: online; offline, a file in RUN/wandb/; off. finish_timeout: seconds that a run waits for W&B at its end.
+    """
+
+    mode: str = setting(Rule("one of online, offline, off", lambda v: one_of(*MODES).parse("off" if v is False else v)))
+    project: str = setting(text())
+    entity: str | None = setting(optional(text()))
+    finish_timeout: float = setting(number(low=0))
+
+
+LOGGERS: dict[str, type] = {"jsonl": Logger, "wandb": WandbLogger}
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,14 @@ import json
 import math
 import os
 import statistics
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lawa_exp.config import Failed
+
+FLUSH_SECONDS = 5.0  # rows are in the file after so long, and at each evaluation
 
 Curve = Sequence[tuple[int, float]]  # (step, value), by step
 
@@ -37,9 +40,13 @@ class Rows:
                 )
             os.truncate(path, keep_bytes)
         self.file = path.open("ab")
+        self.flushed = time.monotonic()
 
     def write(self, row: dict[str, Any]) -> None:
         self.file.write(encode(row).encode())
+        if time.monotonic() - self.flushed > FLUSH_SECONDS:  # for those who watch
+            self.file.flush()
+            self.flushed = time.monotonic()
 
     def flush(self) -> None:
         self.file.flush()

@@ -33,6 +33,7 @@ from lawa_exp.rundir import RunDir, this_job
 from lawa_exp.schedules import WSD
 from lawa_exp.settings import config_from, config_to
 from lawa_exp.train import Outcome, train
+from lawa_exp.wandb_log.follow import following
 
 MERGED = {  # what entries of one training may differ in, see `merge`; names, places and an unused horizon do not matter
     *("averagers", "evaluate.every", "save.every", "save.keep", "trajectory.every", "lr.horizon", "model.name"),
@@ -203,18 +204,26 @@ def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -
             p = replace(p, config=replace(config, trajectory=replace(config.trajectory, every=every)))
         say(show_plan(p, ranks))
         target = RunDir(run.path / "rerun", run.heartbeat) if options.rerun else run
-        outcome = carry_out(p, target, device, ranks, say)
-        if outcome.how == "stopped":
-            say(f"stopped after step {outcome.step:,} and saved; the same command goes on")
-        elif ranks.is_main:
-            if options.rerun and not merge_rerun(target, run, say):
-                return EXIT["failed"]
-            finish(p, run, outcome, say)
+        with following(None if options.rerun else p.config.logger, run, say) as begun:
+            outcome = carry_out(p, target, device, ranks, say, begun)
+            if outcome.how == "stopped":
+                say(f"stopped after step {outcome.step:,} and saved; the same command goes on")
+            elif ranks.is_main:
+                if options.rerun and not merge_rerun(target, run, say):
+                    return EXIT["failed"]
+                finish(p, run, outcome, say)
         return EXIT[outcome.how]
 
 
-def carry_out(p: Prepared, run: RunDir, device: torch.device, ranks: Ranks, say: Callable[[str], None]) -> Outcome:
-    """One call of the loop in `run`, with its signals, provenance and marker."""
+def carry_out(
+    p: Prepared,
+    run: RunDir,
+    device: torch.device,
+    ranks: Ranks,
+    say: Callable[[str], None],
+    begun: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """One call of the loop in `run`, with its signals, provenance and marker. begun: see `train`."""
     if ranks.is_main:
         run.path.mkdir(parents=True, exist_ok=True)
         run.mark(None)
@@ -231,7 +240,7 @@ def carry_out(p: Prepared, run: RunDir, device: torch.device, ranks: Ranks, say:
         if earlier:
             say(f"start {earlier + 1} of this run ({len(run.errors())} of those before it ended with an error)")
     try:
-        outcome = train(p.config, p.data, p.splits, p.origin, run, ranks, device, signals.stop_is_asked, say)
+        outcome = train(p.config, p.data, p.splits, p.origin, run, ranks, device, signals.stop_is_asked, say, begun)
     except UserError:
         raise
     except Exception as error:

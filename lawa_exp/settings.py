@@ -12,10 +12,10 @@ from lawa_exp.batches import BATCHES
 from lawa_exp.config import (
     BUDGET_UNITS,
     FORMAT_VERSION,
+    LOGGERS,
     Config,
     Evaluate,
     Init,
-    Logger,
     Save,
     Trainer,
     Trajectory,
@@ -41,11 +41,11 @@ TABLES: dict[str, dict[str, type]] = {
     "batch": BATCHES,
     "scaling": SCALINGS,
     "feedback": FEEDBACK,
+    "logger": LOGGERS,
 }
 SHARED: dict[str, type] = {
     "init": Init,
     "trainer": Trainer,
-    "logger": Logger,
     "evaluate": Evaluate,
     "save": Save,
     "trajectory": Trajectory,

@@ -57,11 +57,13 @@ def train(
     device: torch.device,
     should_stop: Callable[[], bool],
     say: Callable[[str], None],
+    begun: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Trains (resolved) `config` to its budget in `run`, from the newest whole state there or from its beginning.
 
     origin: where it begins, if not from the seed.
     should_stop: asked after each step, on every rank. say: prints a line (rank 0).
+    begun: called when the files of rows are cut back to where it goes on (rank 0).
     """
     set_up_arithmetic(config)
     autocast = autocast_for(config, device)
@@ -93,6 +95,8 @@ def train(
     state.window.fence_before(optimizer)
     rows = Rows(run.metrics, saved["metrics_bytes"]) if ranks.is_main else None
     timing = Rows(run.timing) if ranks.is_main else None
+    if ranks.is_main:
+        begun()
     background = Background()
     snapshots_kept = config.trajectory.keep
     snapshots_every = int(config.trajectory.every or 1)

@@ -1,0 +1,88 @@
+"""What logger=wandb costs a training step: the run's rows sent offline by W&B's process, against that process stopped.
+
+One training of gpt_tiny with a training row at each step, whose process for W&B is stopped and continued (SIGSTOP,
+SIGCONT) between timed units of steps: both sides share weights, data, memory and thread. While it is stopped the loop
+writes the same rows. What the process costs beside training (its share of the cores) is in A, its start is not: that
+is the time of one call, measured apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import loop
+from pairs import HEADER, Pairs, machine, publish, row, table
+
+from lawa_exp.config import WandbLogger
+from lawa_exp.rundir import RunDir
+from lawa_exp.wandb_log import follow
+from lawa_exp.wandb_log.offline import Offline
+
+UNIT = 20  # steps timed together
+
+
+def main() -> None:
+    load = os.getloadavg()[0]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--within", type=float, default=0.005, help="half-width of the 95%% interval to reach")
+    parser.add_argument("--seconds", type=float, default=180, help="stop after so long all the same")
+    parser.add_argument("--threads", type=int, help="default: the cores")
+    parser.add_argument("--out", type=Path, help="file for the table")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        pairs, threads, starts, rows = measure(options, Path(folder))
+    publish(
+        "What logger=wandb costs a training step",
+        [
+            f"A: the rows go to an offline W&B run; B: W&B's process is stopped. A training row at each step; times are"
+            f" for one step of gpt_tiny, units of {UNIT} steps. The offline file had {rows:,} of the steps at the end.",
+            table(HEADER, [row("gpt_tiny, 16x128, a row at each step", "wandb", "stopped", pairs, UNIT)]),
+            f"Starting the process takes the training {statistics.median(starts) * 1e3:.1f} ms, once.",
+            machine(threads, load),
+        ],
+        options.out,
+    )
+
+
+def measure(options: argparse.Namespace, folder: Path) -> tuple[Pairs, int | None, list[float], int]:
+    words = [f"trainer.threads={options.threads}"] if options.threads else []
+    p = loop.prepared("gpt_tiny", [*words, "logger.every=1"], folder)
+    pairs = Pairs(options.within, max_seconds=options.seconds, warm_up=2)
+    run = RunDir(p.run_dir)
+    settings = WandbLogger(1, False, "offline", "benchmark", None, 60.0)
+    starts: list[float] = []
+    unit: list[float] = []
+    process = None
+
+    def after_step(seconds: float) -> bool:
+        nonlocal process
+        if process is None:
+            start = time.perf_counter()
+            process = follow.launch(settings, run)
+            starts.append(time.perf_counter() - start)
+        if not list(run.path.glob("wandb/offline-run-*/*.wandb")):  # it has not begun yet
+            return False
+        unit.append(seconds)
+        if len(unit) == UNIT:
+            pairs.record(sum(unit))
+            unit.clear()
+            os.kill(process.pid, signal.SIGCONT if pairs.turn == 0 else signal.SIGSTOP)
+        return pairs.done
+
+    loop.watch(p, after_step)
+    assert process is not None and process.stdin is not None
+    os.kill(process.pid, signal.SIGCONT)
+    process.stdin.close()
+    process.wait(60)
+    (path,) = run.path.glob("wandb/offline-run-*/*.wandb")
+    return pairs, p.config.trainer.threads, starts, len(Offline(path).history)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""`python -m lawa_exp.push RUN`: the rows of finished or stopped runs, sent to Weights & Biases as clean runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+from lawa_exp.cli import Parser, exit_code
+from lawa_exp.config import Failed, UserError
+from lawa_exp.files import locked
+from lawa_exp.rundir import RunDir
+
+
+def main(arguments: list[str]) -> int:
+    p = Parser(
+        prog="python -m lawa_exp.push",
+        description="Sends the rows of metrics.jsonl and timing.jsonl to Weights & Biases: one clean run for each run "
+        "directory, under its name. What W&B has already is not sent again; where it has other rows under this name, "
+        "they go to a run of their own.",
+    )
+    p.add_argument("runs", metavar="RUN", nargs="*", help="a run directory, or the folder of a sweep: all of its runs")
+    p.add_argument("--project", help="default: the run's logger.project, or lawa_exp")
+    p.add_argument("--entity", help="default: the run's logger.entity, or the account's own")
+    p.add_argument("--offline", action="store_true", help="into a file in RUN/wandb/, for `wandb sync` later")
+    p.add_argument("--workspace", action="store_true", help="also make the dashboard of the project")
+    p.add_argument("--show", action="store_true", help="with --workspace: print the dashboard as JSON, send nothing")
+    args = p.parse_args(arguments)
+    if not args.runs and not args.workspace:
+        p.error("expected RUN, --workspace, or both")
+
+    def command() -> int:
+        if importlib.util.find_spec("wandb") is None:
+            raise UserError("the package wandb is missing; pip install 'lawa_exp[wandb]'")
+        runs = [run for path in args.runs for run in runs_of(Path(path))]
+        if args.workspace:
+            from lawa_exp.wandb_log.workspace import make
+
+            print(make(args.project or "lawa_exp", args.entity, args.show))
+        failed = 0
+        for run in [] if args.show else runs:
+            try:
+                print(push(run, args.project, args.entity, args.offline), flush=True)
+            except (UserError, Failed, OSError) as error:
+                if len(runs) == 1:
+                    raise
+                failed += 1
+                print(f"error: {error}", file=sys.stderr)
+        return 1 if failed else 0
+
+    return exit_code(command)
+
+
+def runs_of(path: Path) -> list[RunDir]:
+    """A run, or those of a sweep in the order of its entries. UserError: it is neither."""
+    if (path / "manifest.json").exists():
+        entries = json.loads((path / "manifest.json").read_text())["entries"]
+        folders = list(dict.fromkeys(Path(entry["run_dir"]) for entry in entries))
+        beside = [path.parent.parent / folder.name for folder in folders]  # a sweep that was moved
+        found = [one if one.exists() else other for one, other in zip(folders, beside, strict=True)]
+        return [RunDir(folder) for folder in found if (folder / "config.yaml").exists()]
+    if not (path / "config.yaml").exists():
+        raise UserError(f"RUN={path}: no config.yaml there; expected a run directory, or a sweep with a manifest.json")
+    return [RunDir(path)]
+
+
+def push(run: RunDir, project: str | None = None, entity: str | None = None, offline: bool = False) -> str:
+    """Sends what W&B lacks of the run; returns a line that says so. UserError: it is training. Failed: W&B does not."""
+    from lawa_exp.wandb_log.send import Differs, Place, Sender, content, in_file, run_id
+
+    logger = (run.read_config() or {}).get("logger", {})
+    place = Place(
+        project or logger.get("project") or "lawa_exp",
+        entity or logger.get("entity"),
+        "offline" if offline else "online",
+    )
+    if not run.metrics.exists():
+        raise UserError(f"RUN={run.path}: no metrics.jsonl there yet")
+    with locked(run.path / ".lock", f"RUN={run.path}"):
+        id = run_id(run)
+        if offline and in_file(run, id):
+            return f"{run.path}: all rows are in {run.path / 'wandb'} already"
+        try:
+            try:
+                sender = Sender(run, place, id)
+                sent = sender.finish()
+            except Differs:
+                sender.handle.finish()
+                sender = Sender(run, place, f"{id}-{content(run)[:8]}")
+                sent = sender.finish()
+        except Exception as error:  # of whatever kind W&B's are
+            raise Failed(f"{run.path}: W&B: {type(error).__name__}: {str(error).strip()}") from error
+        where = sender.url or f"{sender.file()} (wandb sync {sender.file().parent} sends it)"
+        return f"{run.path}: {sent} of {sender.steps.count} steps sent, to {where}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
