@@ -10,6 +10,8 @@ import math
 import os
 import pickle
 import re
+import resource
+import shlex
 import shutil
 import signal as signals
 import subprocess
@@ -489,6 +491,36 @@ def test_a_sliding_window_is_as_separate_averages(tmp_path):
     assert torch.equal(load_file(tmp_path / "at/model.safetensors")["wte.weight"], wanted["wte.weight"])
 
 
+@pytest.mark.parametrize("processes", [1, 3])
+@pytest.mark.parametrize("method", [["swa"], ["ema", "--decay", "0.75"], ["wma", "--k", "2"]], ids=lambda m: m[0])
+def test_averages_that_begin_with_the_same_input_are_as_separate_ones(method, processes, tmp_path, monkeypatch):
+    """Of the same snapshot on all means of `swa` begin; of every type, as each goes through memory in its own way."""
+    monkeypatch.setattr("lawa_exp.formats.stream.SHARE", 1)
+    monkeypatch.setattr("lawa_exp.average.processes", lambda: processes)
+    types = [torch.float64, torch.float32, torch.float16, torch.bfloat16, *FLOAT8]
+
+    def values(i: int) -> dict[str, torch.Tensor]:
+        x = torch.randn(1000, dtype=torch.double, generator=torch.Generator().manual_seed(i))
+        return {str(dtype): x.to(dtype) for dtype in types}
+
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    make(inputs, values, steps=range(1, 5))
+    all_at_once = ["--trajectory", inputs, "--method", *method]
+    average(*all_at_once, "--out", tmp_path / "out")
+    ends = range(2 if method[0] == "wma" else 1, 5)
+    assert len(list((tmp_path / "out").iterdir())) == len(ends)
+    for end in ends:
+        average(*all_at_once, "--at", end, "--out", tmp_path / f"one_{end}")
+        made = tmp_path / "out" / f"step_{end:08d}" / f"in_{end}.pt"
+        assert made.read_bytes() == (tmp_path / f"one_{end}" / f"in_{end}.pt").read_bytes(), end
+        if method == ["swa"]:
+            found = torch.load(made, weights_only=True)
+            for dtype in (torch.float64, torch.float32, torch.float16):
+                total = sum(values(i)[str(dtype)].double().numpy() for i in range(1, end + 1))
+                assert np.array_equal(found[str(dtype)].numpy(), (total / end).astype(str(dtype)[6:])), (dtype, end)
+
+
 def test_at_takes_a_step_that_is_there(tmp_path, capsys):
     trajectory(tmp_path / "run", range(5, 100, 5))
     out = ("--out", tmp_path / "out", "--overwrite")
@@ -655,10 +687,79 @@ def test_a_failure_in_one_process_ends_all(tmp_path, capsys, monkeypatch):
         assert os.getpid() != parent
         os.kill(os.getpid(), signals.SIGKILL)
 
-    monkeypatch.setattr("lawa_exp.formats.blocks.Work.do", killed)
+    with monkeypatch.context() as patch:
+        patch.setattr("lawa_exp.formats.blocks.Work.do", killed)
+        assert main([*map(str, inputs), "--out", str(tmp_path / "out")]) == 1
+    assert "a worker process was killed" in capsys.readouterr().err
+    write = os.write
+
+    def half(fd: int, data: bytes) -> int:  # of the answer, which is longer than a number
+        if os.getpid() != parent and len(data) > 8:
+            write(fd, data[: len(data) // 2])
+            os.kill(os.getpid(), signals.SIGKILL)
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", half)
     assert main([*map(str, inputs), "--out", str(tmp_path / "out")]) == 1
     assert "a worker process was killed" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_workers_end_with_a_parent_that_is_killed():
+    """In the midst of an answer that is longer than a pipe holds too."""
+    code = """if True:
+        import os, signal
+        from lawa_exp.formats.workers import shared
+
+        def work(claim, tell):
+            claim()
+            return bytes(1 << 22)
+
+        shared(work, 3, lambda done: os.kill(os.getpid(), signal.SIGKILL), 0.1)
+    """
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=60)  # open in the workers too
+    assert done.returncode == -signals.SIGKILL and done.stdout == b""
+
+
+@pytest.mark.parametrize("of", ["files", "children"])
+def test_workers_beside_many_open_files_and_with_children_ignored(of, tmp_path, monkeypatch):
+    """More files than `select` can count; a parent that leaves it to the system to wait for its children."""
+    monkeypatch.setattr("lawa_exp.formats.stream.SHARE", 1)
+    monkeypatch.setattr("lawa_exp.average.processes", lambda: 2)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 1200:
+        pytest.skip("no more than 1,024 files may be open")
+    inputs, fds = make(tmp_path, state), []
+    before = signals.getsignal(signals.SIGCHLD)
+    try:
+        if of == "files":
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            fds += [os.dup(0) for _ in range(1030)]
+        else:
+            signals.signal(signals.SIGCHLD, signals.SIG_IGN)
+        average(*inputs, "--out", tmp_path / "out")
+    finally:
+        signals.signal(signals.SIGCHLD, before)
+        for fd in fds:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert_same(torch.load(tmp_path / "out" / "in_3.pt", weights_only=True), expected())
+
+
+def test_a_command_that_ends_well_leaves_no_temporary_folder_and_needs_no_terminal(tmp_path):
+    code = """if True:
+        import tempfile
+        from lawa_exp.cli import leave
+
+        folder = tempfile.TemporaryDirectory()
+        print(folder.name)
+        leave(0)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout and not Path(done.stdout.strip()).exists()
+    words = [sys.executable, "-m", "lawa_exp.average", *make(tmp_path, state), "--out", str(tmp_path / "out")]
+    done = subprocess.run(["bash", "-c", f"{shlex.join(words)} >&- 2>&-"])
+    assert done.returncode == 0 and (tmp_path / "out" / "in_3.pt").is_file()
 
 
 @pytest.mark.parametrize("processes", [1, 2])
