@@ -14,8 +14,7 @@ from helpers import TINY, UPDATE, Done, Strike, assert_same_run, assert_whole, c
 
 EVALUATE = "lawa_exp.train:evaluate"
 SAVE = "lawa_exp.state:State.save"
-STATE_FILE = "lawa_exp.state:write_tensors"
-WEIGHTS_FILE = "lawa_exp.background:write_tensors"  # of a snapshot or an average
+TENSORS = "lawa_exp.checkpoint.store:write_tensors"
 SYNC = "lawa_exp.checkpoint.commit:sync"
 RENAME = "pathlib:Path.rename"
 DELETE = "shutil:rmtree"
@@ -40,7 +39,8 @@ CHAINS: dict[str, list[tuple[Strike, int | None]]] = {
     ],
     "save": [
         (Strike(SAVE), None),  # the metrics are synced, the state is not there
-        (Strike(STATE_FILE, "half", n=3), None),  # in the middle of a file
+        # in the middle of a file
+        (Strike(TENSORS, "half", of="resume/.partial-step_00000015/optimizer.safetensors"), None),
         (Strike(SYNC, of="step_00000030/manifest.json"), 15),  # manifest written, not synced
         (Strike(RENAME, of="resume/.partial-step_00000030"), 15),  # everything but the name
         (Strike(RENAME, "after", of="resume/.partial-step_00000030"), 30),  # named, its folder not synced
@@ -48,7 +48,7 @@ CHAINS: dict[str, list[tuple[Strike, int | None]]] = {
         (Strike(DELETE, "half", of="resume/.partial-step_00000030", n=2), 60),  # an old state half removed
     ],
     "background": [
-        (Strike(WEIGHTS_FILE, "half", of="trajectory/.partial-step_00000010/model.safetensors"), None),
+        (Strike(TENSORS, "half", of="trajectory/.partial-step_00000010/model.safetensors"), None),
         (Strike(RENAME, of="trajectory/.partial-step_00000025"), 15),
         (Strike(RENAME, of="averages/lawa-k3-s10/.partial-step_00000040"), 30),
         # two averages of one averager
