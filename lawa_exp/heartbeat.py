@@ -74,7 +74,10 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def is_alive(beat: dict[str, Any], now: float) -> bool:
-    """Whether the process that wrote it lives, as far as its file tells (and the processes of the same machine)."""
+    """Whether the process that wrote it lives, as far as its file tells (and the processes of the same machine).
+
+    now: unix time; the clocks of the machines are taken to agree within seconds.
+    """
     silent = now - beat["time"]
     if silent <= MISSED:
         return True
