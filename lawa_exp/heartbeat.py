@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from lawa_exp.machine import this_job
+
 NAME = ".heartbeat"
 EVERY = 5.0  # seconds
 MISSED = 3 * EVERY  # after which a process that this machine does not have is gone
@@ -51,17 +53,11 @@ class Heartbeat:
 
     def write(self) -> None:
         """Renews the file; a disk that is full or away is no reason to stop."""
-        who = {"time": time.time(), "host": platform.node(), "process": os.getpid(), "job": slurm_job()}
+        who = {"time": time.time(), "host": platform.node(), "process": os.getpid(), "job": this_job()[0]}
         partial = self.path.with_name(f".partial-{self.path.name}")
         with suppress(OSError):
             partial.write_text(json.dumps({**who, **self.facts()}))
             partial.replace(self.path)  # unsynced: nobody reads it after a crash of the machine
-
-
-def slurm_job() -> str | None:
-    """`123`, or `123_4` in an array; None outside SLURM."""
-    array, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
-    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def read(path: Path) -> dict[str, Any] | None:
@@ -74,7 +70,10 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def is_alive(beat: dict[str, Any], now: float) -> bool:
-    """Whether the process that wrote it lives, as far as its file tells (and the processes of the same machine)."""
+    """Whether the process that wrote it lives, as far as its file tells (and the processes of the same machine).
+
+    now: unix time; the clocks of the machines are taken to agree within seconds.
+    """
     silent = now - beat["time"]
     if silent <= MISSED:
         return True

@@ -65,3 +65,11 @@ def cpu_name() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor()
+
+
+def this_job() -> tuple[str | None, int]:
+    """The SLURM job that this process is in (None: none), and which start of it this is (the first: 0)."""
+    environment = os.environ
+    array, index = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{index}" if array else environment.get("SLURM_JOB_ID")
+    return job, int(environment.get("SLURM_RESTART_COUNT", "0"))

@@ -23,13 +23,14 @@ from lawa_exp.checkpoint.commit import steps_in
 from lawa_exp.config import Config, Failed, Options, UserError
 from lawa_exp.distributed import Ranks
 from lawa_exp.files import DISK_FULL, write_text_atomically
+from lawa_exp.machine import this_job
 from lawa_exp.metrics import averager_ids, encode, read_rows
 from lawa_exp.models import CustomSettings, ImageModelSettings, build_model, forward_flops
 from lawa_exp.origin import Origin, check_continues, find_origin, snapshots_of
 from lawa_exp.replay import next_longer, problem_with, replay_run
 from lawa_exp.report import loss_table, write_report
 from lawa_exp.rerun import merge_rerun
-from lawa_exp.rundir import RunDir, this_job
+from lawa_exp.rundir import RunDir
 from lawa_exp.schedules import WSD
 from lawa_exp.settings import config_from, config_to
 from lawa_exp.train import Outcome, train

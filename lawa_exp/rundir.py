@@ -19,7 +19,7 @@ from lawa_exp.config import UserError
 from lawa_exp.files import locked, write_text_atomically
 from lawa_exp.heartbeat import NAME as HEARTBEAT
 from lawa_exp.heartbeat import Heartbeat
-from lawa_exp.machine import cpu_name, git_state, versions
+from lawa_exp.machine import cpu_name, git_state, this_job, versions
 from lawa_exp.metrics import read_rows
 
 if TYPE_CHECKING:
@@ -175,11 +175,3 @@ class RunDir:
         with path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         return before
-
-
-def this_job() -> tuple[str | None, int]:
-    """The SLURM job that this process is in (None: none), and which start of it this is (the first: 0)."""
-    environment = os.environ
-    array, index = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
-    job = f"{array}_{index}" if array else environment.get("SLURM_JOB_ID")
-    return job, int(environment.get("SLURM_RESTART_COUNT", "0"))

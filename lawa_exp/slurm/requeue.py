@@ -14,7 +14,8 @@ from pathlib import Path
 from lawa_exp.checkpoint.commit import steps_in
 from lawa_exp.cli import Parser, exit_code
 from lawa_exp.config import Failed
-from lawa_exp.rundir import RunDir, this_job
+from lawa_exp.machine import this_job
+from lawa_exp.rundir import RunDir
 from lawa_exp.slurm.queue import ask
 
 OWN_ERRORS = 3  # of one job, at different steps

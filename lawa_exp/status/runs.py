@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lawa_exp.config import Failed, UserError
+from lawa_exp.slurm.queue import SUBMITTED, read_record
 
 MANIFEST = "manifest.json"
-SUBMITTED = "submitted.jsonl"  # of a SLURM launcher: {"run_dir": ..., "job": "123_4", "time": unix seconds} a line
 AVERAGING = ("k", "spacing", "avg")  # overrides that may differ between the entries of one training
 
 
@@ -32,15 +32,15 @@ class Listed:
 def list_runs(sweep: Path) -> list[Listed]:
     """The runs that `sweep` names, in the manifest's order or by name. UserError: it is none of what is expected."""
     if (sweep / MANIFEST).is_file():
-        return with_jobs(of_manifest(sweep), [sweep / SUBMITTED])
+        return with_jobs(of_manifest(sweep), [sweep])
     if is_run(sweep):
-        return with_jobs([Listed(sweep)], sorted(sweep.resolve().parent.glob(f"sweeps/*/{SUBMITTED}")))
+        return with_jobs([Listed(sweep)], submitted_in(sweep.resolve().parent))
     found = sorted(p for p in sweep.iterdir() if is_run(p)) if sweep.is_dir() else []
     if not found:
         raise UserError(
             f"SWEEP={sweep}: expected a sweep ({MANIFEST}), a run directory (config.yaml) or a folder of runs"
         )
-    return with_jobs([Listed(p) for p in found], sorted(sweep.glob(f"sweeps/*/{SUBMITTED}")))
+    return with_jobs([Listed(p) for p in found], submitted_in(sweep))
 
 
 def is_run(path: Path) -> bool:
@@ -79,18 +79,18 @@ def own_overrides(entries: list[dict[str, Any]], shared: set[str]) -> tuple[str,
     return tuple(filter(tells, entries[0]["overrides"]))
 
 
-def with_jobs(runs: list[Listed], files: list[Path]) -> list[Listed]:
-    """The runs with their last submissions; a line that is still being written is left out."""
+def submitted_in(runs_root: Path) -> list[Path]:
+    """The sweeps that were submitted to SLURM."""
+    return sorted(path.parent for path in runs_root.glob(f"sweeps/*/{SUBMITTED}"))
+
+
+def with_jobs(runs: list[Listed], sweeps: list[Path]) -> list[Listed]:
+    """The runs with their last submissions."""
     last: dict[str, tuple[str, float]] = {}
-    for file in files:
-        for line in file.read_text().splitlines() if file.is_file() else []:
-            try:
-                told = json.loads(line)
-                name, job = Path(told["run_dir"]).name, (str(told["job"]), float(told["time"]))
-            except (ValueError, KeyError, TypeError):
-                continue
-            if name not in last or last[name][1] <= job[1]:
-                last[name] = job
+    for told in (line for sweep in sweeps for line in read_record(sweep)):
+        name, job = Path(told["run_dir"]).name, (told["job"], told["time"])
+        if name not in last or last[name][1] <= job[1]:
+            last[name] = job
     nothing = (None, None)
     return [
         replace(run, job=job, submitted=at) for run in runs for job, at in [last.get(run.path.resolve().name, nothing)]

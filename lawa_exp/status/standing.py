@@ -64,11 +64,12 @@ class Files:
     names: frozenset[str] = frozenset()
     beat: dict[str, Any] | None = None
     started: int = 0  # how often
+    last_job: str | None = None  # that of the last start, where its provenance names one
 
     @property
     def job(self) -> str | None:
         """The newest SLURM job that is known of."""
-        told = (self.beat or {}).get("job")
+        told = (self.beat or {}).get("job") or self.last_job
         return self.run.job if self.run.job and (self.run.submitted or 0) >= self.beat_time else told or self.run.job
 
     @property
@@ -92,8 +93,10 @@ def look_at(run: Listed) -> Files:
     if heartbeat.NAME in files.names:
         files.beat = heartbeat.read(run.path / heartbeat.NAME)
     if "provenance.jsonl" in files.names:
-        with suppress(OSError):
-            files.started = (run.path / "provenance.jsonl").read_bytes().count(b"\n")
+        with suppress(OSError, ValueError, AttributeError):
+            lines = (run.path / "provenance.jsonl").read_bytes().splitlines()
+            files.started = len(lines)
+            files.last_job = (json.loads(lines[-1]).get("slurm") or {}).get("job")
     return files
 
 

@@ -180,6 +180,19 @@ def test_a_node_that_is_lost_shows_although_the_queue_still_has_its_job(killed: 
     assert stand(files, {"7_1": earlier}, files.beat_time + heartbeat.LOST + 1).state == "lost"
 
 
+def test_a_single_job_that_saved_and_waits_in_the_queue_is_found_by_its_provenance(
+    killed: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(killed, tmp_path / "run")
+    (folder / heartbeat.NAME).unlink()
+    (folder / "STOPPED").write_text('{"step": 15}')
+    line = json.loads((folder / "provenance.jsonl").read_text())
+    (folder / "provenance.jsonl").write_text(json.dumps({**line, "slurm": {"job": "9", "start": 0}}) + "\n")
+    waits = {"9": Job("PENDING", None, "BeginTime")}
+    assert stand(look_at(Listed(folder)), waits, time.time()).state == "queued"
+    assert stand(look_at(Listed(folder)), {}, time.time()).state == "stopped"
+
+
 def test_a_submitted_run_of_which_nothing_is_there_yet(tmp_path: Path) -> None:
     sweep = tmp_path / "sweeps" / "one"
     sweep.mkdir(parents=True)
