@@ -61,7 +61,7 @@ def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--runs", type=int, default=12)
     p.add_argument("--interruptions", type=int, default=100, help="at least so many")
-    p.add_argument("--steps", type=int, default=1500)
+    p.add_argument("--steps", type=int, default=900)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--limit", type=float, default=3600, help="seconds after which it is given up")
     p.add_argument("--folder", type=Path, help="where the runs go (default: a temporary folder)")
@@ -95,7 +95,7 @@ def cluster(folder: Path):
 def sweep_arguments(args: argparse.Namespace, root: Path) -> list[str]:
     """The sweep: seeds by peak rates; two entries of each training differ only in averaging."""
     seeds = ",".join(map(str, range((args.runs + 1) // 2)))
-    settings = [f"steps={args.steps}", f"save.every={EVERY}", "trajectory.every=50", "spacing=50", "evaluate.every=250"]
+    settings = [f"steps={args.steps}", f"save.every={EVERY}", "trajectory.every=50", "spacing=50", "evaluate.every=150"]
     swept = [f"seed={seeds}", "lr.peak=3e-3,1e-3", "k=2,3", "avg=[lawa,ema,swa]"]
     return ["-m", *tiny(*settings), *swept, f"runs_root={root}", "sweep=storm"]
 
@@ -145,9 +145,10 @@ def storm(args: argparse.Namespace, folder: Path) -> str:
                     run.strikes.append(run.due.kind)
                     in_a_save[run.due.kind] += seen
                 run.due.time, run.due.step = time.monotonic() + AGAIN, 0  # should this start live on
-        if all(markers(run_dir) == ["DONE"] for run_dir in runs) and not active:
+        unfinished = [run_dir for run_dir in runs if run_dir not in active and markers(run_dir) != ["DONE"]]
+        if not active and not unfinished:
             break
-        if time.monotonic() - submitted_at > RESUBMIT and len(active) < len(runs):
+        if unfinished and time.monotonic() - submitted_at > RESUBMIT:
             said = quietly(lambda: compose.command(arguments))
             submissions += "submitted" in said
             submitted_at = time.monotonic()
