@@ -154,7 +154,7 @@ def gather(
 def run_all(entries: list[tuple[Config, Options]], overrides: list[list[str]]) -> int:
     """Trains or plans the entries of a multirun; one that fails does not stop the others, a stop signal does."""
     options = entries[0][1]
-    device, ranks = start_device(entries[0][0].trainer.device)
+    device, ranks = start_device(entries[0][0].trainer.device, options.plan)
     say: Callable[[str], None] = functools.partial(print, flush=True) if ranks.is_main else lambda _: None
     folder = sweep_folder(options)
     say(f"sweep_dir={folder}")

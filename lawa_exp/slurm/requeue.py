@@ -59,12 +59,13 @@ def decide(run: RunDir, code: int) -> tuple[bool, str]:
         return True, f"interrupted (exit code {code})"
     if code == 128 + signal.SIGKILL:
         return False, "killed; submitting again continues"
+    if not run.config.exists():
+        return False, f"it ended before it began (exit code {code}); see the job's log"
     job, start = this_job()
     mine = [e for e in run.errors() if e["job"] == job]
     if not mine or mine[-1]["start"] != start:  # it ended in its first second, by a crash, or on another rank
         if marker != "FAILED":
             step = max(steps_in(run.resume), default=0)
-            run.path.mkdir(parents=True, exist_ok=True)
             run.mark("FAILED", step=step, reason=f"exit code {code}, without a word; see the job's log")
         _, facts = run.marker() or ("", {})
         run.note_error(facts["step"], str(facts.get("reason", "")))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shlex
 import sys
 import time
@@ -169,7 +171,8 @@ def send_array(
     executor = submitit.SlurmExecutor(folder=folder.resolve())
     executor.update_parameters(**parameters(cluster, sweep.folder.name, code.resolve(), run_dirs, after))
     try:
-        jobs = executor.map_array(work, pinned)
+        with contextlib.redirect_stderr(io.StringIO()):  # what sbatch says is in the error
+            jobs = executor.map_array(work, pinned)
     except (FailedSubmissionError, FailedJobError) as error:
         reason = [line for line in str(error).splitlines() if "error:" in line] or str(error).splitlines()
         raise UserError(f"hydra/launcher=slurm: the cluster refused: {reason[-1].removeprefix('sbatch: ')}") from None

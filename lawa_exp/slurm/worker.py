@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from lawa_exp import signals
 from lawa_exp.cli import exit_code
 from lawa_exp.config import InUse, Options, UserError
+from lawa_exp.rundir import RunDir
 from lawa_exp.settings import config_from, config_to
 
 PATIENCE = 120  # seconds in which a job that was cancelled, or lost its node, leaves the run
@@ -23,6 +25,7 @@ def write_pinned(path: Path, prepared: Any, command: list[str]) -> None:
         "run_dir": str(prepared.run_dir.resolve()),
         "command": command,
         "trajectory_id": prepared.trajectory,
+        "identity": prepared.identity,
         "config": config_to(prepared.config),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,10 +52,16 @@ def train_pinned(path: Path) -> int:
     sys.argv = ["lawa_exp", *content["command"]]
     config = config_from(content["config"])
     options = Options(content["run_dir"], str(Path(content["run_dir"]).parent), None, False, False)
-    device, ranks = start_device(config.trainer.device)
-    prepared = prepare(config, options, device, ranks)
-    if prepared.trajectory != content["trajectory_id"]:
-        raise UserError(f"run_dir={content['run_dir']}: its data, or what it goes on from, changed since it was queued")
+    try:
+        device, ranks = start_device(config.trainer.device)
+        prepared = prepare(config, options, device, ranks)
+        if prepared.trajectory != content["trajectory_id"]:
+            raise UserError(
+                f"run_dir={options.run_dir}: its data, or what it goes on from, changed since it was queued"
+            )
+    except Exception as error:
+        mark_before_it_began(content, error)
+        raise
     since = time.monotonic()
     while True:
         try:
@@ -61,3 +70,16 @@ def train_pinned(path: Path) -> int:
             if ranks.from_main(time.monotonic() - since > PATIENCE or signals.stop_is_asked()):
                 raise
             time.sleep(1)
+
+
+def mark_before_it_began(content: dict[str, Any], error: Exception) -> None:
+    """FAILED in the folder of a run that was not begun here, so that its reason is seen where the run is looked for."""
+    run = RunDir(Path(content["run_dir"]))
+    if os.environ.get("RANK", "0") != "0" or (run.marker() or ("",))[0] in ("DONE", "DIVERGED"):
+        return
+    if not run.path.exists():
+        run.path.mkdir(parents=True)
+        run.write_config({k: content[k] for k in ("trajectory_id", "identity")} | content["config"])
+    existing = run.read_config()
+    if existing and existing["trajectory_id"] == content["trajectory_id"]:
+        run.mark("FAILED", step=0, reason=f"{type(error).__name__}: {error}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import multiprocessing
 import os
 import random
 import shlex
@@ -31,6 +32,7 @@ from helpers import contents, markers, rows, states, tiny  # noqa: E402
 from lawa_exp import compose  # noqa: E402
 from lawa_exp.slurm import queue  # noqa: E402
 
+FORK = multiprocessing.get_context("fork")  # of a process that has imported torch
 GRACE = 5  # seconds before its time limit in which a run is told to save
 RESUBMIT = 5  # seconds between two submissions of the whole sweep
 STARTING = 3.0  # seconds of a start in which it is struck while it begins
@@ -61,7 +63,7 @@ def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--runs", type=int, default=12)
     p.add_argument("--interruptions", type=int, default=100, help="at least so many")
-    p.add_argument("--steps", type=int, default=1500)
+    p.add_argument("--steps", type=int, default=900)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--limit", type=float, default=3600, help="seconds after which it is given up")
     p.add_argument("--folder", type=Path, help="where the runs go (default: a temporary folder)")
@@ -95,7 +97,7 @@ def cluster(folder: Path):
 def sweep_arguments(args: argparse.Namespace, root: Path) -> list[str]:
     """The sweep: seeds by peak rates; two entries of each training differ only in averaging."""
     seeds = ",".join(map(str, range((args.runs + 1) // 2)))
-    settings = [f"steps={args.steps}", f"save.every={EVERY}", "trajectory.every=50", "spacing=50", "evaluate.every=250"]
+    settings = [f"steps={args.steps}", f"save.every={EVERY}", "trajectory.every=50", "spacing=50", "evaluate.every=150"]
     swept = [f"seed={seeds}", "lr.peak=3e-3,1e-3", "k=2,3", "avg=[lawa,ema,swa]"]
     return ["-m", *tiny(*settings), *swept, f"runs_root={root}", "sweep=storm"]
 
@@ -121,10 +123,9 @@ def storm(args: argparse.Namespace, folder: Path) -> str:
     print(quietly(lambda: compose.command(arguments)), flush=True)
     runs = {Path(line["run_dir"]): Run() for line in queue.read_record(sweep)}
     assert len(runs) == args.runs, f"{len(runs)} runs"
-    quota = -(-args.interruptions // args.runs) + 1
-    kinds = [*STRIKES] * -(-quota * args.runs // len(STRIKES))
-    rng.shuffle(kinds)
+    kinds = [kind for _ in range(args.interruptions) for kind in rng.sample([*STRIKES], len(STRIKES))]
     submissions, submitted_at, in_a_save = 1, time.monotonic(), Counter()
+    submission = None
     while True:
         assert time.monotonic() - began < args.limit, "given up: the limit has passed"
         jobs = queue.queue()
@@ -134,23 +135,27 @@ def storm(args: argparse.Namespace, folder: Path) -> str:
         active = {Path(line["run_dir"]): jobs[line["job"]] for line in mine}
         for run_dir, run in runs.items():
             job = active.get(run_dir)
-            if job is None or job.state != "RUNNING":
+            if job is None or job.state != "RUNNING" or markers(run_dir) == ["DONE"]:
                 run.due = None
                 continue
-            if run.due is None and len(run.strikes) < quota:
-                run.due = choose(rng, run_dir, kinds[len(run.strikes) * len(runs) + list(runs).index(run_dir)])
+            if run.due is None and kinds and sum(len(r.strikes) for r in runs.values()) < args.interruptions:
+                run.due = choose(rng, run_dir, kinds.pop())
             if run.due and time.monotonic() >= run.due.time and newest(run_dir) >= run.due.step:
                 seen = run.due.in_save and wait_for_save(run_dir)
                 if STRIKES[run.due.kind](job.id, run_dir):
                     run.strikes.append(run.due.kind)
                     in_a_save[run.due.kind] += seen
                 run.due.time, run.due.step = time.monotonic() + AGAIN, 0  # should this start live on
-        if all(markers(run_dir) == ["DONE"] for run_dir in runs) and not active:
+        unfinished = [run_dir for run_dir in runs if run_dir not in active and markers(run_dir) != ["DONE"]]
+        if not active and not unfinished:
             break
-        if time.monotonic() - submitted_at > RESUBMIT and len(active) < len(runs):
-            said = quietly(lambda: compose.command(arguments))
-            submissions += "submitted" in said
-            submitted_at = time.monotonic()
+        if submission and not submission.is_alive():
+            assert submission.exitcode == 0, f"the submission ended with {submission.exitcode}"
+            submission, submitted_at = None, time.monotonic()
+        if unfinished and not submission and time.monotonic() - submitted_at > RESUBMIT:
+            submission = FORK.Process(target=quietly, args=(lambda: compose.command(arguments),))
+            submission.start()  # beside, so that striking goes on
+            submissions += 1
         time.sleep(0.1)
     stormed = time.monotonic() - began
     assert twins.wait() == 0, "the undisturbed sweep failed"

@@ -89,7 +89,7 @@ def test_a_sweep_is_pinned_and_submitted_once(tmp_path: Path) -> None:
 
 def test_cool_downs_start_after_their_stable_run(tmp_path: Path) -> None:
     asked = [*tiny("lr=wsd", "steps=30,40", "lr.decay_steps=10", "init.from=stable"), "avg=lawa"]
-    asked = [o for o in asked if not o.startswith(("averagers.", "lr.warmup"))]
+    asked = [o for o in asked if not o.startswith("averagers.")]
     twin = tmp_path / "twin"
     assert run("-m", *asked, f"runs_root={twin}", "sweep=s", warm=True).returncode == 0
     sent = submit(tmp_path / "runs", *asked, "hydra.launcher.wait=true")

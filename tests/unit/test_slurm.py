@@ -122,6 +122,15 @@ def test_a_worker_trains_what_was_written_down(tmp_path, done, monkeypatch, capf
     pinned.write_text(yaml.safe_dump(content | {"trajectory_id": "another"}))
     with pytest.raises(UserError, match="changed since it was queued"):
         train_pinned(pinned)
+    shutil.rmtree(training.run_dir)
+    bad = content | {"config": content["config"] | {"init": {"from": str(tmp_path / "gone"), "step": 5}}}
+    pinned.write_text(yaml.safe_dump(bad))
+    with pytest.raises(UserError, match="no such run"):
+        train_pinned(pinned)
+    marker = RunDir(training.run_dir).marker()
+    assert marker and marker[0] == "FAILED" and "no such run" in marker[1]["reason"]
+    pinned.write_text(yaml.safe_dump(content))
+    assert train_pinned(pinned) == 0 and RunDir(training.run_dir).marker() == ("DONE", {"step": 20})
 
 
 JOB = {"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2", "SLURM_JOB_ID": "7"}
@@ -132,6 +141,7 @@ def in_job(tmp_path, monkeypatch):
     """A run directory, and a function that says that its job 5_2 is started for the n-th time."""
     for key, value in JOB.items():
         monkeypatch.setenv(key, value)
+    (tmp_path / "config.yaml").touch()
     return RunDir(tmp_path), lambda n: monkeypatch.setenv("SLURM_RESTART_COUNT", str(n))
 
 
@@ -187,6 +197,13 @@ def test_a_crash_without_a_word_is_an_error_too(in_job):
         assert requeue.decide(folder, 128 + signal.SIGSEGV)[0] is goes_on
     assert [e["step"] for e in folder.errors()] == [30, 0, 0]
     assert folder.marker() == ("FAILED", {"step": 0, "reason": "exit code 139, without a word; see the job's log"})
+
+
+def test_a_crash_before_the_run_began_is_not_repeated(in_job):
+    folder, _ = in_job
+    folder.config.unlink()
+    assert requeue.decide(folder, 75)[0] and not requeue.decide(folder, 1)[0]
+    assert list(folder.path.iterdir()) == []
 
 
 def test_what_another_rank_failed_with_is_kept(in_job):
