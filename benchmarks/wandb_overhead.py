@@ -40,8 +40,8 @@ def main() -> None:
     publish(
         "What logger=wandb costs a training step",
         [
-            f"A: the rows go to an offline W&B run; B: W&B's process is stopped. A training row at each step; times are"
-            f" for one step of gpt_tiny, units of {UNIT} steps. The offline file had {rows:,} of the steps at the end.",
+            f"A: the rows go to an offline W&B run; B: W&B's process is stopped. A row at each step; times are "
+            f"for one step of gpt_tiny, units of {UNIT} steps. The offline file had {rows:,} of the steps at the end.",
             table(HEADER, [row("gpt_tiny, 16x128, a row at each step", "wandb", "stopped", pairs, UNIT)]),
             f"Starting the process takes the training {statistics.median(starts) * 1e3:.1f} ms, once.",
             machine(threads, load),
