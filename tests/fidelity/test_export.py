@@ -168,7 +168,7 @@ def test_mistakes(trained: Path, tmp_path: Path) -> None:
         export(trained, "nanogpt", tmp_path / "out", "lawa")
     with pytest.raises(UserError, match=r"--step 41: .* has 5, 10"):
         export(trained, "nanogpt", tmp_path / "out", step=41)
-    with pytest.raises(UserError, match="expected a run, a snapshot or average in one, or nanoGPT's ckpt.pt"):
+    with pytest.raises(UserError, match=r"expected a run, a snapshot or average in one, or nanoGPT's ckpt.pt"):
         export(tmp_path / "absent", "nanogpt", tmp_path / "out")
     torch.save({"model": {}}, tmp_path / "other.pt")
     with pytest.raises(UserError, match="no checkpoint of nanoGPT"):
