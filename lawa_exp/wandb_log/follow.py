@@ -93,6 +93,7 @@ def launch(settings: Any, run: RunDir) -> subprocess.Popen:
     (run.path / "wandb").mkdir(exist_ok=True)
     package = str(Path(__file__).parents[2])
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    inherited = {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}  # another program's
     words = [sys.executable, "-m", "lawa_exp.wandb_log.follow", str(run.path), "--watch", str(os.getpid())]
     words += ["--mode", settings.mode, "--project", settings.project, "--timeout", str(settings.finish_timeout)]
     words += ["--entity", settings.entity] if settings.entity else []
@@ -103,7 +104,7 @@ def launch(settings: Any, run: RunDir) -> subprocess.Popen:
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**inherited, "PYTHONPATH": path},
             start_new_session=True,  # signals are for the training, which tells this process
         )
 
