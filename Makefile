@@ -41,6 +41,7 @@ bench: setup ## the benchmarks, on a quiet machine; NANOGPT=DIR is a checkout of
 	$(BIN)/python benchmarks/averaging_overhead.py --out results/speed/averaging_overhead.md
 	$(BIN)/python benchmarks/averaging_overhead.py --size 10.6M --averagers eight --out results/speed/averaging_eight.md
 	$(BIN)/python benchmarks/averagers.py --out results/speed/averagers.md
+	$(BIN)/python benchmarks/wandb_overhead.py --out results/speed/wandb_overhead.md
 	$(BIN)/python benchmarks/start_up.py --out results/speed/start_up.md
 	$(BIN)/python benchmarks/status.py --out results/speed/status.md
 

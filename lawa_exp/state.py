@@ -144,7 +144,7 @@ def load_weights(model: nn.Module, live: dict[str, Tensor], path: Path, store: S
     """
     tensors = {name: t for file in weight_files(path) for name, t in map_tensors(file).items()}
     if isinstance(model, GPT) and is_hugging_face(path):
-        tensors = from_hugging_face(tensors)
+        tensors = from_hugging_face(tensors, path, model)
     try:
         load_live(live, tensors, store)
     except UserError as error:

@@ -86,7 +86,7 @@ def _read_gpt2(encoder: bytes, merges: bytes, folder: Path) -> tuple[dict[bytes,
 
     The ids are the merge order too, which is how tiktoken reads them; the two files must agree on it.
     """
-    byte_of = _byte_of_symbol()
+    byte_of = symbols()
     try:
         vocabulary = json.loads(encoder)
         end_of_text = vocabulary.pop(END_OF_TEXT)
@@ -106,7 +106,15 @@ def _read_gpt2(encoder: bytes, merges: bytes, folder: Path) -> tuple[dict[bytes,
     return ids, end_of_text
 
 
-def _byte_of_symbol() -> dict[str, int]:
+def vocabulary(path: str | None) -> tuple[dict[str, int], list[str]]:
+    """GPT-2's (id of each token as it is written there, merges in their order). UserError as in `load_tokenizer`."""
+    folder = _find_gpt2(path)
+    encoder, merges = ((folder / name).read_bytes() for name in GPT2_FILES)
+    _read_gpt2(encoder, merges, folder)
+    return json.loads(encoder), [line for line in merges.decode("utf-8").split("\n")[1:] if line]
+
+
+def symbols() -> dict[str, int]:
     """GPT-2 writes each byte as one visible character: itself, or the next free one from U+0100 on."""
     visible = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
     hidden = [b for b in range(256) if b not in visible]

@@ -27,6 +27,7 @@ from lawa_exp.rundir import RunDir
 
 POLL = 1.0  # seconds between two looks at the files
 AGAIN = 30.0  # seconds from a failure to the next attempt
+GRACE = 2.0  # seconds that a training which was stopped waits
 CHANNEL = 1  # standard output
 
 
@@ -34,7 +35,7 @@ CHANNEL = 1  # standard output
 def following(settings: Any, run: RunDir, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """Gives the function that starts the process (once the run's files are as the training goes on from them).
 
-    Leaving the context waits for it, at most `settings.finish_timeout` seconds. Any other logger: nothing is done.
+    Leaving the context waits for it, see `finish`. Any other logger: nothing is done.
     UserError where wandb is asked for and not installed; later nothing raises.
     """
     if not isinstance(settings, WandbLogger) or settings.mode == "off":
@@ -58,17 +59,30 @@ def following(settings: Any, run: RunDir, say: Callable[[str], None]) -> Iterato
         yield start
     finally:
         for process, listener in follower:
+            finish(process, listener, settings.finish_timeout, run, say)
+
+
+def finish(
+    process: subprocess.Popen, listener: threading.Thread, timeout: float, run: RunDir, say: Callable[[str], None]
+) -> None:
+    """Tells the process that the training has ended, and waits for it.
+
+    A training that was stopped has no time, and one that failed has other things to say: the process is left to its
+    end, which is `timeout` seconds away at most, and the next start sends what is missing.
+    """
+    with suppress(OSError):
+        process.stdin.close()  # type: ignore[union-attr]
+    over = (run.marker() or ("", {}))[0] in ("DONE", "DIVERGED")
+    try:
+        code = process.wait(timeout if over else min(timeout, GRACE))
+        listener.join(1)
+    except subprocess.TimeoutExpired:
+        code = -1
+        if over:
             with suppress(OSError):
-                process.stdin.close()  # type: ignore[union-attr]
-            try:
-                code = process.wait(settings.finish_timeout)
-                listener.join(1)
-            except subprocess.TimeoutExpired:
-                code = -1
-                with suppress(OSError):
-                    process.kill()
-            if code:
-                say(f"warning: W&B does not have everything; {later(run)}")
+                process.kill()
+    if code and over:
+        say(f"warning: W&B does not have everything; {later(run)}")
 
 
 def later(run: RunDir) -> str:
@@ -79,6 +93,7 @@ def launch(settings: Any, run: RunDir) -> subprocess.Popen:
     (run.path / "wandb").mkdir(exist_ok=True)
     package = str(Path(__file__).parents[2])
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    inherited = {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}  # another program's
     words = [sys.executable, "-m", "lawa_exp.wandb_log.follow", str(run.path), "--watch", str(os.getpid())]
     words += ["--mode", settings.mode, "--project", settings.project, "--timeout", str(settings.finish_timeout)]
     words += ["--entity", settings.entity] if settings.entity else []
@@ -89,7 +104,7 @@ def launch(settings: Any, run: RunDir) -> subprocess.Popen:
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**inherited, "PYTHONPATH": path},
             start_new_session=True,  # signals are for the training, which tells this process
         )
 

@@ -75,7 +75,8 @@ def test_killed_continued_and_stopped(plain: Path, tmp_path: Path) -> None:
     assert metrics and all(row in rows(folder) for row in metrics)
     assert max(r["step"] for r in metrics) < max(r["step"] for r in rows(folder))  # the newest may lack rows
     stopped = run(*asked, strike=Strike(UPDATE, n=18, signal="SIGTERM"))
-    assert stopped.returncode == 75 and markers(folder) == ["STOPPED"]
+    assert stopped.returncode == 75 and markers(folder) == ["STOPPED"] and "warning" not in stopped.stdout
+    wait_until(lambda: not processes(folder))
     assert_has_rows(one_file(folder), folder)  # the killed start's file has given way to a whole one
     assert one_file(folder).summary["how"] == "stopped"
     done = run(*asked, warm=True)

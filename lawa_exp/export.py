@@ -1,0 +1,192 @@
+"""`python -m lawa_exp.export`: a GPT's live or averaged weights for Hugging Face or nanoGPT."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lawa_exp.checkpoint.commit import commit, step_name, steps_in
+from lawa_exp.cli import Parser, exit_code
+from lawa_exp.config import UserError
+from lawa_exp.models import GPTSettings
+from lawa_exp.rundir import RunDir
+
+FORMATS = ("huggingface", "nanogpt")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A GPT's tensors under our names, and what else is known of them."""
+
+    tensors: Mapping[str, Any]
+    model: GPTSettings
+    step: int
+    tokenizer: str | None = None  # gpt2 or bytes
+    tokenizer_path: str | None = None
+
+
+def main(arguments: list[str]) -> int:
+    p = Parser(
+        prog="python -m lawa_exp.export",
+        description="Writes the weights of a GPT for others to open: a Hugging Face folder (AutoModelForCausalLM; with "
+        "the tokenizer, so that a text-generation pipeline opens it, and init.from=DIR) or nanoGPT's ckpt.pt.",
+    )
+    p.add_argument(
+        "source", metavar="RUN_OR_CHECKPOINT", help="a run, a snapshot or average in it, or nanoGPT's ckpt.pt"
+    )
+    p.add_argument("--to", choices=FORMATS, required=True)
+    p.add_argument("--out", metavar="DIR", required=True, help="a folder that is not there yet")
+    p.add_argument("--weights", default="live", help="of a run: live (default), or an average's id")
+    p.add_argument("--step", type=int, help="of a run; default: the last there is")
+    p.add_argument("--tokenizer-path", metavar="DIR", help="of encoder.json and vocab.bpe; default: as in training")
+    args = p.parse_args(arguments)
+
+    def command() -> int:
+        print(export(Path(args.source), args.to, Path(args.out), args.weights, args.step, args.tokenizer_path))
+        return 0
+
+    return exit_code(command)
+
+
+def export(
+    path: Path, to: str, out: Path, weights: str = "live", step: int | None = None, tokenizer_path: str | None = None
+) -> str:
+    """Writes `out`; returns a line that says what it holds. UserError: it cannot be had, or `out` is there."""
+    if out.exists():
+        raise UserError(f"--out {out}: is there already; choose a new folder")
+    source = of_nanogpt(path) if path.suffix == ".pt" else of_run(path, weights, step)
+    from lawa_exp.models import gpt
+
+    if to == "nanogpt":
+        commit(out, {"ckpt.pt": lambda target: write_nanogpt(source, target)})
+        return f"{out / 'ckpt.pt'}: step {source.step:,}, for nanoGPT's sample.py (out_dir={out})"
+    files: dict[str, Callable[[Path], None]] = {}
+    tensors, config = gpt.to_hugging_face(source.tensors, source.model)
+    from lawa_exp.checkpoint.tensors import write_tensors
+
+    files["model.safetensors"] = lambda target: write_tensors(target, tensors)
+    tokenizer = tokenizer_files(source, tokenizer_path)
+    known = tokenizer.pop("vocab_size", config["vocab_size"])
+    generation = {"suppress_tokens": list(range(known, config["vocab_size"]))} if known < config["vocab_size"] else {}
+    for name, content in {"config.json": config, "generation_config.json": generation, **tokenizer}.items():
+        files[name] = lambda target, content=content: target.write_text(json.dumps(content, ensure_ascii=False))  # type: ignore[misc]
+    commit(out, files)
+    said = f", tokenizer {source.tokenizer}" if tokenizer else ", without a tokenizer"
+    return f"{out}: GPT2LMHeadModel of step {source.step:,}{said}"
+
+
+def of_run(path: Path, weights: str, step: int | None) -> Source:
+    """A run's snapshot or average; `path` may be the folder of one."""
+    from lawa_exp.checkpoint.tensors import read_tensors
+
+    folder = path if (path / "model.safetensors").is_file() else None
+    found = next((p for p in [path, *path.resolve().parents] if (p / "config.yaml").is_file()), None)
+    if found is None:
+        raise UserError(f"RUN_OR_CHECKPOINT={path}: expected a run, a snapshot or average in one, or nanoGPT's ckpt.pt")
+    run = RunDir(found)
+    if folder is None:
+        root = run.trajectory if weights == "live" else run.averages / weights
+        there = steps_in(root)
+        if not there:
+            ids = ", ".join(["live", *sorted(p.name for p in run.averages.glob("*"))])
+            raise UserError(f"--weights {weights}: {found} has none; it has {ids}")
+        step = max(there) if step is None else step
+        if step not in there:
+            raise UserError(f"--step {step}: {root} has {', '.join(map(str, there))}")
+        folder = there[step]
+    from lawa_exp.settings import config_from
+
+    config = config_from(run.read_config() or {})
+    if not isinstance(config.model, GPTSettings):
+        raise UserError(f"RUN_OR_CHECKPOINT={path}: model={config.model.name} is no GPT-2; only these are exported")
+    step = int(folder.resolve().name.removeprefix(step_name(0)[:5]))
+    tokens = {"openwebtext": "gpt2", "pydocs": "bytes"}
+    tokenizer = getattr(config.dataset, "tokenizer", tokens.get(config.dataset.name))
+    where = getattr(config.dataset, "tokenizer_path", None)
+    return Source(read_tensors(folder / "model.safetensors"), config.model, step, tokenizer, where)
+
+
+def of_nanogpt(path: Path) -> Source:
+    """What nanoGPT's train.py saves. UserError: it is something else."""
+    import torch
+
+    if not path.is_file():
+        raise UserError(f"RUN_OR_CHECKPOINT={path}: no such file")
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        given = saved["model_args"]
+        model = GPTSettings(
+            name=path.stem,
+            layers=given["n_layer"],
+            heads=given["n_head"],
+            width=given["n_embd"],
+            context=given["block_size"],
+            vocab_size=given["vocab_size"],
+            bias=given["bias"],
+            dropout=float(given["dropout"]),
+            scale_attn_by_inverse_layer_idx=False,
+        )
+        tensors = {name.removeprefix("_orig_mod."): t for name, t in saved["model"].items()}  # of a compiled model
+        tensors = {n: t for n, t in tensors.items() if n != "lm_head.weight" and not n.endswith(".attn.bias")}
+        step = int(saved.get("iter_num", 0))
+    except Exception as error:  # torch has many for a file that is not what it should be
+        raise UserError(
+            f"RUN_OR_CHECKPOINT={path}: no checkpoint of nanoGPT ({type(error).__name__}: {error})"
+        ) from None
+    return Source(tensors, model, step, "gpt2" if model.vocab_size in (50257, 50304) else None)
+
+
+def write_nanogpt(source: Source, target: Path) -> None:
+    """A file for nanoGPT's sample.py; its attention has no scale by layer, so the query weights have it."""
+    import torch
+
+    from lawa_exp.models.gpt import scaled_queries
+
+    s = source.model
+    tensors = dict(source.tensors)
+    if s.scale_attn_by_inverse_layer_idx:
+        tensors = scaled_queries(tensors, lambda layer: 1 / (layer + 1))
+    tensors["lm_head.weight"] = tensors["transformer.wte.weight"]
+    arguments = {"n_layer": s.layers, "n_head": s.heads, "n_embd": s.width, "block_size": s.context, "bias": s.bias}
+    arguments |= {"vocab_size": s.vocab_size, "dropout": s.dropout}
+    content = {"model": tensors, "model_args": arguments, "iter_num": source.step, "best_val_loss": float("inf")}
+    torch.save(content | {"config": {"dataset": "openwebtext"}}, target)
+
+
+def tokenizer_files(source: Source, path: str | None) -> dict[str, Any]:
+    """tokenizer.json and tokenizer_config.json by name, and `vocab_size`; empty where the tokenizer is not known."""
+    from lawa_exp.data.tokenizers import END_OF_TEXT, symbols, vocabulary
+
+    if source.tokenizer == "gpt2":
+        ids, merges = vocabulary(path or source.tokenizer_path)
+    elif source.tokenizer == "bytes":
+        ids, merges = {symbol: byte for symbol, byte in symbols().items()}, []
+    else:
+        return {}
+    special = {"id": ids.get(END_OF_TEXT), "content": END_OF_TEXT, "special": True}
+    special |= {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    described = {
+        "version": "1.0",
+        "added_tokens": [special] if END_OF_TEXT in ids else [],
+        "pre_tokenizer": {**byte_level, "use_regex": source.tokenizer == "gpt2"},
+        "decoder": {**byte_level, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "vocab": ids,
+            "merges": merges,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "",
+        },
+    }
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": source.model.context}
+    settings |= {"eos_token": END_OF_TEXT, "bos_token": END_OF_TEXT} if END_OF_TEXT in ids else {}
+    return {"tokenizer.json": described, "tokenizer_config.json": settings, "vocab_size": len(ids)}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,176 @@
+"""Exported weights are the same function in transformers and in nanoGPT, and theirs are in ours."""
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import rows, run, tiny
+
+from lawa_exp.averaging.swap import live_tensors
+from lawa_exp.checkpoint.tensors import read_tensors
+from lawa_exp.config import UserError
+from lawa_exp.data.tokenizers import load_tokenizer
+from lawa_exp.export import Source, export, of_nanogpt, tokenizer_files
+from lawa_exp.models import GPTSettings, build_model
+from lawa_exp.state import load_live, load_weights
+
+NANOGPT = Path(os.environ.get("NANOGPT", Path(__file__).parents[3] / "nanoGPT"))
+ASKED = tiny("model.scale_attn_by_inverse_layer_idx=true", "model.layers=3", "steps=40")
+TEXT = "An average (LAWA) of\n\tweights, na\u00efve \u4e2d\u6587."
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gpt") / "run"
+    done = run(*ASKED, f"run_dir={folder}", warm=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def settings(**changed: Any) -> GPTSettings:
+    given = dict(name="gpt", layers=3, heads=2, width=32, context=32, vocab_size=256, bias=False, dropout=0.0)
+    return GPTSettings(**{**given, "scale_attn_by_inverse_layer_idx": True, **changed})
+
+
+def ours(weights: Path, s: GPTSettings | None = None) -> torch.nn.Module:
+    model = build_model(s or settings())
+    load_live(live_tensors(model), read_tensors(weights / "model.safetensors"))
+    return model.eval()
+
+
+@pytest.mark.parametrize("weights", ["live", "lawa-k3-s10"])
+def test_hugging_face_opens_ours(weights: str, trained: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    out = tmp_path / "exported"
+    done = run(str(trained), "--to", "huggingface", "--out", str(out), "--weights", weights, module="lawa_exp.export")
+    assert done.returncode == 0 and "step 40" in done.stdout, done.stderr
+    model = transformers.AutoModelForCausalLM.from_pretrained(out).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    tokens = tokenizer(TEXT, return_tensors="pt")["input_ids"]
+    assert tokens[0].tolist() == list(TEXT.encode()) and tokenizer.decode(tokens[0]) == TEXT
+    tokens = tokens[:, :32]
+    place = trained / ("trajectory" if weights == "live" else f"averages/{weights}") / "step_00000040"
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens).logits, ours(place)(tokens), rtol=1e-5, atol=2e-6)
+    written = transformers.pipeline("text-generation", model=str(out))("The ", max_new_tokens=8, do_sample=False)
+    assert written[0]["generated_text"].startswith("The ") and len(written[0]["generated_text"]) > 4
+    again = build_model(settings())
+    load_weights(again, live_tensors(again), out)  # init.from
+    assert all(torch.equal(t, live_tensors(ours(place))[n]) for n, t in live_tensors(again).items())
+
+
+def test_a_run_goes_on_from_an_export(trained: Path, tmp_path: Path) -> None:
+    export(trained, "huggingface", tmp_path / "exported")
+    for scaled in ("true", "false"):  # in a model without the scale the query weights have it
+        folder = tmp_path / scaled
+        asked = [o for o in ASKED if not o.startswith("model.scale")] + [
+            f"model.scale_attn_by_inverse_layer_idx={scaled}"
+        ]
+        done = run(*asked, "seed=1", f"init.from={tmp_path / 'exported'}", f"run_dir={folder}", warm=True)
+        assert done.returncode == 0, done.stderr
+        (begins,) = (r["loss"] for r in rows(folder) if r["step"] == 0 and r["split"] == "val")
+        (ended,) = (
+            r["loss"] for r in rows(trained) if r["step"] == 40 and r["weights"] == "live" and r["split"] == "val"
+        )
+        assert begins == pytest.approx(ended, abs=1e-5)
+
+
+def nanogpt() -> Any:
+    if not (NANOGPT / "model.py").is_file():
+        pytest.skip("no checkout of nanoGPT (NANOGPT=DIR)")
+    found = importlib.util.spec_from_file_location("nanogpt_model", NANOGPT / "model.py")
+    assert found and found.loader
+    module = importlib.util.module_from_spec(found)
+    sys.modules["nanogpt_model"] = module
+    found.loader.exec_module(module)
+    return module
+
+
+def test_nanogpt_opens_ours(trained: Path, tmp_path: Path) -> None:
+    theirs = nanogpt()
+    done = run(
+        str(trained / "averages/ema-d0.9-e1/step_00000040"),
+        "--to",
+        "nanogpt",
+        "--out",
+        str(tmp_path / "out"),
+        module="lawa_exp.export",
+    )
+    assert done.returncode == 0, done.stderr
+    saved = torch.load(tmp_path / "out" / "ckpt.pt", weights_only=True)
+    model = theirs.GPT(theirs.GPTConfig(**saved["model_args"])).eval()
+    model.load_state_dict(saved["model"])
+    tokens = torch.randint(256, (4, 32), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits, loss = model(tokens, tokens)
+        expected = ours(trained / "averages/ema-d0.9-e1/step_00000040")(tokens)
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=2e-6)
+    assert loss.item() == pytest.approx(
+        torch.nn.functional.cross_entropy(expected.flatten(0, 1), tokens.flatten()).item(), abs=1e-6
+    )
+    assert saved["iter_num"] == 40
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("scaled", [True, False])
+def test_ours_opens_nanogpts(bias: bool, scaled: bool, tmp_path: Path) -> None:
+    theirs = nanogpt()
+    torch.manual_seed(1)
+    arguments = {
+        "n_layer": 3,
+        "n_head": 2,
+        "n_embd": 32,
+        "block_size": 32,
+        "bias": bias,
+        "vocab_size": 256,
+        "dropout": 0.0,
+    }
+    model = theirs.GPT(theirs.GPTConfig(**arguments)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))  # biases, too
+    state = {f"_orig_mod.{n}": t for n, t in model.state_dict().items()}  # as of a compiled model
+    torch.save({"model": state, "model_args": arguments, "iter_num": 7, "config": {}}, tmp_path / "ckpt.pt")
+    assert "step 7" in export(tmp_path / "ckpt.pt", "huggingface", tmp_path / "out")
+    mine = build_model(settings(bias=bias, scale_attn_by_inverse_layer_idx=scaled)).eval()
+    load_weights(mine, live_tensors(mine), tmp_path / "out")
+    tokens = torch.randint(256, (4, 32))
+    with torch.no_grad():
+        torch.testing.assert_close(mine(tokens), model(tokens, tokens)[0], rtol=1e-4, atol=1e-5)
+    back = of_nanogpt(tmp_path / "ckpt.pt").tensors
+    assert torch.equal(back["transformer.wte.weight"], model.lm_head.weight)
+
+
+@pytest.mark.data
+def test_gpt2s_tokenizer(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    if not os.environ.get("LAWA_DATA"):
+        pytest.skip("LAWA_DATA is not set")
+    files = tokenizer_files(Source({}, settings(vocab_size=50304, context=1024), 0, "gpt2"), None)
+    assert files.pop("vocab_size") == 50257
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    text = TEXT + "  it's   1234 \n\n done"
+    assert tokenizer(text)["input_ids"] == load_tokenizer("gpt2", None).encode(text).tolist()
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text and tokenizer.eos_token_id == 50256
+
+
+def test_mistakes(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is there already; choose a new folder"):
+        export(trained, "nanogpt", tmp_path)
+    with pytest.raises(UserError, match=r"--weights lawa: .* has none; it has live, ema-d0.9-e1, lawa-k3-s10"):
+        export(trained, "nanogpt", tmp_path / "out", "lawa")
+    with pytest.raises(UserError, match=r"--step 41: .* has 5, 10"):
+        export(trained, "nanogpt", tmp_path / "out", step=41)
+    with pytest.raises(UserError, match=r"expected a run, a snapshot or average in one, or nanoGPT's ckpt.pt"):
+        export(tmp_path / "absent", "nanogpt", tmp_path / "out")
+    torch.save({"model": {}}, tmp_path / "other.pt")
+    with pytest.raises(UserError, match="no checkpoint of nanoGPT"):
+        export(tmp_path / "other.pt", "huggingface", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
