@@ -151,8 +151,8 @@ def write_nanogpt(source: Source, target: Path) -> None:
     if s.scale_attn_by_inverse_layer_idx:
         tensors = scaled_queries(tensors, lambda layer: 1 / (layer + 1))
     tensors["lm_head.weight"] = tensors["transformer.wte.weight"]
-    arguments = {"n_layer": s.layers, "n_head": s.heads, "n_embd": s.width, "block_size": s.context, "bias": s.bias}
-    arguments |= {"vocab_size": s.vocab_size, "dropout": s.dropout}
+    shape = {"n_layer": s.layers, "n_head": s.heads, "n_embd": s.width, "block_size": s.context, "bias": s.bias}
+    arguments = {**shape, "vocab_size": s.vocab_size, "dropout": s.dropout}
     content = {"model": tensors, "model_args": arguments, "iter_num": source.step, "best_val_loss": float("inf")}
     torch.save(content | {"config": {"dataset": "openwebtext"}}, target)
 
