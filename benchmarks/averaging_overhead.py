@@ -145,7 +145,7 @@ class Switched:
 
     latest: ClassVar[Switched]  # the loop builds it; the benchmark finds it here
 
-    def __init__(self, settings: SwitchedSettings, averaged: frozenset[str], window: Window) -> None:
+    def __init__(self, settings: SwitchedSettings, averaged: frozenset[str], window: Window, *_: Any) -> None:
         self.settings, self.averaged, self.window = settings, averaged, window
         self.averagers = [build_averager(s, averaged, window) for s in settings.members]
         self.on = True

@@ -26,7 +26,7 @@ VOCABULARY = 65  # nanoGPT's for tinyshakespeare: the 10.6M model is the one of 
 
 # Overrides of `python -m lawa_exp`. Nothing is evaluated, saved or kept while it is timed, unless a benchmark says so.
 QUIET = ["evaluate.every=1000000", "evaluate.samples=32", "save.every=1000000", "trajectory.keep=none", "steps=1000000"]
-QUIET += ["logger.every=10", "trainer.device=cpu"]
+QUIET += ["logger.every=10"]
 SIZES = {
     "10.6M": [
         *("model=gpt_tiny", "model.name=gpt_10m", "model.layers=6", "model.heads=6", "model.width=384"),
@@ -34,17 +34,18 @@ SIZES = {
         *("dataset=tokens", f"dataset.vocab_size={VOCABULARY}"),
     ],
     "gpt_tiny": ["model=gpt_tiny", "batch.size=16"],
+    "gpt2_small": ["model=gpt2_small", "dataset=tokens", "dataset.vocab_size=50304"],
 }
 
 
-def prepared(size: str, overrides: list[str], folder: Path) -> Prepared:
+def prepared(size: str, overrides: list[str], folder: Path, device: str = "cpu") -> Prepared:
     """A training of SIZES[size] in `folder`, resolved as the command would."""
-    arguments = [*SIZES[size], *QUIET, "avg=none", f"run_dir={folder / 'run'}", *overrides]
-    if size == "10.6M":
+    arguments = [*SIZES[size], *QUIET, "avg=none", f"run_dir={folder / 'run'}", f"trainer.device={device}", *overrides]
+    if "dataset=tokens" in SIZES[size]:
         write_tokens(folder / "tokens")
         arguments.append(f"dataset.path={folder / 'tokens'}")
     composed, _ = compose(arguments)
-    return prepare(*read(*composed[0]), *start_device("cpu"))
+    return prepare(*read(*composed[0]), *start_device(device))
 
 
 def write_tokens(folder: Path) -> None:
@@ -63,7 +64,7 @@ def write_tokens(folder: Path) -> None:
 
 def watch(p: Prepared, after_step: Callable[[float], bool]) -> None:
     """Trains; after each step `after_step` gets its seconds and says whether to stop. The first one is a warm-up:
-    it holds the evaluation of step 0."""
+    it holds the evaluation of step 0. On a GPU these are the seconds until the step is queued."""
     asked, mark = 0, 0.0
 
     def should_stop() -> bool:
@@ -76,7 +77,7 @@ def watch(p: Prepared, after_step: Callable[[float], bool]) -> None:
 
     run = RunDir(p.run_dir)
     run.path.mkdir(parents=True)
-    device, ranks = start_device("cpu")
+    device, ranks = start_device(p.config.trainer.device)
     assert ranks == Ranks(), "one process only"
     with contextlib.redirect_stdout(io.StringIO()):
         outcome = train(p.config, p.data, p.splits, p.origin, run, ranks, device, should_stop, lambda _: None)
