@@ -19,11 +19,15 @@ setup: .venv/ready ## the environment in .venv, with the versions of the last gr
 run: setup ## the default run: a small GPT on Python's documentation, with LAWA, EMA and SWA attached
 	$(BIN)/python -m lawa_exp
 
+# One process for each core, whole files to each, in order: the long ones (several ranks) come first. JOBS=1 for one.
+JOBS ?= logical
+PARALLEL := -n $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
 test: lint ## lint, types and the everyday tests
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not gpu"
 
 test-all: setup ## every test that this machine can run, the slow ones too
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: setup ## what `make test` checks before the tests
 	$(BIN)/ruff check .

@@ -84,17 +84,20 @@ def tiny(*overrides: str) -> list[str]:
 def run(
     *arguments: str,
     strike: Strike | None = None,
-    warm: bool = False,
+    warm: bool | None = None,
     module: str = "lawa_exp",
     ranks: int = 1,
     **options: Any,
 ) -> Done:
     """`python -m MODULE ARGUMENT...` to its end, under torchrun if there are several ranks.
 
-    warm: forked from a process that has imported torch, which saves two seconds; so is all that is struck on one rank.
+    warm: forked, every rank, from a process that has imported what a run imports, which saves seconds of each; so is
+    all of one rank unless said otherwise. Then `cwd` is the only option, and there is no torchrun.
     """
-    if (strike or warm) and ranks == 1:
-        return _forked(strike, module, arguments)
+    if warm is None:
+        warm = ranks == 1 and options.keys() <= {"cwd"}
+    if warm or (strike and ranks == 1):
+        return _forked(strike, module, arguments, ranks, **options)
     launch = command(*arguments, strike=strike, module=module, ranks=ranks)
     return subprocess.run(launch, capture_output=True, text=True, timeout=LIMIT, **options)
 
@@ -116,12 +119,15 @@ def run_module(strike: dict[str, Any] | None, module: str, arguments: list[str])
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def _forked(strike: Strike | None, module: str, arguments: tuple[str, ...]) -> Done:
+def _forked(
+    strike: Strike | None, module: str, arguments: tuple[str, ...], ranks: int, cwd: str | Path | None = None
+) -> Done:
     server = _server()
     assert server.stdin and server.stdout
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
-        request = [asdict(strike) if strike else None, module, arguments, str(out), str(err)]
+        struck = asdict(strike) if strike else None
+        request = [ranks, str(cwd or Path.cwd()), struck, module, arguments, str(out), str(err)]
         server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()
         code = int(server.stdout.readline())
@@ -135,20 +141,57 @@ def _server() -> subprocess.Popen[str]:
     return subprocess.Popen(launch, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
+IMPORTED = ("torch._dynamo", "lawa_exp.run", "lawa_exp.sweep", "lawa_exp.readout.command", "matplotlib.pyplot")
+
+
 def serve() -> None:
-    for module in ("torch", "hydra", "lawa_exp.run", "matplotlib"):
+    sys.path.append(str(Path(__file__).parent / "distributed"))
+    for module in IMPORTED:
         importlib.import_module(module)
+    importlib.import_module("lawa_exp.compose").compose([])  # Hydra's plugins and parser
     for line in sys.stdin:
+        ranks, *request = json.loads(line)
+        print(_serve_ranks(ranks, request), flush=True)
+
+
+def _serve_ranks(ranks: int, request: list[Any]) -> int:
+    """Its exit code; of several ranks 1 if one failed, which asks the others to end, as torchrun does."""
+    import torch.distributed
+
+    if ranks > 1:
+        importlib.import_module(request[2])  # what it imports, once for all
+    # As torchrun's agent does, this process has the port; nobody has to guess a free one.
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if ranks > 1 else None
+    running = set()
+    for rank in range(ranks):
         child = os.fork()
         if child == 0:
-            _serve_one(*json.loads(line))
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+            if store:
+                place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+                place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}
+                place |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}
+                os.environ.update({name: str(value) for name, value in place.items()})
+            _serve_one(*request)
+        running.add(child)
+    codes = []
+    while running:
+        ended, status = os.waitpid(-1, 0)
+        running.discard(ended)
+        codes.append(os.waitstatus_to_exitcode(status))
+        if codes[-1]:
+            for other in running:
+                os.kill(other, signal.SIGTERM)
+    return codes[0] if ranks == 1 else int(any(codes))
 
 
-def _serve_one(strike: dict[str, Any] | None, module: str, arguments: list[str], out: str, err: str) -> NoReturn:
+def _serve_one(
+    cwd: str, strike: dict[str, Any] | None, module: str, arguments: list[str], out: str, err: str
+) -> NoReturn:
     signal.alarm(LIMIT)
     for number, path in (1, out), (2, err):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    os.chdir(cwd)
+    sys.path.insert(0, cwd)  # as `python -m` does
     code = 0
     try:
         run_module(strike, module, arguments)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -101,6 +102,7 @@ def observe(model: nn.Module, first: int, last: int, observers: list[ModelAverag
             averager.update(step)
 
 
+@cache
 def unsharded(last: int) -> list[dict[str, Tensor] | None]:
     model = plain()
     observers = averagers(model)

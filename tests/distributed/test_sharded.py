@@ -1,12 +1,10 @@
 """Averages of DDP and FSDP2 models on two and three ranks (gloo): sharded_worker.py checks, one launch for each."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import sharded_worker
+from helpers import Done, run
 
 pytestmark = pytest.mark.distributed
 
@@ -25,17 +23,8 @@ CHECKS = [
 AFTER_TWO = "refuse_a_file_of_other_ranks"
 
 
-def launch(ranks: int, folder: Path, *checks: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, sharded_worker.__file__, str(folder), *checks],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=environment,
-    )
+def launch(ranks: int, folder: Path, *checks: str) -> Done:
+    return run(str(folder), *checks, module="sharded_worker", ranks=ranks, warm=True)
 
 
 @pytest.fixture(scope="module")
@@ -44,23 +33,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two(folder: Path) -> subprocess.CompletedProcess[str]:
+def two(folder: Path) -> Done:
     return launch(2, folder, *CHECKS)
 
 
 @pytest.fixture(scope="module")
-def three(folder: Path, two: object) -> subprocess.CompletedProcess[str]:
+def three(folder: Path, two: object) -> Done:
     """After `two`: it also loads what two ranks saved."""
     return launch(3, folder, *CHECKS, AFTER_TWO)
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_two_ranks(check: str, two: subprocess.CompletedProcess[str]) -> None:
+def test_two_ranks(check: str, two: Done) -> None:
     assert f"ok {check}\n" in two.stdout, two.stderr
 
 
 @pytest.mark.parametrize("check", [*CHECKS, AFTER_TWO])
-def test_three_ranks(check: str, three: subprocess.CompletedProcess[str]) -> None:
+def test_three_ranks(check: str, three: Done) -> None:
     assert f"ok {check}\n" in three.stdout, three.stderr
 
 

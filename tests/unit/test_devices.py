@@ -136,6 +136,8 @@ def test_snapshots_are_the_live_bytes_although_the_next_update_follows_at_once(
             train_a_step(net, optimizer)  # nothing waits in between but the fence
     kept = {step: snapshot.tensors for step, snapshot in window.snapshots.items()}
     assert list(kept) == [2, 3, 4]
-    assert all(t.is_pinned() == (device == "cuda") and t.device.type == "cpu" for s in kept.values() for t in s.values())
+    assert all(
+        t.is_pinned() == (device == "cuda") and t.device.type == "cpu" for s in kept.values() for t in s.values()
+    )
     same = [torch.equal(kept[s][n], live[s][n].cpu()) for s in kept for n in ("weight", "narrow")]
     assert all(same) if fenced else not any(same)
