@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all lint format schedules bench clean
+.PHONY: help setup run test test-all test-gpu lint format schedules bench bench-gpu clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -29,6 +29,9 @@ test: lint ## lint, types and the everyday tests
 test-all: setup ## every test that this machine can run, the slow ones too
 	$(BIN)/python -m pytest $(PARALLEL)
 
+test-gpu: setup ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
 lint: setup ## what `make test` checks before the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,6 +47,9 @@ bench: setup ## the benchmarks, on a quiet machine; NANOGPT=DIR is a checkout of
 	$(BIN)/python benchmarks/wandb_overhead.py --out results/speed/wandb_overhead.md
 	$(BIN)/python benchmarks/start_up.py --out results/speed/start_up.md
 	$(BIN)/python benchmarks/status.py --out results/speed/status.md
+
+bench-gpu: setup ## what averaging costs on a GPU, on a machine that has one
+	$(BIN)/python benchmarks/averaging_gpu.py --compile --out results/speed/averaging_gpu.md
 
 schedules: setup ## draw every learning-rate schedule into results/schedules.png
 	$(BIN)/python -m lawa_exp.draw_schedules --out results/schedules.png

@@ -60,7 +60,8 @@ class Strike:
     at: "module:name" or "module:Class.name"; "files": the n-th change of a file or folder under `of`, as Python's audit
     events tell. when: before or after the call; half: after it, with only half of the file that it wrote (a folder,
     which it was to remove, loses one file instead of the call). rank: the only one that strikes (None: each). whom: the
-    process itself; torchrun and all its ranks; or torchrun alone, which asks its ranks to stop, and this one waits.
+    process itself; all ranks, and torchrun if there is one; or torchrun alone, which asks its ranks to stop, and this
+    one waits.
     """
 
     at: str
@@ -100,6 +101,14 @@ def run(
         return _forked(strike, module, arguments, ranks, **options)
     launch = command(*arguments, strike=strike, module=module, ranks=ranks)
     return subprocess.run(launch, capture_output=True, text=True, timeout=LIMIT, **options)
+
+
+def run_all(folder: Path, ranks: int, commands: dict[str, list[str]]) -> dict[str, Done]:
+    """One after another on so many ranks, forked; run_dir of each is FOLDER/NAME, up to a `+` in the name."""
+    return {
+        name: run(*asked, f"run_dir={folder / name.partition('+')[0]}", ranks=ranks, warm=True)
+        for name, asked in commands.items()
+    }
 
 
 def command(*arguments: str, strike: Strike | None = None, module: str = "lawa_exp", ranks: int = 1) -> list[str]:
@@ -155,7 +164,7 @@ def serve() -> None:
 
 
 def _serve_ranks(ranks: int, request: list[Any]) -> int:
-    """Its exit code; of several ranks 1 if one failed, which asks the others to end, as torchrun does."""
+    """Its exit code; of several ranks the largest. One that fails asks the others to end, as torchrun does."""
     import torch.distributed
 
     if ranks > 1:
@@ -181,7 +190,7 @@ def _serve_ranks(ranks: int, request: list[Any]) -> int:
         if codes[-1]:
             for other in running:
                 os.kill(other, signal.SIGTERM)
-    return codes[0] if ranks == 1 else int(any(codes))
+    return max(codes)
 
 
 def _serve_one(
@@ -276,7 +285,8 @@ def _hit(strike: Strike) -> None:
         return
     if strike.whom == "everyone":
         listed = " ".join(p.read_text() for p in Path(f"/proc/{torchrun}/task").glob("*/children"))
-        for process in {torchrun, *map(int, listed.split())} - {os.getpid()}:
+        above = set() if "serve" in sys.orig_argv else {torchrun}  # which is not to end with the ranks that it forked
+        for process in (above | set(map(int, listed.split()))) - {os.getpid()}:
             os.kill(process, number)
     os.kill(os.getpid(), number)
 

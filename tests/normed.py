@@ -1,8 +1,5 @@
 """A small causal model with BatchNorm over samples and positions, and its training."""
 
-import os
-from pathlib import Path
-
 import torch
 from helpers import tiny
 from torch import nn
@@ -37,5 +34,3 @@ NORMED = [
     "evaluate.bn_samples=100",
     "logger.every=1",
 ]
-PATHS = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-HERE = {"env": {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}}  # where a process of its own finds this file

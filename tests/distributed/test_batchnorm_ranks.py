@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import UPDATE, Strike, assert_same_run, lines_of, rows, run, states
-from normed import HERE, NORMED
-from runs_worker import run_all
+from helpers import UPDATE, Strike, assert_same_run, lines_of, rows, run, run_all, states
+from normed import NORMED
 
 from lawa_exp.checkpoint.tensors import read_tensors
 
@@ -17,7 +16,7 @@ pytestmark = pytest.mark.distributed
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on two ranks, each with BatchNorm of its own samples. Not to be changed."""
     folder = tmp_path_factory.mktemp("plain") / "run"
-    done = run(*NORMED, f"run_dir={folder}", ranks=2, **HERE)
+    done = run(*NORMED, f"run_dir={folder}", ranks=2, warm=True)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -58,7 +57,7 @@ def test_recalibration_is_the_same_bytes_on_one_two_and_four_ranks(plain: Path, 
     flags = ["--avg", "lawa,swa", "--k", "3", "--spacing", "10", "--every", "10"]
     for ranks in (1, 2, 4):
         out = ["--out", str(tmp_path / str(ranks))]
-        done = run(str(plain), *flags, *out, module="lawa_exp.readout", ranks=ranks, **HERE)
+        done = run(str(plain), *flags, *out, module="lawa_exp.readout", ranks=ranks, warm=True)
         assert done.returncode == 0, done.stderr
     ids = ["lawa-k3-s10", "swa-e10"]
     one = lines_of(tmp_path / "1", *ids)
@@ -66,11 +65,10 @@ def test_recalibration_is_the_same_bytes_on_one_two_and_four_ranks(plain: Path, 
     assert lines_of(tmp_path / "1", ids[0]) == lines_of(plain, ids[0])
 
 
-@pytest.mark.slow
 def test_killed_on_two_ranks(plain: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    died = run(*NORMED, f"run_dir={folder}", ranks=2, strike=Strike(UPDATE, n=38, rank=1))
+    died = run(*NORMED, f"run_dir={folder}", ranks=2, warm=True, strike=Strike(UPDATE, n=38, rank=1))
     assert died.returncode == 1 and states(folder)[-1] == 30, died.stderr
-    done = run(*NORMED, f"run_dir={folder}", ranks=2, **HERE)
+    done = run(*NORMED, f"run_dir={folder}", ranks=2, warm=True)
     assert done.returncode == 0 and "continuing from step 30" in done.stdout, done.stderr
     assert_same_run(folder, plain)

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-from helpers import rows, run
-from runs_worker import run_all
+from helpers import rows, run, run_all
 
 pytestmark = pytest.mark.distributed
 

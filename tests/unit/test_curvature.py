@@ -298,12 +298,12 @@ def test_two_ranks_on_the_fly(tmp_path):
     """Both take part in the measurement (300 samples are two chunks), and agree on the rate."""
     asked, one, two, killed = [*ON_THE_FLY, "lr.samples=300"], *(tmp_path / n for n in ("one", "two", "killed"))
     assert run(*asked, f"run_dir={one}", warm=True).returncode == 0
-    assert run(*asked, f"run_dir={two}", ranks=2).returncode == 0
+    assert run(*asked, f"run_dir={two}", ranks=2, warm=True).returncode == 0
     first, second = rates_of(one), rates_of(two)
     assert first[21] == pytest.approx(second[21], rel=1e-4) and first[60] != second[60]
-    died = run(*asked, f"run_dir={killed}", ranks=2, strike=Strike(SGD_UPDATE, n=48, rank=1))
+    died = run(*asked, f"run_dir={killed}", ranks=2, warm=True, strike=Strike(SGD_UPDATE, n=48, rank=1))
     assert died.returncode == 1 and states(killed)[-1] == 45, died.stderr
-    assert run(*asked, f"run_dir={killed}", ranks=2).returncode == 0
+    assert run(*asked, f"run_dir={killed}", ranks=2, warm=True).returncode == 0
     assert_same_run(killed, two)
 
 

@@ -159,7 +159,7 @@ def test_val_rule() -> None:
     """hash_of (splitmix64) against the published first outputs of its reference implementation; the share comes out."""
     assert hash_of(0) == 0xE220A8397B1DCDAF
     assert hash_of(1234567) == 6457827717110365317
-    assert sum(goes_to_val(n, 0.0005) for n in range(400_000)) == pytest.approx(200, abs=45)  # three sigma
+    assert sum(goes_to_val(n, 0.0005) for n in range(100_000)) == pytest.approx(50, abs=22)  # three sigma
     assert not any(goes_to_val(n, 0) for n in range(1000))
 
 

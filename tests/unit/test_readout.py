@@ -353,7 +353,7 @@ def test_folder_of_checkpoints_with_a_function(theirs: Path, trained: Path, tmp_
         "def alone(tensors):\n"
         "    return tensors['transformer.wte.weight'].double().square().mean()\n"
     )
-    done = readout(theirs, "--evaluate", "mine:rms", "--k", "2", cwd=tmp_path, warm=False)
+    done = readout(theirs, "--evaluate", "mine:rms", "--k", "2", cwd=tmp_path, warm=False)  # a Python of its own
     assert done.returncode == 0, done.stderr
     out = tmp_path / "readouts" / "out-lawa-k2-s5"
     means = {}
@@ -367,7 +367,7 @@ def test_folder_of_checkpoints_with_a_function(theirs: Path, trained: Path, tmp_
     assert list(found) == list(range(10, 61, 5))
     assert {s: found[s] for s in means} == pytest.approx(means, rel=1e-12)
     assert "Not tested: --evaluate gives one loss" in done.stdout and "paired, 2 batches" in done.stdout
-    ours = readout(trained, "--evaluate", "mine:alone", "--k", "2", "--out", tmp_path / "own", cwd=tmp_path, warm=False)
+    ours = readout(trained, "--evaluate", "mine:alone", "--k", "2", "--out", tmp_path / "own", cwd=tmp_path)
     assert ours.returncode == 0, ours.stderr
     assert {r["step"] for r in rows(tmp_path / "own") if r["weights"] == "live"} == set(range(5, 61, 5))
 
@@ -376,7 +376,7 @@ def test_threads_of_a_read_out(theirs: Path, trained: Path, tmp_path: Path) -> N
     """Those of the run, or as asked; a function is called with as many."""
     (tmp_path / "mine.py").write_text("import torch\ndef threads(tensors):\n    return torch.get_num_threads()\n")
     asked = [str(theirs), "--evaluate", "mine:threads", "--k", "1", "--out", tmp_path / "out", "--threads", "3"]
-    done = readout(*asked, cwd=tmp_path, warm=False)
+    done = readout(*asked, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert set(losses(rows(tmp_path / "out"), "live").values()) == {3}
     refused = readout(trained, "--threads", "0")
@@ -402,9 +402,7 @@ def test_function_that_fails_is_told_at_once(theirs: Path, tmp_path: Path) -> No
     """Its own lines of the traceback, then one that names weights and step; not a number: at the first such step."""
     (tmp_path / "mine.py").write_text(FAILING)
     asked = ["--k", "2", "--out", tmp_path / "out"]  # evaluated: live 5, live 10, lawa 10, live 15
-    raised, nan = (
-        readout(theirs, "--evaluate", f"mine:{name}", *asked, cwd=tmp_path, warm=False) for name in ("raises", "nan")
-    )
+    raised, nan = (readout(theirs, "--evaluate", f"mine:{name}", *asked, cwd=tmp_path) for name in ("raises", "nan"))
     assert raised.returncode == nan.returncode == 1
     lines = raised.stderr.splitlines()
     told = "error: --evaluate=mine:raises raised KeyError: 'no weight of that name' (weights live, step 15)"
@@ -428,7 +426,7 @@ def stop(tensors):
 def test_stop_between_two_evaluations_of_a_step(theirs: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(STOPPED)
     asked = ["--evaluate", "mine:stop", "--k", "1,2,3", "--spacing", "20", "--out", tmp_path / "out"]
-    done = readout(theirs, *asked, cwd=tmp_path, warm=False)
+    done = readout(theirs, *asked, cwd=tmp_path)
     assert done.returncode == 1
     # Live at 12 steps (k=1 is one of them), k=2 at steps 40 and 60, k=3 at step 60; no test
     said, *lines = done.stdout.splitlines()

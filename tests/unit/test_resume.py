@@ -62,9 +62,9 @@ CHAINS: dict[str, list[tuple[Strike, int | None]]] = {
 
 @pytest.fixture(scope="module")
 def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run, undisturbed."""
+    """The same run, undisturbed, in a Python of its own."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    done = run(*TINY, f"run_dir={folder}")
+    done = run(*TINY, f"run_dir={folder}", warm=False)
     assert done.returncode == 0, done.stderr
     assert_whole(folder)
     return folder

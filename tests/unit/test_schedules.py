@@ -133,7 +133,7 @@ def by_simulation(steps, wanted):
             lambda seen: 64 if seen == 0 else 2,
         ),  # one is passed over
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_batches_against_a_simulation(batch, wanted):
     batches = batch.batches(10, 50)

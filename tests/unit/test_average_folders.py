@@ -1,0 +1,230 @@
+"""`python -m lawa_exp.average` on safetensors, Hugging Face and DCP, and on whatever lies in a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from averaged_files import (
+    INPUTS,
+    Malicious,
+    assert_same,
+    average,
+    expected,
+    flip,
+    make,
+    optimizer_state,
+    refused,
+    safetensors,
+    state,
+    trajectory,
+)
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from lawa_exp.checkpoint.tensors import write_tensors
+
+
+def test_safetensors_files_and_mixed_kinds(tmp_path):
+    average(*safetensors(tmp_path), "--out", tmp_path / "out")
+    wanted = expected()
+    assert_same(load_file(tmp_path / "out" / "model.safetensors"), {n: wanted[n].contiguous() for n in sorted(wanted)})
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    mixed = [*make(tmp_path, lambda i: {"model": state(i)}, steps=[1, 2]), tmp_path / "s3.safetensors"]
+    average(*mixed, "--out", tmp_path / "mixed")
+    a, b = (tmp_path / name / "model.safetensors" for name in ("out", "mixed"))
+    assert a.read_bytes() == b.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_sharded_hugging_face_folders(kind, tmp_path):
+    for i in INPUTS:
+        folder = tmp_path / f"checkpoint-{i}"
+        folder.mkdir()
+        tensors = {n: t.contiguous().clone() for n, t in state(i).items()}
+        names = sorted(tensors)
+        weight_map = {}
+        for shard, part in enumerate((names[:5], names[5:]), start=1):
+            stem = "model" if kind == "safetensors" else "pytorch_model"
+            file = f"{stem}-{shard:05d}-of-00002.{kind}"
+            content = {n: tensors[n] for n in part}
+            save_file(content, folder / file) if kind == "safetensors" else torch.save(content, folder / file)
+            weight_map |= dict.fromkeys(part, file)
+        index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": weight_map}
+        index_name = f"{stem}.{kind}.index.json"
+        (folder / index_name).write_text(json.dumps(index))
+        (folder / "config.json").write_text(json.dumps({"torch_dtype": "float32", "i": i}))
+        (folder / "tokenizer.json").write_text("{}")
+        (folder / "vocab.bpe").write_text("")
+        (folder / "trainer_state.json").write_text("{}")
+        (folder / "optimizer.pt").write_bytes(b"")
+    average(tmp_path / "checkpoint-[0-9]", "--out", tmp_path / "out", "--dtype", "bfloat16")
+    out = tmp_path / "out"
+    assert sorted(p.name for p in out.iterdir()) == sorted(
+        [*set(weight_map.values()), index_name, "config.json", "tokenizer.json", "vocab.bpe"]
+    )
+    assert json.loads((out / "config.json").read_text()) == {"torch_dtype": "bfloat16", "i": 3}
+    load = load_file if kind == "safetensors" else torch.load
+    found = {n: t for file in set(weight_map.values()) for n, t in load(out / file).items()}
+    index = json.loads((out / index_name).read_text())
+    assert index["weight_map"] == weight_map
+    assert index["metadata"]["total_size"] == sum(t.nbytes for t in found.values())
+    assert found["wte.weight"].dtype == torch.bfloat16 and found["mask"].dtype == torch.bool
+
+
+def test_folders_of_distributed_checkpoint(tmp_path, capsys):
+    def checkpoint(i: int) -> dict:
+        tensors = {n: t for n, t in state(i).items() if n not in ("empty", "lm_head.weight")}
+        return {"app": {"model": tensors, "optim": optimizer_state()}, "step": i}
+
+    for i in INPUTS:
+        dcp.save(checkpoint(i), checkpoint_id=tmp_path / f"dcp_{i}")
+    average(tmp_path / "dcp_*", "--out", tmp_path / "out")
+    found = checkpoint(9)
+    dcp.load(found, checkpoint_id=tmp_path / "out")
+    wanted = expected()
+    for name, tensor in found["app"]["model"].items():
+        assert torch.equal(tensor, wanted[name]), name
+    assert found["step"] == 3
+    assert all(not t.any() for s in found["app"]["optim"]["state"].values() for t in s.values())
+    assert found["app"]["optim"]["param_groups"] == optimizer_state()["param_groups"]
+    metadata = tmp_path / "dcp_2" / ".metadata"
+    metadata.write_bytes(pickle.dumps(Malicious(tmp_path / "was_run")))
+    assert "mkdir" in refused(capsys, tmp_path / "dcp_*", "--out", tmp_path / "again")
+    assert not (tmp_path / "was_run").exists() and not (tmp_path / "again").exists()
+
+
+def test_other_folders_go_by_the_numbers_in_their_names(tmp_path, capsys):
+    for i in (900, 1000, 1100):
+        torch.save({"model": state(i)}, tmp_path / f"ckpt_{i}.pt")
+    shutil.copy(tmp_path / "ckpt_900.pt", tmp_path / "ckpt_best.pt")
+    average("--trajectory", tmp_path, "--k", 2, "--out", tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["step_00001000", "step_00001100"]
+    found = torch.load(tmp_path / "out" / "step_00001000" / "ckpt_1000.pt")["model"]
+    assert_same(found, expected((1, 1), [900, 1000]))
+    shutil.copy(tmp_path / "ckpt_900.pt", tmp_path / "ckpt_1070.pt")
+    said = refused(capsys, "--trajectory", tmp_path, "--k", 2, "--out", tmp_path / "none")
+    assert "a spacing of 10 is" in said and "--spacing" in said
+    (tmp_path / "ckpt_1070.pt").unlink()
+    average("--trajectory", tmp_path, "--weights", 1, "--spacing", 100, "--at", 900, "--out", tmp_path / "one")
+    assert "the average of 1 checkpoint (" in capsys.readouterr().out
+    average(f"{tmp_path}/ckpt_*0.pt", "--out", tmp_path / "all")  # in order of the numbers: the last is 1100
+    assert (tmp_path / "all" / "ckpt_1100.pt").is_file()
+
+
+def test_listed_inputs_go_by_the_steps_in_their_names(tmp_path, capsys):
+    """As a shell's pattern lists them; weights would then be somebody else's."""
+    for i in (900, 1000):
+        torch.save(state(i), tmp_path / f"ckpt_{i}.pt")
+        (tmp_path / f"checkpoint-{i}").mkdir()
+        write_tensors(tmp_path / f"checkpoint-{i}" / "model.safetensors", state(i))
+    shell = sorted(tmp_path.glob("*.pt"))
+    assert [path.name for path in shell] == ["ckpt_1000.pt", "ckpt_900.pt"]
+    average(*shell, "--method", "wma", "--out", tmp_path / "out")
+    assert_same(torch.load(tmp_path / "out" / "ckpt_1000.pt", weights_only=True), expected((1, 2), [900, 1000]))
+    assert "in step order: ckpt_900.pt (0.3333), ckpt_1000.pt (0.6667)" in capsys.readouterr().out
+    assert f"({shell[0]} is too early)" in refused(capsys, *shell, "--weights", "1,2", "--out", tmp_path / "w")
+    average(tmp_path / "ckpt_*.pt", "--weights", "1,2", "--out", tmp_path / "w")
+    assert_same(torch.load(tmp_path / "w" / "ckpt_1000.pt", weights_only=True), expected((1, 2), [900, 1000]))
+    average(*sorted(tmp_path.glob("checkpoint-*/model.safetensors")), "--method", "wma", "--out", tmp_path / "hf")
+    wanted = expected((1, 2), [900, 1000])
+    assert_same(load_file(tmp_path / "hf/model.safetensors"), {n: wanted[n].contiguous() for n in sorted(wanted)})
+    for folder in tmp_path.glob("checkpoint-*"):
+        (folder / "model.safetensors").rename(folder / "model_fp16.safetensors")  # a number that is no step
+    average(*sorted(tmp_path.glob("checkpoint-*/*.safetensors")), "--method", "wma", "--out", tmp_path / "hf16")
+    assert (tmp_path / "hf16/model.safetensors").read_bytes() == (tmp_path / "hf/model.safetensors").read_bytes()
+    shutil.copy(shell[0], tmp_path / "last.pt")  # a name without a step: as given
+    average(tmp_path / "last.pt", shell[1], "--out", tmp_path / "mixed")
+    assert (tmp_path / "mixed" / "ckpt_900.pt").is_file()
+    assert "as listed: last.pt, ckpt_900.pt" in capsys.readouterr().out
+
+
+def test_the_step_is_what_the_name_calls_so_and_a_folder_may_hold_one_file(tmp_path, capsys):
+    for i in (1, 2):
+        torch.save({"state_dict": state(i)}, tmp_path / f"step={i}-loss=2.3{9 - i}.ckpt")
+    (tmp_path / "step_3").mkdir()
+    torch.save({"state_dict": state(3)}, tmp_path / "step_3" / "weights.pt")
+    average("--trajectory", tmp_path, "--k", 3, "--out", tmp_path / "out")
+    assert_same(torch.load(tmp_path / "out" / "weights.pt", weights_only=True)["state_dict"], expected())
+    (tmp_path / "initial").mkdir()
+    torch.save(state(0), tmp_path / "initial" / "ckpt_0.pt")
+    assert "only the initial weights" in refused(capsys, "--trajectory", tmp_path / "initial", "--out", tmp_path / "x")
+
+
+def test_odd_headers_and_indexes_are_refused(tmp_path, capsys):
+    def entry(**changes: object) -> dict:
+        return {"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} | changes}
+
+    path = tmp_path / "a.safetensors"
+    for header in (
+        b'{"a":' + b"[" * 100000,
+        *(
+            json.dumps(h).encode()
+            for h in (
+                entry(dtype=[]),
+                entry(shape=[2**70, 0], data_offsets=[0, 0]),
+                entry(shape=5),
+                entry() | {"__metadata__": {"a": 1}},
+                entry() | {"__metadata__": [1]},
+                entry() | {"__metadata__": "a"},
+                {"\ud800": entry()["w"]},
+                {"w": []},
+                [],
+            )
+        ),
+    ):
+        path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+        assert "a.safetensors" in refused(capsys, path, "--out", tmp_path / "out"), header[:80]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    index = folder / "model.safetensors.index.json"
+    save_file({"a": torch.ones(1), "b": torch.ones(1)}, folder / "1.safetensors")
+    save_file({"b": torch.ones(1)}, folder / "2.safetensors")
+    for weight_map in ({"a": 5}, {}, 5, [], {"a": "1.safetensors", "b": []}):
+        index.write_text(json.dumps({"weight_map": weight_map}))
+        assert index.name in refused(capsys, folder, "--out", tmp_path / "out")
+    index.write_text("[" * 100000)
+    assert index.name in refused(capsys, folder, "--out", tmp_path / "out")
+    index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}))
+    assert "b is both in 1.safetensors and in 2.safetensors" in refused(capsys, folder, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["crc32", "sha256"])
+def test_what_a_manifest_says_is_checked(kind, tmp_path, capsys):
+    """sha256: as the first manifests had it."""
+    folder = trajectory(tmp_path / "run", range(1, 4)) / "trajectory"
+    for step in folder.iterdir():
+        manifest = json.loads((step / "manifest.json").read_text())
+        ((name, entry),) = manifest.items()
+        if kind == "sha256":
+            entry.pop("crc32")
+            entry["sha256"] = hashlib.sha256((step / name).read_bytes()).hexdigest()
+        (step / "manifest.json").write_text(json.dumps(manifest))
+    average("--trajectory", folder, "--k", 3, "--out", tmp_path / "out")
+    file = folder / "step_00000002" / name
+    flip(file, file.stat().st_size - 3)
+    said = refused(capsys, "--trajectory", folder, "--k", 3, "--out", tmp_path / "out2")
+    assert str(file.parent) in said and "checksum" in said
+
+
+def test_a_damaged_folder_of_distributed_checkpoint_is_named(tmp_path, capsys):
+    dcp.save({"model": {"w": torch.ones(1000)}, "step": 1}, checkpoint_id=tmp_path / "dcp")
+    (file,) = (tmp_path / "dcp").glob("*.distcp")
+    content = file.read_bytes()
+    flip(file, content.index(torch.ones(1000).numpy().tobytes()) + 2000)
+    assert f"{file} is damaged: model.w does not have its checksum" in refused(
+        capsys, tmp_path / "dcp", "--out", tmp_path / "out"
+    )
+    file.write_bytes(content)
+    os.truncate(file, file.stat().st_size // 2)
+    assert "dcp" in refused(capsys, tmp_path / "dcp", "--out", tmp_path / "out")
+    file.unlink()
+    assert f"{file} is damaged" in refused(capsys, tmp_path / "dcp", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,310 @@
+"""`python -m lawa_exp.average` on PyTorch's files: every layout in and out, and pickles that are not to be run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import shutil
+import sys
+import types
+import weakref
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from averaged_files import (
+    INPUTS,
+    Malicious,
+    assert_same,
+    average,
+    expected,
+    make,
+    optimizer_state,
+    refused,
+    state,
+)
+
+from lawa_exp.formats.pytorch import TorchFile
+
+LAYOUTS = {
+    "plain": lambda i: state(i),
+    "nanogpt": lambda i: {
+        "model": {f"_orig_mod.{n}": t for n, t in state(i).items()},
+        "optimizer": optimizer_state(),
+        "model_args": {"n_layer": 2},
+        "iter_num": i,
+        "best_val_loss": torch.tensor(2.5),
+        "config": {"compile": True},
+    },
+    "lightning": lambda i: {
+        "epoch": 1,
+        "global_step": i,
+        "pytorch-lightning_version": "2.4.0",
+        "state_dict": state(i),
+        "optimizer_states": [optimizer_state()],
+        "hyper_parameters": {"lr": 0.1, "betas": (0.9, 0.95)},
+    },
+    "examples": lambda i: {
+        "epoch": i,
+        "arch": "resnet18",
+        "state_dict": OrderedDict((f"module.{n}", t) for n, t in state(i).items()),
+        "best_acc1": torch.tensor(55.5),
+        "optimizer": optimizer_state(),
+    },
+    "fairseq": lambda i: {
+        "args": argparse.Namespace(arch="transformer", lr=[0.1]),
+        "model": state(i),
+        "optimizer_history": [{"num_updates": i, "best_loss": 1.5}],
+        "extra_state": {"best": 1.5, "ema": torch.arange(5.0)},
+        "last_optimizer_state": optimizer_state(),
+    },
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
+def test_pytorch_files_load_where_the_inputs_did(layout, new, tmp_path):
+    inputs = make(tmp_path, LAYOUTS[layout], _use_new_zipfile_serialization=new)
+    average(*inputs, "--out", tmp_path / "out")
+    made = tmp_path / "out" / "in_3.pt"
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["in_3.pt"]
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        found = torch.load(made, weights_only=True)
+    content = LAYOUTS[layout](3)
+    weights = {"plain": None, "lightning": "state_dict", "examples": "state_dict"}.get(layout, "model")
+    tensors, originals = (found[weights], content[weights]) if weights else (found, content)
+    assert_same({n.replace("_orig_mod.", "").replace("module.", ""): t for n, t in tensors.items()}, expected())
+    assert list(tensors) == list(originals)
+    tied = [t for n, t in tensors.items() if n.endswith(("wte.weight", "lm_head.weight"))]
+    assert tied[0].data_ptr() == tied[1].data_ptr()
+    for key in () if weights is None else content.keys() - {weights, "optimizer", "optimizer_states"}:
+        if key == "best_val_loss":
+            assert found[key] == float("inf")
+        elif key == "last_optimizer_state":
+            assert found[key]["state"] == {}
+        elif isinstance(content[key], dict):
+            assert str(found[key]) == str(content[key])
+        else:
+            assert found[key] == content[key]
+    for optimizer in [found["optimizer"]] if "optimizer" in found else found.get("optimizer_states", []):
+        assert optimizer["state"] == {} and optimizer["param_groups"] == optimizer_state()["param_groups"]
+        torch.optim.AdamW(torch.nn.Linear(2, 2).parameters()).load_state_dict(optimizer)
+    assert zipfile.ZipFile(made).testzip() is None
+
+
+def test_a_file_without_crcs_is_read(tmp_path):
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        inputs = make(tmp_path, state)
+    finally:
+        torch.serialization.set_crc32_options(before)
+    average(*inputs, "--out", tmp_path / "out")
+    assert_same(torch.load(tmp_path / "out" / "in_3.pt", weights_only=True), expected())
+    assert zipfile.ZipFile(tmp_path / "out" / "in_3.pt").testzip() is None
+
+
+@pytest.mark.parametrize("dtype", [None, "float16"])
+def test_views_of_one_storage_are_written_consistently(dtype, tmp_path):
+    def shared(i: int) -> dict:
+        s = torch.arange(40.0) * i
+        model = {"first": s[:10], "flat": s[:30], "again": s[:30], "expanded": s[30:31].expand(5), "odd": s[32:38:2]}
+        return {"model": model, "ema": s[20:40]}
+
+    extra = ["--dtype", dtype] if dtype else []
+    average(*make(tmp_path, shared), "--out", tmp_path / "out", *extra)
+    found = torch.load(tmp_path / "out" / "in_3.pt", weights_only=True)
+    for name, tensor in shared(2)["model"].items():
+        assert torch.equal(found["model"][name].float(), tensor), name
+    averaged = [*range(20, 31), 32, 34, 36]
+    assert found["ema"].tolist() == [n * (2 if n in averaged else 3) for n in range(20, 40)]
+    assert zipfile.ZipFile(tmp_path / "out" / "in_3.pt").testzip() is None
+
+
+def test_memory_that_is_shared_in_the_last_input_alone_is_refused(tmp_path, capsys):
+    s = torch.arange(12.0)
+    torch.save({"a": s[:8].clone(), "b": s[4:].clone(), "c": s[:5].clone()}, tmp_path / "own.pt")
+    for words, tensors in {
+        "b and a share memory": {"a": s[:8], "b": s[4:], "c": s[:5].clone()},
+        "c and a share memory": {"a": s[:8], "b": s[4:].clone(), "c": s[:5]},
+        "elements of c share memory": {"a": s[:8].clone(), "b": s[4:].clone(), "c": s[:1].expand(5)},
+    }.items():
+        torch.save(tensors, tmp_path / "shared.pt")
+        assert f"shared.pt: {words}" in refused(
+            capsys, tmp_path / "own.pt", tmp_path / "shared.pt", "--out", tmp_path / "out"
+        )
+    average(tmp_path / "shared.pt", tmp_path / "own.pt", "--out", tmp_path / "out")
+
+
+def test_pickles_do_not_stay_in_memory(tmp_path, monkeypatch):
+    held = []
+    forget = TorchFile.forget
+
+    def forgets(self: TorchFile) -> None:
+        held.append(weakref.ref(next(iter(self.weights.values()))))
+        forget(self)
+        assert all(content() is None for content in held)
+
+    monkeypatch.setattr(TorchFile, "forget", forgets)
+    for i, path in enumerate(make(tmp_path, LAYOUTS["nanogpt"])):
+        shutil.move(path, tmp_path / f"run_{i + 1}.pt")
+    average("--trajectory", tmp_path, "--k", 1, "--out", tmp_path / "out")
+    assert len(held) == 3
+
+
+def test_plain_data_stays_what_it_was(tmp_path):
+    plain = [{1, 2}, frozenset([3]), 1j, b"a", b"", bytearray(b"b"), (None, True, 2**70, 1.5)]
+    average(*make(tmp_path, lambda i: {"model": state(i), "plain": plain}), "--out", tmp_path / "out")
+    assert torch.load(tmp_path / "out" / "in_3.pt", weights_only=False)["plain"] == plain
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
+def test_numpys_random_state_and_numbers_stay_what_they_were(new, tmp_path, capsys):
+    np.random.seed(5)
+    random_state = np.random.get_state()
+    numbers = [np.float64(0.5), np.int8(-3), np.bool_(True), np.dtype(">f4"), np.array(2j), np.zeros((0, 2))]
+    arrays = [np.arange(6.0).reshape(2, 3).T, np.array([1, 2**15], ">u2")]
+    extra = {"rng_states": {"numpy": random_state}, "numbers": numbers, "arrays": arrays, "same": arrays[0]}
+    inputs = make(tmp_path, lambda i: {"model": state(i), **extra}, _use_new_zipfile_serialization=new)
+    average(*inputs, "--out", tmp_path / "out")
+    found = torch.load(tmp_path / "out" / "in_3.pt", weights_only=False)
+    assert_same(found["model"], expected())
+    expected_draws = np.random.random(5)
+    np.random.set_state(found["rng_states"]["numpy"])
+    assert np.array_equal(np.random.random(5), expected_draws)
+    for made, original in zip([*found["numbers"], *found["arrays"]], [*numbers, *arrays], strict=True):
+        original = pickle.loads(pickle.dumps(original))  # which gives arrays the machine's byte order
+        assert type(made) is type(original) and np.array_equal(made, original)
+        assert np.dtype(getattr(made, "dtype", made)) == np.dtype(getattr(original, "dtype", original))
+    assert found["same"] is found["arrays"][0]
+    for name, refused_here in {
+        "dtype O": np.array([Path("a"), None]),
+        "dtype V12": np.zeros(2, "i4,f8"),
+        "dtype M8": np.array(["2020-01-01"], "M8[D]"),
+        "random._pickle": np.random.RandomState(1),
+    }.items():
+        torch.save({"model": state(1), "x": refused_here}, tmp_path / "x.pt", _use_new_zipfile_serialization=new)
+        assert f"x.pt holds numpy.{name}" in refused(capsys, tmp_path / "x.pt", "--out", tmp_path / "no")
+
+
+def test_parameters_stay_parameters(tmp_path):
+    model = torch.nn.Linear(3, 3)
+    average(*make(tmp_path, lambda i: dict(model.named_parameters())), "--out", tmp_path / "out")
+    found = torch.load(tmp_path / "out" / "in_3.pt", weights_only=True)
+    assert found.keys() == {"weight", "bias"} and all(isinstance(p, torch.nn.Parameter) for p in found.values())
+    assert torch.equal(found["weight"], model.weight)
+
+
+def test_fairseqs_own_classes_stay_what_they_were(tmp_path, monkeypatch):
+    module = types.ModuleType("fairseq.meters")
+    exec("class AverageMeter:\n    def __init__(self): self.avg = 3.5", module.__dict__)
+    monkeypatch.setitem(sys.modules, "fairseq", types.ModuleType("fairseq"))
+    monkeypatch.setitem(sys.modules, "fairseq.meters", module)
+    inputs = make(tmp_path, lambda i: {"model": {"w": torch.ones(2) * i}, "extra_state": {"m": module.AverageMeter()}})
+    monkeypatch.delitem(sys.modules, "fairseq.meters")
+    average(*inputs, "--out", tmp_path / "out")
+    monkeypatch.setitem(sys.modules, "fairseq.meters", module)
+    found = torch.load(tmp_path / "out" / "in_3.pt", weights_only=False)
+    assert found["extra_state"]["m"].avg == 3.5 and type(found["extra_state"]["m"]) is module.AverageMeter
+    assert found["model"]["w"].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16", "float8_e4m3fn"])
+def test_dtype_of_pytorch_files(dtype, tmp_path):
+    inputs = make(tmp_path, lambda i: {"model": state(i), "optimizer": optimizer_state()})
+    average(*inputs, "--out", tmp_path / "out", "--dtype", dtype)
+    found = torch.load(tmp_path / "out" / "in_3.pt", weights_only=True)["model"]
+    asked = getattr(torch, dtype)
+    assert {t.dtype for t in found.values()} == {asked, torch.int64, torch.bool}
+    single = sum(state(i)["wte.weight"].double() for i in INPUTS) / 3
+    assert torch.equal(found["wte.weight"], single.to(asked)) or dtype != "float64"
+    assert (found["wte.weight"].double() - single).abs().max() <= single.abs().max() * 2.0**-4
+    assert (
+        found["transposed"].stride() == (1, 40) and found["lm_head.weight"].data_ptr() == found["wte.weight"].data_ptr()
+    )
+
+
+def raw(path: Path, pickled: bytes, storage: bytes = bytes(16)) -> Path:
+    """A zip of torch.save around any pickle."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {"data.pkl": pickled, "byteorder": b"little", "data/0": storage}.items():
+            archive.writestr(f"archive/{name}", content)
+    return path
+
+
+STORAGE = b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0" + b"0X\3\0\0\0cpuK\4tQ"
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        b"J\xff\xff\xff\xffK\4\x85K\1\x85",
+        b"G" + bytes(8) + b"K\4\x85K\1\x85",
+        b"K\0K\4\x85)",
+        b"K\0K\4\x85J\xff\xff\xff\xff\x85",
+    ],
+    ids=["offset", "float", "lengths", "stride"],
+)
+def test_a_tensor_of_an_odd_view_is_refused(view, tmp_path, capsys):
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"%s\x89NtR"
+    for part, fits in ((view, False), (b"K\0K\4\x85K\1\x85", True)):
+        path = raw(tmp_path / "a.pt", b"\x80\2}X\1\0\0\0w" + tensor % part + b"s.")
+        if fits:
+            average(path, "--out", tmp_path / "out")
+        else:
+            assert "a.pt is damaged" in refused(capsys, path, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        b"\x8c\7fairseq\x8c\x0cX\ncos\nsystem\x93",  # a line break in a name
+        b"\x8c\x0ffairseq.X\ncos\nb\x8c\1X\x93",
+        b"cfairseq.file_io\nPathManager\n",
+        b"cfairseq.utils\nimport_user_module\n",
+        b"cfairseq.dataclass.utils\nadd_defaults\n",
+        b"cfairseq.dataclass.configs\neval_str_list\n",
+        b"c_codecs\nencode\n}X\x0c\0\0\0__defaults__X\6\0\0\0latin1\x85sb",  # a change of our own function
+        b"ctorch._utils\n_rebuild_tensor_v2\nN}X\x0c\0\0\0__defaults__)s\x86b",
+        b"c_codecs\nencode\n",  # a function as a value
+        b"ccollections\nOrderedDict\n)R}X\5\0\0\0itemsK\1sb",
+        STORAGE + b"}X\5\0\0\0numelK\1sb",
+        b"]" * 3000 + b"a" * 2999,
+        b"cnumpy\nload\n",
+        b"cnumpy\ndtype\n)R",
+        b"cnumpy\ndtype\n]\x85R",
+        b"cnumpy\nndarray\n(K\3\x85X\1\0\0\0OtR",
+        b"cnumpy\nndarray\n)\x81",  # makes an array without a word on its dtype
+    ],
+)
+def test_pickles_that_would_change_what_reads_them_are_refused(what, tmp_path, capsys):
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\0K\4\x85K\1\x85\x89NtR"
+    path = raw(tmp_path / "a.pt", b"\x80\2}(X\5\0\0\0model}X\1\0\0\0w" + tensor + b"sX\1\0\0\0x" + what + b"u.")
+    print(said := refused(capsys, path, "--out", tmp_path / "out"))
+    assert "a.pt" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_malicious_pickle_is_named_and_not_run(tmp_path, capsys):
+    target = tmp_path / "was_run"
+    for name, content in {
+        "module": torch.nn.Linear(2, 2),
+        "reduce": {"model": {"w": torch.ones(2)}, "x": Malicious(target)},
+    }.items():
+        for new in (True, False):
+            torch.save(content, tmp_path / f"{name}.pt", _use_new_zipfile_serialization=new)
+            said = refused(capsys, tmp_path / f"{name}.pt", "--out", tmp_path / "out")
+            assert ("torch.nn.modules.linear.Linear" if name == "module" else f"{os.mkdir.__module__}.mkdir") in said
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Malicious(target), protocol=2))
+    refused(capsys, tmp_path / "plain.pt", "--out", tmp_path / "out")
+    assert not target.exists() and not (tmp_path / "out").exists()
+
+
+def test_a_whole_model_is_refused_with_what_to_save(tmp_path, capsys):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "model.pt")
+    said = refused(capsys, tmp_path / "model.pt", "--out", tmp_path / "out")
+    assert "torch.nn.modules.linear.Linear" in said and "save model.state_dict() instead" in said
