@@ -191,7 +191,11 @@ def tell(name: str) -> Callable[[str, Path], bool]:
 
 
 def ok(*words: str) -> bool:
-    return subprocess.run(words, capture_output=True).returncode == 0
+    """Whether SLURM took it; scancel repeats a signal for minutes where the step ends meanwhile, so it is cut short."""
+    try:
+        return subprocess.run(words, capture_output=True, timeout=3).returncode == 0
+    except subprocess.TimeoutExpired:
+        return True
 
 
 def kill(job: str, run_dir: Path) -> bool:
