@@ -263,7 +263,8 @@ def report(
     kinds = Counter(kind for run in runs.values() for kind in run.strikes)
     total = sum(kinds.values())
     assert total >= args.interruptions, f"only {total} interruptions"
-    command = shlex.join(["python", "tests/cluster/storm.py", *sys.argv[1:]])
+    asked = [f"--{name}={getattr(args, name)}" for name in ("runs", "interruptions", "steps", "seed")]
+    command = shlex.join(["python", "tests/cluster/storm.py", *asked, "--out=results/storm.md"])
     table = [f"| {kind} | {kinds[kind]} | {in_a_save[kind]} |" for kind in STRIKES]
     return "\n".join(
         [
