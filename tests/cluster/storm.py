@@ -191,7 +191,11 @@ def tell(name: str) -> Callable[[str, Path], bool]:
 
 
 def ok(*words: str) -> bool:
-    return subprocess.run(words, capture_output=True).returncode == 0
+    """Whether SLURM took it; scancel repeats a signal for minutes where the step ends meanwhile, so it is cut short."""
+    try:
+        return subprocess.run(words, capture_output=True, timeout=3).returncode == 0
+    except subprocess.TimeoutExpired:
+        return True
 
 
 def kill(job: str, run_dir: Path) -> bool:
@@ -259,7 +263,8 @@ def report(
     kinds = Counter(kind for run in runs.values() for kind in run.strikes)
     total = sum(kinds.values())
     assert total >= args.interruptions, f"only {total} interruptions"
-    command = shlex.join(["python", "tests/cluster/storm.py", *sys.argv[1:]])
+    asked = [f"--{name}={getattr(args, name)}" for name in ("runs", "interruptions", "steps", "seed")]
+    command = shlex.join(["python", "tests/cluster/storm.py", *asked, "--out=results/storm.md"])
     table = [f"| {kind} | {kinds[kind]} | {in_a_save[kind]} |" for kind in STRIKES]
     return "\n".join(
         [
