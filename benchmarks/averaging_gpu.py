@@ -6,7 +6,7 @@ done all of it, copies into pinned memory included. Of LAWA a unit holds one sna
 spread over the spacing: share of a step = (A/B - 1) * steps of a unit / spacing.
 
     python benchmarks/averaging_gpu.py --compile --out results/speed/averaging_gpu.md
-    python benchmarks/averaging_gpu.py --device cpu --tokens 256 --layers 1 --seconds 20    # the same code, small
+    python benchmarks/averaging_gpu.py --device cpu --tokens 64 --layers 1 --width 96    # small
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from lawa_exp.averaging.window import Window
 
 SPACING = 100
 UNIT = 5  # steps timed together
+LEAST = 7  # pairs of units, however long they take
 ROUNDS = 15  # of an update alone
 
 
@@ -59,8 +60,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tokens", type=int, default=131_072, help="a step; default: 131,072")
-    parser.add_argument("--context", type=int, default=1024, help="default: 1024, at most the tokens")
     parser.add_argument("--layers", type=int, default=12, help="default: 12")
+    parser.add_argument("--width", type=int, default=768, help="a multiple of the 12 heads; default: 768")
     parser.add_argument("--micro-batch", type=int, help="sequences in one pass; default: about 16,384 tokens")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
     parser.add_argument("--within", type=float, default=0.001, help="half-width of the 95%% interval to reach")
@@ -68,7 +69,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="file for the table")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
-        print("error: no CUDA device here; --device cpu --tokens 256 --layers 1 runs the same code", file=sys.stderr)
+        print(
+            "error: no CUDA device here; --device cpu --tokens 64 --layers 1 --width 96 runs the same code",
+            file=sys.stderr,
+        )
         return 2
 
     timed, shares, alone = [], [], []
@@ -141,9 +145,10 @@ AVERAGERS["gate"] = (GateSettings, f"{__name__}:Gate")
 
 def measure(case: Case, options: argparse.Namespace, folder: Path) -> tuple[Pairs, Gate, Any]:
     """Pairs of units with (A) and without (B), the averager and the resolved configuration."""
-    context = min(options.context, options.tokens)
+    context = min(1024, options.tokens)
     overrides = [
         f"model.layers={options.layers}",
+        f"model.width={options.width}",
         f"model.context={context}",
         f"batch.size={options.tokens // context}",
     ]
@@ -169,7 +174,7 @@ def measure(case: Case, options: argparse.Namespace, folder: Path) -> tuple[Pair
             unit.clear()
         gate.on = filling > 0 or (pairs.turn == 0 and (case.every == 1 or not unit))
         gate.settings.windowed = gate.on and case.settings.windowed
-        return pairs.done
+        return pairs.done and len(pairs.times) >= LEAST
 
     loop.watch(p, after_step)
     return pairs, Gate.latest, p.config
