@@ -95,7 +95,7 @@ def config_from(values: Mapping[str, Any]) -> Config:
         averagers=tuple(averagers),
         budget=_budget(values),
         seed=_parse("seed", values["seed"], integer(0)),
-        recipe=_parse("recipe", values["recipe"], one_of("as_published")),
+        recipe=_parse("recipe", values["recipe"], one_of("as_published", "fair")),
     )
 
 
