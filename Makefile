@@ -24,7 +24,7 @@ JOBS ?= logical
 PARALLEL := -n $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test: lint ## lint, types and the everyday tests
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not gpu"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not gpu and not fairseq"
 
 test-all: setup ## every test that this machine can run, the slow ones too
 	$(BIN)/python -m pytest $(PARALLEL)
@@ -53,6 +53,12 @@ bench-gpu: setup ## what averaging costs on a GPU, on a machine that has one
 
 schedules: setup ## draw every learning-rate schedule into results/schedules.png
 	$(BIN)/python -m lawa_exp.draw_schedules --out results/schedules.png
+
+fairseq-env: .fairseq/ready ## fairseq 0.12.2 in .fairseq, with Python 3.10 (PYTHON310=COMMAND): for the tests marked fairseq
+
+.fairseq/ready: launch/fairseq_env.sh
+	bash launch/fairseq_env.sh .fairseq
+	@touch .fairseq/ready
 
 format: setup ## format the code
 	$(BIN)/ruff format .

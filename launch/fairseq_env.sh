@@ -16,4 +16,9 @@ fi
 install() { "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
 install "pip<24.1"
 install "torch==2.2.2" "numpy<2" "fairseq==0.12.2"
+# Not in the package: fairseq's own script for averages of checkpoints. The tests that compare with it need it.
+script=https://raw.githubusercontent.com/facebookresearch/fairseq/v0.12.2/scripts/average_checkpoints.py
+"$folder/bin/python" -c 'import sys, urllib.request; urllib.request.urlretrieve(*sys.argv[1:])' \
+    "$script" "$folder/average_checkpoints.py" 2>/dev/null ||
+    echo "note: $script could not be fetched; name a copy with FAIRSEQ_AVERAGE=FILE when testing" >&2
 "$folder/bin/python" -c 'import fairseq, torch; print(f"fairseq {fairseq.__version__}, torch {torch.__version__}")'

@@ -97,9 +97,11 @@ class AdaptiveLMSettings:
         if self.width % self.heads:
             raise UserError(f"width={self.width} is not a multiple of heads={self.heads}")
         if self.width < self.factor ** len(self.cutoffs):
-            raise UserError(f"width={self.width}: too narrow for {len(self.cutoffs) + 1} bands of factor={self.factor}")
+            raise UserError(
+                f"model.width={self.width}: too narrow for {len(self.cutoffs) + 1} bands of factor={self.factor}"
+            )
         if self.vocab_size is not None and self.vocab_size <= self.cutoffs[-1]:
-            raise UserError(f"cutoffs={list(self.cutoffs)}: expected all below vocab_size={self.vocab_size}")
+            raise UserError(f"model.cutoffs={list(self.cutoffs)}: expected all below vocab_size={self.vocab_size}")
 
     def fitted(self, data: Any, name: str) -> AdaptiveLMSettings:
         return replace(self, vocab_size=same_vocabulary(self.vocab_size, data, name))
