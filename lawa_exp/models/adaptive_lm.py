@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -23,16 +24,26 @@ from lawa_exp.models.objective import IGNORE
 PAD = 1
 
 
+def numbered(modules: Iterable[nn.Module]) -> nn.Module:
+    """Modules by their number, in no ModuleList, whose parts are sharded each by itself: both ends share these."""
+    found = nn.Module()
+    for number, module in enumerate(modules):
+        found.add_module(str(number), module)
+    return found
+
+
 class AdaptiveInput(nn.Module):
     """tokens [...] -> [..., width]."""
 
     def __init__(self, edges: list[int], width: int, factor: int) -> None:
         super().__init__()
         self.edges, self.width = edges, width
-        self.embeddings = nn.ModuleList(
-            nn.Sequential(
-                nn.Embedding(stop - start, width // factor**i, padding_idx=None if i else PAD),
-                nn.Linear(width // factor**i, width, bias=False),
+        self.embeddings = numbered(
+            numbered(
+                [
+                    nn.Embedding(stop - start, width // factor**i, padding_idx=None if i else PAD),
+                    nn.Linear(width // factor**i, width, bias=False),
+                ]
             )
             for i, (start, stop) in enumerate(itertools.pairwise(edges))
         )
@@ -44,14 +55,15 @@ class AdaptiveInput(nn.Module):
 
     def weights(self, band: int) -> tuple[Tensor, Tensor]:
         """The embedding, [tokens, narrow], and the projection, [width, narrow]."""
-        pair: Any = self.embeddings[band]
-        return pair[0].weight, pair[1].weight
+        embedding, projection = self.embeddings.get_submodule(str(band)).children()
+        return embedding.weight, projection.weight  # type: ignore[return-value]
 
     def forward(self, tokens: Tensor) -> Tensor:
         found = torch.zeros(*tokens.shape, self.width, device=tokens.device)
-        for (start, stop), band in zip(itertools.pairwise(self.edges), self.embeddings, strict=True):
+        for (start, stop), band in zip(itertools.pairwise(self.edges), self.embeddings.children(), strict=True):
+            embedding, projection = band.children()
             inside = (tokens >= start) & (tokens < stop)  # an empty band is gone through too: its gradient is 0
-            found[inside] = band(tokens[inside] - start).to(found.dtype)
+            found[inside] = projection(embedding(tokens[inside] - start)).to(found.dtype)
         return found
 
 
