@@ -55,6 +55,7 @@ def arguments(s: Any, data: str | None) -> argparse.Namespace:
             task="language_modeling",
             criterion="adaptive_loss",
             sample_break_mode="none",
+            use_plasma_view=False,
             tokens_per_sample=s.context,
             max_target_positions=s.context,
             decoder_layers=s.layers,
