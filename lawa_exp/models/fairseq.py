@@ -30,7 +30,10 @@ def under_our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def arguments(s: Any, data: str | None) -> argparse.Namespace:
     """The command-line arguments that fairseq builds the same model from. UserError: it has none like it."""
-    common = {"data": data or "", "seed": 1, "optimizer": "adam", "lr": [5e-4], "lr_scheduler": "fixed"}
+    common: dict[str, Any] = {"data": data or "", "seed": 1, "optimizer": "adam", "lr": [5e-4], "lr_scheduler": "fixed"}
+    # What fairseq reads from its other settings, and takes for true where an argument is missing.
+    common |= dict.fromkeys(("tpu", "add_bos_token", "sentence_avg", "use_plasma_view"), False)
+    common["ddp_backend"] = "legacy_ddp"
     if isinstance(s, RobertaSettings):
         return argparse.Namespace(
             **common,
@@ -55,7 +58,6 @@ def arguments(s: Any, data: str | None) -> argparse.Namespace:
             task="language_modeling",
             criterion="adaptive_loss",
             sample_break_mode="none",
-            use_plasma_view=False,
             tokens_per_sample=s.context,
             max_target_positions=s.context,
             decoder_layers=s.layers,
