@@ -307,3 +307,43 @@ def test_fairseq_opens_our_adaptive_model(fairseq, tmp_path):
         found = model(torch.from_numpy(theirs["source"]))
     assert np.abs(found.numpy() - theirs["log_probabilities"]).max() < 1e-4
     assert fairseq.validate(RECORDED / "data", out, ADAPTIVE) > 0
+
+
+ENCODE = """
+import sys
+from fairseq.data.encoders.gpt2_bpe_utils import get_encoder
+folder, source, target = sys.argv[1:]
+encoder = get_encoder(f"{folder}/encoder.json", f"{folder}/vocab.bpe")
+with open(source, encoding="utf-8") as lines, open(target, "w") as out:
+    for line in lines:
+        print(*encoder.encode(line.strip()), file=out)
+"""
+
+
+@pytest.mark.fairseq
+@pytest.mark.data
+def test_raw_text_is_what_its_bpe_and_preprocess_make_of_it(fairseq, tmp_path):
+    """The beginning of WikiText-2, by fairseq's way to RoBERTa's data and by ours."""
+    if not os.environ.get("LAWA_DATA"):
+        pytest.skip("LAWA_DATA is not set")
+    shared, script = Path(os.environ["LAWA_DATA"]), tmp_path / "encode.py"
+    script.write_text(ENCODE)
+    (tmp_path / "raw").mkdir()
+    pairs = []
+    for split in ("train", "valid", "test"):
+        raw = tmp_path / "raw" / f"{split}.txt"
+        raw.write_text("".join((shared / "wikitext-2" / f"{split}.txt").open().readlines()[:120]))
+        fairseq(script, shared / "gpt2_bpe", raw, tmp_path / f"{split}.bpe")
+        pairs += [f"--{split}pref", tmp_path / f"{split}.bpe"]
+    dictionary = shared / "gpt2_bpe" / "dict.txt"
+    destination = ["--destdir", tmp_path / "data"]
+    fairseq("fairseq-preprocess", "--only-source", "--srcdict", dictionary, "--workers", 1, *pairs, *destination)
+    binary, raw = (
+        MaskedLMSettings("wikitext", str(tmp_path / f), None, "auto", str(shared / "gpt2_bpe")).open(512)
+        for f in ("data", "raw")
+    )
+    assert binary.vocab_size == raw.vocab_size == 50265 and binary.sizes == raw.sizes
+    for mine, theirs in zip(raw.train_batch(1, 0, 20), binary.train_batch(1, 0, 20), strict=True):
+        assert np.array_equal(mine, theirs)
+    for split in ("val", "test"):
+        assert np.array_equal(raw.tokens[split], binary.tokens[split])

@@ -13,6 +13,7 @@ from lawa_exp.config import UserError
 from lawa_exp.data.fairseq import EOS, PAD, Lines
 from lawa_exp.data.masked import IGNORE, MaskedBlocks, complete_blocks
 from lawa_exp.models import AdaptiveLMSettings, RobertaSettings, build_model
+from lawa_exp.settings import config_from, config_to
 
 DATA = Path(__file__).parents[1] / "fidelity" / "recorded" / "fairseq" / "data"
 
@@ -36,6 +37,13 @@ def test_the_recipe_of_roberta_as_published_and_fair():
     fair = composed("model=roberta_base", "recipe=fair")
     assert fair.lr.horizon is None and fair.lr.warmup_steps == "8%" and fair.batch == config.batch
     assert {a.kind for a in fair.averagers} == {"lawa", "ema", "swa"}
+
+
+def test_a_configuration_from_before_decays_was_a_setting():
+    config = composed()
+    values = config_to(config)
+    del values["optimizer"]["decays"]
+    assert config_from(values) == config and config.optimizer.decays == "matrices"
 
 
 def random_lines(count, seed=0):
