@@ -38,7 +38,9 @@ def main(arguments: list[str]) -> int:
         "a Hugging Face folder or a checkpoint of fairseq's; of transformer_lm_wiki103 a checkpoint of fairseq's.",
     )
     p.add_argument(
-        "source", metavar="RUN_OR_CHECKPOINT", help="a run, a snapshot or average in it, nanoGPT's ckpt.pt, or a checkpoint of fairseq's (.pt)"
+        "source",
+        metavar="RUN_OR_CHECKPOINT",
+        help="a run, a snapshot or average in it, nanoGPT's ckpt.pt, or a checkpoint of fairseq's (.pt)",
     )
     p.add_argument("--to", choices=FORMATS, required=True)
     p.add_argument("--out", metavar="DIR", required=True, help="a folder, for fairseq a file, that is not there yet")
@@ -214,8 +216,8 @@ def roberta_to_hugging_face(source: Source, out: Path, tokenizer_path: str | Non
     from lawa_exp.models import roberta
 
     config = roberta.config_of(source.model).to_dict() | {"architectures": ["RobertaForMaskedLM"]}
-    files: dict[str, Callable[[Path], None]] = {
-        "config.json": lambda target: target.write_text(json.dumps(config, indent=2, sort_keys=True)) and None,
+    files: dict[str, Callable[[Path], Any]] = {
+        "config.json": lambda target: target.write_text(json.dumps(config, indent=2, sort_keys=True)),
         "model.safetensors": lambda target: write_tensors(target, source.tensors),
     }
     commit(out, files)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lawa_exp.checkpoint.tensors import write_tensors
 from lawa_exp.config import UserError
 from lawa_exp.models import AdaptiveLMSettings, RobertaSettings, adaptive_lm, roberta
 
@@ -82,15 +80,15 @@ def arguments(s: Any, data: str | None) -> argparse.Namespace:
     raise UserError(f"--to=fairseq: model={s.name} is neither a RoBERTa nor an adaptive transformer_lm")
 
 
-def write(source: Any, out: Path) -> None:
-    """A checkpoint that fairseq's `RobertaModel.from_pretrained` and `fairseq-validate` open. source: export.Source."""
-    args = arguments(source.model, source.data)
-    convert = roberta.to_fairseq if isinstance(source.model, RobertaSettings) else adaptive_lm.to_fairseq
-    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": source.step}
+def write(tensors: Mapping[str, Tensor], model: Any, data: str | None, step: int, out: Path) -> None:
+    """A checkpoint that fairseq's `RobertaModel.from_pretrained` and `fairseq-validate` open. data: its folder."""
+    args = arguments(model, data)
+    convert = roberta.to_fairseq if isinstance(model, RobertaSettings) else adaptive_lm.to_fairseq
+    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": step}
     content = {
         "args": args,
         "cfg": None,
-        "model": convert(source.tensors),
+        "model": convert(dict(tensors)),
         "optimizer_history": [history],
         "extra_state": {
             "train_iterator": {"epoch": 1, "iterations_in_epoch": 0, "shuffle": True, "version": 2},
@@ -101,28 +99,27 @@ def write(source: Any, out: Path) -> None:
     torch.save(content, out)
 
 
-def write_folder(source: Any, out: Path) -> None:
-    """config.json and model.safetensors of transformers' `RobertaForMaskedLM`."""
-    if not isinstance(source.model, RobertaSettings):
-        raise UserError(f"--to=huggingface: model={source.model.name} is no RoBERTa")
-    out.mkdir()
-    content = roberta.config_of(source.model).to_dict() | {"architectures": ["RobertaForMaskedLM"]}
-    (out / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-    write_tensors(out / "model.safetensors", source.tensors)
-
-
-def read(path: Path) -> tuple[dict[str, Tensor], Any, str | None, int]:
-    """(our tensors, the model's settings, its data, its step) of a checkpoint of fairseq's, opened without running it.
-
-    UserError where it is none, or one of another model.
-    """
+def content_of(path: Path) -> Mapping[str, Any] | None:
+    """What a checkpoint of fairseq's holds, opened without running it; None where it is none."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} cannot be read as a checkpoint ({str(error).splitlines()[0]})") from None
-    if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
-        raise UserError(f"{path} is no checkpoint of fairseq's: it has no `model`")
+    except (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError):
+        return None
+    known = isinstance(content, Mapping) and isinstance(content.get("model"), Mapping)
+    return content if known and {"args", "cfg"} & content.keys() else None
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], Any, str | None, int]:
+    """`read_content` of a file. UserError where it is no checkpoint of fairseq's."""
+    content = content_of(path)
+    if content is None:
+        raise UserError(f"{path} cannot be read as a checkpoint of fairseq's")
+    return read_content(content, path)
+
+
+def read_content(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor], Any, str | None, int]:
+    """(our tensors, the model's settings, its data, its step). UserError names `path` and what is not as in ours."""
     try:
         tensors = under_our_names(dict(content["model"]))
         settings, data = settings_of(tensors, content)

@@ -268,10 +268,12 @@ def test_what_does_not_fit_is_told_in_a_line(runs, tmp_path, capsys):
     assert f"model.vocab_size=50265: the dictionary of dataset=wikitext103_mlm has {size} symbols" in (
         capsys.readouterr().err
     )
-    assert export.main([str(runs / "facts.json"), "--to", "huggingface", "--out", str(tmp_path / "x")]) == 2
-    assert "cannot be read as a checkpoint" in capsys.readouterr().err
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes((runs / "step_3.pt").read_bytes()[:30_000])
+    with pytest.raises(UserError, match=r"cut.pt cannot be read as a checkpoint of fairseq's"):
+        read(cut)
     assert export.main([str(runs / "adaptive.pt"), "--to", "huggingface", "--out", str(tmp_path / "x")]) == 2
-    assert "is no RoBERTa" in capsys.readouterr().err
+    assert "--to huggingface" in (line := capsys.readouterr().err) and "expected fairseq" in line
 
 
 @pytest.mark.fairseq
