@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all test-gpu lint format schedules bench bench-gpu clean
+.PHONY: help setup run test test-all test-gpu lint format schedules bench bench-gpu fairseq-env clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -24,7 +24,7 @@ JOBS ?= logical
 PARALLEL := -n $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test: lint ## lint, types and the everyday tests
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not gpu"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not gpu and not fairseq"
 
 test-all: setup ## every test that this machine can run, the slow ones too
 	$(BIN)/python -m pytest $(PARALLEL)
@@ -53,6 +53,12 @@ bench-gpu: setup ## what averaging costs on a GPU, on a machine that has one
 
 schedules: setup ## draw every learning-rate schedule into results/schedules.png
 	$(BIN)/python -m lawa_exp.draw_schedules --out results/schedules.png
+
+fairseq-env: .fairseq/ready ## fairseq 0.12.2 in .fairseq, with Python 3.10 (PYTHON310=COMMAND): for the tests marked fairseq
+
+.fairseq/ready: launch/fairseq_env.sh
+	bash launch/fairseq_env.sh .fairseq
+	@touch .fairseq/ready
 
 format: setup ## format the code
 	$(BIN)/ruff format .

@@ -33,6 +33,7 @@ SIZES = {
         *("model.context=256", f"model.vocab_size={VOCABULARY}", "batch.size=16", "trainer.dtype=bfloat16"),
         *("dataset=tokens", f"dataset.vocab_size={VOCABULARY}"),
     ],
+    "roberta_base": ["model=roberta_base"],
     "gpt_tiny": ["model=gpt_tiny", "batch.size=16"],
     "gpt2_small": ["model=gpt2_small", "dataset=tokens", "dataset.vocab_size=50304"],
 }

@@ -22,10 +22,16 @@ class Collect(Launcher):
         self.context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        for overrides in job_overrides:
-            COMPOSED.append(
-                (self.context.config_loader.load_sweep_config(self.config, list(overrides)), list(overrides))
-            )
+        from lawa_exp.compose import with_recipe
+
+        compose = self.context.config_loader.load_sweep_config
+        for overrides in map(list, job_overrides):
+            config = compose(self.config, overrides)
+            model = config.hydra.runtime.choices.model
+            named = with_recipe(overrides, model, str(config.recipe))
+            if named[-1] != f"model={model}":
+                config = compose(self.config, named)
+            COMPOSED.append((config, overrides))
         return []
 
 

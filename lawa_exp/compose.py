@@ -23,6 +23,7 @@ FLAGS = {  # Hydra's own
     *("-cd", "--config-dir", "--experimental-rerun"),
 }
 LAUNCHER = "hydra/launcher="
+DEFAULT_RECIPE = "as_published"
 CONF = INSIDE if INSIDE.is_dir() else BESIDE
 
 
@@ -92,13 +93,16 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
     def collect(config: Any) -> None:
         single.append((config, overrides))
 
-    before, sys.argv = sys.argv, [sys.argv[0], *arguments]
+    before = sys.argv
     try:
+        recipes = [o.partition("=")[2] for o in overrides if o.split("=")[0].lstrip("+") == "recipe"]
+        if recipes and not multirun:  # under -m the launcher does it for each entry
+            arguments = with_recipe(arguments, chosen_model(overrides), recipes[-1])
+        sys.argv = [before[0], *arguments]
         collect()
         from hydra_plugins import lawa_exp_launcher  # only now: Hydra loads its plugins anew
 
-        found = list(lawa_exp_launcher.COMPOSED) or single
-        lawa_exp_launcher.COMPOSED.clear()  # for the next call in this process
+        found = lawa_exp_launcher.COMPOSED or single
         return [(plain(OmegaConf, config), mine) for config, mine in found], multirun
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if isinstance(error, UserError):
@@ -106,6 +110,33 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
         raise UserError(explain(error, overrides)) from None
     finally:
         sys.argv = before
+        if launcher := sys.modules.get("hydra_plugins.lawa_exp_launcher"):  # for the next call in this process
+            launcher.COMPOSED.clear()
+
+
+def chosen_model(overrides: list[str]) -> str:
+    """The choice of the group `model` after `overrides`, of the default, an experiment or the command line."""
+    from hydra import compose as compose_config
+    from hydra import initialize_config_dir
+
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        config = compose_config("config", overrides=overrides, return_hydra_config=True)
+    return str(config.hydra.runtime.choices.model)
+
+
+def with_recipe(overrides: list[str], model: str, recipe: str) -> list[str]:
+    """`overrides` with the file of `model` in this recipe; UserError where it has none.
+
+    conf/model/NAME.yaml is as published, conf/model/fair/NAME.yaml is that with what makes it fair.
+    """
+    name = model.rpartition("/")[2]
+    forms = {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder in (CONF / "model").glob("*/")}
+    if recipe not in (DEFAULT_RECIPE, *forms):
+        raise UserError(f"recipe={recipe}: {near(recipe, [DEFAULT_RECIPE, *forms])}")
+    if recipe != DEFAULT_RECIPE and name not in forms[recipe]:
+        raise UserError(f"recipe={recipe}: model={name} has none; models that do: {', '.join(forms[recipe])}")
+    choice = name if recipe == DEFAULT_RECIPE else f"{recipe}/{name}"
+    return [*(o for o in overrides if o.split("=")[0] != "model"), f"model={choice}"]
 
 
 def plain(omegaconf: Any, config: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -81,11 +82,15 @@ def batch_sums(
     return ranks.sum(sums).cpu().numpy()
 
 
-def fields_of(sums: np.ndarray, eval_samples: int) -> dict[str, float | int]:
-    """What a row says of them: sums in the order of the batches, whatever the number of ranks, divided once."""
+def fields_of(sums: np.ndarray, eval_samples: int, data: Any = None) -> dict[str, float | int]:
+    """What a row says of them: sums in the order of the batches, whatever the number of ranks, divided once.
+
+    `loss_bits` beside the nats where the data set's published losses are in bits.
+    """
     loss, targets, *correct = np.add.accumulate(sums)[-1].tolist()
     accuracy = {"accuracy": correct[0] / targets} if correct else {}
-    return {"loss": loss / targets, **accuracy, "eval_samples": eval_samples}
+    bits = {"loss_bits": loss / targets / math.log(2)} if getattr(data, "in_bits", False) else {}
+    return {"loss": loss / targets, **bits, **accuracy, "eval_samples": eval_samples}
 
 
 def evaluate(
@@ -99,4 +104,4 @@ def evaluate(
 ) -> dict[str, float | int]:
     """Mean loss in nats per target over the fixed set of `split`, and accuracy where they are classes."""
     sums = batch_sums(objective, data, split, settings, ranks, device, autocast)
-    return fields_of(sums, len(fixed_set(data.sizes[split], settings.samples)))
+    return fields_of(sums, len(fixed_set(data.sizes[split], settings.samples)), data)

@@ -1,4 +1,4 @@
-"""`python -m lawa_exp.export`: a GPT's live or averaged weights for Hugging Face or nanoGPT."""
+"""`python -m lawa_exp.export`: live or averaged weights for Hugging Face, nanoGPT or fairseq."""
 
 from __future__ import annotations
 
@@ -12,34 +12,38 @@ from typing import Any
 from lawa_exp.checkpoint.commit import commit, step_name, steps_in
 from lawa_exp.cli import Parser, exit_code
 from lawa_exp.config import UserError
-from lawa_exp.models import GPTSettings
+from lawa_exp.models import AdaptiveLMSettings, GPTSettings, RobertaSettings
 from lawa_exp.rundir import RunDir
 
-FORMATS = ("huggingface", "nanogpt")
+FORMATS = ("huggingface", "nanogpt", "fairseq")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A GPT's tensors under our names, and what else is known of them."""
+    """A model's tensors under our names, and what else is known of them; data: the folder that it was trained on."""
 
     tensors: Mapping[str, Any]
-    model: GPTSettings
+    model: Any
     step: int
     tokenizer: str | None = None  # gpt2 or bytes
     tokenizer_path: str | None = None
+    data: str | None = None
 
 
 def main(arguments: list[str]) -> int:
     p = Parser(
         prog="python -m lawa_exp.export",
-        description="Writes the weights of a GPT for others to open: a Hugging Face folder (AutoModelForCausalLM; with "
-        "the tokenizer, so that a text-generation pipeline opens it, and init.from=DIR) or nanoGPT's ckpt.pt.",
+        description="Writes weights for others to open: of a GPT a Hugging Face folder (AutoModelForCausalLM; with the "
+        "tokenizer, so that a text-generation pipeline opens it, and init.from=DIR) or nanoGPT's ckpt.pt; of a RoBERTa "
+        "a Hugging Face folder or a checkpoint of fairseq's; of transformer_lm_wiki103 a checkpoint of fairseq's.",
     )
     p.add_argument(
-        "source", metavar="RUN_OR_CHECKPOINT", help="a run, a snapshot or average in it, or nanoGPT's ckpt.pt"
+        "source",
+        metavar="RUN_OR_CHECKPOINT",
+        help="a run, a snapshot or average in it, nanoGPT's ckpt.pt, or a checkpoint of fairseq's (.pt)",
     )
     p.add_argument("--to", choices=FORMATS, required=True)
-    p.add_argument("--out", metavar="DIR", required=True, help="a folder that is not there yet")
+    p.add_argument("--out", metavar="DIR", required=True, help="a folder, for fairseq a file, that is not there yet")
     p.add_argument("--weights", default="live", help="of a run: live (default), or an average's id")
     p.add_argument("--step", type=int, help="of a run; default: the last there is")
     p.add_argument("--tokenizer-path", metavar="DIR", help="of encoder.json and vocab.bpe; default: as in training")
@@ -58,12 +62,22 @@ def export(
     """Writes `out`; returns a line that says what it holds. UserError: it cannot be had, or `out` is there."""
     if out.exists():
         raise UserError(f"--out {out}: is there already; choose a new folder")
-    source = of_nanogpt(path) if path.suffix == ".pt" else of_run(path, weights, step)
+    source = of_file(path) if path.suffix == ".pt" else of_run(path, weights, step)
+    writers = TARGETS.get(type(source.model), {})
+    if to not in writers:
+        there = f"expected {' or '.join(writers)}" if writers else "it is not exported"
+        raise UserError(f"--to {to}: {path} has model={source.model.name}; {there}")
+    return writers[to](source, out, tokenizer_path)
+
+
+def to_nanogpt(source: Source, out: Path, tokenizer_path: str | None) -> str:
+    commit(out, {"ckpt.pt": lambda target: write_nanogpt(source, target)})
+    return f"{out / 'ckpt.pt'}: step {source.step:,}, for nanoGPT's sample.py (out_dir={out})"
+
+
+def gpt2_to_hugging_face(source: Source, out: Path, tokenizer_path: str | None) -> str:
     from lawa_exp.models import gpt
 
-    if to == "nanogpt":
-        commit(out, {"ckpt.pt": lambda target: write_nanogpt(source, target)})
-        return f"{out / 'ckpt.pt'}: step {source.step:,}, for nanoGPT's sample.py (out_dir={out})"
     files: dict[str, Callable[[Path], None]] = {}
     tensors, config = gpt.to_hugging_face(source.tensors, source.model)
     from lawa_exp.checkpoint.tensors import write_tensors
@@ -101,13 +115,22 @@ def of_run(path: Path, weights: str, step: int | None) -> Source:
     from lawa_exp.settings import config_from
 
     config = config_from(run.read_config() or {})
-    if not isinstance(config.model, GPTSettings):
-        raise UserError(f"RUN_OR_CHECKPOINT={path}: model={config.model.name} is no GPT-2; only these are exported")
     step = int(folder.resolve().name.removeprefix(step_name(0)[:5]))
     tokens = {"openwebtext": "gpt2", "pydocs": "bytes"}
     tokenizer = getattr(config.dataset, "tokenizer", tokens.get(config.dataset.name))
     where = getattr(config.dataset, "tokenizer_path", None)
-    return Source(read_tensors(folder / "model.safetensors"), config.model, step, tokenizer, where)
+    data = getattr(config.dataset, "path", None)
+    return Source(read_tensors(folder / "model.safetensors"), config.model, step, tokenizer, where, data)
+
+
+def of_file(path: Path) -> Source:
+    """A checkpoint of fairseq's, which has its arguments beside the model, or one of nanoGPT's."""
+    from lawa_exp.models import fairseq
+
+    if path.is_file() and (content := fairseq.content_of(path)):
+        tensors, model, data, step = fairseq.read_content(content, path)
+        return Source(tensors, model, step, data=data)
+    return of_nanogpt(path)
 
 
 def of_nanogpt(path: Path) -> Source:
@@ -186,6 +209,36 @@ def tokenizer_files(source: Source, path: str | None) -> dict[str, Any]:
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": source.model.context}
     settings |= {"eos_token": END_OF_TEXT, "bos_token": END_OF_TEXT} if END_OF_TEXT in ids else {}
     return {"tokenizer.json": described, "tokenizer_config.json": settings, "vocab_size": len(ids)}
+
+
+def roberta_to_hugging_face(source: Source, out: Path, tokenizer_path: str | None) -> str:
+    from lawa_exp.checkpoint.tensors import write_tensors
+    from lawa_exp.models import roberta
+
+    config = roberta.config_of(source.model).to_dict() | {"architectures": ["RobertaForMaskedLM"]}
+    files: dict[str, Callable[[Path], Any]] = {
+        "config.json": lambda target: target.write_text(json.dumps(config, indent=2, sort_keys=True)),
+        "model.safetensors": lambda target: write_tensors(target, source.tensors),
+    }
+    commit(out, files)
+    return f"{out}: RobertaForMaskedLM of step {source.step:,}, without a tokenizer"
+
+
+def to_fairseq(source: Source, out: Path, tokenizer_path: str | None) -> str:
+    from lawa_exp.models import fairseq
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.tmp")
+    fairseq.write(source.tensors, source.model, source.data, source.step, partial)
+    partial.replace(out)
+    return f"{out}: step {source.step:,}, for fairseq 0.12"
+
+
+TARGETS: dict[type, dict[str, Callable[[Source, Path, str | None], str]]] = {
+    GPTSettings: {"huggingface": gpt2_to_hugging_face, "nanogpt": to_nanogpt},
+    RobertaSettings: {"huggingface": roberta_to_hugging_face, "fairseq": to_fairseq},
+    AdaptiveLMSettings: {"fairseq": to_fairseq},
+}
 
 
 if __name__ == "__main__":

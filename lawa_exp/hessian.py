@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lawa_exp.averaging.swap import unwrapped
 from lawa_exp.distributed import Ranks
 from lawa_exp.evaluate import evaluating
+from lawa_exp.models.objective import IGNORE
 
 CHUNK_TOKENS = 8192  # in one forward pass: twice differentiated, it holds several times what a training's does
 NOISE_GROUPS = 32  # of samples, at least, where they suffice
@@ -91,7 +92,7 @@ class TrainingLoss:
             chosen = indices[first : first + chunk]
             inputs, targets = (torch.from_numpy(a).to(device) for a in self.data.eval_batch("train", chosen))
             with evaluating(self.objective), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the others: once only
-                loss = self.objective(inputs, targets) / (len(chosen) * self.data.tokens_per_sample)
+                loss = self.objective(inputs, targets) / int((targets != IGNORE).sum())
             yield len(chosen), loss
 
 

@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lawa_exp import models, schedules
+from lawa_exp import schedules
 from lawa_exp.averaging.feedback import FEEDBACK, NoFeedback
 from lawa_exp.batches import Batches, ConstantBatch
 from lawa_exp.config import Config, UserError, resolve_steps, setting_names
 from lawa_exp.files import size_text
 from lawa_exp.formats.stored import STATISTICS
 from lawa_exp.machine import default_threads
-from lawa_exp.optim import SGD, ScheduleFree
+from lawa_exp.optim import SGD, AdamW, ScheduleFree
 from lawa_exp.origin import Origin
 from lawa_exp.scaling import SCALINGS, NoScaling
 from lawa_exp.settings import config_to, kind_of
@@ -127,6 +127,8 @@ def identity(config: Config, data: Any, origin: Origin | None = None) -> dict[st
         del content["lr"]["horizon"]
     if config.batch.norm_group is None:
         del content["batch"]["norm_group"]
+    if isinstance(config.optimizer, AdamW) and config.optimizer.decays == "matrices":
+        del content["optimizer"]["decays"]
     if isinstance(config.batch, ConstantBatch):  # then it is all the same
         del content["lr"]["unit"]
     if origin:
@@ -342,5 +344,5 @@ def warnings(config: Config) -> list[str]:
 
 def flops_per_token(model: Any, trained: int) -> float:
     """Forward and backward: 6 N, and 12 * layers * width * context for attention (Chowdhery et al. 2022, app. B)."""
-    attention = 12 * model.layers * model.width * model.context if isinstance(model, models.GPTSettings) else 0
+    attention = 12 * model.layers * model.width * model.context if hasattr(model, "heads") else 0
     return 6 * trained + attention

@@ -18,7 +18,7 @@ class Progress:
     """A bar with loss, throughput and time left; only rank 0 shows it, and only a terminal gets the bar."""
 
     def __init__(self, steps: int, done: int, shown: bool, unit: str, heartbeat: Heartbeat) -> None:
-        self.unit = unit  # token or image
+        self.unit = unit.split()[-1]  # token or image
         self.steps, self.step, self.stepped = steps, done, time.time()
         self.recent = deque([(time.perf_counter(), done)], maxlen=RECENT)
         heartbeat.facts = self.facts

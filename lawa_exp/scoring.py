@@ -62,7 +62,7 @@ class OnModel:
                 recalibrate(self.model, self.data, self.config, self.ranks, self.device, self.autocast)
             sums = batch_sums(self.objective, self.data, split, settings, self.ranks, self.device, self.autocast)
         count = len(fixed_set(self.data.sizes[split], settings.samples))
-        return Scored(fields_of(sums, count), sums)
+        return Scored(fields_of(sums, count, self.data), sums)
 
 
 class FunctionFailed(Exception):

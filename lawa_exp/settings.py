@@ -69,6 +69,7 @@ LATER: dict[str, dict[str, Any]] = {
     "trajectory": {"window": "memory", "shard_size": 5_000_000_000},
     "trainer": {"parallel": "auto", "checkpoint_activations": False},
     "averagers.ema": {"warmup": False},
+    "optimizer.adamw": {"decays": "matrices"},
 }
 
 
@@ -81,7 +82,7 @@ def config_from(values: Mapping[str, Any]) -> Config:
         raise UserError(f"format_version={values['format_version']}: this version reads {FORMAT_VERSION}")
     check_inputs(values["model"], values["dataset"])
     values = {"init": {}, **values}
-    values = {k: {**LATER[k], **v} if k in LATER and isinstance(v, Mapping) else v for k, v in values.items()}
+    values = {k: {**later(k, v), **v} if isinstance(v, Mapping) else v for k, v in values.items()}
     parts = {name: choose(table, values[name], name) for name, table in TABLES.items()}
     shared: dict[str, Any] = {name: build(cls, values[name], name) for name, cls in SHARED.items()}
     averagers = []
@@ -95,8 +96,13 @@ def config_from(values: Mapping[str, Any]) -> Config:
         averagers=tuple(averagers),
         budget=_budget(values),
         seed=_parse("seed", values["seed"], integer(0)),
-        recipe=_parse("recipe", values["recipe"], one_of("as_published")),
+        recipe=_parse("recipe", values["recipe"], one_of("as_published", "fair")),
     )
+
+
+def later(part: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What LATER has for a part, and for its kind."""
+    return {**LATER.get(part, {}), **LATER.get(f"{part}.{values.get('kind')}", {})}
 
 
 def config_to(config: Config) -> dict[str, Any]:

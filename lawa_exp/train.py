@@ -195,7 +195,7 @@ def train(
             size, seen = batches.size(step), batches.samples(state.step)
             split = splits[size]
             # The loss is a mean over the whole batch; DDP divides the gradient by the ranks, so that is taken back.
-            scale = ranks.world / (size * data.tokens_per_sample)
+            scale = ranks.world / data.train_targets(config.seed, seen, size)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group.get("rate_ratio", 1.0)
             torch.manual_seed(int(hash_of(config.seed, step, ranks.rank)) >> 1)  # dropout: no random state to save

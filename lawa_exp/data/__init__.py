@@ -3,8 +3,9 @@
 An open data set has `sizes` (samples of each split; one epoch of train), `fingerprint` (of its content), `note` (what
 a reader of results must know of its splits), `tokens_per_sample`, `sample` (what one is, in words), `unit` (what a
 loss is the mean over), and `train_batch(seed, first, count)` and `eval_batch(split, indices)`, which give (inputs,
-targets). The settings' `inputs` say what it holds: tokens, and then it has a `vocab_size`, or images, and then it has
-`channels`, `image_size` and `classes` (None elsewhere).
+targets); `train_targets(seed, first, count)` is how many targets of a train batch count. The settings' `inputs` say
+what it holds: tokens or masked tokens, and then it has a `vocab_size`, or images, and then it has `channels`,
+`image_size` and `classes` (None elsewhere).
 """
 
 from lawa_exp.data.digits import DigitsSettings
@@ -16,8 +17,10 @@ from lawa_exp.data.image_files import (
     MnistSettings,
 )
 from lawa_exp.data.image_folder import ImageFolderSettings
+from lawa_exp.data.masked import MaskedLMSettings
 from lawa_exp.data.text import PydocsSettings, TextSettings
 from lawa_exp.data.tokens import OpenWebTextSettings, TokensSettings
+from lawa_exp.data.words import WordsSettings
 
 DATASETS: dict[str, type] = {
     "pydocs": PydocsSettings,
@@ -30,5 +33,7 @@ DATASETS: dict[str, type] = {
     "cifar10": Cifar10Settings,
     "cifar100": Cifar100Settings,
     "image_folder": ImageFolderSettings,
+    "masked_lm": MaskedLMSettings,
+    "words": WordsSettings,
     "arrays": ArraysSettings,
 }

@@ -49,6 +49,10 @@ class Blocks:
         starts = indices * self.context + np.array([phases[e] for e in epochs.tolist()])
         return self._cut("train", starts)
 
+    def train_targets(self, seed: int, first: int, count: int) -> int:
+        """How many tokens are to be predicted in these samples of `train_batch`."""
+        return count * self.context
+
     def eval_batch(self, split: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The samples of a split at `indices`: inputs and targets, int64 [len(indices), context]."""
         return self._cut(split, np.asarray(indices) * self.context)

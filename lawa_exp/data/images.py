@@ -94,6 +94,10 @@ class LabelledImages:
             targets = mixed(targets, smoothed(self.labels["train"][partners], self.classes, s.label_smoothing), share)
         return inputs, targets
 
+    def train_targets(self, seed: int, first: int, count: int) -> int:
+        """How many targets these samples of `train_batch` have."""
+        return count
+
     def eval_batch(self, split: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The samples of a split at `indices`: inputs as above, not augmented, and classes, int64 [len(indices)]."""
         indices = np.asarray(indices)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -58,11 +59,11 @@ class TextSettings:
         if self.folder in SOURCES:
             get = f"{SOURCES[self.folder]}; or {get}"
         place = find(self.name, self.path, self.folder, (), get)
-        splits, note = _read_splits(place)
+        splits, note = read_splits(place)
         return _blocks(splits, note, load_tokenizer(self.tokenizer, self.tokenizer_path), context, self.name)
 
 
-def _read_splits(place: Path) -> tuple[dict[str, str], str]:
+def read_splits(place: Path) -> tuple[dict[str, str], str]:
     if place.is_dir():
         named = {s: next((place / n for n in names if (place / n).is_file()), None) for s, names in SPLIT_FILES.items()}
         if named["train"] is not None:
@@ -108,15 +109,18 @@ def _blocks(splits: dict[str, str], note: str, tokenizer: Tokenizer, context: in
 
 
 def _encoded(content: str, tokenizer: Tokenizer, key: str) -> np.ndarray:
-    """The tokens of a text; those of a slow tokenizer are kept in a cache (LAWA_CACHE, else ~/.cache/lawa_exp)."""
-    if tokenizer.name == "bytes":
-        return tokenizer.encode(content)
+    """The tokens of a text; those of a slow tokenizer are kept."""
+    return tokenizer.encode(content) if tokenizer.name == "bytes" else kept(key, lambda: tokenizer.encode(content))
+
+
+def kept(key: str, encode: Callable[[], np.ndarray]) -> np.ndarray:
+    """What `encode` gives, from a cache (LAWA_CACHE, else ~/.cache/lawa_exp) where it has `key`."""
     cached = Path(os.environ.get("LAWA_CACHE", "~/.cache/lawa_exp")).expanduser() / f"{key}.npy"
     try:
         return np.load(cached, mmap_mode="r")
     except (OSError, ValueError):
         pass
-    tokens = tokenizer.encode(content)
+    tokens = encode()
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         partial = cached.with_suffix(f".{os.getpid()}.tmp")

@@ -44,7 +44,7 @@ def _encode_bytes(text: str) -> np.ndarray:
 
 def _load_gpt2(path: str | None) -> Tokenizer:
     """GPT-2's BPE from `encoder.json` (token to id) and `vocab.bpe` (the merges, in order)."""
-    folder = _find_gpt2(path)
+    folder = find_gpt2(path)
     import tiktoken
 
     contents = [(folder / name).read_bytes() for name in GPT2_FILES]
@@ -60,7 +60,7 @@ def _load_gpt2(path: str | None) -> Tokenizer:
     return Tokenizer("gpt2", len(ids) + 1, end_of_text, _fingerprint("gpt2", contents), encode)
 
 
-def _find_gpt2(path: str | None) -> Path:
+def find_gpt2(path: str | None) -> Path:
     """The folder that holds both vocabulary files: `path`, else LAWA_TOKENIZER, $LAWA_DATA/gpt2_bpe, data/gpt2_bpe."""
     if path is not None:
         places = [Path(path)]
@@ -108,7 +108,7 @@ def _read_gpt2(encoder: bytes, merges: bytes, folder: Path) -> tuple[dict[bytes,
 
 def vocabulary(path: str | None) -> tuple[dict[str, int], list[str]]:
     """GPT-2's (id of each token as it is written there, merges in their order). UserError as in `load_tokenizer`."""
-    folder = _find_gpt2(path)
+    folder = find_gpt2(path)
     encoder, merges = ((folder / name).read_bytes() for name in GPT2_FILES)
     _read_gpt2(encoder, merges, folder)
     return json.loads(encoder), [line for line in merges.decode("utf-8").split("\n")[1:] if line]

@@ -1,8 +1,9 @@
 """The models: a name, a typed dataclass and a builder for each; torch is imported only when one is built.
 
 A builder takes its settings and returns a `torch.nn.Module` whose `forward(inputs)` gives logits [..., vocabulary] of
-tokens, or [batch, classes] of images. Settings say what they take in `inputs`, and `fitted(data, name)` gives them with
-what follows from the open data set, or raises UserError where the two contradict each other.
+tokens, or [batch, classes] of images; one with `computes_loss` gives the summed loss in `forward(inputs, targets)`.
+Settings say what they take in `inputs`, and `fitted(data, name)` gives them with what follows from the open data set,
+or raises UserError where the two contradict each other.
 """
 
 from __future__ import annotations
@@ -45,6 +46,74 @@ class GPTSettings:
 
 
 @dataclass(frozen=True)
+class RobertaSettings:
+    """RoBERTa (Liu et al. 2019) as a masked language model, transformers' `RobertaForMaskedLM`.
+
+    context: tokens with <s>; vocab_size: with <mask>, null: the data set's.
+    """
+
+    inputs: ClassVar[str] = "masked tokens"
+    name: str = setting(text())
+    layers: int = setting(integer(1))
+    heads: int = setting(integer(1))
+    width: int = setting(integer(1))
+    context: int = setting(integer(2))
+    vocab_size: int | None = setting(optional(integer(6)))
+    dropout: float = setting(number(low=0, high=0.999))
+    attention_dropout: float = setting(number(low=0, high=0.999))
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise UserError(f"width={self.width} is not a multiple of heads={self.heads}")
+
+    def fitted(self, data: Any, name: str) -> RobertaSettings:
+        return replace(self, vocab_size=same_vocabulary(self.vocab_size, data, name))
+
+
+@dataclass(frozen=True)
+class AdaptiveLMSettings:
+    """fairseq's `transformer_lm` with adaptive input embedding and adaptive softmax, tied (Baevski and Auli 2019).
+
+    vocab_size: null: the data set's. cutoffs: the first token of each band after the first, whose embeddings are
+    `factor` times narrower than those of the band before.
+    """
+
+    inputs: ClassVar[str] = "tokens"
+    name: str = setting(text())
+    layers: int = setting(integer(1))
+    heads: int = setting(integer(1))
+    width: int = setting(integer(4))
+    hidden: int = setting(integer(1))
+    context: int = setting(integer(1))
+    vocab_size: int | None = setting(optional(integer(6)))
+    cutoffs: Any = setting(Rule("a list of rising integers", lambda v: _rising([integer(2).parse(c) for c in v])))
+    factor: int = setting(integer(1))
+    dropout: float = setting(number(low=0, high=0.999))
+    attention_dropout: float = setting(number(low=0, high=0.999))
+    activation_dropout: float = setting(number(low=0, high=0.999))
+    softmax_dropout: float = setting(number(low=0, high=0.999))
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise UserError(f"width={self.width} is not a multiple of heads={self.heads}")
+        if self.width < self.factor ** len(self.cutoffs):
+            raise UserError(
+                f"model.width={self.width}: too narrow for {len(self.cutoffs) + 1} bands of factor={self.factor}"
+            )
+        if self.vocab_size is not None and self.vocab_size <= self.cutoffs[-1]:
+            raise UserError(f"model.cutoffs={list(self.cutoffs)}: expected all below vocab_size={self.vocab_size}")
+
+    def fitted(self, data: Any, name: str) -> AdaptiveLMSettings:
+        return replace(self, vocab_size=same_vocabulary(self.vocab_size, data, name))
+
+
+def _rising(values: list[int]) -> tuple[int, ...]:
+    if not values or sorted(set(values)) != values:
+        raise ValueError
+    return tuple(values)
+
+
+@dataclass(frozen=True)
 class CustomSettings:
     """A model from outside: `builder=package.module:function`, called as `function(**args)`."""
 
@@ -65,6 +134,16 @@ def check_vocabulary(vocab_size: int, data: Any, name: str) -> None:
         raise UserError(
             f"model.vocab_size={vocab_size}: expected at least {data.vocab_size}, the vocabulary of dataset={name}"
         )
+
+
+def same_vocabulary(vocab_size: int | None, data: Any, name: str) -> int:
+    """The vocabulary of the data set, which that of the model must be: its last tokens mean something."""
+    if vocab_size not in (None, data.vocab_size):
+        raise UserError(
+            f"model.vocab_size={vocab_size}: the dictionary of dataset={name} has {data.vocab_size:,} symbols; "
+            "null follows it"
+        )
+    return int(data.vocab_size)
 
 
 @dataclass(frozen=True)
@@ -153,6 +232,8 @@ class CCTSettings(ImageModelSettings):
 MODELS: dict[str, tuple[type, str]] = {
     "lenet": (LeNetSettings, "lawa_exp.models.lenet:LeNet"),
     "gpt": (GPTSettings, "lawa_exp.models.gpt:GPT"),
+    "roberta": (RobertaSettings, "lawa_exp.models.roberta:Roberta"),
+    "adaptive_lm": (AdaptiveLMSettings, "lawa_exp.models.adaptive_lm:AdaptiveLM"),
     "resnet": (ResNetSettings, "lawa_exp.models.resnet:build_resnet"),
     "cct": (CCTSettings, "lawa_exp.models.cct:CCT"),
     "cifar_resnet": (CifarResNetSettings, "lawa_exp.models.cifar_resnet:CifarResNet"),

@@ -14,7 +14,8 @@ class Objective(nn.Module):
     """inputs, targets -> cross-entropy in nats, summed over the targets that count (a scalar).
 
     targets: classes or tokens, integers of the logits' shape without the last dimension; or probabilities, of their
-    whole shape. with_correct: also the number of targets that are the most probable class.
+    whole shape. with_correct: also the number of targets that are the most probable class. A model with
+    `computes_loss` is called with both, and gives the sum itself: it need not form all logits.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -22,6 +23,8 @@ class Objective(nn.Module):
         self.model = model
 
     def forward(self, inputs: Tensor, targets: Tensor, with_correct: bool = False) -> Any:
+        if getattr(self.model, "computes_loss", False):
+            return self.model(inputs, targets)
         logits = self.model(inputs)
         if targets.is_floating_point():
             return F.cross_entropy(logits, targets, reduction="sum")

@@ -1,11 +1,11 @@
-"""AdamW (Loshchilov and Hutter 2019), torch's fused kernel; decay on matrices only."""
+"""AdamW (Loshchilov and Hutter 2019), torch's fused kernel; decay on matrices only or on everything."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lawa_exp.config import number, setting
+from lawa_exp.config import number, one_of, setting
 from lawa_exp.optim.groups import matrices_and_vectors
 
 if TYPE_CHECKING:
@@ -15,16 +15,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AdamW:
-    """`clip_norm`: the largest global gradient norm (0: none). Decay acts on tensors of two or more dimensions."""
+    """`clip_norm`: the largest global gradient norm (0: none).
+
+    decays: `matrices`, tensors of two or more dimensions, or `all`, as fairseq's Adam does.
+    """
 
     beta1: float = setting(number(low=0, high=0.999999))
     beta2: float = setting(number(low=0, high=0.999999))
     eps: float = setting(number(above=0))
     weight_decay: float = setting(number(low=0))
+    decays: str = setting(one_of("all", "matrices"))
     clip_norm: float = setting(number(low=0))
 
     def build(self, model: nn.Module) -> Optimizer:
         import torch
 
         groups = matrices_and_vectors(model, self.weight_decay)
+        for group in groups if self.decays == "all" else ():
+            group["weight_decay"] = self.weight_decay
         return torch.optim.AdamW(groups, lr=0.0, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)

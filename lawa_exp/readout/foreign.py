@@ -14,6 +14,7 @@ from lawa_exp.formats.checkpoint import open_checkpoint
 from lawa_exp.formats.dtypes import SIZES
 from lawa_exp.formats.matching import canonical
 from lawa_exp.formats.stored import Place, count
+from lawa_exp.models.fairseq import under_our_names
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -52,7 +53,7 @@ class Fitted:
         self.left_out: set[str] = set()
 
     def __call__(self, path: Path) -> dict[str, Tensor]:
-        tensors = read_checkpoint(path)
+        tensors = self._named(path)
         for name, own in self.own.items():
             if name not in tensors:
                 raise UserError(f"{path} does not fit {self.what}: no {name}, but {', '.join(list(tensors)[:3])}, ...")
@@ -61,3 +62,10 @@ class Fitted:
                 raise UserError(f"{path} does not fit {self.what}: {shapes}")
         self.left_out |= tensors.keys() - self.known
         return {name: tensors[name] for name in self.own}
+
+    def _named(self, path: Path) -> dict[str, Tensor]:
+        tensors = read_checkpoint(path)
+        try:
+            return under_our_names(tensors)
+        except UserError as error:
+            raise UserError(f"{path} does not fit {self.what}: {error}") from None

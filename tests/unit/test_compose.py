@@ -88,7 +88,8 @@ def test_the_command_of_the_card(capsys):
         (["dataset=text", "dataset.path=missing.txt"], ["looked in", "missing.txt"]),
         (["dataset=tinyshakespeare"], ["looked in", "LAWA_DATA is not set"]),
         (["lr=cosine", "steps=50"], ["lr.warmup_steps=100", "50 steps"]),
-        (["recipe=fair"], ["recipe=fair"]),
+        (["recipe=fair"], ["recipe=fair", "gpt_tiny has none", "gpt2_small"]),
+        (["recipe=fiar", "model=gpt2_small"], ["recipe=fiar", "did you mean fair", "as_published"]),
         (["+foo=1"], ["foo is not a setting"]),
         (["evaluate=5"], ["evaluate=5", "evaluate.KEY=VALUE"]),
         (["lr=null"], ["lr"]),
@@ -147,6 +148,41 @@ def test_lists_attach_a_product_and_a_model_brings_its_recipe():
     assert composed("avg=none")[0].averagers == ()
     config, _ = composed("lr=constant", "dataset=tokens", "model=gpt2_large")  # in any order
     assert type(config.lr).__name__ == "Constant" and config.lr.peak == 2e-3 and config.dataset.name == "tokens"
+
+
+def test_the_two_recipes_of_gpt2():
+    """As the published code ran, and fair: an annealed baseline and an EMA whose decay is chosen."""
+    published, fair = composed("model=gpt2_small")[0], composed("model=gpt2_small", "recipe=fair")[0]
+    assert (published.recipe, fair.recipe) == ("as_published", "fair")
+    assert (published.lr.final_ratio, fair.lr.final_ratio) == (0.1, 0.0)
+    assert [a.id for a in published.averagers[:2]] == ["lawa-k5-s400", "ema-d0.9-e1-warmup"]
+    assert (published.averagers[2].kind, published.averagers[2].every, published.averagers[2].start) == (
+        "swa",
+        10,
+        "75%",
+    )
+    assert len([a for a in fair.averagers if a.kind == "ema"]) > 1 and fair.batch == published.batch
+    assert composed("recipe=fair", "model=gpt2_small", "lr=wsd", "avg=lawa")[0].lr.shape == "1-sqrt"
+    assert composed("model=fair/gpt2_small", "recipe=as_published")[0].recipe == "as_published"
+    for size, peak, tokens in (("small", 6e-3, 393_216), ("medium", 3e-3, 147_456), ("large", 2e-3, 49_152)):
+        config = composed(f"model=gpt2_{size}")[0]
+        assert config.lr.peak == peak and config.batch.size * config.model.context == tokens
+
+
+def test_recipes_are_swept_like_any_setting():
+    found = swept("model=gpt2_small,gpt2_large", "recipe=as_published,fair")
+    assert [(c.model.name, c.recipe, c.lr.final_ratio) for c in found] == [
+        ("gpt2_small", "as_published", 0.1),
+        ("gpt2_small", "fair", 0.0),
+        ("gpt2_large", "as_published", 0.005),
+        ("gpt2_large", "fair", 0.0),
+    ]
+
+
+@pytest.mark.parametrize("model", sorted(path.stem for path in (CONF / "model" / "fair").glob("*.yaml")))
+def test_every_fair_recipe_says_so(model):
+    config = composed(f"model={model}", "recipe=fair")[0]
+    assert config.recipe == "fair" and config.model.name == model
 
 
 def swept(*arguments):

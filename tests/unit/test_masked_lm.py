@@ -1,0 +1,173 @@
+"""Masked language models and adaptive softmax, by what they are defined as; fairseq itself is in tests/fidelity."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lawa_exp import compose, schedules
+from lawa_exp.config import UserError
+from lawa_exp.data.fairseq import EOS, PAD, Lines
+from lawa_exp.data.masked import IGNORE, MaskedBlocks, complete_blocks
+from lawa_exp.models import AdaptiveLMSettings, RobertaSettings, build_model
+from lawa_exp.settings import config_from, config_to
+
+DATA = Path(__file__).parents[1] / "fidelity" / "recorded" / "fairseq" / "data"
+
+
+def composed(*arguments):
+    ((values, overrides),), _ = compose.compose(list(arguments))
+    return compose.read(values, overrides)[0]
+
+
+def rate(config, step):
+    return schedules.rate(config.lr, config.scaling, config.batch.batches(512, 10**6), step)
+
+
+def test_the_recipe_of_roberta_as_published_and_fair():
+    config = composed("model=roberta_base")
+    assert config.batch.size * config.model.context == 2048 * 512 and config.budget == ("steps", 200 * 136)
+    o = config.optimizer
+    assert (o.beta1, o.beta2, o.eps, o.weight_decay, o.decays, o.clip_norm) == (0.9, 0.98, 1e-6, 0.01, "all", 0)
+    assert rate(config, 10_000) == 5e-4
+    assert rate(config, 27_200) == pytest.approx(5e-4 * (125_000 - 27_200) / 115_000)  # it stops at 85% of the peak
+    fair = composed("model=roberta_base", "recipe=fair")
+    assert fair.lr.horizon is None and fair.lr.warmup_steps == "8%" and fair.batch == config.batch
+    assert {a.kind for a in fair.averagers} == {"lawa", "ema", "swa"}
+
+
+def test_a_configuration_from_before_decays_was_a_setting():
+    config = composed()
+    values = config_to(config)
+    del values["optimizer"]["decays"]
+    assert config_from(values) == config and config.optimizer.decays == "matrices"
+
+
+def random_lines(count, seed=0):
+    draw = np.random.default_rng(seed)
+    sizes = draw.integers(2, 60, count)
+    tokens = draw.integers(4, 1000, int(sizes.sum()))
+    tokens[np.cumsum(sizes) - 1] = EOS
+    return Lines(tokens, sizes)
+
+
+def test_blocks_are_whole_lines_as_many_as_fit():
+    lines, longest = random_lines(400), 100
+    blocks = complete_blocks(lines.sizes, longest)
+    ends = np.cumsum(lines.sizes)
+    assert blocks[0, 0] == 0 and blocks[-1, 1] == ends[-1] and (blocks[1:, 0] == blocks[:-1, 1]).all()
+    assert np.isin(blocks[:, 1], ends).all() and (blocks[:, 1] - blocks[:, 0] <= longest).all()
+    following = ends[np.searchsorted(ends, blocks[:-1, 1]) + 1]
+    assert (following - blocks[:-1, 0] > longest).all()  # the next line did not fit
+    assert complete_blocks(np.array([5, 300, 7]), longest).tolist() == [[0, 5], [5, 305], [305, 312]]
+
+
+def test_15_percent_are_masked_80_10_10():
+    ids = {f"s{n}": n for n in range(1000)}
+    lines = random_lines(20_000)
+    data = MaskedBlocks(dict.fromkeys(("train", "val", "test"), lines), ids, 128, "", "x", "")
+    count = data.sizes["train"]
+    inputs, targets = data.train_batch(3, 0, count)
+    chosen, real = targets != IGNORE, inputs != PAD
+    assert data.vocab_size == 1001 and data.mask == 1000
+    assert chosen.sum() / real.sum() == pytest.approx(0.15, abs=2e-4) and not (chosen & ~real).any()
+    assert (inputs[chosen] == data.mask).mean() == pytest.approx(0.8, abs=0.005)
+    assert (inputs[chosen] == targets[chosen]).mean() == pytest.approx(0.1, abs=0.005)
+    replaced = inputs[chosen & (inputs != data.mask) & (inputs != targets)]
+    assert replaced.min() >= 4 and len(np.unique(replaced)) > 950  # any symbol but the special ones
+    assert data.train_targets(3, 0, count) == chosen.sum()
+    again, others = data.train_batch(3, 7, 5)[0], data.train_batch(3, count, count)[1]
+    assert (
+        np.array_equal(again, inputs[7:12]) and (others != IGNORE).sum() != chosen.sum()
+    )  # another epoch, other masks
+    assert np.array_equal(data.eval_batch("val", np.arange(3))[0], data.eval_batch("val", np.arange(3))[0])
+
+
+def tiny(*overrides):
+    return [
+        *("model=roberta_base", "model.layers=1", "model.width=16", "model.heads=2", "model.context=48"),
+        *("model.vocab_size=null", f"dataset.path={DATA}", "batch.size=8", "steps=6", "avg=none", "evaluate.every=6"),
+        *("lr.warmup_steps=2", "lr.horizon=null", "trainer.threads=1", "logger.every=1", "model.dropout=0"),
+        *("model.attention_dropout=0", "trajectory.keep=none", *overrides),
+    ]
+
+
+def test_the_loss_is_a_mean_over_the_masked_tokens_of_the_whole_batch(tmp_path):
+    """However it is cut: micro-batches hold different numbers of them."""
+    found = []
+    for micro in (8, 2):
+        run = tmp_path / str(micro)
+        assert compose.main(tiny(f"trainer.micro_batch={micro}", f"run_dir={run}")) == 0
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        found.append([(r["loss"], r["grad_norm"]) for r in rows if r["split"] == "train"])
+    assert len(found[0]) == 6
+    for one, other in zip(*found, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+    val = [r for r in rows if r["split"] == "val"]
+    assert all(r["loss_bits"] == pytest.approx(r["loss"] / np.log(2)) for r in val) and len(val) == 2
+
+
+def test_padding_changes_nothing_and_only_targets_are_projected():
+    torch.manual_seed(0)
+    model = build_model(RobertaSettings("r", 2, 2, 16, 24, 100, 0.1, 0.1)).eval()
+    tokens = torch.randint(4, 100, (3, 24))
+    tokens[1, 10:] = PAD
+    targets = torch.full_like(tokens, IGNORE)
+    targets[0, 3], targets[1, 5], targets[2, 7] = 50, 60, 70
+    with torch.no_grad():
+        logits = model(tokens)
+        assert torch.allclose(logits[1, :10], model(tokens[1:2, :10])[0], atol=1e-5)
+        expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+        assert torch.allclose(model(tokens, targets), expected, rtol=1e-5)
+
+
+def adaptive(**changes):
+    sizes = {"layers": 2, "heads": 2, "width": 32, "hidden": 64, "context": 16, "vocab_size": 100}
+    rates = dict.fromkeys(("dropout", "attention_dropout", "activation_dropout", "softmax_dropout"), 0.1)
+    return AdaptiveLMSettings(**{"name": "a", **sizes, "cutoffs": (20, 60), "factor": 4, **rates, **changes})
+
+
+def test_the_adaptive_softmax_is_a_distribution_and_its_loss_that_of_it():
+    torch.manual_seed(0)
+    model = build_model(adaptive()).eval()
+    tokens, targets = torch.randint(4, 100, (2, 2, 16))
+    targets[0, 3] = IGNORE
+    log_probabilities = model(tokens)
+    assert torch.allclose(log_probabilities.exp().sum(-1), torch.ones(2, 16), atol=1e-5)
+    expected = F.nll_loss(log_probabilities.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    assert torch.allclose(model(tokens, targets), expected, rtol=1e-5)
+    later = tokens.clone()
+    later[:, 9:] = 5
+    assert torch.equal(model(later)[:, :9], log_probabilities[:, :9])  # causal
+    model(tokens.clamp(max=19), targets.clamp(0, 19)).backward()  # bands that no token is in have a gradient of 0
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_the_published_sizes():
+    with torch.device("meta"):
+        for name, size in (("roberta_base", 124_697_433), ("transformer_lm_wiki103", 246_933_504)):
+            assert sum(p.numel() for p in build_model(composed(f"model={name}").model).parameters()) == size
+
+
+def test_mistakes_are_told_in_a_line(capsys):
+    elsewhere = [setting for setting in tiny("dataset=pydocs", "plan=true") if not setting.startswith("dataset.")]
+    for arguments, parts in (
+        (elsewhere, ["roberta_base takes masked tokens", "dataset=pydocs holds tokens", "masked_lm"]),
+        (tiny("plan=true", "model.heads=5"), ["width=16", "heads=5"]),
+        (tiny("plan=true", "dataset.format=bin"), ["dataset.format=bin", "auto, fairseq, text"]),
+        (tiny("plan=true", "dataset.path=nowhere"), ["dataset=wikitext103_mlm", "looked in", "fairseq-preprocess"]),
+    ):
+        assert compose.main(arguments) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1 and all(part in lines[0] for part in parts), lines
+    lines = dict.fromkeys(("train", "val", "test"), random_lines(5))
+    with pytest.raises(UserError, match=r"no line of its train split fits into model.context=2"):
+        MaskedBlocks(lines, {f"s{n}": n for n in range(1000)}, 2, "", "x", "")
+    big = ["model=transformer_lm_wiki103", "model.context=64", f"dataset.path={DATA}", "plan=true"]
+    assert compose.main([*big, "model.vocab_size=null"]) == 2
+    assert "expected all below vocab_size=" in capsys.readouterr().err
+    assert compose.main([*big, "model.cutoffs=[60,20]"]) == 2
+    assert "model.cutoffs=[60, 20]: expected a list of rising integers" in capsys.readouterr().err
