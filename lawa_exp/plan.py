@@ -342,5 +342,6 @@ def warnings(config: Config) -> list[str]:
 
 def flops_per_token(model: Any, trained: int) -> float:
     """Forward and backward: 6 N, and 12 * layers * width * context for attention (Chowdhery et al. 2022, app. B)."""
-    attention = 12 * model.layers * model.width * model.context if isinstance(model, models.GPTSettings) else 0
+    known = isinstance(model, models.GPTSettings | models.PythiaSettings)
+    attention = 12 * model.layers * model.width * model.context if known else 0
     return 6 * trained + attention

@@ -45,6 +45,30 @@ class GPTSettings:
 
 
 @dataclass(frozen=True)
+class PythiaSettings:
+    """Pythia (Biderman et al. 2023): a GPT-NeoX with parallel residuals and untied embeddings."""
+
+    inputs: ClassVar[str] = "tokens"
+    name: str = setting(text())
+    layers: int = setting(integer(1))
+    heads: int = setting(integer(1))
+    width: int = setting(integer(1))
+    context: int = setting(integer(1))
+    vocab_size: int = setting(integer(1))
+    dropout: float = setting(number(low=0, high=0.999))
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or self.width // self.heads % 8:
+            raise UserError(
+                f"width={self.width}: expected a multiple of 8 times heads={self.heads}, a quarter of a head is rotated"
+            )
+
+    def fitted(self, data: Any, name: str) -> PythiaSettings:
+        check_vocabulary(self.vocab_size, data, name)
+        return self
+
+
+@dataclass(frozen=True)
 class CustomSettings:
     """A model from outside: `builder=package.module:function`, called as `function(**args)`."""
 
@@ -153,6 +177,7 @@ class CCTSettings(ImageModelSettings):
 MODELS: dict[str, tuple[type, str]] = {
     "lenet": (LeNetSettings, "lawa_exp.models.lenet:LeNet"),
     "gpt": (GPTSettings, "lawa_exp.models.gpt:GPT"),
+    "pythia": (PythiaSettings, "lawa_exp.models.pythia:Pythia"),
     "resnet": (ResNetSettings, "lawa_exp.models.resnet:build_resnet"),
     "cct": (CCTSettings, "lawa_exp.models.cct:CCT"),
     "cifar_resnet": (CifarResNetSettings, "lawa_exp.models.cifar_resnet:CifarResNet"),
