@@ -46,7 +46,8 @@ class Perplexity(InModel):
     ) -> Scored:
         size = self.config.evaluate.batch_size
         sums = torch.zeros(-(-len(self.inputs) // size), 2, dtype=torch.float64, device=self.device)
-        with self.swap.applied(weights), evaluating(self.objective), torch.no_grad():
+        self.swap.place(weights)
+        with evaluating(self.objective), torch.no_grad():
             for batch in range(self.ranks.rank, len(sums), self.ranks.world):
                 chosen = slice(batch * size, (batch + 1) * size)
                 inputs, targets = (torch.from_numpy(a[chosen]).to(self.device) for a in (self.inputs, self.targets))

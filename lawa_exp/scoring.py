@@ -40,7 +40,7 @@ Score = Callable[..., Scored]  # (weights, split="val", samples=None)
 
 
 class InModel:
-    """A model in which weights are put in the place of its own, and the arithmetic that evaluates them."""
+    """A model that has the weights which are evaluated last, and the arithmetic that evaluates them."""
 
     def __init__(self, config: Config, device: torch.device, ranks: Ranks) -> None:
         set_up_arithmetic(config)
@@ -67,10 +67,10 @@ class OnModel(InModel):
         settings = self.config.evaluate
         if samples is not None:
             settings = replace(settings, samples=samples)
-        with self.swap.applied(weights):
-            if bn == "recalibrate":
-                recalibrate(self.model, self.data, self.config, self.ranks, self.device, self.autocast)
-            sums = batch_sums(self.objective, self.data, split, settings, self.ranks, self.device, self.autocast)
+        self.swap.place(weights)
+        if bn == "recalibrate":
+            recalibrate(self.model, self.data, self.config, self.ranks, self.device, self.autocast)
+        sums = batch_sums(self.objective, self.data, split, settings, self.ranks, self.device, self.autocast)
         count = len(fixed_set(self.data.sizes[split], settings.samples))
         return Scored(fields_of(sums, count), sums)
 

@@ -177,7 +177,8 @@ class ZeroShot(InModel):
         self, weights: Mapping[str, Tensor], split: str = "val", samples: int | None = None, bn: str | None = None
     ) -> Scored:
         evaluate = harness().evaluator.evaluate
-        with self.swap.applied(weights), evaluating(self.model):
+        self.swap.place(weights)
+        with evaluating(self.model):
             found = evaluate(self.lm, {"tasks": self.tasks}, limit=self.limit, bootstrap_iters=0, log_samples=True)
         measures, accuracies, sums = [], [], []
         for task in self.tasks:

@@ -164,3 +164,90 @@ def test_mistakes_are_one_line_and_nothing_is_lost(served: Served, tmp_path: Pat
     os.truncate(served.root / "step30" / "model.safetensors", 9000)
     said = refused(served, served.root, "--revisions", "step30..step60", *out[2:], "--out", tmp_path / "third")
     assert f"{served.root / 'step30' / 'model.safetensors'} is damaged" in said
+
+
+def test_zero_shot_and_perplexity_of_weights_in_memory(trained: Path, folders: Path, tmp_path: Path) -> None:
+    """Of a run of ours, and of the same weights as folders of a GPT-NeoX with a tokenizer that is named."""
+    pytest.importorskip("lm_eval", reason="needs lawa_exp[zeroshot]")
+    documents = [{"query": f"Question: {i} and {i}?", "choices": [str(2 * i), "no"], "gold": i % 2} for i in range(6)]
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "arc_easy.jsonl").write_text("".join(json.dumps(d) + "\n" for d in documents))
+    said = [{"context": f"He said it {i} times, and then", "continuation": "again"} for i in range(4)]
+    (tmp_path / "tasks" / "lambada_openai.jsonl").write_text("".join(json.dumps(d) + "\n" for d in said))
+    published = "suite,model,shot,step,task,metric,value,stderr\n"
+    published += "".join(f"pythia-v1,tiny,zero-shot,60,{t},acc,0.5,0.1\n" for t in ("arc_easy", "lambada_openai"))
+    (tmp_path / "evals.csv").write_text(published)
+    asked = ["--evaluate", "zeroshot", "--tasks", "arc_easy,lambada_openai", "--task-data", tmp_path / "tasks"]
+    asked += ["--k", "2", "--spacing", "20", "--threads", "1", "--gpu-hours", "6", "--steps-per-epoch", "20"]
+    own = readout(None, trained, *asked, "--out", tmp_path / "own")
+    assert own[0] == 0, own[2]
+    flags = ["--tokenizer", "bytes", "--revisions", "step20..step60", "--published", tmp_path / "evals.csv"]
+    theirs = readout(None, folders, *asked, *flags, "--out", tmp_path / "theirs")
+    assert theirs[0] == 0, theirs[2]
+    found, again = rows(tmp_path / "own"), rows(tmp_path / "theirs")
+    measured = {(r["step"], r["weights"], r["task"], r["metric"]): r["value"] for r in found if "task" in r}
+    assert {(t, m) for _, _, t, m in measured} == {
+        *[("arc_easy", "acc"), ("arc_easy", "acc_norm"), ("lambada_openai", "perplexity")],
+        *[("lambada_openai", "acc"), ("average", "acc")],
+    }
+    assert {w for _, w, _, _ in measured} == {"live", "lawa-k2-s20"}
+    differs = [
+        k for k in measured if k[0] == 60 and k[1] == "live" and measured[k] != measured[(60, "lawa-k2-s20", *k[2:])]
+    ]
+    assert ("lambada_openai", "perplexity") in {k[2:] for k in differs}
+    same = {
+        (r["step"], r["weights"], r["task"], r["metric"]): r["value"]
+        for r in again
+        if "task" in r and "source" not in r
+    }
+    assert same.items() <= measured.items() and {k[0] for k in same} == {20, 40, 60}
+    assert [r["value"] for r in again if "source" in r] == [0.5, 0.5]
+    assert not list(tmp_path.rglob("*.safetensors")), "no copy on the disk"
+    summary = (tmp_path / "theirs" / "summary.md").read_text()
+    assert "live, published" in summary and "20 steps an epoch; 0.1 GPU hours a step" in summary
+    (tmp_path / "book.txt").write_text("Once upon a time there was a loop.\n" * 20)
+    asked = ["--evaluate", "perplexity", "--text", tmp_path / "book.txt", "--k", "2", "--spacing", "30"]
+    code, _, errors = readout(None, trained, *asked, "--out", tmp_path / "text")
+    assert code == 0, errors
+    measured = {(r["weights"], r["metric"]): r for r in rows(tmp_path / "text") if r.get("task") and r["step"] == 60}
+    assert measured["live", "word_perplexity"]["count"] == 160 and measured["live", "bits_per_byte"]["count"] == 700
+    assert "words what white space separates" in (tmp_path / "text" / "summary.md").read_text()
+
+
+TOKENIZER = Path(os.environ.get("LAWA_DATA", "")) / "neox_tokenizer" / "20B_tokenizer.json"
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not TOKENIZER.is_file(), reason="needs neox_tokenizer and wikitext-2 in LAWA_DATA")
+def test_pythia_on_wikitext2_with_the_published_tokenizer(tmp_path: Path) -> None:
+    """Trained here, put on a hub with its tokenizer, and read out there without a word about model or tokenizer."""
+    shape = ["model.layers=1", "model.width=32", "model.heads=2", "model.context=32"]
+    small = ["evaluate.every=2", "evaluate.samples=4", "evaluate.batch_size=4", "trainer.threads=1"]
+    asked = [
+        "model=pythia_14m",
+        "dataset=wikitext2",
+        "dataset.tokenizer=neox",
+        *shape,
+        *small,
+        "batch.size=2",
+        "steps=6",
+    ]
+    done = run(*asked, "k=2", "spacing=2", f"run_dir={tmp_path / 'run'}", warm=True)
+    assert done.returncode == 0, done.stderr
+    settings = config_from(RunDir(tmp_path / "run").read_config() or {}).model
+    for step, path in steps_in(tmp_path / "run" / "trajectory").items():
+        folder = tmp_path / "hub" / f"step{step}"
+        write_configuration(folder, settings)
+        shutil.copy(path / "model.safetensors", folder)
+        shutil.copy(TOKENIZER, folder / "tokenizer.json")
+    with serving(Served(tmp_path / "hub")) as served:
+        asked = ["hf:someone/tiny", "--revisions", "step2..step6", "--k", "2", "--dataset", "wikitext2", *small]
+        code, _, errors = readout(served, *asked, "--out", tmp_path / "out")
+        assert code == 0, errors
+        code, _, errors = readout(served, *asked, "dataset.tokenizer=gpt2", "--out", tmp_path / "other")
+    assert code == 2 and errors.startswith("error: dataset.tokenizer=gpt2 does not fit the model:"), errors
+    own = losses(rows(tmp_path / "run"))
+    assert losses(rows(tmp_path / "out")) == own and {w for _, w in own} == {"live", "lawa-k2-s2"}
+    wrong = ["--evaluate", "perplexity", "--text", tmp_path / "run" / "config.yaml", "--tokenizer", "bytes"]
+    code, _, errors = readout(None, tmp_path / "hub", *wrong, "--k", "2", "--out", tmp_path / "third")
+    assert code == 2 and "--tokenizer=bytes does not fit the model: 256 tokens, and a vocabulary of 50,304" in errors
