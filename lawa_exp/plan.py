@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lawa_exp import models, schedules
+from lawa_exp import schedules
 from lawa_exp.averaging.feedback import FEEDBACK, NoFeedback
 from lawa_exp.batches import Batches, ConstantBatch
 from lawa_exp.config import Config, UserError, resolve_steps, setting_names
@@ -342,6 +342,5 @@ def warnings(config: Config) -> list[str]:
 
 def flops_per_token(model: Any, trained: int) -> float:
     """Forward and backward: 6 N, and 12 * layers * width * context for attention (Chowdhery et al. 2022, app. B)."""
-    known = isinstance(model, models.GPTSettings | models.PythiaSettings)
-    attention = 12 * model.layers * model.width * model.context if known else 0
+    attention = 12 * model.layers * model.width * model.context if hasattr(model, "heads") else 0
     return 6 * trained + attention

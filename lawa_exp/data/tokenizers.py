@@ -47,7 +47,7 @@ def _encode_bytes(text: str) -> np.ndarray:
 
 def _load_gpt2(path: str | None) -> Tokenizer:
     """GPT-2's BPE from `encoder.json` (token to id) and `vocab.bpe` (the merges, in order)."""
-    folder = _find_gpt2(path)
+    folder = find_gpt2(path)
     import tiktoken
 
     contents = [(folder / name).read_bytes() for name in GPT2_FILES]
@@ -63,7 +63,7 @@ def _load_gpt2(path: str | None) -> Tokenizer:
     return Tokenizer("gpt2", len(ids) + 1, end_of_text, _fingerprint("gpt2", contents), encode)
 
 
-def _find_gpt2(path: str | None) -> Path:
+def find_gpt2(path: str | None) -> Path:
     """The folder that holds both vocabulary files."""
     places = _places(path, "gpt2_bpe")
     for place in places:
