@@ -118,7 +118,7 @@ def _read_gpt2(encoder: bytes, merges: bytes, folder: Path) -> tuple[dict[bytes,
 
 def vocabulary(path: str | None) -> tuple[dict[str, int], list[str]]:
     """GPT-2's (id of each token as it is written there, merges in their order). UserError as in `load_tokenizer`."""
-    folder = _find_gpt2(path)
+    folder = find_gpt2(path)
     encoder, merges = ((folder / name).read_bytes() for name in GPT2_FILES)
     _read_gpt2(encoder, merges, folder)
     return json.loads(encoder), [line for line in merges.decode("utf-8").split("\n")[1:] if line]
