@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -159,6 +159,7 @@ class Replay:
         wanted = {t for s in settings for t in observed_steps(s, last)} | set(live)
         self.wanted = sorted(wanted & snapshots.paths.keys())
         self.next = 0
+        self.done = 0  # up to this step averagers that keep a state have taken in everything
 
     def advance(self, step: int) -> None:
         """Feeds every snapshot up to `step`."""
@@ -169,8 +170,16 @@ class Replay:
             self.window.hold(Snapshot(t, tensors))  # in its file's mapped pages: a wide window fills no memory
             tensors = {n: tensor.to(self.device) for n, tensor in tensors.items()}
             for average in self.averages:
-                average.averager.update(t, tensors)
+                if t > self.done or average.averager.settings.windowed:
+                    average.averager.update(t, tensors)
             self.next += 1
+
+    def go_on(self, done: int, later: Iterable[int]) -> None:
+        """Goes on behind step `done`, of averagers in that state: before it only what windows need `later` is read."""
+        windows = [a.averager.settings for a in self.averages if a.averager.settings.windowed]
+        needed = {t for step in later for settings in windows for t in settings.needed(step)}
+        self.wanted = [t for t in self.wanted if t > done or t in needed]
+        self.done = done
 
     def live(self, step: int) -> dict[str, Tensor] | None:
         """The snapshot of `step`, to which it has advanced; None where there is none."""
@@ -178,9 +187,19 @@ class Replay:
         return held.tensors if held else None
 
 
+class Progress(Protocol):
+    """Where a read-out stands, so that it can go on."""
+
+    done: dict[int, tuple[list[dict[str, Any]], list[dict[str, Any]]]]  # by step: rows and measures
+
+    def add(self, step: int, rows: list[dict[str, Any]], measures: list[dict[str, Any]]) -> None:
+        """After `step` everything is evaluated."""
+        ...
+
+
 @dataclass(frozen=True)
 class ReadOut:
-    """rows: of the averages, and of the live weights where they had none.
+    """rows: of the averages, and of the live weights where they had none. measures: rows of what else was measured.
 
     step: the last one evaluated; sums: after it, those of `Scored` by weights ("live", or an average's id).
     """
@@ -188,11 +207,16 @@ class ReadOut:
     rows: list[dict[str, Any]]
     step: int
     sums: dict[str, np.ndarray]
+    measures: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Stopped(Failed):
+    """A stop was asked for."""
 
 
 def stop_if_asked(step: int) -> None:
     if signals.stop_is_asked():
-        raise Failed(f"stopped at step {step:,}: nothing was written; the same command begins anew")
+        raise Stopped(f"stopped at step {step:,}: nothing was written; the same command begins anew")
 
 
 def evaluated(
@@ -240,6 +264,7 @@ def read_out(
     score: Score,
     live: Mapping[int, dict[str, Any] | None],
     say: Callable[[str], None],
+    progress: Progress | None = None,
 ) -> ReadOut:
     """Evaluates averages where the live weights were, in one pass; the same weights never twice.
 
@@ -248,6 +273,7 @@ def read_out(
     first step whose live weights have no finite loss.
     """
     rows: list[dict[str, Any]] = []
+    measures: list[dict[str, Any]] = []
     told: dict[Hashable, Scored] = {}  # by the rows of the live weights
     known: dict[Hashable, Scored] = {}  # evaluated here
     sums: dict[str, np.ndarray] = {}
@@ -266,6 +292,11 @@ def read_out(
         return found
 
     for step, row in live.items():
+        if progress and step in progress.done:
+            rows += progress.done[step][0]
+            measures += progress.done[step][1]
+            continue
+        before = len(rows), len(measures)
         try:
             replay.advance(step)
         except Damaged as error:
@@ -280,6 +311,7 @@ def read_out(
         here = scored("live", exactly(step), lambda step=step: replay.live(step))  # type: ignore[misc]
         if row is None:
             rows.append({**at, "weights": "live", **here.fields})
+            measures += [{**at, "weights": "live", **m} for m in here.measures]
         if not math.isfinite(here.fields["loss"]):
             raise Failed(
                 f"the loss of the live weights after step {step:,} is {here.fields['loss']}: nothing to compare with; "
@@ -292,9 +324,12 @@ def read_out(
                 continue
             of = scored(average.id, key, lambda average=average, step=step: average.weights(step), average.bn)  # type: ignore[misc]
             rows.append({**at, **average.fields, **of.fields, **seen})
+            measures += [{**at, **average.fields, **m} for m in of.measures]
             losses[average.id] = of.fields["loss"]
         say(progress_line(step, here.fields["loss"], losses))
-    return ReadOut(rows, last, sums)
+        if progress:
+            progress.add(step, rows[before[0] :], measures[before[1] :])
+    return ReadOut(rows, last, sums, measures)
 
 
 def progress_line(step: int, live: float, losses: dict[str, float]) -> str:

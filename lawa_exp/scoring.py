@@ -27,28 +27,38 @@ from lawa_exp.numerics import autocast_for, objective_for, seeded_model, set_up_
 class Scored:
     """What came of evaluating some weights.
 
-    fields: "loss" (and "accuracy", "eval_samples" where they are known), as in a row; sums: as `batch_sums` gives them.
+    fields: "loss" (and "accuracy", "eval_samples" where they are known), as in a row; sums: as `batch_sums` gives them;
+    measures: others, each a row of its own ("task", "metric", "value").
     """
 
     fields: dict[str, Any]
     sums: np.ndarray | None
+    measures: tuple[dict[str, Any], ...] = ()
 
 
 Score = Callable[..., Scored]  # (weights, split="val", samples=None)
 
 
-class OnModel:
-    """Evaluates weights in the place of a model's own."""
+class InModel:
+    """A model that has the weights which are evaluated last, and the arithmetic that evaluates them."""
 
-    def __init__(self, config: Config, data: Any, device: torch.device, ranks: Ranks) -> None:
+    def __init__(self, config: Config, device: torch.device, ranks: Ranks) -> None:
         set_up_arithmetic(config)
-        self.config, self.data, self.device, self.ranks = config, data, device, ranks
+        self.config, self.device, self.ranks = config, device, ranks
         self.model = seeded_model(config, device)
         self.averaged, self.statistics = averaged_names(self.model), statistics_names(self.model)
         self.bn = policy(config, self.model)
         self.objective = objective_for(config, self.model)
         self.swap = Swap(self.model)
         self.autocast = autocast_for(config, device)
+
+
+class OnModel(InModel):
+    """Evaluates weights on one of our data sets."""
+
+    def __init__(self, config: Config, data: Any, device: torch.device, ranks: Ranks) -> None:
+        super().__init__(config, device, ranks)
+        self.data = data
 
     def __call__(
         self, weights: Mapping[str, Tensor], split: str = "val", samples: int | None = None, bn: str | None = None
@@ -57,10 +67,10 @@ class OnModel:
         settings = self.config.evaluate
         if samples is not None:
             settings = replace(settings, samples=samples)
-        with self.swap.applied(weights):
-            if bn == "recalibrate":
-                recalibrate(self.model, self.data, self.config, self.ranks, self.device, self.autocast)
-            sums = batch_sums(self.objective, self.data, split, settings, self.ranks, self.device, self.autocast)
+        self.swap.place(weights)
+        if bn == "recalibrate":
+            recalibrate(self.model, self.data, self.config, self.ranks, self.device, self.autocast)
+        sums = batch_sums(self.objective, self.data, split, settings, self.ranks, self.device, self.autocast)
         count = len(fixed_set(self.data.sizes[split], settings.samples))
         return Scored(fields_of(sums, count, self.data), sums)
 

@@ -118,6 +118,13 @@ class Swap:
                 self._put(kept)
                 _swapped.discard(self.model)
 
+    def place(self, weights: Mapping[str, Tensor]) -> None:
+        """Puts them in for good, without a copy of what was there: for a model that is only evaluated."""
+        assert not self.away, "weights are already swapped"
+        assert weights.keys() == self.live.keys(), "the weights do not fit the model"
+        reshard(self.model)
+        self._put(weights)
+
     @torch.no_grad()
     def _put(self, weights: Mapping[str, Tensor]) -> None:
         for name, tensor in self.live.items():

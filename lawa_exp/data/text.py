@@ -1,4 +1,4 @@
-"""Text as data: Python's own documentation, or any UTF-8 file or folder, as bytes or GPT-2 BPE."""
+"""Text as data: Python's own documentation, or any UTF-8 file or folder, as bytes, GPT-2 or GPT-NeoX BPE."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class TextSettings:
     name: str = setting(text())
     path: str | None = setting(optional(text()))
     folder: str | None = setting(optional(text()))
-    tokenizer: str = setting(one_of("bytes", "gpt2"))
+    tokenizer: str = setting(one_of("bytes", "gpt2", "neox"))
     tokenizer_path: str | None = setting(optional(text()))
 
     def open(self, context: int) -> Blocks:

@@ -1,4 +1,4 @@
-"""Text to tokens: raw bytes, or GPT-2's byte-level BPE from local vocabulary files (no network and no cache)."""
+"""Text to tokens: raw bytes, or the byte-level BPE of GPT-2 or GPT-NeoX from local vocabulary files (no network)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ import numpy as np
 from lawa_exp.config import UserError, near
 
 GPT2_FILES = ("encoder.json", "vocab.bpe")
+NEOX_FILES = ("20B_tokenizer.json", "tokenizer.json")  # either
 END_OF_TEXT = "<|endoftext|>"
 # How GPT-2 cuts text into pieces (github.com/openai/gpt-2, src/encoder.py), in an equivalent form that backtracks less.
 GPT2_PIECES = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 # The one part that still backtracks, `\s+(?!\S)`, overflows tiktoken's stack on a million blanks in a row.
 BLANKS = "[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 LONG_BLANK = 100_000
+CHUNK = 20_000  # characters that the package tokenizers is given at once
+_LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
 _LONG_BLANK = re.compile(f"(?<!{BLANKS}){BLANKS}{{{LONG_BLANK},}}")
 
 
@@ -61,21 +64,28 @@ def _load_gpt2(path: str | None) -> Tokenizer:
 
 
 def find_gpt2(path: str | None) -> Path:
-    """The folder that holds both vocabulary files: `path`, else LAWA_TOKENIZER, $LAWA_DATA/gpt2_bpe, data/gpt2_bpe."""
-    if path is not None:
-        places = [Path(path)]
-    else:
-        places = [Path(os.environ["LAWA_TOKENIZER"])] if os.environ.get("LAWA_TOKENIZER") else []
-        places += [Path(os.environ["LAWA_DATA"]) / "gpt2_bpe"] if os.environ.get("LAWA_DATA") else []
-        places += [Path("data") / "gpt2_bpe"]
-    places = [place.expanduser() for place in places]
+    """The folder that holds both vocabulary files."""
+    places = _places(path, "gpt2_bpe")
     for place in places:
         if all((place / name).is_file() for name in GPT2_FILES):
             return place
+    raise _not_found("gpt2", " and ".join(GPT2_FILES), path, places)
+
+
+def _places(path: str | None, folder: str) -> list[Path]:
+    """Where vocabulary files may be: `path`, else LAWA_TOKENIZER, $LAWA_DATA/`folder`, data/`folder`."""
+    if path is not None:
+        return [Path(path).expanduser()]
+    places = [Path(os.environ["LAWA_TOKENIZER"])] if os.environ.get("LAWA_TOKENIZER") else []
+    places += [Path(os.environ["LAWA_DATA"]) / folder] if os.environ.get("LAWA_DATA") else []
+    return [place.expanduser() for place in [*places, Path("data") / folder]]
+
+
+def _not_found(name: str, files: str, path: str | None, places: list[Path]) -> UserError:
     unset = [name for name in ("LAWA_TOKENIZER", "LAWA_DATA") if path is None and not os.environ.get(name)]
     hint = f" (not set: {', '.join(unset)})" if unset else ""
-    raise UserError(
-        f"dataset.tokenizer=gpt2: {' and '.join(GPT2_FILES)} not found; looked in {', '.join(map(str, places))}{hint}; "
+    return UserError(
+        f"dataset.tokenizer={name}: {files} not found; looked in {', '.join(map(str, places))}{hint}; "
         "name their folder with dataset.tokenizer_path=DIR (--tokenizer-path DIR when preparing), "
         "or use dataset.tokenizer=bytes"
     )
@@ -121,6 +131,52 @@ def symbols() -> dict[str, int]:
     return {chr(b): b for b in visible} | {chr(256 + n): b for n, b in enumerate(hidden)}
 
 
+def _load_neox(path: str | None) -> Tokenizer:
+    """The tokenizer of GPT-NeoX-20B, and of Pythia, from its tokenizers file."""
+    places = _places(path, "neox_tokenizer")
+    files = [p for place in places for p in (place, *(place / name for name in NEOX_FILES)) if p.is_file()]
+    if not files:
+        raise _not_found("neox", " or ".join(NEOX_FILES), path, places)
+    return read_tokenizer(files[0], "neox")
+
+
+def read_tokenizer(file: Path, name: str) -> Tokenizer:
+    """A file of the package tokenizers, as Hugging Face folders have it (tokenizer.json)."""
+    try:
+        import tokenizers
+    except ImportError:
+        raise UserError(f"{file} needs the package tokenizers: pip install 'lawa_exp[transformers]'") from None
+    content = file.read_bytes()
+    try:
+        loaded = tokenizers.Tokenizer.from_str(content.decode())
+    except Exception as error:  # the package raises plain Exception
+        raise UserError(f"{file} is damaged: it is no tokenizer ({' '.join(str(error).split())[:100]})") from None
+    loaded.encode_special_tokens = True  # the text of special tokens is text
+    loaded.no_truncation()
+    loaded.no_padding()
+    vocabulary = loaded.get_vocab(with_added_tokens=True)
+    size = max(vocabulary.values()) + 1
+    if size > 2**16:
+        raise UserError(f"{file}: a vocabulary of {size:,}; tokens are kept as 16 bits, at most 65,536")
+    digest = hashlib.sha256(json.dumps(vocabulary, sort_keys=True).encode()).hexdigest()
+
+    def encode(text: str) -> np.ndarray:
+        found = loaded.encode_batch_fast(list(_lines(_printable(text))), add_special_tokens=False)
+        return np.array([token for piece in found for token in piece.ids], np.uint16)
+
+    return Tokenizer(name, size, vocabulary.get(END_OF_TEXT), _fingerprint(name, [digest.encode()]), encode)
+
+
+def _lines(text: str) -> Iterator[str]:
+    """The text cut before ends of lines, where the pieces of GPT-2's pattern end anyway: see `_parts`."""
+    start = 0
+    for line_end in _LINE_END.finditer(text):
+        if line_end.start() - start >= CHUNK:
+            yield text[start : line_end.start()]
+            start = line_end.start()
+    yield text[start:]
+
+
 def _parts(text: str) -> Iterator[str]:
     """The text, cut where GPT-2 cuts it anyway: before the last blank of a very long run that something follows."""
     start = 0
@@ -162,4 +218,8 @@ class Tokenizer:
     encode: Callable[[str], np.ndarray]
 
 
-TOKENIZERS: dict[str, Callable[[str | None], Tokenizer]] = {"bytes": _load_bytes, "gpt2": _load_gpt2}
+TOKENIZERS: dict[str, Callable[[str | None], Tokenizer]] = {
+    "bytes": _load_bytes,
+    "gpt2": _load_gpt2,
+    "neox": _load_neox,
+}

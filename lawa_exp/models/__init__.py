@@ -114,6 +114,30 @@ def _rising(values: list[int]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
+class PythiaSettings:
+    """Pythia (Biderman et al. 2023): a GPT-NeoX with parallel residuals and untied embeddings."""
+
+    inputs: ClassVar[str] = "tokens"
+    name: str = setting(text())
+    layers: int = setting(integer(1))
+    heads: int = setting(integer(1))
+    width: int = setting(integer(1))
+    context: int = setting(integer(1))
+    vocab_size: int = setting(integer(1))
+    dropout: float = setting(number(low=0, high=0.999))
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or self.width // self.heads % 8:
+            raise UserError(
+                f"width={self.width}: expected a multiple of 8 times heads={self.heads}, a quarter of a head is rotated"
+            )
+
+    def fitted(self, data: Any, name: str) -> PythiaSettings:
+        check_vocabulary(self.vocab_size, data, name)
+        return self
+
+
+@dataclass(frozen=True)
 class CustomSettings:
     """A model from outside: `builder=package.module:function`, called as `function(**args)`."""
 
@@ -234,6 +258,7 @@ MODELS: dict[str, tuple[type, str]] = {
     "gpt": (GPTSettings, "lawa_exp.models.gpt:GPT"),
     "roberta": (RobertaSettings, "lawa_exp.models.roberta:Roberta"),
     "adaptive_lm": (AdaptiveLMSettings, "lawa_exp.models.adaptive_lm:AdaptiveLM"),
+    "pythia": (PythiaSettings, "lawa_exp.models.pythia:Pythia"),
     "resnet": (ResNetSettings, "lawa_exp.models.resnet:build_resnet"),
     "cct": (CCTSettings, "lawa_exp.models.cct:CCT"),
     "cifar_resnet": (CifarResNetSettings, "lawa_exp.models.cifar_resnet:CifarResNet"),

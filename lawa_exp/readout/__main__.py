@@ -17,6 +17,11 @@ checkpoint-500/model.safetensors). Then say what evaluates them:
   --model gpt2_small --dataset openwebtext [KEY=VALUE ...]   choices and settings as for python -m lawa_exp
   --evaluate package.module:function                         function(tensors by name) -> loss, or {"loss": ...,
                                                              "losses": one for each sample or batch, for the noise}
+  --evaluate zeroshot --tasks lambada_openai,arc_easy        tasks of lm-evaluation-harness, weights in memory
+  --evaluate perplexity --text FILE                          of any text, by token and by word
+The last two also take a run of ours. RUN may be hf:OWNER/NAME, a model on the Hugging Face hub whose revisions are
+named by steps: each is fetched when a window needs it and removed when none does. A folder of them, or a hub's model,
+with --revisions goes on where it was stopped; without --model its config.json says what it is (GPT-NeoX).
 Nothing is written there. Exit code 2 if none of the averages asked for can be had.
 """
 
@@ -42,7 +47,7 @@ def parser() -> Parser:
         epilog=FOREIGN,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("run", metavar="RUN", help="a run directory, or a folder of checkpoints")
+    p.add_argument("run", metavar="RUN", help="a run directory, a folder of checkpoints, or hf:OWNER/NAME")
     p.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="with --model and --dataset: further settings")
     p.add_argument("--avg", default="lawa", help=f"comma-separated: {', '.join(AVERAGERS)} (default: lawa)")
     add_flags(p, "comma-separated", {"every": "the spacing of the snapshots; of power_ema, of those that were tracked"})
@@ -65,10 +70,37 @@ def parser() -> Parser:
         help="CPU threads (default: the run's; of checkpoints OMP_NUM_THREADS, else the cores); losses depend on them "
         "in their last bits",
     )
+    p.add_argument(
+        "--gpu-hours", type=amount, metavar="H", help="what the training cost up to its last step, for savings"
+    )
+    p.add_argument("--steps-per-epoch", type=amount, metavar="N", help="for savings in epochs (default: the run's)")
     p.add_argument("--model", help="of checkpoints that are no run of ours")
     p.add_argument("--dataset", help="that they are evaluated on")
-    p.add_argument("--evaluate", metavar="MODULE:FUNCTION", help="evaluates them instead")
+    p.add_argument("--evaluate", metavar="HOW", help="evaluates them instead: MODULE:FUNCTION, zeroshot or perplexity")
+    p.add_argument(
+        "--revisions",
+        metavar="STEPS",
+        help="step1000..step143000, or single ones with commas (default: all); with --every N only multiples of N are "
+        "evaluated",
+    )
+    p.add_argument("--tasks", metavar="A,B", help="of zeroshot")
+    p.add_argument(
+        "--task-data", metavar="DIR", help="their documents: TASK.jsonl (default: LAWA_DATA's zeroshot/, else the hub)"
+    )
+    p.add_argument("--limit", type=positive, metavar="N", help="documents of each task (default: all)")
+    p.add_argument("--published", metavar="FILE", help="a table of Pythia's published evaluations, to be set beside")
+    p.add_argument("--text", metavar="FILE", help="of perplexity")
+    p.add_argument(
+        "--tokenizer", metavar="NAME", help="bytes, gpt2, neox or a tokenizer.json (default: the run's or checkpoint's)"
+    )
     return p
+
+
+def amount(text: str) -> float:
+    """ValueError for what is no number above 0."""
+    if not 0 < (number := float(text)) < float("inf"):
+        raise ValueError(text)
+    return number
 
 
 def positive(text: str) -> int:

@@ -15,17 +15,20 @@ from lawa_exp.config import UserError
 from lawa_exp.readout.asked import readout_name
 from lawa_exp.readout.findings import Findings, findings
 from lawa_exp.readout.noise import paired
-from lawa_exp.readout.report import Test, chosen_line, write_summary
+from lawa_exp.readout.progress import Revisiting
+from lawa_exp.readout.report import Test, chosen_line, measures_paragraph, savings_paragraph, write_summary
+from lawa_exp.readout.revisions import HUB
 from lawa_exp.readout.subject import Subject, folder, our_run
-from lawa_exp.replay import Average, ReadOut, evaluated, evaluations, read_out, write_rows
+from lawa_exp.replay import Average, ReadOut, Stopped, evaluated, evaluations, read_out, write_rows
+from lawa_exp.savings import Price
 
 WRITTEN = ("metrics.jsonl", "summary.md", "curves.png", "heatmap.png")
 
 
 def read(args: argparse.Namespace) -> int:
     """Reads out what the flags ask for; the exit code."""
-    foreign = args.evaluate or args.model or args.dataset
-    if args.overrides and not (args.model and args.dataset):
+    foreign = args.evaluate or args.model or args.dataset or args.revisions or args.run.startswith(HUB)
+    if args.overrides and not (args.model or args.dataset or args.run.startswith(HUB)):
         raise UserError(f"{args.overrides[0]}: settings are for --model and --dataset; a run has its own")
     subject = folder(args) if foreign else our_run(args)
     say = functools.partial(print, flush=True) if subject.is_main else lambda _: None
@@ -34,27 +37,54 @@ def read(args: argparse.Namespace) -> int:
         raise UserError("none of these averages can be had: " + "; ".join(subject.left_out))
     for note in subject.notes:
         say(note)
+    name = args.name or readout_name([average.id for average in averages]) + subject.suffix
+    prefix = f"{Path(args.run).resolve().name}-" if foreign and not args.name else ""
+    out = Path(args.out) if args.out else subject.root / f"{prefix}{name}"
+    progress = None
+    if subject.revisions:
+        source, asked = subject.revisions
+        progress = Revisiting(out, asked, subject.replay, source, list(subject.live), subject.is_main)
+        if progress.finished:
+            say(f"this was read out already, into {out}\n\n{(out / 'summary.md').read_text()}")
+            return 0
+        if progress.done:
+            say(f"going on behind step {max(progress.done):,}, of which the results are in {out}")
     tested = "" if subject.no_test else ", and the best and live on test"
-    todo = evaluations(subject.replay, averages, subject.live)
-    say(f"{len(averages):,} averages at {len(subject.live):,} steps: {todo:,} evaluations on val{tested}")
-    found = read_out(subject.replay, averages, subject.score, subject.live, say)
+    left = {s: row for s, row in subject.live.items() if progress is None or s not in progress.done}
+    todo = evaluations(subject.replay, averages, left)
+    say(f"{len(averages):,} averages at {len(left):,} steps: {todo:,} evaluations on val{tested}")
+    try:
+        found = read_out(subject.replay, averages, subject.score, subject.live, say, progress)
+    except Stopped as stopped:
+        if progress is None:
+            raise
+        say(f"{str(stopped).partition(':')[0]} and saved; the same command goes on")
+        return 75
     rows = with_earlier(found.rows, subject)
     every_row = [*(r for r in subject.rows if r["weights"] == "live"), *rows]
     f = findings(found, every_row, [average.id for average in averages])
     test, test_rows = on_test(f, found, averages, subject)
-    name = args.name or readout_name([average.id for average in averages]) + subject.suffix
-    prefix = f"{Path(args.run).resolve().name}-" if foreign and not args.name else ""
-    out = Path(args.out) if args.out else subject.root / f"{prefix}{name}"
+    measures = [*subject.published, *found.measures]
     if subject.is_main:
-        write_rows(out / "metrics.jsonl", [*rows, *test_rows])
+        write_rows(out / "metrics.jsonl", [*rows, *test_rows, *measures])
         chosen = chosen_line(f, test, subject.no_test or f"the snapshot of step {found.step:,} is not there")
         notes = [*subject.notes, *(f"Not read out: {line}" for line in subject.left_out)]
         command = shlex.join(["python", "-m", "lawa_exp.readout", *sys.argv[1:]])
-        text = write_summary(out, f, every_row, subject.title, subject.unit, chosen, notes, command)
+        more = [savings_paragraph(every_row, f, price_of(args, subject, f.step))]
+        more += [measures_paragraph(measures, f.step)] if measures else []
+        text = write_summary(out, f, every_row, subject.title, subject.unit, chosen, notes, command, more)
+        if progress:
+            progress.finish()
         say(f"\n{text}\n\nin {out}: {', '.join(sorted(name for name in WRITTEN if (out / name).exists()))}")
     for line in subject.left_out:
         say(f"not read out: {line}")
     return 0
+
+
+def price_of(args: argparse.Namespace, subject: Subject, last: int) -> Price:
+    """What a step costs: as the flags say, an epoch else as the run has it."""
+    each = args.gpu_hours / last if args.gpu_hours is not None else None
+    return Price(args.steps_per_epoch or subject.steps_per_epoch, each)
 
 
 def with_earlier(found: list[dict[str, Any]], subject: Subject) -> list[dict[str, Any]]:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lawa_exp.metrics import curve
 from lawa_exp.readout.findings import Findings, plus_minus, verdict
 from lawa_exp.readout.heatmap import compared_line, draw_heatmap
 from lawa_exp.report import draw_curves, markdown, saved_text
+from lawa_exp.savings import Price, longest_saving, table_of
 
 
 def table(f: Findings) -> str:
@@ -90,15 +92,48 @@ def write_summary(
     chosen: str,
     notes: Sequence[str],
     command: str,
+    more: Sequence[str] = (),
 ) -> str:
-    """Writes summary.md and the figures into `out`; returns the text that the terminal shows."""
+    """Writes summary.md and the figures into `out`; returns the text that the terminal shows. more: paragraphs."""
     draw_curves(rows, out / "curves.png", title, unit)
     drawn = draw_heatmap(f, rows, out / "heatmap.png", title)
     heat_map = compared_line(f, rows)
-    paragraphs = [table(f), chosen, noise_line(f), SAVED_LINE, *([heat_map] if heat_map else [])]
+    paragraphs = [table(f), chosen, noise_line(f), SAVED_LINE, *([heat_map] if heat_map else []), *more]
     listed = "\n".join(f"- {note}" for note in notes)
     figures = [*(["![k against spacing](heatmap.png)"] if drawn else []), "![curves](curves.png)"]
     head = [f"# {title}", f"    {command}", f"Loss: {unit}. The rows are in metrics.jsonl."]
     parts = [*head, *paragraphs, *([listed] if listed else []), *figures]
     (out / "summary.md").write_text("\n\n".join(parts) + "\n")
     return "\n\n".join(paragraphs)
+
+
+def savings_paragraph(rows: list[dict[str, Any]], f: Findings, price: Price) -> str:
+    """The longest saving of each average, and in what it is priced."""
+    live = [point for point in curve(rows, "live") if point[0] > 0]
+    found = {line.id: longest_saving(live, curve(rows, line.id), price) for line in f.lines}
+    said = "The longest saving of each average: at the step named it has what the live weights have so many steps later"
+    if price.steps_per_epoch is not None:
+        said += f"; {price.steps_per_epoch:,.6g} steps an epoch"
+    if price.gpu_hours_per_step is not None:
+        said += f"; {price.gpu_hours_per_step:.3g} GPU hours a step"
+    return f"{markdown(table_of(found))}\n\n{said}."
+
+
+def measures_paragraph(measures: Sequence[dict[str, Any]], step: int) -> str:
+    """What else was measured after the last step: a line for each of the weights, a column for each measure."""
+    last = [
+        m | {"weights": f"{m['weights']}, published"} if "source" in m else m for m in measures if m["step"] == step
+    ]
+    columns = list(dict.fromkeys((m["task"], m["metric"]) for m in last))
+    lines = [["weights", *(f"{task} {metric}" for task, metric in columns)]]
+    for weights in dict.fromkeys(m["weights"] for m in last):
+        of = {(m["task"], m["metric"]): m for m in last if m["weights"] == weights}
+        lines.append([weights, *(_measure(of.get(column)) for column in columns)])
+    errors = "; ± is the standard error over the task's documents" if any("stderr" in m for m in last) else ""
+    return f"{markdown(lines)}\n\nAfter step {step:,}{errors}."
+
+
+def _measure(measure: dict[str, Any] | None) -> str:
+    if measure is None:
+        return ""
+    return f"{measure['value']:.4f}" + (f" ± {measure['stderr']:.4f}" if "stderr" in measure else "")

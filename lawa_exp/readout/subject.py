@@ -8,24 +8,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from lawa_exp.averaging import AVERAGERS
 from lawa_exp.averaging.flags import start_note
-from lawa_exp.averaging.swap import live_tensors
 from lawa_exp.checkpoint.commit import steps_in
-from lawa_exp.config import Options, UserError
-from lawa_exp.formats.steps import find_checkpoints
-from lawa_exp.machine import default_threads
+from lawa_exp.config import Options, UserError, setting_names
 from lawa_exp.metrics import averager_ids, read_rows
 from lawa_exp.origin import snapshots_of
+from lawa_exp.plan import batches_of
 from lawa_exp.readout.asked import combinations, typed
-from lawa_exp.readout.foreign import Fitted, read_checkpoint
+from lawa_exp.readout.evaluators import evaluator_for
 from lawa_exp.readout.kept import Attached, Rebuilt, tracked_widths
+from lawa_exp.readout.revisions import HUB, Folder, Hub, Source, chosen
 from lawa_exp.replay import Replay, Snapshots, live_rows, next_longer, problem_with, read_snapshot
 from lawa_exp.report import NATS
 from lawa_exp.run import prepare, start_device
 from lawa_exp.rundir import RunDir
-from lawa_exp.scoring import ByFunction, OnModel, Score, floating_names
+from lawa_exp.scoring import OnModel, Score
 from lawa_exp.settings import config_from
 
 RESERVED = ("test", "before-rerun")  # folders of readouts/ that the training writes
@@ -49,6 +47,9 @@ class Subject:
     unit: str = NATS  # of the loss
     is_main: bool = True
     suffix: str = ""  # of the results' name, where they are not evaluated as the run's own
+    published: list[dict[str, Any]] = field(default_factory=list)  # of the live weights, from elsewhere
+    steps_per_epoch: float | None = None  # where it is known
+    revisions: tuple[Source, dict[str, Any]] | None = None  # where they come from, and what decides the results
 
 
 def our_run(args: argparse.Namespace) -> Subject:
@@ -128,80 +129,86 @@ def our_run(args: argparse.Namespace) -> Subject:
         unit=f"nats per {p.data.unit}",
         is_main=ranks.is_main,
         suffix=suffix,
+        steps_per_epoch=last * p.data.sizes["train"] / batches_of(p.config, p.data).samples(last),
     )
 
 
 def folder(args: argparse.Namespace) -> Subject:
-    """A folder of checkpoints with --model and --dataset, or with --evaluate."""
-    root = Path(args.run)
-    if RunDir(root).config.exists() and args.evaluate:
-        root = RunDir(root).trajectory
-    paths = find_checkpoints(root, "RUN")
-    out = Path(args.out or "readouts").resolve()
-    if out.is_relative_to(root.resolve()):
-        raise UserError(f"--out={out} is inside RUN, where nothing is written; choose another folder")
-    period = math.gcd(*paths)
-    asked = typed(combinations(args, period))
-    no_test, unit, notes, ranks = "", NATS, [], None
-    statistics, bn = frozenset[str](), None
-    if args.evaluate:
-        if args.bn:
-            raise UserError(f"--bn={args.bn}: not with --evaluate, whose function gets the latest statistics")
-        device = torch.device("cpu")
-        torch.set_num_threads(args.threads or default_threads(1))
-        first = next(iter(paths.values()))
-        own = read_checkpoint(first)
-        score: Score = ByFunction(args.evaluate)
-        read, averaged = Fitted(own, (), str(first)), floating_names(own)
-        no_test, unit = "--evaluate gives one loss", f"as {args.evaluate} gives it"
-        title = f"{root.resolve().name}, evaluated by {args.evaluate}"
-    else:
-        if not (args.model and args.dataset):
-            raise UserError(f"RUN={args.run} is no run of ours: give --model and --dataset, or --evaluate")
-        from lawa_exp.compose import compose
-        from lawa_exp.compose import read as settings_of
-
-        threads = [f"trainer.threads={args.threads}"] if args.threads else []
-        composed, _ = compose([f"model={args.model}", f"dataset={args.dataset}", *args.overrides, *threads])
-        config, options = settings_of(*composed[0])
-        config = replace(config, evaluate=replace(config.evaluate, bn=args.bn or config.evaluate.bn))
-        device, ranks = start_device(args.device or config.trainer.device)
-        p = prepare(replace(config, averagers=()), options, device, ranks)
-        score = OnModel(p.config, p.data, device, ranks)
-        own, averaged = live_tensors(score.model), score.averaged
-        statistics, bn = score.statistics, score.bn
-        if args.bn and bn is None:
-            raise UserError(f"--bn={args.bn}: model={args.model} has no BatchNorm")
-        read = Fitted(own, score.model.state_dict(), f"--model={args.model}")
-        notes += data_note(p.data)
-        unit = f"nats per {p.data.unit}"
-        title = f"{root.resolve().name} as {args.model} on {args.dataset}"
-    for path in paths.values():  # headers only: what does not fit is told before hours of evaluation
-        read(path)
-    if read.left_out:
-        notes.append(f"In the checkpoints, but not in {read.what}, and left out: {', '.join(sorted(read.left_out))}.")
-    last = max(paths)
+    """Checkpoints with something that evaluates them: a folder of them, or revisions of a model on the hub."""
+    hub = args.run.startswith(HUB)
+    ours = not hub and RunDir(Path(args.run)).config.exists()
+    root = RunDir(Path(args.run)).trajectory if ours and args.evaluate else Path(args.run)
+    results = Path(args.out or "readouts")
+    if not hub and results.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"--out={results} is inside RUN, where nothing is written; choose another folder")
+    revisions = hub or args.revisions is not None
+    name = args.run.split("/")[-1] if hub else root.resolve().name
+    source: Source = Hub(args.run.removeprefix(HUB), results / f".fetched-{name}") if hub else Folder(root)
+    steps = chosen(source, args.revisions)
+    period = math.gcd(*steps) or 1
+    asked = typed(combinations(of_averagers(args, revisions), period))
+    paths = {s: source.paths[s] for s in steps}
+    live = evaluated_at(args, asked, steps) if revisions else steps
+    last = max(live)
     problems = [(s, too_few(s, last) or missing(s, paths, last)) for s in asked]
     left_out = [f"{s.id}: {problem}{instead(s, paths, last)}" for s, problem in problems if problem]
     replayed = [s for s, problem in problems if not problem]
+    if revisions:  # of a long trajectory only what is evaluated, and what that needs
+        needed = {t for s in replayed for step in live if defined(s, step) for t in s.needed(step)} | set(live)
+        paths = {s: path for s, path in paths.items() if s in needed}
+    first = min(paths)
+    if not replayed and revisions:
+        raise UserError("none of these averages can be had: " + "; ".join(left_out))
+    beside = source.beside(first)
+    e = evaluator_for(args, name, lambda: source.fetch(first), beside)
+    read = e.fitted
+    if not hub:
+        for path in paths.values():  # headers only: what does not fit is told before hours of evaluation
+            read(path)
+    notes = e.notes
+    if read.left_out:
+        notes.append(f"In the checkpoints, but not in {read.what}, and left out: {', '.join(sorted(read.left_out))}.")
     notes += [*period_note(args, replayed, period), *start_note(args, {s.kind for s in replayed})]
-    snapshots = Snapshots(paths, read)
-    replay = Replay(replayed, averaged, snapshots, device, paths, statistics, bn)
-    live = dict.fromkeys(paths)
-    return Subject(
-        title,
+    steps_of = {path: step for step, path in source.paths.items()}
+    snapshots = Snapshots(paths, lambda path: read(source.fetch(steps_of[path])))
+    replay = Replay(replayed, e.averaged, snapshots, e.device, live, e.statistics, e.bn)
+    subject = Subject(
+        e.title,
         Path("readouts"),
         snapshots,
-        live,
-        score,
+        dict.fromkeys(live),
+        e.score,
         replay,
         left_out=left_out,
         notes=notes,
-        no_test=no_test,
-        unit=unit,
-        is_main=ranks is None or ranks.is_main,
-        suffix=f"-bn-{bn}" if args.bn else "",
+        no_test=e.no_test,
+        unit=e.unit,
+        is_main=e.ranks is None or e.ranks.is_main,
+        suffix=f"-bn-{e.bn}" if args.bn else "",
+        published=[row for row in e.published if row["step"] in live],
     )
+    if revisions:
+        subject.revisions = (
+            source,
+            {"averages": [s.id for s in replayed], "live": live, **source.identity, **e.identity},
+        )
+    return subject
+
+
+def of_averagers(args: argparse.Namespace, revisions: bool) -> argparse.Namespace:
+    """The flags of the averagers: with revisions --every may only say which are evaluated."""
+    uses = {name for kind in args.avg.split(",") if kind in AVERAGERS for name in setting_names(AVERAGERS[kind][0])}
+    if not revisions or args.every is None or "every" in uses:
+        return args
+    return argparse.Namespace(**{**vars(args), "every": None})
+
+
+def evaluated_at(args: argparse.Namespace, asked: list[Any], steps: list[int]) -> list[int]:
+    """The multiples of --every; without it the steps at which an average is new. The last one in any case."""
+    if args.every is not None and (not args.every.isdigit() or not int(args.every)):
+        raise UserError(f"--every={args.every}: expected a number of steps")
+    periods = [int(args.every)] if args.every else [s.period for s in asked]
+    return sorted({s for s in steps if any(s % period == 0 for period in periods)} | {steps[-1]})
 
 
 def too_few(settings: Any, last: int) -> str | None:
@@ -210,6 +217,10 @@ def too_few(settings: Any, last: int) -> str | None:
     if observed >= settings.observations:
         return None
     return f"it needs {settings.observations} snapshots, and there are {observed} for it up to step {last:,}"
+
+
+def defined(settings: Any, step: int) -> bool:
+    return len(settings.needed(step)) >= settings.observations
 
 
 def missing(settings: Any, paths: dict[int, Path], last: int) -> str | None:

@@ -1,0 +1,285 @@
+"""What evaluates checkpoints that are read out: a data set, a function, zero-shot tasks or a text."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from lawa_exp.averaging.swap import live_tensors
+from lawa_exp.config import Config, Options, UserError
+from lawa_exp.data.tokenizers import TOKENIZERS, Tokenizer, load_tokenizer, read_tokenizer
+from lawa_exp.distributed import Ranks
+from lawa_exp.machine import default_threads
+from lawa_exp.plan import resolve_trainer
+from lawa_exp.published import pythia_rows
+from lawa_exp.readout.foreign import Fitted, read_checkpoint
+from lawa_exp.report import NATS
+from lawa_exp.run import prepare, start_device
+from lawa_exp.rundir import RunDir
+from lawa_exp.scoring import ByFunction, OnModel, Score, floating_names
+from lawa_exp.settings import config_from
+
+if TYPE_CHECKING:
+    from lawa_exp.perplexity import Perplexity
+    from lawa_exp.zeroshot import ZeroShot
+
+ZEROSHOT, PERPLEXITY = "zeroshot", "perplexity"
+PADDING = 512  # rows that a vocabulary may have beyond its tokenizer's: padded to a multiple of 128 times the GPUs
+PROBE = "The 2 quick brown foxes, naïve as ever,\n\tjumped over def f(x):\n    return x**12 -- didn't they?"
+
+
+@dataclass
+class Evaluator:
+    """score: what evaluates; fitted: reads checkpoints as its weights. title: what the results are of."""
+
+    score: Score
+    fitted: Fitted
+    averaged: frozenset[str]
+    title: str
+    device: torch.device
+    ranks: Ranks | None = None
+    statistics: frozenset[str] = frozenset()
+    bn: str | None = None
+    no_test: str = ""
+    unit: str = NATS
+    notes: list[str] = field(default_factory=list)
+    identity: dict[str, Any] = field(default_factory=dict)  # what decides its results
+    published: list[dict[str, Any]] = field(default_factory=list)  # rows of the live weights from elsewhere
+
+
+def evaluator_for(args: argparse.Namespace, name: str, first: Callable[[], Path], beside: Path) -> Evaluator:
+    """The one that the flags ask for. first: a checkpoint; beside: the folder that may hold its config.json, ..."""
+    check_flags(args)
+    if args.evaluate == ZEROSHOT:
+        return zero_shot(args, name, beside)
+    if args.evaluate == PERPLEXITY:
+        return perplexity(args, name, beside)
+    if args.evaluate:
+        return by_function(args, name, first())
+    return on_dataset(args, name, beside)
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """UserError for one that has nothing to say here."""
+    of = {"tasks": ZEROSHOT, "task_data": ZEROSHOT, "limit": ZEROSHOT, "published": ZEROSHOT, "text": PERPLEXITY}
+    for flag, evaluation in of.items():
+        if getattr(args, flag) is not None and args.evaluate != evaluation:
+            raise UserError(f"--{flag.replace('_', '-')} is for --evaluate {evaluation}")
+    if args.tokenizer is not None and args.evaluate not in (ZEROSHOT, PERPLEXITY):
+        raise UserError(f"--tokenizer is for --evaluate {ZEROSHOT} or {PERPLEXITY}; of a data set: dataset.tokenizer=")
+    if args.dataset and args.evaluate in (ZEROSHOT, PERPLEXITY):
+        raise UserError(f"--dataset={args.dataset}: not with --evaluate {args.evaluate}")
+
+
+def by_function(args: argparse.Namespace, name: str, first: Path) -> Evaluator:
+    """--evaluate package.module:function."""
+    if args.bn:
+        raise UserError(f"--bn={args.bn}: not with --evaluate, whose function gets the latest statistics")
+    torch.set_num_threads(args.threads or default_threads(1))
+    own = read_checkpoint(first)
+    return Evaluator(
+        ByFunction(args.evaluate),
+        Fitted(own, (), str(first)),
+        floating_names(own),
+        f"{name}, evaluated by {args.evaluate}",
+        torch.device("cpu"),
+        no_test="--evaluate gives one loss",
+        unit=f"as {args.evaluate} gives it",
+        identity={"function": args.evaluate},
+    )
+
+
+def on_dataset(args: argparse.Namespace, name: str, beside: Path) -> Evaluator:
+    """--dataset, with --model or the model that config.json names."""
+    if not args.dataset:
+        raise UserError(f"RUN={args.run} is no run of ours: give --model and --dataset, or --evaluate")
+    config, options = composed(args, beside, [f"dataset={args.dataset}"])
+    config = replace(config, evaluate=replace(config.evaluate, bn=args.bn or config.evaluate.bn))
+    device, ranks = start_device(args.device or config.trainer.device)
+    p = prepare(replace(config, averagers=()), options, device, ranks)
+    if hasattr(config.dataset, "tokenizer"):
+        tokenizer = load_tokenizer(config.dataset.tokenizer, config.dataset.tokenizer_path)
+        check_tokenizer(tokenizer, config.model.vocab_size, beside, f"dataset.tokenizer={config.dataset.tokenizer}")
+    score = OnModel(p.config, p.data, device, ranks)
+    if args.bn and score.bn is None:
+        raise UserError(f"--bn={args.bn}: model={args.model} has no BatchNorm")
+    notes = [f"Data: {p.data.note}."] if p.data.note else []
+    as_model = f"{name} as {args.model} on {args.dataset}" if args.model else f"{name} on {args.dataset}"
+    identity = {"data": p.data.fingerprint, "evaluate": str(p.config.evaluate), "dtype": p.config.trainer.dtype}
+    made = of_model(args, score, as_model, identity)
+    return replace(made, statistics=score.statistics, bn=score.bn, unit=f"nats per {p.data.unit}", notes=notes)
+
+
+def zero_shot(args: argparse.Namespace, name: str, beside: Path) -> Evaluator:
+    """--evaluate zeroshot --tasks ..."""
+    from lawa_exp.zeroshot import ZeroShot, load_tasks
+
+    if not args.tasks:
+        raise UserError("--tasks is missing: expected tasks with commas, such as lambada_openai,arc_easy,piqa")
+    asked = list(dict.fromkeys(args.tasks.split(",")))
+    published = pythia_rows(Path(args.published), name, asked) if args.published else []
+    config, device, ranks, tokenizer = model_and_tokenizer(args, beside)
+    folder = Path(args.task_data) if args.task_data else shipped_tasks()
+    tasks = load_tasks(asked, folder)
+    score = ZeroShot(config, device, ranks, tokenizer, tasks, args.limit)
+    identity = {
+        "tasks": list(tasks),
+        "local": folder is not None,
+        "limit": args.limit,
+        "tokenizer": tokenizer.fingerprint,
+    }
+    made = of_model(args, score, f"{name}, zero-shot", identity | {"dtype": config.trainer.dtype})
+    made.notes.append(
+        f"Documents: {folder if folder else 'from the hub'}; prompts and metrics are lm-evaluation-harness's."
+    )
+    return replace(
+        made, no_test="tasks have one split each", unit="mean over the tasks of 1 - acc", published=published
+    )
+
+
+def perplexity(args: argparse.Namespace, name: str, beside: Path) -> Evaluator:
+    """--evaluate perplexity --text FILE."""
+    from lawa_exp.perplexity import NORMALISED, Perplexity
+
+    if not args.text:
+        raise UserError("--text is missing: expected a UTF-8 file")
+    path = Path(args.text)
+    try:
+        text = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--text={path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
+    config, device, ranks, tokenizer = model_and_tokenizer(args, beside)
+    score = Perplexity(config, device, ranks, tokenizer, text, path.name)
+    identity = {"text": path.name, "bytes": score.bytes, "tokens": score.tokens, "tokenizer": tokenizer.fingerprint}
+    made = of_model(args, score, f"{name} on {path.name}", identity | {"dtype": config.trainer.dtype})
+    counted = f"{score.tokens:,} tokens, {score.words:,} words, {score.bytes:,} bytes"
+    made.notes.append(f"Perplexity of {path.name} ({counted}) by token and by word: {NORMALISED}.")
+    return replace(made, no_test="--text is one text", unit="nats per token")
+
+
+def of_model(
+    args: argparse.Namespace, score: OnModel | ZeroShot | Perplexity, title: str, identity: dict[str, Any]
+) -> Evaluator:
+    own = live_tensors(score.model)
+    known = {*score.model.state_dict(), *beside_weights(score.config)}
+    what = f"--model={args.model}" if args.model else f"model={score.config.model.name}"
+    model = str(score.config.model)
+    fitted = Fitted(own, known, what)
+    made = Evaluator(score, fitted, score.averaged, title, score.device, score.ranks)
+    return replace(made, identity={"model": model, **identity})
+
+
+def beside_weights(config: Config) -> set[str]:
+    from lawa_exp.models import PythiaSettings
+
+    if not isinstance(config.model, PythiaSettings):
+        return set()
+    from lawa_exp.models.pythia import not_weights
+
+    return not_weights(config.model.layers)
+
+
+def model_and_tokenizer(args: argparse.Namespace, beside: Path) -> tuple[Config, torch.device, Ranks, Tokenizer]:
+    """The language model and its tokenizer: --tokenizer, else the run's own, else the checkpoint's tokenizer.json."""
+    written = RunDir(Path(args.run)).read_config() if not args.run.startswith("hf:") else None
+    if written is not None and not args.model:
+        config = config_from(written)
+        config = replace(config, averagers=())
+    else:
+        config, _ = composed(args, beside, [])
+    if config.model.inputs != "tokens":
+        raise UserError(f"--evaluate {args.evaluate}: model={config.model.name} is no language model of tokens")
+    device, ranks = start_device(args.device or config.trainer.device)
+    config = resolve_trainer(config, device.type, ranks.local_world)
+    if args.threads:
+        config = replace(config, trainer=replace(config.trainer, threads=args.threads))
+    if args.tokenizer is None and written is not None and not args.model:
+        tokenizer, said = run_tokenizer(config), "the run's tokenizer"
+    else:
+        tokenizer, said = asked_tokenizer(args.tokenizer, beside), f"--tokenizer={args.tokenizer}"
+    check_tokenizer(tokenizer, config.model.vocab_size, beside, said)
+    return config, device, ranks, tokenizer
+
+
+def run_tokenizer(config: Config) -> Tokenizer:
+    """Of the data set that a run was trained on."""
+    dataset = config.dataset
+    if hasattr(dataset, "tokenizer"):
+        return load_tokenizer(dataset.tokenizer, dataset.tokenizer_path)
+    name = {"pydocs": "bytes", "openwebtext": "gpt2", "pile": "neox"}.get(dataset.name)
+    if name is None:
+        raise UserError(f"--tokenizer is missing: dataset={dataset.name} does not say which made its tokens")
+    return load_tokenizer(name, None)
+
+
+def asked_tokenizer(asked: str | None, beside: Path) -> Tokenizer:
+    """A name, a file, or what lies beside the checkpoint."""
+    if asked in TOKENIZERS:
+        return load_tokenizer(asked, None)
+    file = Path(asked) if asked else beside / "tokenizer.json"
+    if asked and file.is_dir():
+        file = file / "tokenizer.json"
+    if not file.is_file():
+        where = (
+            f"--tokenizer={asked}: no such file" if asked else f"--tokenizer is missing: no tokenizer.json in {beside}"
+        )
+        raise UserError(f"{where}; expected {', '.join(TOKENIZERS)}, or a tokenizer.json")
+    return read_tokenizer(file, file.name)
+
+
+def check_tokenizer(tokenizer: Tokenizer, vocab_size: int, beside: Path, said: str) -> None:
+    """UserError where the tokens are not those that the checkpoint's model was trained on, as far as that is known."""
+    known = (beside / "config.json").is_file()  # a model from elsewhere
+    if tokenizer.vocab_size > vocab_size or (known and vocab_size - tokenizer.vocab_size >= PADDING):
+        counts = f"{tokenizer.vocab_size:,} tokens, and a vocabulary of {vocab_size:,} there"
+        raise UserError(f"{said} does not fit the model: {counts}")
+    carried = beside / "tokenizer.json"
+    if carried.is_file():
+        own = read_tokenizer(carried, "its own")
+        if not np.array_equal(own.encode(PROBE), tokenizer.encode(PROBE)):
+            raise UserError(f"{said} does not fit the model: {carried} gives other tokens")
+
+
+def composed(args: argparse.Namespace, beside: Path, more: list[str]) -> tuple[Config, Options]:
+    """The configuration of --model, or of what config.json names, with further settings."""
+    from lawa_exp.compose import compose
+    from lawa_exp.compose import read as settings_of
+
+    threads = [f"trainer.threads={args.threads}"] if args.threads else []
+
+    def settled(overrides: list[str]) -> tuple[Config, Options]:
+        entries, _ = compose([*overrides, *more, *args.overrides, *threads])
+        return settings_of(*entries[0])
+
+    if args.model:
+        return settled([f"model={args.model}"])
+    if not (beside / "config.json").is_file():
+        raise UserError(
+            f"RUN={args.run} is no run of ours: give --model and --dataset, or --evaluate (there is no config.json in "
+            f"{beside})"
+        )
+    from lawa_exp.models.pythia import settings_in
+
+    shape = [f"model.{k}={v}" for k, v in settings_in(beside / "config.json").items()]
+    model = ["model=pythia_14m", f"model.name={args.run.rstrip('/').split('/')[-1]}", *shape]
+    config, options = settled(model)
+    if hasattr(config.dataset, "tokenizer") and not any(o.startswith("dataset.tokenizer") for o in args.overrides):
+        carried = beside / "tokenizer.json"
+        own = [f"dataset.tokenizer_path={carried}"] if carried.is_file() else []
+        return settled([*model, *more, "dataset.tokenizer=neox", *own])
+    return config, options
+
+
+def shipped_tasks() -> Path | None:
+    """The folder zeroshot/ in LAWA_DATA, or in data/, where there is one."""
+    for root in (os.environ.get("LAWA_DATA"), "data"):
+        if root and (Path(root) / "zeroshot").is_dir():
+            return Path(root) / "zeroshot"
+    return None

@@ -1,0 +1,104 @@
+"""A read-out of revisions as it goes on: what was evaluated, the averagers' states, and which revisions are needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lawa_exp.checkpoint.commit import Damaged, commit, remove, verify
+from lawa_exp.checkpoint.tensors import read_tensors, write_tensors
+from lawa_exp.files import write_text_atomically
+from lawa_exp.metrics import encode, read_rows
+from lawa_exp.readout.revisions import Source
+from lawa_exp.replay import Replay
+
+FILE, STATE = "progress.jsonl", "progress_state"
+
+
+class Revisiting:
+    """progress.jsonl in the folder of the results: what was asked, then a line for each step that is evaluated.
+
+    The last step is done with the results: until they are written, and `finish` called, it is evaluated again.
+    """
+
+    def __init__(
+        self, out: Path, asked: dict[str, Any], replay: Replay, source: Source, live: Sequence[int], writes: bool
+    ) -> None:
+        """asked: all that decides the results. Something else was asked before: it begins anew."""
+        self.out, self.replay, self.source, self.live, self.writes = out, replay, source, list(live), writes
+        asked = json.loads(json.dumps(asked, sort_keys=True))
+        lines = read_rows(out / FILE)
+        same = bool(lines) and lines[0].get("asked") == asked
+        self.finished = same and lines[-1].get("finished", False)
+        self.done: dict[int, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
+        self.stateful = [a.averager for a in replay.averages if not a.averager.settings.windowed]
+        if same and not self.finished:
+            lines = [line for line in lines[1:] if line["step"] != self.live[-1]]
+            self.done = {line["step"]: (line["rows"], line["measures"]) for line in lines}
+            self._load_states()
+        if self.done:
+            replay.go_on(max(self.done), [s for s in self.live if s not in self.done])
+        elif not self.finished and writes:
+            out.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(out / FILE, encode({"asked": asked}))
+        if writes and not self.finished:
+            for step in set(source.paths) - set(replay.wanted):
+                source.forget(step)
+
+    def add(self, step: int, rows: list[dict[str, Any]], measures: list[dict[str, Any]]) -> None:
+        """Also removes the revisions that nothing reads any more."""
+        if not self.writes:
+            return
+        with (self.out / FILE).open("a") as file:
+            file.write(encode({"step": step, "rows": rows, "measures": measures}))
+        if self.stateful:
+            commit(self.out / STATE, {"tensors.safetensors": self._write_tensors, "state.json": self._writer(step)})
+        later = [s for s in self.live if s > step]
+        windows = [a.averager.settings for a in self.replay.averages if a.averager.settings.windowed]
+        needed = {t for s in later for settings in windows for t in settings.needed(s)}
+        for t in self.replay.wanted:
+            if t <= step and t not in needed and later:  # after the last step: with `finish`
+                self.source.forget(t)
+
+    def finish(self) -> None:
+        """The results are written."""
+        if self.writes:
+            with (self.out / FILE).open("a") as file:
+                file.write(encode({"finished": True}))
+            for t in self.replay.wanted:
+                self.source.forget(t)
+            self._drop_states()
+
+    def _write_tensors(self, path: Path) -> None:
+        write_tensors(path, {f"{a.settings.id}/{n}": t for a in self.stateful for n, t in a.state()[0].items()})
+
+    def _writer(self, step: int) -> Any:
+        scalars = {a.settings.id: a.state()[1] for a in self.stateful}
+        return lambda path: path.write_text(json.dumps({"step": step, "scalars": scalars}))
+
+    def _load_states(self) -> None:
+        """Of the averagers; where they are not those of the last line, everything begins anew."""
+        if not self.stateful or not self.done:
+            return
+        folder = self.out / STATE
+        try:
+            verify(folder)
+            saved = json.loads((folder / "state.json").read_text())
+            tensors = read_tensors(folder / "tensors.safetensors")
+        except (Damaged, OSError, ValueError):
+            self.done = {}
+            return
+        self.done = {s: found for s, found in self.done.items() if s <= saved["step"]}  # a kill came between the two
+        if max(self.done, default=0) != saved["step"]:
+            self.done = {}
+            return
+        for averager in self.stateful:
+            begin = f"{averager.settings.id}/"
+            own = {n[len(begin) :]: t.to(self.replay.device) for n, t in tensors.items() if n.startswith(begin)}
+            averager.load(own, saved["scalars"][averager.settings.id])
+
+    def _drop_states(self) -> None:
+        if (self.out / STATE).is_dir():
+            remove(self.out / STATE)

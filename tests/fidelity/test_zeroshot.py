@@ -1,0 +1,214 @@
+"""Our task definitions over local files against the harness's own over the same documents, and its scores against ours.
+
+The documents of the harness's tasks come from the hub; here they are made from the local form, in the schema that its
+definitions expect, and its own configuration files read them.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+lm_eval = pytest.importorskip("lm_eval", reason="needs lawa_exp[zeroshot]")
+
+from lm_eval.api.task import ConfigurableTask  # noqa: E402
+
+from lawa_exp.compose import compose, read  # noqa: E402
+from lawa_exp.config import UserError  # noqa: E402
+from lawa_exp.data.tokenizers import load_tokenizer  # noqa: E402
+from lawa_exp.distributed import Ranks  # noqa: E402
+from lawa_exp.perplexity import Perplexity  # noqa: E402
+from lawa_exp.plan import resolve_trainer  # noqa: E402
+from lawa_exp.zeroshot import LOCAL, ZeroShot, load_tasks, read_documents, task_manager  # noqa: E402
+
+SHIPPED = Path(os.environ.get("LAWA_DATA", "")) / "zeroshot"
+DOCUMENTS: dict[str, list[dict[str, Any]]] = {  # in the local form
+    "lambada_openai": [
+        {"context": "The cat sat on the mat and looked at the other", "continuation": "cat"},
+        {"context": "She said:\n\n\"No. That is", "continuation": "\n\nmine\""},
+        {"context": "two  blanks and then a", "continuation": "word"},
+    ],
+    "arc_easy": [
+        {"query": "Question: What do plants need?", "choices": ["light", "a lamp of iron", "sand", "noise"], "gold": 0},
+        {"query": "Question: Ice melts above", "choices": ["0 C", "50 C", "100 C"], "gold": 0},
+    ],
+    "arc_challenge": [{"query": "Question: Which?", "choices": ["this one", "that"], "gold": 1}],
+    "piqa": [
+        {"query": "Question: How do I open a jar?\n", "choices": ["turn the lid", "hit it with the lid"], "gold": 0},
+        {"query": "Question: dry a shirt \n", "choices": ["hang it", "drown it  "], "gold": 0},
+    ],
+    "winogrande": [
+        {"context_options": ["Ann met Mary, and Ann", "Ann met Mary, and Mary"], "continuation": "left.", "gold": 1},
+        {"context_options": ["Maria thanked Mario, so Maria", "Maria thanked Mario, so Mario"],
+         "continuation": "was thanked.", "gold": 1},
+    ],
+    "sciq": [{"query": "Cells divide.\nQuestion: What divides?", "choices": ["a", "b", "c", "cells"], "gold": 3}],
+}  # fmt: skip
+
+
+def as_the_hub_has(task: str, document: dict[str, Any]) -> dict[str, Any]:
+    """A local document in the schema of the harness's data set."""
+    if task == "lambada_openai":
+        return {"text": f"{document['context']} {document['continuation']}"}
+    if task == "winogrande":
+        one, two = document["context_options"]
+        cut = next(i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)
+        sentence = f"{one[:cut]}_ {document['continuation']}"
+        return {"sentence": sentence, "option1": one[cut:], "option2": two[cut:], "answer": str(document["gold"] + 1)}
+    choices, gold = document["choices"], document["gold"]
+    if task == "piqa":
+        goal = document["query"].removeprefix("Question: ").removesuffix("\n")
+        return {"goal": goal, "sol1": choices[0], "sol2": choices[1], "label": gold}
+    if task == "sciq":
+        support, question = document["query"].split("\nQuestion: ")
+        others = {f"distractor{i}": c for i, c in enumerate(choices[:3], 1)}
+        return {"support": support, "question": question, **others, "correct_answer": choices[3]}
+    labels = ["A", "B", "C", "D", "E"][: len(choices)]
+    question = document["query"].removeprefix("Question: ")
+    return {"question": question, "choices": {"text": choices, "label": labels}, "answerKey": labels[gold]}
+
+
+def own_task(name: str, documents: list[dict[str, Any]]) -> Any:
+    """The harness's own definition, from its own file, over these documents."""
+    from datasets import Dataset
+
+    manager = task_manager([name])
+    config = dict(lm_eval.tasks._yaml_loader.load_yaml(manager.task_index[name].yaml_path, resolve_func=True))
+    listed = Dataset.from_list([as_the_hub_has(name, d) for d in documents])
+    for key in ("dataset_path", "dataset_name", "training_split", "tag", "include"):
+        config.pop(key, None)
+    return ConfigurableTask(config={**config, "custom_dataset": lambda **_: {"validation": listed, "test": listed}})
+
+
+@pytest.fixture(scope="module")
+def model() -> tuple[Any, torch.device]:
+    overrides = ["model.layers=1", "model.heads=2", "model.width=32", "model.context=48", "trainer.threads=1"]
+    config, _ = read(*compose([*overrides, "evaluate.batch_size=4"])[0][0])
+    return resolve_trainer(config, "cpu", 1), torch.device("cpu")
+
+
+def scored(model: tuple[Any, torch.device], tasks: dict[str, Any]) -> Any:
+    score = ZeroShot(*model, Ranks(), load_tokenizer("bytes", None), tasks, None)
+    return score({name: t.clone() for name, t in score.model.state_dict().items() if name in score.swap.live})
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tasks")
+    for name, documents in DOCUMENTS.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(d) + "\n" for d in documents))
+    return folder
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_local_definition_is_the_harness_own(name: str, files: Path, model: tuple[Any, torch.device]) -> None:
+    assert_same_task(name, DOCUMENTS[name], load_tasks([name], files)[name], model)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not SHIPPED.is_dir(), reason="needs zeroshot in LAWA_DATA")
+@pytest.mark.parametrize("name", [name for name in LOCAL if name != "sciq"])
+@pytest.mark.parametrize("count", [100, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_shipped_documents_are_asked_as_the_harness_asks(name: str, count: int | None) -> None:
+    """Requests and what is right, without a model."""
+    documents = read_documents(SHIPPED / f"{name}.jsonl")[:count]
+    ours, theirs = load_tasks([name], SHIPPED)[name], own_task(name, documents)
+    asked = [requests_of(task, count) for task in (ours, theirs)]
+    assert len(asked[0]) >= len(documents) and asked[0] == asked[1]
+
+
+def requests_of(task: Any, count: int | None = None) -> list[Any]:
+    task.build_all_requests(limit=count, rank=0, world_size=1)
+    return [(i.doc_id, i.idx, i.request_type, i.args, task.doc_to_target(i.doc)) for i in task.instances]
+
+
+def assert_same_task(name: str, documents: list[Any], ours: Any, model: tuple[Any, torch.device]) -> None:
+    theirs = own_task(name, documents)
+    assert requests_of(ours) == requests_of(theirs)
+    found = [scored(model, {name: task}) for task in (ours, theirs)]
+    assert found[0].measures == found[1].measures and found[0].fields == found[1].fields
+    metrics = [m["metric"] for m in found[0].measures if m["task"] == name]
+    assert metrics == [m["metric"] for m in theirs.config.metric_list]
+
+
+def test_mean_over_tasks_and_its_weights(files: Path, model: tuple[Any, torch.device]) -> None:
+    found = scored(model, load_tasks(LOCAL, files))
+    accuracies = [m["value"] for m in found.measures if m["metric"] == "acc" and m["task"] != "average"]
+    assert len(accuracies) == len(LOCAL)
+    average = {"task": "average", "metric": "acc", "value": pytest.approx(np.mean(accuracies))}
+    assert found.measures[-1] == {"split": "zeroshot", **average}
+    assert found.fields["loss"] == pytest.approx(1 - np.mean(accuracies))
+    assert found.sums[:, 0].sum() / found.sums[:, 1].sum() == pytest.approx(found.fields["loss"])
+
+
+def test_scores_and_perplexity_are_those_of_the_harness_model(model: tuple[Any, torch.device], tmp_path: Path) -> None:
+    """The harness's HFLM over the same GPT-NeoX: likelihoods and greedy choices, also of what exceeds the context."""
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    pytest.importorskip("accelerate")
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    from lawa_exp.checkpoint.tensors import write_tensors
+    from lawa_exp.data.tokenizers import read_tokenizer
+    from lawa_exp.models.pythia import write_configuration
+    from lawa_exp.zeroshot import harness_model
+
+    text = "the cat sat on the mat and the dog sat on the cat, which was not amused at all. " * 3
+    trained = tokenizers.Tokenizer(tokenizers.models.BPE())
+    trained.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    trained.train_from_iterator([text], trainer)
+    trained.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = read_tokenizer(tmp_path / "tokenizer.json", "tiny")
+    overrides = ["model.layers=2", "model.heads=2", "model.width=32", "model.context=16", "model.vocab_size=320"]
+    config, _ = read(*compose(["model=pythia_14m", *overrides, "evaluate.batch_size=3", "trainer.threads=1"])[0][0])
+    config = resolve_trainer(config, "cpu", 1)
+    ours = Perplexity(config, torch.device("cpu"), Ranks(), tokenizer, text, "text")
+    write_configuration(tmp_path, config.model)
+    write_tensors(tmp_path / "model.safetensors", ours.swap.live)
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(tmp_path / "tokenizer.json"), eos_token="<|endoftext|>"
+    )
+    theirs = HFLM(
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path), tokenizer=fast, device="cpu", batch_size=2
+    )
+    assert theirs.max_length == 16
+    pairs = [("the cat sat on the", " mat"), ("", "the dog"), (text[:150], " amused at all."), ("the ", "cat")]
+    asked = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
+    found = harness_model(ours, tokenizer).loglikelihood(asked)
+    for mine, other in zip(found, theirs.loglikelihood(asked, disable_tqdm=True), strict=True):
+        assert mine == (pytest.approx(other[0], abs=1e-4), other[1])
+    (nats,) = theirs.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (text,), 0)], disable_tqdm=True)
+    of = {m["metric"]: m for m in ours(dict(ours.swap.live)).measures}
+    tokens, words = len(tokenizer.encode(text)), len(text.split())
+    assert (of["token_perplexity"]["count"], of["word_perplexity"]["count"]) == (tokens, words)
+    assert of["token_perplexity"]["value"] == pytest.approx(np.exp(-nats / tokens), rel=1e-4)
+    assert of["word_perplexity"]["value"] == pytest.approx(np.exp(-nats / words), rel=1e-4)
+    assert of["bits_per_byte"]["value"] == pytest.approx(-nats / np.log(2) / len(text.encode()), rel=1e-5)
+
+
+def test_what_is_wrong_with_tasks_is_one_line(files: Path, tmp_path: Path) -> None:
+    for names, folder, said in (
+        (["arc_easi"], files, "did you mean arc_easy"),
+        (["arc_easy"], tmp_path, "it has no arc_easy.jsonl"),
+    ):
+        with pytest.raises(UserError, match=said):
+            load_tasks(names, folder)
+    for line in ('{"query": "Q", "choices": ["a"], "gold": 1}', '{"query": "Q"}', "[]", '{"choices"'):
+        (tmp_path / "piqa.jsonl").write_text('{"query": "Q", "choices": ["a", "b"], "gold": 1}\n' + line)
+        with pytest.raises(UserError, match="line 2 is not a document"):
+            load_tasks(["piqa"], tmp_path)
+
+
+@pytest.mark.slow  # the harness reads all its definitions
+def test_task_that_the_harness_does_not_have() -> None:
+    with pytest.raises(UserError, match="no_such_task: the harness has no such task"):
+        load_tasks(["no_such_task"], None)

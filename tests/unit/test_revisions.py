@@ -1,0 +1,253 @@
+"""Read-outs of revisions, of a model on a hub and of folders: GPT-NeoX checkpoints that our own trainer made."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import Strike, command, rows, run
+from hub import Served, serving
+
+pytest.importorskip("transformers")
+
+from lawa_exp.checkpoint.commit import steps_in
+from lawa_exp.checkpoint.tensors import read_tensors
+from lawa_exp.cli import exit_code
+from lawa_exp.models.pythia import write_configuration
+from lawa_exp.readout.__main__ import parser
+from lawa_exp.readout.command import read
+from lawa_exp.rundir import RunDir
+from lawa_exp.settings import config_from
+
+SHAPE = ["model.layers=1", "model.width=32", "model.heads=2", "model.context=32", "model.vocab_size=256"]
+EVALUATED = ["evaluate.every=10", "evaluate.samples=16", "evaluate.batch_size=8", "trainer.threads=1"]
+TRAINED = ["model=pythia_14m", "dataset=pydocs", *SHAPE, *EVALUATED, "batch.size=4", "steps=60", "lr.warmup_steps=5"]
+AVERAGES = ["avg=[lawa,ema,swa]", "k=[2,3]", "spacing=10", "averagers.ema.every=10", "averagers.ema.decay=0.5"]
+ASKED = ["--dataset", "pydocs", "--avg", "lawa,ema,swa", "--k", "2,3", "--spacing", "10", "--decay", "0.5", *EVALUATED]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    done = run(*TRAINED, *AVERAGES, "averagers.swa.every=10", "averagers.swa.start=10", f"run_dir={folder}", warm=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its snapshots as revisions: step10, ... step60, and main. Not to be changed."""
+    root = tmp_path_factory.mktemp("folders") / "tiny"
+    settings = config_from(RunDir(trained).read_config() or {}).model
+    for step, path in steps_in(trained / "trajectory").items():
+        write_configuration(root / f"step{step}", settings)
+        shutil.copy(path / "model.safetensors", root / f"step{step}")
+    return root
+
+
+@pytest.fixture
+def served(folders: Path, tmp_path: Path) -> Iterator[Served]:
+    """A hub that has a copy of them, and a branch main."""
+    root = shutil.copytree(folders, tmp_path / "served")
+    shutil.copytree(root / "step60", root / "main")
+    with serving(Served(root)) as model:
+        yield model
+
+
+def readout(served: Served | None, *arguments: Any) -> tuple[int, str, str]:
+    """The command in this process, against that hub: its exit code, what it printed, its errors."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setenv("HF_ENDPOINT", served.url if served else "http://127.0.0.1:9")
+        args = parser().parse_intermixed_args([str(a) for a in arguments])
+        code = exit_code(lambda: read(args))
+    return code, out.getvalue(), err.getvalue()
+
+
+def killed(served: Served, strike: Strike, *arguments: Any) -> None:
+    """The same in a process of its own, which is struck."""
+    environment = {**os.environ, "HF_ENDPOINT": served.url}
+    asked = command(*map(str, arguments), module="lawa_exp.readout", strike=strike)
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == -9, done.stderr
+
+
+def losses(found: list[dict[str, Any]]) -> dict[tuple[int, str], float]:
+    return {(r["step"], r["weights"]): r["loss"] for r in found if r["split"] == "val" and r["step"]}
+
+
+def test_revisions_of_a_hub_give_the_losses_of_the_run(served: Served, trained: Path, tmp_path: Path) -> None:
+    """A window at a time; stopped by a kill it goes on, with the bytes of a read-out that was not."""
+    out, twin = tmp_path / "out", tmp_path / "twin"
+    served.watch = out
+    asked = ["hf:someone/tiny", "--revisions", "step10..step60", *ASKED]
+    strike = Strike("lawa_exp.scoring:OnModel.__call__", n=17)
+    killed(served, strike, *asked, "--out", out)
+    assert not (out / "metrics.jsonl").exists()
+    steps = [json.loads(line).get("step") for line in (out / "progress.jsonl").read_text().splitlines()]
+    assert steps == [None, 10, 20, 30], "four, then five evaluations at a step: killed at step 40"
+    before = len(served.got)
+    code, printed, errors = readout(served, *asked, "--out", out)
+    assert code == 0, errors
+    assert "going on behind step 30" in printed
+    again = {revision for revision, file in served.got[before:] if file == "model.safetensors"}
+    assert again == {"step50", "step60"}, "those of the window were still there"
+    assert served.most <= 4, "the three of the widest window, and the next"
+    assert not list(out.rglob("*.safetensors")) and {p.name for p in out.iterdir()} >= {"metrics.jsonl", "summary.md"}
+    found = losses(rows(out))
+    own = {k: v for k, v in losses(rows(trained)).items() if not k[1].startswith(("ema", "swa"))}
+    assert {k: found[k] for k in own} == own and len(own) == 6 + 5 + 4
+    assert readout(served, *asked, "--out", twin)[0] == 0
+    assert (out / "metrics.jsonl").read_bytes() == (twin / "metrics.jsonl").read_bytes()
+    got = len(served.got)
+    code, printed, _ = readout(served, *asked, "--out", out)
+    assert code == 0 and "was read out already" in printed and len(served.got) <= got + 1
+
+
+def test_folders_laid_out_as_revisions_and_fewer_of_them(served: Served, folders: Path, tmp_path: Path) -> None:
+    """Old files, too: half-precision PyTorch shards, masks beside the weights. What is not needed is not fetched."""
+    for step in (20, 30, 40, 60):
+        folder = served.root / f"step{step}"
+        tensors = {n: t.half() for n, t in read_tensors(folder / "model.safetensors").items()}
+        tensors["gpt_neox.layers.0.attention.bias"] = torch.ones(1, 1, 32, 32, dtype=torch.bool)
+        (folder / "model.safetensors").unlink()
+        names = sorted(tensors)
+        files = {"pytorch_model-00001-of-00002.bin": names[::2], "pytorch_model-00002-of-00002.bin": names[1::2]}
+        for file, held in files.items():
+            torch.save({n: tensors[n] for n in held}, folder / file)
+        index = {"weight_map": {n: file for file, held in files.items() for n in held}}
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    asked = ["--revisions", "step20..step60", "--every", "30", "--k", "2", "--spacing", "20", "--dataset", "pydocs"]
+    out = tmp_path / "out"
+    code, _, errors = readout(served, "hf:someone/tiny", *asked, *EVALUATED, "--out", out)
+    assert code == 0, errors
+    assert {r for r, file in served.got if file.endswith(".bin")} == {"step30", "step40", "step60"}
+    assert set(losses(rows(out))) == {(30, "live"), (60, "live"), (60, "lawa-k2-s20")}
+    assert "left out" not in (out / "summary.md").read_text()
+    code, _, errors = readout(None, served.root, *asked, *EVALUATED, "--out", tmp_path / "local")
+    assert code == 0, errors
+    assert losses(rows(tmp_path / "local")) == losses(rows(out))
+    assert len(list(served.root.iterdir())) == 7, "folders on the disk are only read"
+
+
+def test_mistakes_are_one_line_and_nothing_is_lost(served: Served, tmp_path: Path) -> None:
+    out = ["--out", tmp_path / "out", "--k", "2", "--dataset", "pydocs", *EVALUATED]
+
+    def refused(served: Served, *arguments: Any, code: int = 2) -> str:
+        found, _, errors = readout(served, *arguments)
+        assert found == code and len(errors.splitlines()) == 1, errors
+        return errors
+
+    here = "hf:someone/tiny"
+    said = refused(served, here, "--revisions", "step10..step55", *out)
+    assert "--revisions=step10..step55: tiny has no step55; it has step50 and step60" in said
+    assert "expected step1000..step143000" in refused(served, here, "--revisions", "main", *out)
+    assert "no such model on the Hugging Face hub" in refused(served, "hf:someone/else", *out)
+    served.cut.add("model.safetensors")
+    said = refused(served, here, "--revisions", "step10..step30", *out, code=1)
+    assert "model.safetensors" in said and "the same command goes on" in said
+    served.cut.clear()
+    code, _, errors = readout(served, here, "--revisions", "step10..step30", *out)
+    assert code == 0, errors
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (served.root / "step20" / "model.safetensors").rename(served.root / "step20" / "model-00001-of-00002.safetensors")
+    (served.root / "step20" / "model.safetensors.index.json").write_text(json.dumps(index))
+    said = refused(served, here, "--revisions", "step20..step30", "--name", "x", *out[2:], "--out", tmp_path / "other")
+    assert "step20: model-00002-of-00002.safetensors, which its index names, is not there" in said
+    os.truncate(served.root / "step30" / "model.safetensors", 9000)
+    said = refused(served, served.root, "--revisions", "step30..step60", *out[2:], "--out", tmp_path / "third")
+    assert f"{served.root / 'step30' / 'model.safetensors'} is damaged" in said
+
+
+def test_zero_shot_and_perplexity_of_weights_in_memory(trained: Path, folders: Path, tmp_path: Path) -> None:
+    """Of a run of ours, and of the same weights as folders of a GPT-NeoX with a tokenizer that is named."""
+    pytest.importorskip("lm_eval", reason="needs lawa_exp[zeroshot]")
+    documents = [{"query": f"Question: {i} and {i}?", "choices": [str(2 * i), "no"], "gold": i % 2} for i in range(6)]
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "arc_easy.jsonl").write_text("".join(json.dumps(d) + "\n" for d in documents))
+    said = [{"context": f"He said it {i} times, and then", "continuation": "again"} for i in range(4)]
+    (tmp_path / "tasks" / "lambada_openai.jsonl").write_text("".join(json.dumps(d) + "\n" for d in said))
+    published = "suite,model,shot,step,task,metric,value,stderr\n"
+    published += "".join(f"pythia-v1,tiny,zero-shot,60,{t},acc,0.5,0.1\n" for t in ("arc_easy", "lambada_openai"))
+    (tmp_path / "evals.csv").write_text(published)
+    asked = ["--evaluate", "zeroshot", "--tasks", "arc_easy,lambada_openai", "--task-data", tmp_path / "tasks"]
+    asked += ["--k", "2", "--spacing", "20", "--threads", "1", "--gpu-hours", "6", "--steps-per-epoch", "20"]
+    own = readout(None, trained, *asked, "--out", tmp_path / "own")
+    assert own[0] == 0, own[2]
+    flags = ["--tokenizer", "bytes", "--revisions", "step20..step60", "--published", tmp_path / "evals.csv"]
+    theirs = readout(None, folders, *asked, *flags, "--out", tmp_path / "theirs")
+    assert theirs[0] == 0, theirs[2]
+    found, again = rows(tmp_path / "own"), rows(tmp_path / "theirs")
+    measured = {(r["step"], r["weights"], r["task"], r["metric"]): r["value"] for r in found if "task" in r}
+    assert {(t, m) for _, _, t, m in measured} == {
+        *[("arc_easy", "acc"), ("arc_easy", "acc_norm"), ("lambada_openai", "perplexity")],
+        *[("lambada_openai", "acc"), ("average", "acc")],
+    }
+    assert {w for _, w, _, _ in measured} == {"live", "lawa-k2-s20"}
+    differs = [
+        k for k in measured if k[0] == 60 and k[1] == "live" and measured[k] != measured[(60, "lawa-k2-s20", *k[2:])]
+    ]
+    assert ("lambada_openai", "perplexity") in {k[2:] for k in differs}
+    same = {
+        (r["step"], r["weights"], r["task"], r["metric"]): r["value"]
+        for r in again
+        if "task" in r and "source" not in r
+    }
+    assert same.items() <= measured.items() and {k[0] for k in same} == {20, 40, 60}
+    assert [r["value"] for r in again if "source" in r] == [0.5, 0.5]
+    assert not list(tmp_path.rglob("*.safetensors")), "no copy on the disk"
+    summary = (tmp_path / "theirs" / "summary.md").read_text()
+    assert "live, published" in summary and "20 steps an epoch; 0.1 GPU hours a step" in summary
+    (tmp_path / "book.txt").write_text("Once upon a time there was a loop.\n" * 20)
+    asked = ["--evaluate", "perplexity", "--text", tmp_path / "book.txt", "--k", "2", "--spacing", "30"]
+    code, _, errors = readout(None, trained, *asked, "--out", tmp_path / "text")
+    assert code == 0, errors
+    measured = {(r["weights"], r["metric"]): r for r in rows(tmp_path / "text") if r.get("task") and r["step"] == 60}
+    assert measured["live", "word_perplexity"]["count"] == 160 and measured["live", "bits_per_byte"]["count"] == 700
+    assert "words what white space separates" in (tmp_path / "text" / "summary.md").read_text()
+
+
+TOKENIZER = Path(os.environ.get("LAWA_DATA", "")) / "neox_tokenizer" / "20B_tokenizer.json"
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not TOKENIZER.is_file(), reason="needs neox_tokenizer and wikitext-2 in LAWA_DATA")
+def test_pythia_on_wikitext2_with_the_published_tokenizer(tmp_path: Path) -> None:
+    """Trained here, put on a hub with its tokenizer, and read out there without a word about model or tokenizer."""
+    shape = ["model.layers=1", "model.width=32", "model.heads=2", "model.context=32"]
+    small = ["evaluate.every=2", "evaluate.samples=4", "evaluate.batch_size=4", "trainer.threads=1"]
+    asked = [
+        "model=pythia_14m",
+        "dataset=wikitext2",
+        "dataset.tokenizer=neox",
+        *shape,
+        *small,
+        "batch.size=2",
+        "steps=6",
+    ]
+    done = run(*asked, "k=2", "spacing=2", f"run_dir={tmp_path / 'run'}", warm=True)
+    assert done.returncode == 0, done.stderr
+    settings = config_from(RunDir(tmp_path / "run").read_config() or {}).model
+    for step, path in steps_in(tmp_path / "run" / "trajectory").items():
+        folder = tmp_path / "hub" / f"step{step}"
+        write_configuration(folder, settings)
+        shutil.copy(path / "model.safetensors", folder)
+        shutil.copy(TOKENIZER, folder / "tokenizer.json")
+    with serving(Served(tmp_path / "hub")) as served:
+        asked = ["hf:someone/tiny", "--revisions", "step2..step6", "--k", "2", "--dataset", "wikitext2", *small]
+        code, _, errors = readout(served, *asked, "--out", tmp_path / "out")
+        assert code == 0, errors
+        code, _, errors = readout(served, *asked, "dataset.tokenizer=gpt2", "--out", tmp_path / "other")
+    assert code == 2 and errors.startswith("error: dataset.tokenizer=gpt2 does not fit the model:"), errors
+    own = losses(rows(tmp_path / "run"))
+    assert losses(rows(tmp_path / "out")) == own and {w for _, w in own} == {"live", "lawa-k2-s2"}
+    wrong = ["--evaluate", "perplexity", "--text", tmp_path / "run" / "config.yaml", "--tokenizer", "bytes"]
+    code, _, errors = readout(None, tmp_path / "hub", *wrong, "--k", "2", "--out", tmp_path / "third")
+    assert code == 2 and "--tokenizer=bytes does not fit the model: 256 tokens, and a vocabulary of 50,304" in errors
