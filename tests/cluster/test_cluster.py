@@ -131,6 +131,8 @@ def test_one_run_without_submitit(tmp_path: Path) -> None:
     sent = subprocess.run([*script, f"run_dir={run_dir}"], **options)
     assert sent.returncode == 0, sent.stderr
     job = sent.stdout.split()[-1]
+    twice = subprocess.run([*script, f"run_dir={run_dir}"], **options)
+    assert twice.returncode == 2 and twice.stderr == f"error: run_dir={run_dir} is in the queue already, as job {job}\n"
     until(lambda: states(run_dir))
     subprocess.run(["scontrol", "requeue", job], check=True)
     wrong = subprocess.run([*script, "seed=1", f"run_dir={run_dir}"], **options)
