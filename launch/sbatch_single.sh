@@ -18,11 +18,15 @@ tasks_per_node=1
 # On the login node. A mistake in the command ends here with one line. The code, with its configuration files, is copied:
 # editing the checkout later does not change the queued job.
 if [ -z "${SLURM_JOB_ID:-}" ]; then
+    command -v sbatch > /dev/null || { echo "error: no SLURM on this machine (sbatch is not in PATH)" >&2; exit 2; }
     plan=$(WORLD_SIZE=$((nodes * tasks_per_node)) python -m lawa_exp "$@" plan=true) || exit
     echo "$plan"
     run=$(realpath -m "$(sed -n 's/^run_dir=//p' <<< "$plan")")
+    while read -r job comment; do
+        [ "$comment" != "$run" ] || { echo "error: run_dir=$run is in the queue already, as job $job" >&2; exit 2; }
+    done < <(squeue --me --noheader --format="%i %k")
     code=$(python -m lawa_exp.slurm.pin "$(dirname "$run")/code") || exit
-    LAWA_EXP_RUN=$run LAWA_EXP_CODE=$code exec sbatch --nodes=$nodes --ntasks-per-node=$tasks_per_node "$0" "$@"
+    LAWA_EXP_RUN=$run LAWA_EXP_CODE=$code exec sbatch --comment="$run" --nodes=$nodes --ntasks-per-node=$tasks_per_node "$0" "$@"
 fi
 
 # In the job. Signals go to the training, which saves and ends with code 75; this shell lives on to requeue it.

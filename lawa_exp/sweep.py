@@ -175,7 +175,8 @@ def run_all(entries: list[tuple[Config, Options]], overrides: list[list[str]]) -
             codes.append(execute(training, options, device, ranks))
         except UserError as error:
             codes.append(2)
-            print(f"error: {error}", file=sys.stderr)
+            if ranks.is_main:  # every rank makes the same mistake
+                print(f"error: {error}", file=sys.stderr)
         except Failed as error:
             if ranks.world > 1:  # the others are elsewhere
                 raise

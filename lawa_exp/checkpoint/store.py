@@ -18,7 +18,6 @@ from typing import Any
 from torch import Tensor
 
 from lawa_exp.checkpoint.commit import PARTIAL, commit, publish
-from lawa_exp.checkpoint.crc import combined
 from lawa_exp.checkpoint.tensors import (
     Kind,
     bytes_of,
@@ -178,14 +177,17 @@ def write_pieces(path: Path, pieces: list[tuple[int, Any]]) -> list[Piece]:
 
 
 def _manifest(of_ranks: list[dict[str, list[Piece]]]) -> dict[str, dict]:
+    """That of the files, their checksums put together from those of the pieces."""
+    from isal.isal_zlib import crc32_combine
+
     manifest = {}
     for name in dict.fromkeys(name for found in of_ranks for name in found):
         pieces = sorted((p for found in of_ranks for p in found.get(name, []) if p.size), key=lambda p: p.begin)
-        end = 0
+        end = crc = 0
         for piece in pieces:
             assert piece.begin == end, f"{name}: nobody wrote the bytes from {end} to {piece.begin}, or two ranks did"
-            end += piece.size
-        manifest[name] = {"bytes": end, "crc32": combined((p.crc32, p.size) for p in pieces)}
+            end, crc = end + piece.size, crc32_combine(crc, piece.crc32, piece.size)
+        manifest[name] = {"bytes": end, "crc32": crc}
     return manifest
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -16,15 +17,21 @@ from lawa_exp.config import Failed, UserError
 SUBMITTED = "submitted.jsonl"  # in a sweep's folder, one line for each run that was queued
 ENDING = "COMPLETING"  # the state of a job that is about to leave, or to be queued again: nobody can tell
 PATIENCE = 60  # seconds in which it does
+WAIT = 60  # seconds for an answer
 
 
 @dataclass(frozen=True)
 class Job:
-    """One line of squeue. id: `12`, or `12_3` in an array; state: SLURM's long name; name: the job's."""
+    """One line of squeue. id: `12`, or `12_3` in an array; state: SLURM's long name; name: the job's.
+
+    reason: why it waits; started: unix seconds, of a waiting job when it may start (None: not known).
+    """
 
     id: str
     state: str
     name: str
+    reason: str = ""
+    started: float | None = None
 
 
 def check_cluster(partition: str | None) -> None:
@@ -44,8 +51,11 @@ def check_cluster(partition: str | None) -> None:
 
 def ask(*words: str) -> str:
     """What a command of SLURM's prints; Failed with its last line where it does not answer."""
+    environment = {**os.environ, "SLURM_TIME_FORMAT": "%s"}
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=WAIT, env=environment)
+    except FileNotFoundError:
+        raise Failed(f"no {words[0]} on this machine") from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failed(f"{words[0]}: {error}") from None
     if done.returncode:
@@ -53,10 +63,24 @@ def ask(*words: str) -> str:
     return done.stdout
 
 
-def queue() -> dict[str, Job]:
-    """The user's jobs that are queued, running or ending, by id."""
-    found = (Job(*line.split("|", 2)) for line in ask("squeue", "--me", "-h", "-r", "-o", "%i|%T|%j").splitlines())
-    return {job.id: job for job in found}
+def queue(jobs: Iterable[str] = ()) -> dict[str, Job]:
+    """The user's jobs that are queued, running or ending, by id; or those with the ids `jobs` (and all of an array).
+
+    There may be no accounting: a job that has ended is just not in it.
+    """
+    ids = ",".join(sorted({job.partition("_")[0] for job in jobs}))
+    whose = ["--jobs", ids] if ids else ["--me"]
+    try:
+        said = ask("squeue", *whose, "--noheader", "--array", "--format", "%i|%T|%S|%r|%j")
+    except Failed as error:
+        if ids and "Invalid job id" in str(error):  # the only one asked for has left
+            return {}
+        raise
+    found = {}
+    for line in said.splitlines():
+        id, state, started, reason, name = line.split("|", 4)
+        found[id] = Job(id, state, name, reason, float(started) if started.isdecimal() else None)
+    return found
 
 
 def job_name(sweep: str) -> str:

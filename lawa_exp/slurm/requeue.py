@@ -6,7 +6,6 @@ goes on where it had not come at that step before, a few times; then the run is 
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from lawa_exp.cli import Parser, exit_code
 from lawa_exp.config import Failed
 from lawa_exp.machine import this_job
 from lawa_exp.rundir import RunDir
-from lawa_exp.slurm.queue import ask
+from lawa_exp.slurm.queue import ask, queue
 
 OWN_ERRORS = 3  # of one job, at different steps
 ENDED = (0, 2, 3)  # done, the user's mistake, diverged
@@ -37,10 +36,11 @@ def requeue(run: RunDir, code: int) -> int:
     if not goes_on:
         print(f"not requeued: {why}")
         return 0
-    job = os.environ["SLURM_JOB_ID"]
-    state = ask("squeue", "-h", "-j", job, "-o", "%T").strip()
-    if state != "RUNNING":  # somebody cancelled it, or SLURM requeues it by itself
-        print(f"not requeued: the job is {state or 'gone'}")
+    job, _ = this_job()  # its place in an array: a bare number can mean the whole array
+    assert job, "not in a SLURM job"
+    here = queue([job]).get(job)
+    if here is None or here.state != "RUNNING":  # somebody cancelled it, or SLURM requeues it by itself
+        print(f"not requeued: the job is {here.state if here else 'gone'}")
         return 0
     print(f"requeued: {why}", flush=True)
     try:

@@ -39,6 +39,16 @@ class Slurm:
     wait: bool = setting(boolean())
 
     @property
+    def seconds(self) -> int:
+        """`time` in seconds."""
+        days, _, rest = str(self.time).rpartition("-")
+        given = [int(part) for part in rest.split(":")]
+        if not days and len(given) < 3:  # from minutes on
+            given = [0, *given]
+        hours, minutes, seconds = [*given, 0, 0][:3]
+        return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
+    @property
     def ranks_per_node(self) -> int:
         return self.tasks_per_node or max(1, self.gpus_per_node)
 

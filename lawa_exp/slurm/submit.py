@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import shlex
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from lawa_exp import signals
+from lawa_exp import heartbeat, signals
 from lawa_exp.checkpoint.commit import steps_in
 from lawa_exp.config import Config, Options, UserError
 from lawa_exp.distributed import Ranks
@@ -36,7 +37,7 @@ POLL = 5  # seconds between two looks at the queue, where the command waits
 
 def submit(entries: list[tuple[Config, Options]], overrides: list[list[str]], cluster: Slurm) -> int:
     """Queues the trainings of a multirun that are neither done, queued nor running; returns the exit code."""
-    queue.check_cluster(cluster.partition)
+    check(cluster)
     options = entries[0][1]
     if options.rerun:
         raise UserError(
@@ -71,6 +72,18 @@ def submit(entries: list[tuple[Config, Options]], overrides: list[list[str]], cl
     return 0
 
 
+def check(cluster: Slurm) -> None:
+    """UserError where nothing can be submitted here, or no run of it would get anywhere."""
+    if cluster.grace >= cluster.seconds:
+        raise UserError(
+            f"hydra.launcher.grace={cluster.grace}: expected fewer seconds than hydra.launcher.time={cluster.time} has "
+            f"({cluster.seconds:,}); a run is told to save so long before its end, and would be at once"
+        )
+    if importlib.util.find_spec("submitit") is None:
+        raise UserError("hydra/launcher=slurm: the package submitit is missing; pip install 'lawa_exp[slurm]'")
+    queue.check_cluster(cluster.partition)
+
+
 def with_threads(config: Config, cluster: Slurm) -> Config:
     """The CPU threads of a rank are those that the cluster gives it, not this machine's."""
     threads = config.trainer.threads or cluster.cpus_per_task
@@ -102,6 +115,9 @@ def standing(training: Prepared, active: tuple[queue.Job, Path] | None, sweep: P
         word = {"RUNNING": "running", queue.ENDING: "ending"}.get(job.state, "queued")
         return Standing(word, f"job {job.id}{of}", job.id)
     run = RunDir(training.run_dir)
+    beat = heartbeat.read(run.heartbeat.path)
+    if beat and beat.get("job") is None and heartbeat.is_alive(beat, time.time()):
+        return Standing("running", f"outside SLURM, on {beat['host']}")
     marker, facts = run.marker() or ("", {})
     end = training.config.steps
     if marker == "DIVERGED":

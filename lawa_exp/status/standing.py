@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from lawa_exp import heartbeat
+from lawa_exp.config import Failed
 from lawa_exp.rundir import MARKERS
+from lawa_exp.slurm.queue import Job, queue
 from lawa_exp.status.runs import Listed
-from lawa_exp.status.squeue import Job, ask_queue
 
 # In the order in which they are shown: what needs a person, what goes on, what is over.
 STATES = (
@@ -82,8 +83,16 @@ def standings(runs: list[Listed], now: float) -> tuple[list[Standing], str]:
     with ThreadPoolExecutor(READERS) as pool:
         found = list(pool.map(look_at, runs))
         jobs = {f.job for f in found if f.job and not {"DONE", "DIVERGED"} & f.names}
-        queue, problem = ask_queue(jobs) if jobs else ({}, "")
-        return list(pool.map(lambda files: stand(files, queue, now), found)), problem
+        queued, problem = in_queue(jobs)
+        return list(pool.map(lambda files: stand(files, queued, now), found)), problem
+
+
+def in_queue(jobs: set[str]) -> tuple[dict[str, Job] | None, str]:
+    """Those of the jobs that are in SLURM's queue; None, and why, where it cannot be asked."""
+    try:
+        return queue(jobs) if jobs else {}, ""
+    except Failed as error:
+        return None, f"{error}: which jobs are queued is not known"
 
 
 def look_at(run: Listed) -> Files:
@@ -100,8 +109,8 @@ def look_at(run: Listed) -> Files:
     return files
 
 
-def stand(files: Files, queue: dict[str, Job] | None, now: float) -> Standing:
-    """How the run stands. queue: None, where it is not known."""
+def stand(files: Files, queued: dict[str, Job] | None, now: float) -> Standing:
+    """How the run stands. queued: the jobs in the queue; None, where it is not known."""
     run, beat = files.run, files.beat or {}
     marker = next((name for name in MARKERS if name in files.names), None)
     told = read_json(run.path / marker) if marker else {}
@@ -123,7 +132,7 @@ def stand(files: Files, queue: dict[str, Job] | None, now: float) -> Standing:
     ended = modified(run.path / marker) if marker else None
     if marker == "DIVERGED" or (marker == "DONE" and step and step >= (run.steps or 0)):
         return standing(marker.lower(), step, ended)
-    job = (queue or {}).get(files.job or "")
+    job = (queued or {}).get(files.job or "")
     if job and job.state == "PENDING":
         return standing("queued", step, run.submitted, job.reason)
     if job and job.state in ("RUNNING", "CONFIGURING") and (job.started or now) >= max(files.beat_time, ended or 0):
@@ -137,7 +146,7 @@ def stand(files: Files, queue: dict[str, Job] | None, now: float) -> Standing:
     if files.started or beat:
         since = beat.get("time") or modified(run.path / "timing.jsonl") or modified(run.path / "provenance.jsonl")
         return standing("lost", step, since, goes_on(run.path) + (f", was on {beat['host']}" if beat else ""))
-    if run.job and queue is None:
+    if run.job and queued is None:
         return standing("submitted", None, run.submitted, f"job {run.job}")
     if run.job:
         return standing("lost", None, run.submitted, f"job {run.job} left the queue without starting it; see its log")

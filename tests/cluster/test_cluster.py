@@ -111,6 +111,19 @@ def test_two_ranks_are_interrupted_and_go_on(tmp_path: Path) -> None:
     assert [(p["ranks"], p["slurm"]["start"]) for p in rows(run_dir, "provenance.jsonl")] == [(2, 0), (2, 1)]
 
 
+def test_every_run_of_an_array_requeues_itself_alone(tmp_path: Path) -> None:
+    """SLURM gives the last job of an array the array's own number: alone it would mean all of its jobs."""
+    assert submit(tmp_path, *LONG, "seed=0,1").returncode == 0
+    jobs = {Path(line["run_dir"]): line["job"] for line in queue.read_record(tmp_path / "sweeps" / "s")}
+    for run_dir, job in reversed(jobs.items()):
+        until(lambda run_dir=run_dir: states(run_dir))
+        subprocess.run(["scancel", "--signal=USR1", job], check=True)
+    until(lambda: not queue.queue().keys() & set(jobs.values()))
+    for run_dir in jobs:
+        assert markers(run_dir) == ["DONE"]
+        assert [p["slurm"]["start"] for p in rows(run_dir, "provenance.jsonl")] == [0, 1]
+
+
 def test_one_run_without_submitit(tmp_path: Path) -> None:
     run_dir, twin = tmp_path / "run", tmp_path / "twin"
     script = [str(HERE.parents[1] / "launch" / "sbatch_single.sh"), *LONG]
@@ -118,6 +131,8 @@ def test_one_run_without_submitit(tmp_path: Path) -> None:
     sent = subprocess.run([*script, f"run_dir={run_dir}"], **options)
     assert sent.returncode == 0, sent.stderr
     job = sent.stdout.split()[-1]
+    twice = subprocess.run([*script, f"run_dir={run_dir}"], **options)
+    assert twice.returncode == 2 and twice.stderr == f"error: run_dir={run_dir} is in the queue already, as job {job}\n"
     until(lambda: states(run_dir))
     subprocess.run(["scontrol", "requeue", job], check=True)
     wrong = subprocess.run([*script, "seed=1", f"run_dir={run_dir}"], **options)

@@ -101,6 +101,9 @@ def test_what_is_submitted(tmp_path, done):
     assert stands() == ("diverged", False)
     RunDir(folder).mark("STOPPED", step=7)
     assert stands() == ("to continue", True)
+    with RunDir(folder).locked():  # trained without SLURM
+        assert stands() == ("running", False)
+    assert stands() == ("to continue", True)
 
 
 def test_entries_that_differ_in_averaging_are_one_job(tmp_path):
@@ -241,6 +244,14 @@ def test_the_copy_of_the_code(tmp_path):
         pin(folder, ["absent"])
 
 
+@pytest.mark.parametrize(
+    "time, seconds",
+    [(2, 120), ("1:30", 90), ("1:00:05", 3605), ("1-2", 93600), ("1-2:03", 93780), ("1-0:00:01", 86401)],
+)
+def test_how_long_a_start_may_take(time, seconds):
+    assert cluster(time=time, grace=1).seconds == seconds
+
+
 def test_the_sbatch_script():
     asked = cluster(
         partition="gpu", nodes=2, gpus_per_node=4, constraint="a100", extra={"qos": "high"}, setup=["ulimit -c 0"]
@@ -270,6 +281,10 @@ def test_the_sbatch_script():
         (["-m"], "hydra/launcher=slurm: no SLURM on this machine (sbatch is not in PATH)"),
         ([], "hydra/launcher=...: only under -m"),
         (["-m", "hydra.launcher.time=0"], "hydra.launcher.time=0: expected"),
+        (
+            ["-m", "hydra.launcher.time=2"],
+            "hydra.launcher.grace=120: expected fewer seconds than hydra.launcher.time=2 ",
+        ),
         (["-m", "hydra.launcher.nodes=two"], "hydra.launcher.nodes=two: expected an integer"),
         (
             ["-m", "hydra.launcher.partitions=a"],

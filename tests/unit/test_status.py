@@ -14,9 +14,9 @@ import pytest
 from helpers import Strike, command, run, tiny
 
 from lawa_exp import heartbeat
+from lawa_exp.slurm.queue import Job
 from lawa_exp.status.__main__ import main
 from lawa_exp.status.runs import Listed, list_runs
-from lawa_exp.status.squeue import Job
 from lawa_exp.status.standing import STATES, Standing, duration, look_at, stand, standings
 
 BROKEN = """
@@ -159,8 +159,8 @@ def test_an_entry_that_asks_for_more_steps_than_were_done_is_not_done(sweep: Pat
 
 
 QUEUE = {
-    "pending": (Job("PENDING", None, "Resources"), "queued", "Resources"),
-    "its process has not begun": (Job("RUNNING", 2e9, "None"), "starting", "job 7_1"),
+    "pending": (Job("7_1", "PENDING", "a", "Resources"), "queued", "Resources"),
+    "its process has not begun": (Job("7_1", "RUNNING", "a", "None", 2e9), "starting", "job 7_1"),
     "not in it": (None, "lost", ""),
 }
 
@@ -176,7 +176,7 @@ def test_what_the_queue_says_of_a_run_that_was_killed(killed: Path, case: str) -
 
 def test_a_node_that_is_lost_shows_although_the_queue_still_has_its_job(killed: Path) -> None:
     files = look_at(Listed(killed, job="7_1", submitted=1.5e9))
-    earlier = Job("RUNNING", files.beat_time - 100, "None")
+    earlier = Job("7_1", "RUNNING", "a", "None", files.beat_time - 100)
     assert stand(files, {"7_1": earlier}, files.beat_time + heartbeat.LOST + 1).state == "lost"
 
 
@@ -188,7 +188,7 @@ def test_a_single_job_that_saved_and_waits_in_the_queue_is_found_by_its_provenan
     (folder / "STOPPED").write_text('{"step": 15}')
     line = json.loads((folder / "provenance.jsonl").read_text())
     (folder / "provenance.jsonl").write_text(json.dumps({**line, "slurm": {"job": "9", "start": 0}}) + "\n")
-    waits = {"9": Job("PENDING", None, "BeginTime")}
+    waits = {"9": Job("9", "PENDING", "a", "BeginTime")}
     assert stand(look_at(Listed(folder)), waits, time.time()).state == "queued"
     assert stand(look_at(Listed(folder)), {}, time.time()).state == "stopped"
 
@@ -203,7 +203,7 @@ def test_a_submitted_run_of_which_nothing_is_there_yet(tmp_path: Path) -> None:
     (sweep / "submitted.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"run_dir": "ru')
     submitted = list_runs(sweep)[0]
     assert (submitted.job, submitted.submitted) == ("7_0", 9)
-    queued = {"6_0": Job("RUNNING", 1.0, ""), "7_0": Job("PENDING", None, "Priority")}
+    queued = {"6_0": Job("6_0", "RUNNING", "a", "", 1.0), "7_0": Job("7_0", "PENDING", "a", "Priority")}
     assert stand(look_at(submitted), queued, 10).state == "queued"
     assert stand(look_at(submitted), None, 10).state == "submitted"
     assert stand(look_at(submitted), {}, 10).state == "lost"

@@ -10,19 +10,22 @@ import torch
 from safetensors.torch import load_file
 
 from lawa_exp.checkpoint.commit import verify
-from lawa_exp.checkpoint.crc import combined
-from lawa_exp.checkpoint.store import Rows, Store
+from lawa_exp.checkpoint.store import Piece, Rows, Store, _manifest
 from lawa_exp.checkpoint.tensors import Kind, header_of, in_files, map_stored, write_tensors
 from lawa_exp.distributed import Ranks
 
 
-def test_the_crc_of_pieces_is_that_of_the_whole() -> None:
+def test_the_checksum_of_a_file_is_put_together_from_the_pieces_of_all_ranks() -> None:
     random = np.random.default_rng(0)
     pieces = [random.bytes(n) for n in (0, 1, 7, 0, 4096, 100_003, 1)]
-    assert combined((zlib.crc32(p), len(p)) for p in pieces) == zlib.crc32(b"".join(pieces))
-    assert combined([]) == 0
-    wrong = [pieces[1], pieces[0], *pieces[:1:-1]]
-    assert combined((zlib.crc32(p), len(p)) for p in wrong) != zlib.crc32(b"".join(pieces))
+    begins = np.cumsum([0, *map(len, pieces)]).tolist()
+    written = [Piece(begin, len(p), zlib.crc32(p)) for begin, p in zip(begins, pieces, strict=False)]
+    whole = b"".join(pieces)
+    assert _manifest([{"f": written[::2]}, {"f": written[1::2]}]) == {
+        "f": {"bytes": len(whole), "crc32": zlib.crc32(whole)}
+    }
+    with pytest.raises(AssertionError, match="nobody wrote the bytes from 8 to 4104"):
+        _manifest([{"f": written[:4]}, {"f": written[5:]}])
 
 
 def test_files_of_at_most_so_many_bytes() -> None:
