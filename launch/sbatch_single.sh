@@ -15,8 +15,8 @@
 nodes=1
 tasks_per_node=1
 
-# On the login node. A mistake in the command ends here with one line. The code, with its configuration files, is copied:
-# editing the checkout later does not change the queued job.
+# On the login node. A mistake in the command ends here with one line. The code is copied, with its configuration
+# files and the module of model.builder: editing them later does not change the queued job.
 if [ -z "${SLURM_JOB_ID:-}" ]; then
     command -v sbatch > /dev/null || { echo "error: no SLURM on this machine (sbatch is not in PATH)" >&2; exit 2; }
     plan=$(WORLD_SIZE=$((nodes * tasks_per_node)) python -m lawa_exp "$@" plan=true) || exit
@@ -25,7 +25,9 @@ if [ -z "${SLURM_JOB_ID:-}" ]; then
     while read -r job comment; do
         [ "$comment" != "$run" ] || { echo "error: run_dir=$run is in the queue already, as job $job" >&2; exit 2; }
     done < <(squeue --me --noheader --format="%i %k")
-    code=$(python -m lawa_exp.slurm.pin "$(dirname "$run")/code") || exit
+    builder=$(printf '%s\n' "$@" | sed -n 's/^model\.builder=\([^:]*\):.*/\1/p')
+    # shellcheck disable=SC2086
+    code=$(python -m lawa_exp.slurm.pin "$(dirname "$run")/code" $builder) || exit
     LAWA_EXP_RUN=$run LAWA_EXP_CODE=$code exec sbatch --comment="$run" --nodes=$nodes --ntasks-per-node=$tasks_per_node "$0" "$@"
 fi
 

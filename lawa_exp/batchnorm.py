@@ -8,7 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -141,6 +142,24 @@ def group_norms(model: nn.Module, size: int) -> None:
             known = ", ".join(cls.__name__ for cls in GROUPED)
             raise UserError(f"batch.norm_group={size}: the model has a {type(norm).__name__}, expected {known} alone")
         norm.__class__ = GROUPED[type(norm)]
+
+
+@contextmanager
+def statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Meanwhile passes of `model` change copies of its running statistics, which are dropped."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    held = [(norm, dict(norm._buffers), getattr(norm, "pending", None)) for norm in norms]
+    for norm, buffers, pending in held:
+        norm._buffers.update({name: None if t is None else t.clone() for name, t in buffers.items()})
+        if pending is not None:
+            norm.pending = pending.clone()  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for norm, buffers, pending in held:
+            norm._buffers.update(buffers)
+            if pending is not None:
+                norm.pending = pending
 
 
 class TrainingStatistics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 
-from lawa_exp.averaging.swap import is_sharded, named_tensors
+from lawa_exp.averaging.swap import is_sharded, named_tensors, norms_in
+from lawa_exp.batchnorm import statistics_kept
 from lawa_exp.checkpoint.store import Rows
 from lawa_exp.config import Config
 from lawa_exp.distributed import Ranks
@@ -37,13 +39,19 @@ def units(model: nn.Module) -> list[nn.Module]:
 def checkpoint_activations(model: nn.Module) -> None:
     """Each unit keeps its inputs alone and is computed again in the backward pass: the same numbers, less memory."""
     for unit in units(model) or [model]:
-        unit.forward = functools.partial(_recomputed, unit.forward)  # type: ignore[method-assign]
+        passes = functools.partial(_passes, unit) if norms_in(unit) else noop_context_fn
+        unit.forward = functools.partial(_recomputed, unit.forward, passes)  # type: ignore[method-assign]
 
 
-def _recomputed(forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
+def _recomputed(forward: Callable[..., Any], passes: Callable[[], Any], *inputs: Any, **named: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*inputs, **named)
-    return checkpoint(forward, *inputs, use_reentrant=False, **named)
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=passes, **named)
+
+
+def _passes(unit: nn.Module) -> tuple[Any, Any]:
+    """The contexts of the first pass and of the second, which counts no batch again."""
+    return contextlib.nullcontext(), statistics_kept(unit)
 
 
 def replicate(objective: nn.Module, data: Any, device: torch.device, autocast: Callable[[], Any]) -> nn.Module:

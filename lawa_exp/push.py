@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from lawa_exp.cli import Parser, exit_code
 from lawa_exp.config import Failed, UserError
 from lawa_exp.files import locked
 from lawa_exp.rundir import RunDir
+from lawa_exp.status.runs import list_runs
 
 
 def main(arguments: list[str]) -> int:
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
         "directory, under its name. What W&B has already is not sent again; where it has other rows under this name, "
         "they go to a run of their own.",
     )
-    p.add_argument("runs", metavar="RUN", nargs="*", help="a run directory, or the folder of a sweep: all of its runs")
+    p.add_argument("runs", metavar="RUN", nargs="*", help="a run directory, or a sweep or folder of runs: all of them")
     p.add_argument("--project", help="default: the run's logger.project, or lawa_exp")
     p.add_argument("--entity", help="default: the run's logger.entity, or the account's own")
     p.add_argument("--offline", action="store_true", help="into a file in RUN/wandb/, for `wandb sync` later")
@@ -53,20 +53,14 @@ def main(arguments: list[str]) -> int:
 
 
 def runs_of(path: Path) -> list[RunDir]:
-    """A run, or those of a sweep in the order of its entries. UserError: it is neither."""
-    if (path / "manifest.json").exists():
-        entries = json.loads((path / "manifest.json").read_text())["entries"]
-        folders = list(dict.fromkeys(Path(entry["run_dir"]) for entry in entries))
-        beside = [path.parent.parent / folder.name for folder in folders]  # a sweep that was moved
-        found = [one if one.exists() else other for one, other in zip(folders, beside, strict=True)]
-        return [RunDir(folder) for folder in found if (folder / "config.yaml").exists()]
-    if not (path / "config.yaml").exists():
-        raise UserError(f"RUN={path}: no config.yaml there; expected a run directory, or a sweep with a manifest.json")
-    return [RunDir(path)]
+    """A run, or those of a sweep that were begun, in the order of its entries. UserError: it is neither."""
+    found = [RunDir(listed.path) for listed in list_runs(path, "RUN")]
+    return [run for run in found if run.config.exists()]
 
 
 def push(run: RunDir, project: str | None = None, entity: str | None = None, offline: bool = False) -> str:
     """Sends what W&B lacks of the run; returns a line that says so. UserError: it is training. Failed: W&B does not."""
+    from lawa_exp.wandb_log.follow import waiting_lock
     from lawa_exp.wandb_log.send import Differs, Place, Sender, content, in_file, run_id
 
     logger = (run.read_config() or {}).get("logger", {})
@@ -77,7 +71,8 @@ def push(run: RunDir, project: str | None = None, entity: str | None = None, off
     )
     if not run.metrics.exists():
         raise UserError(f"RUN={run.path}: no metrics.jsonl there yet")
-    with locked(run.path / ".lock", f"RUN={run.path}"):
+    patience = logger.get("finish_timeout", 0)  # of a sender that a stopped training has left to its end
+    with locked(run.path / ".lock", f"RUN={run.path}"), waiting_lock(run, patience):
         id = run_id(run)
         if offline and in_file(run, id):
             return f"{run.path}: all rows are in {run.path / 'wandb'} already"

@@ -1,6 +1,6 @@
 """A copy of this package that queued jobs run from, so that editing the checkout later changes nothing in them.
 
-`python -m lawa_exp.slurm.pin FOLDER` prints where the copy is (for sbatch scripts)."""
+`python -m lawa_exp.slurm.pin FOLDER [MODULE ...]` prints where the copy is (for sbatch scripts)."""
 
 from __future__ import annotations
 
@@ -72,4 +72,4 @@ def own(module: str) -> list[tuple[Path, Path]]:
 
 
 if __name__ == "__main__":
-    print(pin(Path(sys.argv[1])).resolve())
+    print(pin(Path(sys.argv[1]), sys.argv[2:]).resolve())

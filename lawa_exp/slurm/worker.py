@@ -13,6 +13,7 @@ import yaml
 from lawa_exp import signals
 from lawa_exp.cli import exit_code
 from lawa_exp.config import InUse, Options, UserError
+from lawa_exp.files import write_text_atomically
 from lawa_exp.rundir import RunDir
 from lawa_exp.settings import config_from, config_to
 
@@ -29,9 +30,7 @@ def write_pinned(path: Path, prepared: Any, command: list[str]) -> None:
         "config": config_to(prepared.config),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(yaml.safe_dump(content, sort_keys=False))
-    partial.replace(path)
+    write_text_atomically(path, yaml.safe_dump(content, sort_keys=False))
 
 
 def work(pinned: list[str]) -> None:

@@ -29,8 +29,11 @@ class Listed:
     submitted: float | None = None
 
 
-def list_runs(sweep: Path) -> list[Listed]:
-    """The runs that `sweep` names, in the manifest's order or by name. UserError: it is none of what is expected."""
+def list_runs(sweep: Path, name: str = "SWEEP") -> list[Listed]:
+    """The runs that `sweep` names, in the manifest's order or by name. UserError: it is none of what is expected.
+
+    name: of the argument, for the message.
+    """
     if (sweep / MANIFEST).is_file():
         return with_jobs(of_manifest(sweep), [sweep])
     if is_run(sweep):
@@ -38,7 +41,7 @@ def list_runs(sweep: Path) -> list[Listed]:
     found = sorted(p for p in sweep.iterdir() if is_run(p)) if sweep.is_dir() else []
     if not found:
         raise UserError(
-            f"SWEEP={sweep}: expected a sweep ({MANIFEST}), a run directory (config.yaml) or a folder of runs"
+            f"{name}={sweep}: expected a sweep ({MANIFEST}), a run directory (config.yaml) or a folder of runs"
         )
     return with_jobs([Listed(p) for p in found], submitted_in(sweep))
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from lawa_exp import heartbeat
+from lawa_exp.checkpoint.commit import steps_in
 from lawa_exp.config import Failed
-from lawa_exp.rundir import MARKERS
+from lawa_exp.rundir import MARKERS, RunDir
 from lawa_exp.slurm.queue import Job, queue
 from lawa_exp.status.runs import Listed
 
@@ -191,7 +192,7 @@ def last_line(told: dict[str, Any]) -> str:
 
 def goes_on(run: Path) -> str:
     """Where a run that was killed goes on."""
-    saved = [int(p.parent.name[5:]) for p in run.glob("resume/step_*/manifest.json") if p.parent.name[5:].isdigit()]
+    saved = steps_in(RunDir(run).resume)
     return f"goes on from step {max(saved):,}" if saved else "no state saved yet"
 
 

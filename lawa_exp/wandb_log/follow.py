@@ -193,7 +193,8 @@ def follow(run: RunDir, args: argparse.Namespace, ended: threading.Event, say: C
 
 @contextmanager
 def waiting_lock(run: RunDir, timeout: float) -> Iterator[None]:
-    """One sender for a run: that of a training killed a moment ago may still be at its end."""
+    """One sender for a run: that of a training that ended a moment ago may still be at its end."""
+    (run.path / "wandb").mkdir(exist_ok=True)
     with ExitStack() as stack:
         for left in range(int(timeout) + 5, -1, -1):
             try:

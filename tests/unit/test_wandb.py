@@ -13,6 +13,7 @@ import pytest
 from helpers import IDS, UPDATE, Strike, assert_same_run, markers, rows, run, states, tiny
 
 from lawa_exp.config import UserError
+from lawa_exp.files import locked
 
 pytest.importorskip("wandb")
 from wandb_files import assert_has_rows, files, rows_in
@@ -186,6 +187,22 @@ def test_push_is_exact_and_idempotent(plain: Path, tmp_path: Path) -> None:
     assert_has_rows(one_file(folder), folder)
 
 
+def test_push_waits_for_the_sender_of_a_training_that_was_stopped(plain: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(plain, tmp_path / "run")
+    (folder / "wandb").mkdir()
+    (folder / ".lock").unlink()
+    with ThreadPoolExecutor(1) as pool:
+        with locked(folder / "wandb" / ".lock", "its sender"):
+            pushed = pool.submit(run, str(folder), "--offline", module="lawa_exp.push")
+            while not (folder / ".lock").exists():
+                assert not pushed.done()
+                time.sleep(0.05)
+            time.sleep(1)
+            assert not files(folder) and not pushed.done()
+        assert pushed.result().returncode == 0
+    assert_has_rows(one_file(folder), folder)
+
+
 def test_push_of_a_sweep(tmp_path: Path) -> None:
     asked = tiny("steps=20", "seed=0,1", "sweep=two", f"runs_root={tmp_path}")
     assert run("-m", *asked, warm=True).returncode == 0
@@ -201,7 +218,7 @@ def test_push_of_a_sweep(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["{folder}"], "no config.yaml there; expected a run directory, or a sweep with a manifest.json"),
+        (["{folder}"], ": expected a sweep (manifest.json), a run directory (config.yaml) or a folder of runs"),
         ([], "expected RUN, --workspace, or both"),
     ],
 )

@@ -1,0 +1,32 @@
+"""What several ranks, or less memory, must not change: seen on one."""
+
+import pytest
+import torch
+
+from lawa_exp.batchnorm import TrainingStatistics, group_norms
+from lawa_exp.distributed import Ranks
+from lawa_exp.models import CifarResNetSettings, build_model
+from lawa_exp.parallel import checkpoint_activations, units
+
+
+@pytest.mark.parametrize("norm_group", [None, 2])
+def test_blocks_that_are_computed_again_count_once_in_the_running_statistics(norm_group: int | None) -> None:
+    inputs = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    found = []
+    for recomputed in (False, True):
+        torch.manual_seed(0)
+        model = build_model(CifarResNetSettings("resnet8", 1, 8, 10, 8))
+        if norm_group:
+            group_norms(model, norm_group)
+        if recomputed:
+            assert units(model)
+            checkpoint_activations(model)
+        statistics = TrainingStatistics(model, norm_group, Ranks())
+        for _ in range(2):
+            statistics.before_pass(0, 4, 4)
+            model(inputs).square().sum().backward()
+            statistics.after_step()
+        gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        found.append(gradients | {n: b.clone() for n, b in model.named_buffers()})
+    once, twice = found
+    assert once.keys() == twice.keys() and not [n for n in once if not torch.equal(once[n], twice[n])]
