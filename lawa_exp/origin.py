@@ -36,15 +36,7 @@ class Origin:
 
     def state(self) -> Path:
         """The folder of the kept state. UserError where there is none, or where it is damaged."""
-        run = RunDir(self.source)
-        found = steps_in(run.resume) | steps_in(run.states)
-        if self.step not in found:
-            there = ", ".join(f"{s:,}" for s in sorted(found)) or "none"
-            raise UserError(
-                f"init.step={self.step}: {self.source} has no state of that step (it has: {there}); its own command "
-                f"with save.keep=[{self.step}], and rerun=true if it is done, keeps one"
-            )
-        return whole(found[self.step])
+        return whole(kept_state(self.source, self.step))
 
     def weights(self) -> Path:
         """The folder of the weights, or the safetensors file."""
@@ -85,6 +77,8 @@ def find_origin(init: Init) -> Origin | None:
         content = run.read_config()
         assert content
         keep = init.optimizer != "reset"
+        if keep:
+            kept_state(source, step)
         how = {"step": step, "optimizer": "keep" if keep else "reset"}
         return Origin(source, step, keep, {"trajectory": content["trajectory_id"], **how})
     if init.optimizer == "keep":
@@ -92,6 +86,19 @@ def find_origin(init: Init) -> Origin | None:
     if init.step is not None:
         raise UserError(f"init.step={init.step}: {init.from_} is not a run: these are weights of one step")
     return Origin(source, 0, False, {"weights": fingerprint(source), "optimizer": "reset"})
+
+
+def kept_state(source: Path, step: int) -> Path:
+    """The folder of a run's complete state. UserError where it has none of that step."""
+    run = RunDir(source)
+    found = steps_in(run.resume) | steps_in(run.states)
+    if step not in found:
+        there = ", ".join(f"{s:,}" for s in sorted(found)) or "none"
+        raise UserError(
+            f"init.step={step}: {source} has no state of that step (it has: {there}); its own command "
+            f"with save.keep=[{step}], and rerun=true if it is done, keeps one"
+        )
+    return found[step]
 
 
 def check_continues(origin: Origin, config: Config, samples: int, there: Config, there_samples: int) -> None:

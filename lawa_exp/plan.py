@@ -54,9 +54,17 @@ def resolve(config: Config, data: Any) -> Config:
             return tuple(fixed(v, key, low) for v in value)
         return None if value is None else resolve_steps(value, steps_for, horizon, key, low)
 
-    lengths = {name: fixed(getattr(config.lr, name), f"lr.{name}") for name in ("warmup_steps", *config.lr.lengths)}
+    def of_horizon(value: Any) -> Any:
+        """A percentage is one of the horizon in `lr.unit`: of its samples, where the schedule counts these."""
+        unit = getattr(config.lr, "unit", "steps")
+        if not (isinstance(value, str) and value.endswith("%")) or unit == "steps":
+            return tuple(map(of_horizon, value)) if isinstance(value, tuple) else value
+        return f"{float(value[:-1]) / 100 * batches.seen(unit, horizon):.6f}{unit}"
+
+    names = ("warmup_steps", *config.lr.lengths)
+    lengths = {name: fixed(of_horizon(getattr(config.lr, name)), f"lr.{name}") for name in names}
     if isinstance(config.lr, schedules.Decaying):
-        lengths["decay_steps"] = fixed(config.lr.decay_steps, "lr.decay_steps", steps_for=at_end)
+        lengths["decay_steps"] = fixed(of_horizon(config.lr.decay_steps), "lr.decay_steps", steps_for=at_end)
     if config.scaling.warmup == "samples":
         if isinstance(config.lr.warmup_steps, int):  # what was given in epochs, or of the horizon, is right already
             at_base = config.scaling.base_samples(data.tokens_per_sample)
@@ -296,6 +304,12 @@ def describe(
         "rate        "
         + ", ".join(f"{schedules.rate(config.lr, config.scaling, batches, s):.3g} at step {s:,}" for s in marked)
         + (f"; measured every {config.lr.every:,} steps from step {config.lr.first:,} on" if on_the_fly else ""),
+        f"            warm-up to step {config.lr.warmup_steps:,} ({batches.samples(config.lr.warmup_steps):,} samples)"
+        + (
+            f", decay after step {config.lr.stable_steps:,} ({batches.samples(config.lr.stable_steps):,} samples)"
+            if isinstance(config.lr, schedules.Decaying)
+            else ""
+        ),
         f"snapshots   every {config.trajectory.every} steps: {snapshots:,}; "
         f"on the disk {on_disk:,} = {size_text(on_disk * model_bytes)}",
         f"states      every {config.save.every} steps: the last 2, at most "
@@ -321,6 +335,11 @@ def warnings(config: Config) -> list[str]:
             found.append(f"{a.id} needs {needed} snapshots, {budget}: never defined")
     if config.lr.warmup_steps >= config.steps:
         found.append(f"the warm-up of {config.lr.warmup_steps} steps does not end within the budget of {config.steps}")
+    if config.lr.uses_horizon and int(config.lr.horizon or 0) < config.steps:
+        found.append(
+            f"lr.horizon={config.lr.horizon}: the last {config.steps - int(config.lr.horizon or 0):,} of the "
+            f"{config.steps:,} steps are trained at the schedule's last rate"
+        )
     if not isinstance(config.feedback, NoFeedback):
         fed_back, every = config.feedback.averager, int(config.feedback.every)
         last = config.steps // every * every

@@ -67,7 +67,9 @@ def format_saved(live: Sequence[tuple[int, float]], step: int, value: float) -> 
 
 def saved_text(saved: float, reached: bool) -> str:
     """What `steps_saved` gives, as text."""
-    return f"{round(saved):+,}" if reached else f"> {saved:,.0f}"
+    if not reached:
+        return f"> {saved:,.0f}"
+    return f"{round(saved):+,}" if round(saved) else "0"
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:

@@ -6,6 +6,7 @@ import functools
 import json
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,15 +77,21 @@ def stable_runs(
 
 def savings(stable: list[Stable], entries: list[Prepared], of: dict[int, Prepared]) -> list[str]:
     """What the cool-downs of each stable run cost, and what they would cost apart."""
-    lines = []
+    found: list[tuple[int, int, int, int]] = []
     for run, _, _ in stable:
         branches = {entries[i].run_dir: entries[i] for i, s in of.items() if s is run}.values()
         cooling = [p.config.steps - p.origin.step for p in branches if p.origin]
         apart = sum(p.config.steps for p in branches)
-        lines.append(
-            f"stable run of {run.config.steps:,} steps, its {len(cooling)} cool-downs {sum(cooling):,}: "
-            f"{run.config.steps + sum(cooling):,} steps in all; trained apart: {apart:,}"
-        )
+        found.append((run.config.steps, len(cooling), sum(cooling), apart))
+    lines = [
+        (f"{times} times a " if times > 1 else "")
+        + f"stable run of {steps:,} steps, its {branches} cool-downs {cooling:,}: {steps + cooling:,} steps in all; "
+        f"trained apart: {apart:,}"
+        for (steps, branches, cooling, apart), times in Counter(found).items()
+    ]
+    if len(found) > 1:
+        together, alone = sum(s + c for s, _, c, _ in found), sum(apart for _, _, _, apart in found)
+        lines.append(f"together {together:,} steps; trained apart: {alone:,}")
     return lines
 
 

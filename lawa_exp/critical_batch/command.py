@@ -18,6 +18,7 @@ from lawa_exp.critical_batch.runs import FEWEST, Measured, is_sweep, measure, re
 from lawa_exp.files import write_text_atomically
 from lawa_exp.metrics import T95, noise_scale
 
+POOR = 0.1  # relative error of a fit that is told
 LEVELS = 8  # loss levels where --levels names none
 NEAR = 1.25  # the noise scale at a step is over the training rows within this factor of it
 
@@ -43,7 +44,7 @@ def analyse(args: argparse.Namespace, command: list[str]) -> int:
         "laws_by_seed": [vars(law) if law else None for law in laws[1:]],
         "hold_out": None if args.hold_out is None else held_out(measured, args.hold_out),
         "runs": [str(run.path) for seeds in measured.runs.values() for run in seeds.values()],
-        "notes": notes(fitted, measured) + [f"{name} is not finished, and left out" for name in left_out],
+        "notes": notes(fitted, laws[0], measured) + [f"{name} is not finished, and left out" for name in left_out],
     }
     out = Path(args.out) if args.out else next((p for p in map(Path, args.paths) if is_sweep(p)), Path())
     out.mkdir(parents=True, exist_ok=True)
@@ -172,7 +173,7 @@ def summary(errors: Sequence[tuple[float, float]]) -> dict[str, Any]:
     return {"evaluations": len(values), "median_error": middle, "max_error": max(values, default=None)}
 
 
-def notes(fitted: Sequence[Fit], measured: Measured) -> list[str]:
+def notes(fitted: Sequence[Fit], law: fits.Law | None, measured: Measured) -> list[str]:
     """What makes the figures less than they seem."""
     smallest, largest = measured.sizes[0], measured.sizes[-1]
     known = [f.critical for f in fitted if f.critical is not None]
@@ -183,6 +184,10 @@ def notes(fitted: Sequence[Fit], measured: Measured) -> list[str]:
         found.append(f"E_min 0: from {smallest} on a larger batch saves no steps, B_crit lies below it")
     if known and not smallest <= statistics.median(known) <= largest:
         found.append(f"most of B_crit lies outside of the batch sizes {smallest} to {largest}: it is extrapolated")
+    if law and law.exponent <= 0:
+        found.append("B_crit does not grow as the loss falls, as the law has it: the noise is larger than the effect")
+    if poor := [f for f in fitted if f.error > POOR]:
+        found.append(f"the fit misses a measured number of steps by more than {POOR:.0%} at {len(poor)} of the losses")
     if any(run.decays for seeds in measured.runs.values() for run in seeds.values()):
         found.append("the rate decays towards each run's end: a loss reached earlier was reached at a higher rate")
     if len(measured.by_seed) < 2:

@@ -49,6 +49,24 @@ def test_a_decay_in_samples_is_as_many_at_the_end():
         prepared(*asked, *rising, "lr.decay_steps=900samples")
 
 
+def test_a_percentage_is_of_what_the_schedule_counts():
+    rising = ("batch=steps", "batch.size=4", "batch.sizes=[16]", "batch.at=[160]", "batch.unit=samples", "samples=960")
+    asked = ["lr=wsd", "lr.warmup_steps=10%", "lr.decay_steps=50%", *rising]  # 40 steps of 4 samples, 50 of 16
+    of_steps, of_samples = prepared(*asked).config.lr, prepared(*asked, "lr.unit=samples").config.lr
+    assert (of_steps.warmup_steps, of_steps.decay_steps) == (9, 45)
+    assert (of_samples.warmup_steps, of_samples.decay_steps) == (24, 30)  # 96 and 480 of 960 samples
+    assert "warm-up to step 24 (96 samples), decay after step 60 (480 samples)" in plan_of(*asked, "lr.unit=samples")
+
+
+def test_a_horizon_before_the_budgets_end_is_told():
+    asked = ["lr=cosine_to_zero", "lr.warmup_steps=5", "steps=100"]
+    assert any(
+        "lr.horizon=50: the last 50 of the 100 steps" in w
+        for w in plan.warnings(prepared(*asked, "lr.horizon=50").config)
+    )
+    assert not any("lr.horizon" in w for w in plan.warnings(prepared(*asked).config))
+
+
 def test_snapshots_default_to_the_greatest_common_divisor_of_the_spacings():
     assert prepared("spacing=[20,50]").config.trajectory.every == 10
     assert prepared("avg=ema", "evaluate.every=40").config.trajectory.every == 40
