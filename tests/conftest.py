@@ -1,6 +1,9 @@
-"""Every process of the tests computes with one thread unless a test says otherwise: as many run at once as there are
-cores, and several ranks with all threads each take many times as long."""
+"""What holds for every process of the tests, and for what they start."""
 
 import os
+import signal
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch or numpy; inherited by what tests start
+# One thread unless a test says otherwise: as many tests run at once as there are cores, and several ranks with all
+# threads each take many times as long. Before anything imports torch or numpy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and would be in what the tests start

@@ -16,7 +16,7 @@ from lawa_exp.slurm import queue
 from lawa_exp.slurm.pin import pin
 
 HERE = Path(__file__).resolve().parent
-LONG = tiny("steps=400", "save.every=10", "trajectory.every=50", "spacing=50", "evaluate.every=100")
+LONG = tiny("steps=1000", "save.every=10", "trajectory.every=50", "spacing=50", "evaluate.every=100")
 pytestmark = pytest.mark.cluster
 
 

@@ -190,7 +190,8 @@ def test_killed_and_stopped_ends_with_the_same_bytes(folder: Path, two: dict, tm
     step = json.loads((tmp_path / "run" / "STOPPED").read_text())["step"]
     assert 14 <= step <= 16 and states(tmp_path / "run") == [10, step]
     done = run_all(tmp_path, 2, {"run": ON_TWO["fsdp"]})["run"]
-    assert done.returncode == 0 and f"continuing from step {step}" in done.stdout and "warning" not in done.stdout
+    assert done.returncode == 0, done.stderr
+    assert f"continuing from step {step}" in done.stdout and "warning" not in done.stdout
     ours, theirs = contents(tmp_path / "run"), contents(folder / "fsdp")
     before = (f"resume/step_{step:08d}/", "resume/step_00000010/")  # of the stop, or undisturbed
     assert {f: h for f, h in ours.items() if not f.startswith(before)} == {
