@@ -31,6 +31,10 @@ if [ -z "${SLURM_JOB_ID:-}" ]; then
     LAWA_EXP_RUN=$run LAWA_EXP_CODE=$code exec sbatch --comment="$run" --nodes=$nodes --ntasks-per-node=$tasks_per_node "$0" "$@"
 fi
 
+if [ -z "${LAWA_EXP_RUN:-}" ]; then
+    echo "error: start this script itself (launch/sbatch_single.sh KEY=VALUE ...), which submits it; not by sbatch, nor in a job" >&2
+    exit 2
+fi
 # In the job. Signals go to the training, which saves and ends with code 75; this shell lives on to requeue it.
 trap : TERM USR1 USR2
 export PYTHONSAFEPATH=1 PYTHONPATH=$LAWA_EXP_CODE:$PWD${PYTHONPATH:+:$PYTHONPATH}

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -110,8 +111,18 @@ class Sweep:
     summary: list[str]
 
     def write_manifest(self) -> None:
+        """Says so where another sweep of that name had other runs."""
+        path = self.folder / "manifest.json"
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(self.folder / "manifest.json", json.dumps(self.manifest, indent=1))
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            gone = {e["run_dir"] for e in json.loads(path.read_text())["entries"]} - self.run_dirs
+            if gone:
+                print(f"warning: {self.folder} had {len(gone)} other runs; they stay, but are not in this sweep now")
+        write_text_atomically(path, json.dumps(self.manifest, indent=1))
+
+    @property
+    def run_dirs(self) -> set[str]:
+        return {entry["run_dir"] for entry in self.manifest["entries"]}
 
     def described(self, members: list[int]) -> str:
         return " | ".join(" ".join(self.overrides[i]) for i in members)

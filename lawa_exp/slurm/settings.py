@@ -15,6 +15,10 @@ def _duration(value: Any) -> int | str:
     return integer(1).parse(value)
 
 
+def _lines(value: Any) -> tuple[str, ...]:
+    return tuple(text().parse(line) for line in ([value] if isinstance(value, str) else value))
+
+
 @dataclass(frozen=True)
 class Slurm:
     """time: minutes, or SLURM's days-hours:minutes:seconds. grace: seconds before its end, in which a run is saved.
@@ -34,7 +38,7 @@ class Slurm:
     memory: str | None = setting(optional(text()))
     constraint: str | None = setting(optional(text()))
     extra: dict[str, Any] | None = setting(optional(mapping()))
-    setup: tuple[str, ...] = setting(Rule("a list of shell lines", lambda v: tuple(text().parse(line) for line in v)))
+    setup: tuple[str, ...] = setting(Rule("a shell line, or a list of them", _lines))
     parallel: int = setting(integer(1))
     wait: bool = setting(boolean())
 

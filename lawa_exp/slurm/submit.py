@@ -69,6 +69,7 @@ def submit(entries: list[tuple[Config, Options]], overrides: list[list[str]], cl
         return wait(sweep)
     if jobs:
         print(f"submitted; python -m lawa_exp.status {folder} shows them, this command again submits what is missing")
+    print(f"python -m lawa_exp.summary {folder} makes the tables of what is done")
     return 0
 
 
@@ -190,7 +191,8 @@ def send_array(
         with contextlib.redirect_stderr(io.StringIO()):  # what sbatch says is in the error
             jobs = executor.map_array(work, pinned)
     except (FailedSubmissionError, FailedJobError) as error:
-        reason = [line for line in str(error).splitlines() if "error:" in line] or str(error).splitlines()
+        said = [line for line in str(error).splitlines() if not line.startswith("Try ")]
+        reason = [line for line in said if "error:" in line] or said
         raise UserError(f"hydra/launcher=slurm: the cluster refused: {reason[-1].removeprefix('sbatch: ')}") from None
     ids = [job.job_id for job in jobs]
     queue.record(sweep.folder, dict(zip(due, ids, strict=True)))

@@ -83,9 +83,15 @@ def standings(runs: list[Listed], now: float) -> tuple[list[Standing], str]:
     """How the runs stand at the unix time `now`, in their order; and why SLURM could not be asked, if so."""
     with ThreadPoolExecutor(READERS) as pool:
         found = list(pool.map(look_at, runs))
-        jobs = {f.job for f in found if f.job and not {"DONE", "DIVERGED"} & f.names}
+        jobs = {f.job for f in found if f.job and not is_over(f)}
         queued, problem = in_queue(jobs)
         return list(pool.map(lambda files: stand(files, queued, now), found)), problem
+
+
+def is_over(files: Files) -> bool:
+    """Whether it has ended for good, and was not submitted again (for more steps) since."""
+    marker = next((name for name in ("DONE", "DIVERGED") if name in files.names), None)
+    return marker is not None and (files.run.submitted or 0) <= (modified(files.run.path / marker) or 0)
 
 
 def in_queue(jobs: set[str]) -> tuple[dict[str, Job] | None, str]:

@@ -309,3 +309,8 @@ def test_a_plan_for_ranks_that_do_not_divide_the_batch(capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     assert compose.main([*SHORT, "plan=true"]) == 2
     assert capsys.readouterr().err.startswith("error: batch.size=4: expected a multiple of the 3 ranks, such as 6")
+
+
+def test_set_up_may_be_one_line():
+    assert cluster(setup="module load cuda").setup == ("module load cuda",)
+    assert cluster(setup=["a", "b"]).setup == ("a", "b")

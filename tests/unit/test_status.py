@@ -17,7 +17,7 @@ from lawa_exp import heartbeat
 from lawa_exp.slurm.queue import Job
 from lawa_exp.status.__main__ import main
 from lawa_exp.status.runs import Listed, list_runs
-from lawa_exp.status.standing import STATES, Standing, duration, look_at, stand, standings
+from lawa_exp.status.standing import STATES, Standing, duration, is_over, look_at, stand, standings
 
 BROKEN = """
 import torch
@@ -156,6 +156,10 @@ def test_an_entry_that_asks_for_more_steps_than_were_done_is_not_done(sweep: Pat
     run_of = list_runs(sweep)[0]
     more = stand(look_at(Listed(run_of.path, steps=100)), {}, time.time())
     assert (more.state, more.step, more.steps) == ("not started", 60, 100)
+    assert is_over(look_at(run_of)) and is_over(look_at(Listed(run_of.path, job="7", submitted=1.0)))
+    again = look_at(Listed(run_of.path, steps=100, job="7", submitted=time.time() + 1))  # submitted since
+    assert not is_over(again)
+    assert stand(again, {"7": Job("7", "PENDING", "a", "Resources")}, time.time()).state == "queued"
 
 
 QUEUE = {
