@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -127,7 +128,10 @@ def test_every_run_of_an_array_requeues_itself_alone(tmp_path: Path) -> None:
 def test_one_run_without_submitit(tmp_path: Path) -> None:
     run_dir, twin = tmp_path / "run", tmp_path / "twin"
     script = [str(HERE.parents[1] / "launch" / "sbatch_single.sh"), *LONG]
-    options = {"cwd": tmp_path, "capture_output": True, "text": True}
+    path = (
+        f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the script's `python` is that of the active environment
+    )
+    options = {"cwd": tmp_path, "capture_output": True, "text": True, "env": {**os.environ, "PATH": path}}
     sent = subprocess.run([*script, f"run_dir={run_dir}"], **options)
     assert sent.returncode == 0, sent.stderr
     job = sent.stdout.split()[-1]
