@@ -128,6 +128,7 @@ def test_every_run_of_an_array_requeues_itself_alone(tmp_path: Path) -> None:
 def test_one_run_without_submitit(tmp_path: Path) -> None:
     run_dir, twin = tmp_path / "run", tmp_path / "twin"
     script = [str(HERE.parents[1] / "launch" / "sbatch_single.sh"), *LONG]
+    # the script takes the python of the active environment
     path = (
         f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the script's `python` is that of the active environment
     )
