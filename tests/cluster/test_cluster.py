@@ -128,10 +128,7 @@ def test_every_run_of_an_array_requeues_itself_alone(tmp_path: Path) -> None:
 def test_one_run_without_submitit(tmp_path: Path) -> None:
     run_dir, twin = tmp_path / "run", tmp_path / "twin"
     script = [str(HERE.parents[1] / "launch" / "sbatch_single.sh"), *LONG]
-    # the script takes the python of the active environment
-    path = (
-        f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the script's `python` is that of the active environment
-    )
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where the script finds its python
     options = {"cwd": tmp_path, "capture_output": True, "text": True, "env": {**os.environ, "PATH": path}}
     sent = subprocess.run([*script, f"run_dir={run_dir}"], **options)
     assert sent.returncode == 0, sent.stderr
