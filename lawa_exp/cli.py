@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lawa_exp.config import Failed, UserError
-from lawa_exp.slurm.ranks import join_ranks
+from lawa_exp.slurm_step import join_ranks
 
 
 class Parser(argparse.ArgumentParser):
