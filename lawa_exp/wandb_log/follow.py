@@ -123,6 +123,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--watch", type=int, help="the process that trains")
     parser.add_argument("--timeout", type=float, required=True, help="seconds to go on after the training's end")
     parser.add_argument("--attempt", type=int, default=1)
+    parser.add_argument("--last", action="store_true", help="the training has ended: no attempt after this one")
     args = parser.parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
@@ -151,13 +152,13 @@ def main(arguments: list[str]) -> int:
                 f"warning: W&B: {type(error).__name__}: {reason[0] if reason else ''}; training goes on, "
                 f"tried again every {AGAIN:.0f} s (details: {run.path / 'wandb' / 'log.txt'})"
             )
-        if ended.is_set():
+        if args.last:
             os._exit(1)  # without the clean-up of a library that has failed
         ended.wait(AGAIN)
         sys.stderr.flush()
         os.dup2(channel, CHANNEL)
         os.environ.pop("WANDB_SERVICE", None)  # the failed one's
-        rest = [*arguments, "--attempt", str(args.attempt + 1)]
+        rest = [*arguments, "--attempt", str(args.attempt + 1), *(["--last"] if ended.is_set() else [])]
         os.execv(sys.executable, [sys.executable, "-m", "lawa_exp.wandb_log.follow", *rest])
 
 
