@@ -157,18 +157,23 @@ def merge(entries: list[Prepared]) -> Prepared:
     return replace(first, config=config)
 
 
-def show_plan(p: Prepared, ranks: Ranks) -> str:
-    """The plan as it is printed, and what the run directory holds of it already. UserError: it cannot be done."""
-    plan.check_noise_scale(p.config, p.splits, ranks.world)
-    plan.check_sharding(p.config, ranks.world)
+def size(p: Prepared) -> tuple[dict[str, torch.Tensor], int, float]:
+    """The model's tensors by name, without content; its trained parameters; the FLOPs of training on one sample."""
     with torch.device("cpu" if isinstance(p.config.model, CustomSettings) else "meta"):  # not everything builds on meta
         model = build_model(p.config.model)
     trained = sum(t.numel() for t in model.parameters() if t.requires_grad)
     if isinstance(p.config.model, ImageModelSettings):
-        flops = 3 * forward_flops(model, p.config.model)  # the backward pass is counted as two
+        flops = 3.0 * forward_flops(model, p.config.model)  # the backward pass is counted as two
     else:
         flops = plan.flops_per_token(p.config.model, trained) * p.data.tokens_per_sample
-    tensors = live_tensors(model)
+    return live_tensors(model), trained, flops
+
+
+def show_plan(p: Prepared, ranks: Ranks) -> str:
+    """The plan as it is printed, and what the run directory holds of it already. UserError: it cannot be done."""
+    plan.check_noise_scale(p.config, p.splits, ranks.world)
+    plan.check_sharding(p.config, ranks.world)
+    tensors, trained, flops = size(p)
     described = plan.describe(p.config, p.data, p.splits, ranks.world, tensors, trained, flops, p.origin)
     run = RunDir(p.run_dir)
     marker, facts = run.marker() or ("", {})

@@ -1,0 +1,1 @@
+"""The published claims as data, rerun and judged."""

@@ -1,0 +1,165 @@
+"""From finished runs to the numbers that a rule speaks of: one for each seed, choices made on val, told on test."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lawa_exp.config import UserError
+from lawa_exp.metrics import averager_ids, curve
+
+Row = dict[str, Any]
+LOSS, ACCURACY = "loss", "accuracy"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training as its set asked for it. config: flat, `lr.peak`; rows: val; test: of the last step."""
+
+    folder: Path
+    steps: int
+    seed: int
+    config: Mapping[str, Any]
+    rows: Sequence[Row]
+    test: Sequence[Row]
+    readouts: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+
+    def curve(self, weights: str, metric: str = LOSS, readout: str | None = None) -> dict[int, float]:
+        """{step: value on val}; accuracies as the share that is wrong, so that lower is better everywhere."""
+        rows = self.readouts.get(readout, ()) if readout and weights != "live" else self.rows
+        points = curve(rows, weights, metric=metric)
+        return {step: 1 - v if metric == ACCURACY else v for step, v in points if step <= self.steps}
+
+    def tested(self, weights: str, metric: str = LOSS) -> float | None:
+        found = [r.get(metric) for r in self.test if r["weights"] == weights and r["step"] == self.steps]
+        if not found or found[0] is None:
+            return None
+        return 1 - found[0] if metric == ACCURACY else float(found[0])
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What a name in a rule means.
+
+    sets: of trainings. where: values of the runs' settings (`lr.peak: 0.004`, `steps: 500`). weights: live, an
+    averager's id, or a pattern (`lawa-*`). at: the step, as a share of the budget. readout: a further read-out that has
+    the weights. split=val: also at the end of the budget, beside what has val only. Where more than one group of runs
+    (that differ in the seed alone) or more than one average fits, the lowest mean val loss at that step chooses.
+    """
+
+    sets: tuple[str, ...]
+    where: Mapping[str, Any]
+    weights: str = "live"
+    at: float = 1.0
+    metric: str = LOSS
+    readout: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An arm's numbers. values: by seed, on test at the end of the budget, else on val; curves: val, by seed.
+
+    group: what tells the chosen runs apart; candidates: how many there were to choose from.
+    """
+
+    arm: Arm
+    values: Mapping[int, float]
+    curves: Mapping[int, Mapping[int, float]]
+    steps: int
+    weights: str
+    group: str
+    candidates: int
+    split: str
+
+    def label(self) -> str:
+        chosen = f", best of {self.candidates} on val" if self.candidates > 1 else ""
+        return f"{self.weights} of {self.group}{chosen}" if self.group else f"{self.weights}{chosen}"
+
+
+class Missing(Exception):
+    """What a rule needs is not there (yet): the reason, for the table."""
+
+
+def groups(runs: Sequence[Run], shown: Sequence[str] = ()) -> dict[str, list[Run]]:
+    """The runs by everything but the seed; names say the settings in which the groups differ."""
+    ignored = ("seed", "recipe")
+    keyed: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    for run in runs:
+        key = tuple(sorted((k, str(v)) for k, v in run.config.items() if k not in ignored and not_logistics(k)))
+        keyed.setdefault((*key, ("steps", str(run.steps))), []).append(run)
+    differing = {k for key in keyed for k, v in key if any(dict(other).get(k) != v for other in keyed)}
+    names = {}
+    for key, members in keyed.items():
+        told = [(k, v) for k, v in key if (k in differing or k in shown)]
+        names[" ".join(f"{k}={v}" for k, v in told)] = members
+    return names
+
+
+def not_logistics(key: str) -> bool:
+    """Whether a setting can tell trainings apart (averagers, saving and the like cannot)."""
+    return key.split(".")[0] in ("model", "dataset", "optimizer", "lr", "batch", "scaling", "feedback", "fault")
+
+
+def fits(run: Run, where: Mapping[str, Any]) -> bool:
+    return all(same(run.steps if k == "steps" else run.config.get(k), v) for k, v in where.items())
+
+
+def same(ours: Any, asked: Any) -> bool:
+    if isinstance(asked, int | float) and isinstance(ours, int | float) and not isinstance(asked, bool):
+        return math.isclose(ours, asked, rel_tol=1e-9)
+    return str(ours) == str(asked)
+
+
+def measure(arm: Arm, trained: Mapping[str, Sequence[Run]]) -> Measured:
+    """Chooses the arm's runs and average on val and reads its numbers. Missing: there is none."""
+    for name in arm.sets:
+        if name not in trained:
+            raise UserError(f"no set of trainings {name}")
+    runs = [run for name in arm.sets for run in trained[name] if fits(run, arm.where)]
+    if not runs:
+        told = " ".join(f"{k}={v}" for k, v in arm.where.items())
+        raise Missing(f"no finished run of {', '.join(arm.sets)}" + (f" with {told}" if told else ""))
+    found: list[tuple[float, str, str, list[Run]]] = []
+    for name, members in groups(runs).items():
+        ids = ["live"] if arm.weights == "live" else averages(members, arm)
+        for id in ids:
+            at_step = [run.curve(id, arm.metric, arm.readout).get(step_of(arm, run)) for run in members]
+            if all(v is not None for v in at_step):
+                found.append((statistics.fmean(v for v in at_step if v is not None), name, id, members))
+    if not found:
+        raise Missing(f"{arm.weights} of {', '.join(arm.sets)} has no value at {arm.at:.0%} of the budget")
+    _, name, id, members = min(found, key=lambda f: f[0])
+    curves = {run.seed: run.curve(id, arm.metric, arm.readout) for run in members}
+    steps = {run.seed: step_of(arm, run) for run in members}
+    tested = {run.seed: run.tested(id, arm.metric) for run in members}
+    on_test = arm.at == 1 and arm.split is None and arm.readout is None and all(v is not None for v in tested.values())
+    values = tested if on_test else {seed: curves[seed][steps[seed]] for seed in curves}
+    return Measured(
+        arm,
+        {seed: float(v) for seed, v in sorted(values.items()) if v is not None},
+        curves,
+        members[0].steps,
+        id,
+        name,
+        len(found),
+        "test" if on_test else "val",
+    )
+
+
+def averages(runs: Sequence[Run], arm: Arm) -> list[str]:
+    """The ids that fit the pattern and that every run has."""
+    rows = [run.readouts.get(arm.readout, ()) if arm.readout else run.rows for run in runs]
+    common = [id for id in averager_ids(rows[0]) if all(id in averager_ids(r) for r in rows[1:])]
+    return [id for id in common if fnmatch.fnmatchcase(id, arm.weights)]
+
+
+def step_of(arm: Arm, run: Run) -> int:
+    """The last evaluation at or before the arm's share of the budget."""
+    steps = [s for s in run.curve("live", arm.metric) if s <= arm.at * run.steps + 1e-9]
+    return max(steps, default=0)

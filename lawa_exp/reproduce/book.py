@@ -1,0 +1,148 @@
+"""The claims, what is trained for them, and the forms in which they are judged: the YAML files beside this one.
+
+A paper's file lists claims: what was said and measured, where, the published figures with how sure they are, and the
+rules by which it is judged (`rules.py`), written before the runs. trainings.yaml has the sets of trainings for each
+scale, and the forms: what a rule's $names mean, as published and fair.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lawa_exp.config import UserError, near
+
+FOLDER = Path(__file__).parent / "papers"
+PAPERS = ("lawa", "ewa", "ajroldi", "anytime")
+SCALES = ("cpu", "gpu", "paper")
+CERTAINTY = ("printed", "digitised", "second-hand", "inferred", "computed")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One published figure in the paper's own units; `value` may be text (`> 16`)."""
+
+    what: str
+    value: Any
+    unit: str
+    source: str
+    certainty: str
+
+    def text(self) -> str:
+        shown = f"{self.value:,}" if isinstance(self.value, int) else f"{self.value}"
+        return f"{self.what}: {shown} {self.unit}".rstrip() + f" ({self.certainty})"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """arms: what the rules' names mean (`arms.Arm`), by name. rules: see `rules.py`; none: `because` says why not.
+
+    rules_of: in place of `rules` under a form's recipe (as_published, fair). because: what the verdict rests on.
+    """
+
+    id: str
+    says: str
+    where: str
+    setting: str
+    published: tuple[Figure, ...]
+    arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rules: tuple[str, ...] = ()
+    rules_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    because: str = ""
+    verdict: str = ""  # of a claim without rules: not run, not comparable
+
+    def rules_for(self, recipe: str) -> tuple[str, ...]:
+        return tuple(self.rules_of.get(recipe, self.rules))
+
+
+@dataclass(frozen=True)
+class Paper:
+    name: str
+    title: str
+    claims: tuple[Claim, ...]
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """words: a multirun's, for each scale. after: the set whose stable runs it goes on from.
+
+    optional: its data need not be there. readouts: further read-outs of each of its runs, words of `readout` by name.
+    """
+
+    name: str
+    what: str
+    words: Mapping[str, str]
+    after: str | None = None
+    optional: bool = False
+    readouts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way to judge: recipe as_published or fair on some data; names: what $NAME in an arm stands for, by scale."""
+
+    name: str
+    recipe: str
+    data: str
+    names: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Book:
+    papers: tuple[Paper, ...]
+    sets: Mapping[str, TrainingSet]
+    forms: tuple[Form, ...]
+
+    def paper(self, name: str) -> Paper:
+        return next(p for p in self.papers if p.name == name)
+
+
+def read_yaml(path: Path) -> Any:
+    import yaml
+
+    return yaml.safe_load(path.read_text())
+
+
+def load(folder: Path = FOLDER) -> Book:
+    """All papers, sets and forms. UserError names the file and the entry of what is wrong there."""
+    content = read_yaml(folder / "trainings.yaml")
+    sets = {
+        name: made(TrainingSet, {"name": name, **s}, f"trainings.yaml: {name}") for name, s in content["sets"].items()
+    }
+    forms = tuple(made(Form, {"name": n, **f}, f"trainings.yaml: {n}") for n, f in content["forms"].items())
+    papers = []
+    for name in PAPERS:
+        page = read_yaml(folder / f"{name}.yaml")
+        papers.append(Paper(name, page["title"], tuple(read_claim(c, f"{name}.yaml") for c in page["claims"])))
+    return Book(tuple(papers), sets, forms)
+
+
+def read_claim(content: dict[str, Any], file: str) -> Claim:
+    place = f"{file}: {content.get('id', '?')}"
+    figures = tuple(made(Figure, f, place) for f in content.get("published", ()))
+    for figure in figures:
+        if figure.certainty not in CERTAINTY:
+            raise UserError(f"{place}: certainty={figure.certainty}: {near(figure.certainty, CERTAINTY)}")
+    rules = {k: tuple(v) for k, v in content.get("rules_of", {}).items()}
+    claim = made(
+        Claim,
+        {**content, "published": figures, "rules": tuple(content.get("rules", ())), "rules_of": rules},
+        place,
+    )
+    if bool(claim.rules or claim.rules_of) == bool(claim.verdict):
+        raise UserError(f"{place}: expected rules, or a verdict with its reason")
+    return claim
+
+
+def made(cls: type[Any], values: dict[str, Any], place: str) -> Any:
+    names = [f.name for f in dataclasses.fields(cls)]
+    for name in values:
+        if name not in names:
+            raise UserError(f"{place}: {name} is not a field; {near(name, names)}")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise UserError(f"{place}: {error}") from None

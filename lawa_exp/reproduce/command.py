@@ -1,0 +1,129 @@
+"""`python -m lawa_exp.reproduce PAPER`: plans, trains what is missing, reads everything, writes tables and plots."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from lawa_exp import signals
+from lawa_exp.cli import Parser, exit_code
+from lawa_exp.report import markdown
+from lawa_exp.reproduce import judged, pages, trained
+from lawa_exp.reproduce.book import PAPERS, SCALES, load
+from lawa_exp.reproduce.trained import MISSING, Planned, Training
+from lawa_exp.run import EXIT
+from lawa_exp.summary import made_with
+
+LAUNCHERS = ("local", "slurm")
+SHARED = "\n\nA training that several sets share counts once in the last line; hours are by the finished runs."
+
+
+def main(arguments: list[str]) -> int:
+    p = Parser(
+        prog="python -m lawa_exp.reproduce",
+        description="Reruns the published claims of a paper and judges them: trains what is missing (a training that "
+        "is there already is read), and writes Markdown, LaTeX, CSV and plots. Stopped, the same command goes on.",
+    )
+    p.add_argument("paper", choices=[*PAPERS, "all"], metavar="PAPER", help=f"one of {', '.join(PAPERS)}, or all")
+    p.add_argument(
+        "--scale", choices=SCALES, default="cpu", help="cpu: a small GPT on embedded data; gpu; paper (default: cpu)"
+    )
+    p.add_argument("--plan", action="store_true", help="show runs and costs, and what is done already; train nothing")
+    p.add_argument("--read", action="store_true", help="train nothing: judge from the runs that are there")
+    p.add_argument("--out", type=Path, help="where tables and plots go (default: RUNS_ROOT/reproduce/SCALE)")
+    p.add_argument("--runs-root", default="runs", metavar="DIR", help="where the runs are (default: runs)")
+    p.add_argument("--jobs", type=int, default=1, help="sets of trainings at a time on this machine (default: 1)")
+    p.add_argument("--launcher", choices=LAUNCHERS, default="local", help="slurm: queue what is missing and return")
+    p.add_argument("words", nargs="*", metavar="KEY=VALUE", help="Hydra overrides for every training, after --")
+    args = p.parse_args(arguments)
+
+    def command() -> int:
+        signals.listen()
+        return reproduce(args, shlex.join(["python", "-m", "lawa_exp.reproduce", *arguments]))
+
+    return exit_code(command)
+
+
+def reproduce(args: argparse.Namespace, command: str) -> int:
+    say = functools.partial(print, flush=True)
+    book = load()
+    papers = [p for p in book.papers if args.paper in (p.name, "all")]
+    out = args.out or Path(args.runs_root) / "reproduce" / args.scale
+    names = judged.needed(book, papers, args.scale)
+    plans = {n: trained.plan_set(book.sets[n], args.scale, args.runs_root, args.words) for n in names}
+    gpt_tiny = trained.unit()
+    say(costs(list(plans.values()), gpt_tiny))
+    for p in plans.values():
+        if p.problem and not p.set.optional and args.scale in p.set.words:
+            say(f"warning: {p.set.name}: {p.problem}")
+    if args.plan:
+        return 0
+    code = 0
+    if not args.read:
+        code = trained.train(list(plans.values()), args.jobs, args.launcher, out / "logs", say)
+        if code == EXIT["stopped"]:
+            say("stopped: the same command goes on")
+            return code
+    runs = trained.read_all(plans)
+    facts = [made_by(list(plans.values())), costs_in_words(list(plans.values()), gpt_tiny)]
+    for paper in papers:
+        found = judged.outcomes(book, paper, args.scale, runs)
+        pages.write_pages(out, paper, args.scale, found, command, [f for f in facts if f])
+        forms = list(dict.fromkeys(o.form for claim in found.values() for o in claim))
+        say(f"\n{paper.title}\n\n{pages.counts(found, forms)}\n\n{out / paper.name}.md, .tex, .csv")
+    return code
+
+
+def costs(plans: Sequence[Planned], unit: float) -> str:
+    """A line for each set: its trainings, steps, cost in steps of gpt_tiny, time so far or expected, what is done."""
+    lines = [["set", "trainings", "done", "steps", "gpt_tiny steps", "hours of one process"]]
+    pace = seconds_per_flop(plans)
+    for p in [*plans]:
+        if p.problem:
+            lines.append([p.set.name, p.problem[:60], "", "", "", ""])
+            continue
+        states = [t.state() for t in p.trainings]
+        flops = sum(t.flops() for t in p.trainings)
+        steps = sum(t.config.steps - t.first for t in p.trainings)
+        hours = f"{flops * pace / 3600:.2f}" if pace else "-"
+        over = sum(s != MISSING for s in states)
+        lines.append([p.set.name, str(len(states)), str(over), f"{steps:,}", f"{flops / unit:,.0f}", hours])
+    every = distinct(plans)
+    flops = sum(t.flops() for t in every)
+    steps = sum(t.config.steps - t.first for t in every)
+    hours = f"{flops * pace / 3600:.2f}" if pace else "-"
+    lines.append(["together", str(len(every)), "", f"{steps:,}", f"{flops / unit:,.0f}", hours])
+    return markdown(lines) + SHARED
+
+
+def distinct(plans: Sequence[Planned]) -> list[Training]:
+    """Each training once, the longest where several budgets share one."""
+    found: dict[Path, Training] = {}
+    for p in plans:
+        for t in p.trainings:
+            known = found.get(t.folder)
+            if known is None or t.config.steps > known.config.steps:
+                found[t.folder] = t
+    return list(found.values())
+
+
+def seconds_per_flop(plans: Sequence[Planned]) -> float | None:
+    """Of the whole runs, evaluations included, over those that were trained in one go; None: there is none yet."""
+    timed = [(t.flops(), times[1]) for t in distinct(plans) if (times := t.seconds())]
+    return sum(s for _, s in timed) / sum(f for f, _ in timed) if timed else None
+
+
+def costs_in_words(plans: Sequence[Planned], unit: float) -> str:
+    every = distinct(plans)
+    flops = sum(t.flops() for t in every)
+    work = f"{flops / unit:,.0f} steps of gpt_tiny"
+    return f"{len(every)} trainings, as much work as {work} (by FLOPs, evaluations not counted)"
+
+
+def made_by(plans: Sequence[Planned]) -> str:
+    """Machine, versions and data of the runs."""
+    done = [{"run_dir": str(t.folder)} for t in distinct(plans) if t.state() != MISSING]
+    return made_with(done)

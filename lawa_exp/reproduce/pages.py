@@ -1,0 +1,172 @@
+"""Markdown, LaTeX and CSV of what came of the claims: published beside ours."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lawa_exp.files import write_text_atomically
+from lawa_exp.report import markdown
+from lawa_exp.reproduce.book import Form, Paper
+from lawa_exp.reproduce.judged import Outcome, disagree, spread
+from lawa_exp.reproduce.rules import FAILS, HOLDS, IN_PART, NOT_COMPARABLE, NOT_RUN, Check
+
+VERDICTS = (HOLDS, IN_PART, FAILS, NOT_RUN, NOT_COMPARABLE)
+HOW_TO_READ = """A verdict follows from the claim's rules, which were written before the runs. A rule compares losses (nats;
+on test at the end of the budget, else on val) or shares of the budget: the mean over seeds of its left side minus its
+right side, paired by seed, with the 95% interval (Student's t). It is met when the interval is on its side, contradicted
+when it is on the other, else undecided. A claim holds if all its rules are met, and in part if some are or if an
+undecided one's mean is on its side. *As published*: the schedule, the averages and the baseline of the paper; *fair*:
+the baseline annealed to the same budget, every average the best of its grid, peaks and averages chosen on val."""
+
+
+def number(value: float) -> str:
+    """Four significant digits, no exponent for what a table holds."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def with_half(check: Check) -> str:
+    half = "" if math.isnan(check.half) or check.n == 0 else f" ± {number(check.half)}"
+    return f"{check.mean:+.4f}{half}"
+
+
+def counts(outcomes: Outcomes, forms: Sequence[Form]) -> str:
+    """How many claims have which verdict, by form."""
+    lines = [["", *VERDICTS]]
+    for form in forms:
+        found = [o.verdict for claim in outcomes.values() for o in claim if o.form == form]
+        if found:
+            lines.append([title(form), *(str(found.count(v)) for v in VERDICTS)])
+    return markdown(lines)
+
+
+def title(form: Form) -> str:
+    return form.recipe.replace("_", " ") + ("" if form.data == "embedded" else f", {form.data}")
+
+
+def page(paper: Paper, scale: str, outcomes: Outcomes, command: str, facts: Sequence[str]) -> str:
+    """The paper's page: a table of verdicts, where the forms disagree, and each claim in full."""
+    forms = list(dict.fromkeys(o.form for claim in outcomes.values() for o in claim))
+    parts = [f"# {paper.title}", "", f"    {command}", "", *(f"- {fact}" for fact in facts), "", HOW_TO_READ, ""]
+    parts += [counts(outcomes, forms), ""]
+    head = ["claim", "published", *(f"{title(f)}" for f in forms)]
+    lines = [head]
+    for claim in paper.claims:
+        by_form = {o.form: o for o in outcomes[claim.id]}
+        published = "; ".join(f.text() for f in claim.published)
+        lines.append([f"[{claim.id}](#{claim.id})", published, *(cell(by_form.get(f)) for f in forms)])
+    parts += [markdown(lines), ""]
+    apart = [c for c in paper.claims if disagree(outcomes[c.id])]
+    parts += ["## Where as published and fair disagree", ""]
+    parts += [f"- [{c.id}](#{c.id}): {c.says} {'; '.join(told(o) for o in outcomes[c.id])}" for c in apart] or [
+        "Nowhere."
+    ]
+    parts.append("")
+    for claim in paper.claims:
+        parts += [
+            f"## {claim.id}",
+            "",
+            f"**{claim.says}**",
+            "",
+            f"- where: {claim.where}",
+            f"- setting: {claim.setting}",
+        ]
+        parts += [f"- published: {f.text()}; source: {f.source}" for f in claim.published]
+        parts += [f"- judged by: {claim.because}", ""]
+        for o in outcomes[claim.id]:
+            parts += [f"{title(o.form).capitalize()}: **{o.verdict}**" + (f" ({o.reason})" if not o.checks else ""), ""]
+            parts += [f"- `{c.rule}`: {with_half(c)}, n={c.n}: {c.state}" for c in o.checks if c.n]
+            parts += [f"- `{c.rule}`: {c.state}" for c in o.checks if not c.n]
+            parts += ["", arms_table(o), ""] if o.arms else [""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def cell(o: Outcome | None) -> str:
+    """The verdict, and the first rule's difference."""
+    if o is None:
+        return ""
+    first = next((c for c in o.checks if c.n), None)
+    return o.verdict + (f" ({with_half(first)}, n={first.n})" if first else "")
+
+
+def told(o: Outcome) -> str:
+    return f"{title(o.form)}: {o.verdict}"
+
+
+def arms_table(o: Outcome) -> str:
+    lines = [["arm", "weights and runs", "at", "split", "mean", "sd", "n"]]
+    for name, m in (o.arms or {}).items():
+        mean, deviation = spread(m.values)
+        lines.append([name, m.label(), f"{m.arm.at:.0%}", m.split, number(mean), number(deviation), str(len(m.values))])
+    return markdown(lines)
+
+
+def latex(paper: Paper, outcomes: Outcomes) -> str:
+    """A longtable (package booktabs, longtable) of the claims, published and ours."""
+    forms = list(dict.fromkeys(o.form for claim in outcomes.values() for o in claim))
+    columns = "p{5.2cm}p{4.2cm}" + "p{3cm}" * len(forms)
+    heads = " & ".join(["claim", "published", *(title(f) for f in forms)])
+    lines = [f"% {paper.title}", f"\\begin{{longtable}}{{{columns}}}", "\\toprule", f"{heads} \\\\", "\\midrule"]
+    for claim in paper.claims:
+        by_form = {o.form: o for o in outcomes[claim.id]}
+        published = "; ".join(f.text() for f in claim.published)
+        row = [claim.says, published, *(cell(by_form.get(f)) for f in forms)]
+        lines.append(" & ".join(map(escaped, row)) + " \\\\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{longtable}", ""])
+
+
+def escaped(text: str) -> str:
+    text = text.replace("\\", "\\textbackslash{}")
+    for c in "&%$#_{}":
+        text = text.replace(c, f"\\{c}") if c not in "{}" or "textbackslash" not in text else text
+    return text.replace("±", "$\\pm$").replace("~", "\\textasciitilde{}").replace("^", "\\textasciicircum{}")
+
+
+def write_csv(folder: Path, paper: Paper, outcomes: Outcomes) -> None:
+    """NAME.csv: a line for each rule; NAME-arms.csv: a line for each arm's losses; NAME-published.csv: the figures."""
+    checks, arms, published = [], [], []
+    for claim in paper.claims:
+        for f in claim.published:
+            published.append([claim.id, f.what, f.value, f.unit, f.certainty, f.source])
+        for o in outcomes[claim.id]:
+            for c in o.checks:
+                checks.append([claim.id, o.form.name, o.verdict, c.rule, c.mean, c.half, c.n, c.state])
+            if not o.checks:
+                checks.append([claim.id, o.form.name, o.verdict, "", "", "", "", o.reason])
+            for name, m in (o.arms or {}).items():
+                for seed, value in m.values.items():
+                    arms.append([claim.id, o.form.name, name, m.weights, m.group, m.arm.at, m.split, seed, value])
+    write(
+        folder / f"{paper.name}.csv",
+        ["claim", "form", "verdict", "rule", "mean", "half_interval", "n", "state"],
+        checks,
+    )
+    write(
+        folder / f"{paper.name}-arms.csv",
+        ["claim", "form", "arm", "weights", "runs", "at", "split", "seed", "value"],
+        arms,
+    )
+    write(folder / f"{paper.name}-published.csv", ["claim", "what", "value", "unit", "certainty", "source"], published)
+
+
+def write(path: Path, head: list[str], lines: Sequence[Sequence[object]]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([head, *lines])
+
+
+def write_pages(
+    folder: Path,
+    paper: Paper,
+    scale: str,
+    outcomes: Outcomes,
+    command: str,
+    facts: Sequence[str],
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(folder / f"{paper.name}.md", page(paper, scale, outcomes, command, facts))
+    write_text_atomically(folder / f"{paper.name}.tex", latex(paper, outcomes))
+    write_csv(folder, paper, outcomes)

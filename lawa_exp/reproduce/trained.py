@@ -1,0 +1,227 @@
+"""The sets of trainings: what they consist of, what is done of them, how the rest is trained, and what they say."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lawa_exp import signals
+from lawa_exp.compose import compose, read
+from lawa_exp.config import Config, UserError
+from lawa_exp.metrics import averager_ids, read_rows
+from lawa_exp.plan import batches_of
+from lawa_exp.reproduce.arms import Missing, Run
+from lawa_exp.reproduce.book import TrainingSet
+from lawa_exp.run import EXIT, Prepared, flat, prepare, size, start_device
+from lawa_exp.rundir import RunDir
+from lawa_exp.summary import read_run
+from lawa_exp.sweep import gather
+
+POLL = 0.5  # seconds
+DONE, DIVERGED, MISSING = "done", "diverged", "missing"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of a set."""
+
+    prepared: Prepared
+
+    @property
+    def folder(self) -> Path:
+        return self.prepared.run_dir
+
+    @property
+    def config(self) -> Config:
+        return self.prepared.config
+
+    @property
+    def first(self) -> int:
+        """The steps that it takes over from another run."""
+        return self.prepared.origin.step if self.prepared.origin else 0
+
+    def state(self) -> str:
+        """done; diverged; or missing: not (wholly) trained, or without the evaluation of an average."""
+        marker, facts = RunDir(self.folder).marker() or ("", {})
+        if marker == "DIVERGED":
+            return DIVERGED
+        if marker != "DONE" or int(facts["step"]) < self.config.steps:
+            return MISSING
+        rows, _ = read_run(self.folder, [a.id for a in self.config.averagers], self.config.steps)
+        evaluated = set(averager_ids(rows))
+        return DONE if all(a.id in evaluated or late(a, self.config) for a in self.config.averagers) else MISSING
+
+    def flops(self) -> float:
+        """Of training, by the plan's estimate."""
+        batches = batches_of(self.config, self.prepared.data)
+        samples = batches.samples(self.config.steps) - batches.samples(self.first)
+        return flops_per_sample(self.config.model, self.prepared) * samples
+
+    def seconds(self) -> tuple[float, float] | None:
+        """(of the steps alone, of the whole run); None where it was not trained in one go."""
+        rows, starts = read_rows(self.folder / "timing.jsonl"), read_rows(self.folder / "provenance.jsonl")
+        marker = self.folder / "DONE"
+        if not rows or len(starts) != 1 or not marker.exists():
+            return None
+        began = time.mktime(time.strptime(starts[0]["time"][:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone
+        return max(float(r["seconds"]) for r in rows), marker.stat().st_mtime - began
+
+
+def late(averager: Any, config: Config) -> bool:
+    """Whether it has no value within the budget."""
+    return len(averager.needed(config.steps)) < averager.observations
+
+
+_SIZES: dict[Any, float] = {}
+
+
+def flops_per_sample(model: Any, prepared: Prepared) -> float:
+    if model not in _SIZES:
+        _SIZES[model] = size(prepared)[2]
+    return _SIZES[model]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A set as it is at some scale. trainings: empty where `problem` says why it cannot be trained here."""
+
+    set: TrainingSet
+    words: tuple[str, ...]
+    trainings: tuple[Training, ...] = ()
+    problem: str = ""
+
+    def missing(self) -> list[Training]:
+        return [t for t in self.trainings if t.state() == MISSING]
+
+
+def plan_set(chosen: TrainingSet, scale: str, runs_root: str, more: Sequence[str] = ()) -> Planned:
+    """What a set consists of. A problem, not an exception, where its data are not there or it has no such scale."""
+    if scale not in chosen.words:
+        return Planned(chosen, (), problem=f"not trained at --scale {scale}")
+    asked = [*shlex.split(chosen.words[scale]), *more]
+    words = ("-m", *asked, f"runs_root={runs_root}", f"sweep=reproduce-{scale}-{chosen.name}")
+    try:
+        composed, _ = compose(list(words))
+        entries = [read(values, overrides) for values, overrides in composed]
+        device, ranks = start_device(entries[0][0].trainer.device, plan=True)
+        sweep = gather(entries, [o for _, o in composed], device, ranks)
+    except UserError as error:
+        return Planned(chosen, words, problem=str(error))
+    return Planned(chosen, words, tuple(Training(p) for p, _ in sweep.trainings))
+
+
+def unit() -> float:
+    """The FLOPs of one step of gpt_tiny, the project's default: in these costs are told."""
+    (values, overrides), *_ = compose(["model=gpt_tiny", "plan=true"])[0]
+    config, options = read(values, overrides)
+    device, ranks = start_device("cpu", plan=True)
+    prepared = prepare(config, options, device, ranks)
+    return Training(prepared).flops() / prepared.config.steps
+
+
+def train(plans: Sequence[Planned], jobs: int, launcher: str, log: Path, say: Callable[[str], None]) -> int:
+    """Trains what is missing, `jobs` sets at a time, each a multirun with its output in `log`; returns the exit code.
+
+    A set waits for the one whose stable runs it goes on from. A stop signal is handed on, and the same command goes on.
+    """
+    waiting = [p for p in plans if p.trainings and (p.missing() or unread(p))]
+    log.mkdir(parents=True, exist_ok=True)
+    running: dict[str, Job] = {}
+    failed = False
+    try:
+        while waiting or running:
+            if signals.stop_is_asked():
+                return EXIT["stopped"]
+            unfinished = {p.set.name for p in waiting} | set(running)
+            for p in [p for p in waiting if p.set.after not in unfinished][: jobs - len(running)]:
+                waiting.remove(p)
+                path = log / f"{p.set.name}.log"
+                say(f"{p.set.name}: {len(p.missing())} of {len(p.trainings)} trainings are missing; output in {path}")
+                running[p.set.name] = Job(commands(p, launcher), path)
+            for name, job in list(running.items()):
+                if (code := job.code()) is None:
+                    continue
+                del running[name]
+                failed = failed or code != 0
+                say(f"{name}: finished" if code == 0 else f"{name}: failed with exit code {code}; see {job.log}")
+            time.sleep(POLL)
+    finally:
+        for job in running.values():
+            job.process.send_signal(signal.SIGTERM)
+        for job in running.values():
+            job.process.wait()
+    return EXIT["failed"] if failed else 0
+
+
+class Job:
+    """Commands one after another, until one fails."""
+
+    def __init__(self, commands: list[list[str]], log: Path) -> None:
+        self.left, self.log = commands, log
+        self.process = self.start()
+
+    def start(self) -> subprocess.Popen:
+        with self.log.open("a") as out:
+            return subprocess.Popen(self.left.pop(0), stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+
+    def code(self) -> int | None:
+        """The exit code of the last command or of the one that failed; None while they run."""
+        code = self.process.poll()
+        if code == 0 and self.left:
+            self.process, code = self.start(), None
+        return code
+
+
+def commands(p: Planned, launcher: str) -> list[list[str]]:
+    """The set's multirun, and (here, where they are trained) the further read-outs of its runs."""
+    words = [*p.words, *([f"hydra/launcher={launcher}"] if launcher != "local" else [])]
+    found = [[sys.executable, "-m", "lawa_exp", *words]]
+    for training, name, asked in unread(p) if launcher == "local" else []:
+        readout = [sys.executable, "-m", "lawa_exp.readout", str(training.folder)]
+        found.append([*readout, *shlex.split(asked), "--name", name])
+    return found
+
+
+def unread(p: Planned) -> list[tuple[Training, str, str]]:
+    """(training, name, words) of the further read-outs that are missing."""
+    return [
+        (t, name, words)
+        for t in p.trainings
+        for name, words in p.set.readouts.items()
+        if not (t.folder / "readouts" / name / "metrics.jsonl").exists()
+    ]
+
+
+def read_set(p: Planned) -> list[Run]:
+    """The set's finished runs. What diverged or is missing is not among them."""
+    found = []
+    for t in p.trainings:
+        if t.state() != DONE:
+            continue
+        config = RunDir(t.folder).read_config() or {}
+        rows, test = read_run(t.folder, [a.id for a in t.config.averagers], t.config.steps)
+        readouts = {name: read_rows(t.folder / "readouts" / name / "metrics.jsonl") for name in p.set.readouts}
+        found.append(Run(t.folder, t.config.steps, t.config.seed, flat(config), rows, test, readouts))
+    return found
+
+
+def read_all(plans: Mapping[str, Planned]) -> Callable[[str], list[Run]]:
+    """The runs of a set by its name, each set read once; Missing: it cannot be trained here."""
+
+    @functools.cache
+    def runs(name: str) -> list[Run]:
+        if name not in plans:
+            raise Missing(f"no set {name} at this scale")
+        if plans[name].problem:
+            raise Missing(plans[name].problem)
+        return read_set(plans[name])
+
+    return runs
