@@ -17,7 +17,7 @@ from lawa_exp.data.image_files import (
     MnistSettings,
 )
 from lawa_exp.data.image_folder import ImageFolderSettings
-from lawa_exp.data.masked import MaskedLMSettings
+from lawa_exp.data.masked import MaskedLMSettings, PydocsMLMSettings
 from lawa_exp.data.text import PydocsSettings, TextSettings
 from lawa_exp.data.tokens import OpenWebTextSettings, TokensSettings
 from lawa_exp.data.words import WordsSettings
@@ -34,6 +34,7 @@ DATASETS: dict[str, type] = {
     "cifar100": Cifar100Settings,
     "image_folder": ImageFolderSettings,
     "masked_lm": MaskedLMSettings,
+    "pydocs_mlm": PydocsMLMSettings,
     "words": WordsSettings,
     "arrays": ArraysSettings,
 }

@@ -29,7 +29,7 @@ from lawa_exp.data.fairseq import (
 )
 from lawa_exp.data.order import epochs_and_indices
 from lawa_exp.data.places import find
-from lawa_exp.data.text import kept, read_splits
+from lawa_exp.data.text import kept, read_pydocs, read_splits
 from lawa_exp.data.tokenizers import find_gpt2, load_tokenizer
 
 MASKED, UNCHANGED, RANDOM = 0.15, 0.1, 0.1  # share of the tokens; of these, left as they are; replaced at random
@@ -83,6 +83,29 @@ class MaskedLMSettings:
             encode = partial(encode_lines, content, lambda line: table[tokenizer.encode(line.strip())])
             splits[split] = lines_of(kept(f"{digest.hexdigest()}-lines", encode))
         return MaskedBlocks(splits, ids, context, whole.hexdigest(), self.name, note)
+
+
+@dataclass(frozen=True)
+class PydocsMLMSettings:
+    """The text and the splits of dataset=pydocs, as lines of bytes: byte b is symbol 4 + b, behind fairseq's special
+    ones, and <mask> is the last, number 260."""
+
+    inputs: ClassVar[str] = "masked tokens"
+    name: str = setting(text())
+
+    def open(self, context: int) -> MaskedBlocks:
+        splits, note = read_pydocs()
+        tokenizer = load_tokenizer("bytes", None)
+        symbols = (*SPECIAL, *map(str, range(tokenizer.vocab_size)), "<mask>")
+        digest, lines = hashlib.sha256(" ".join(symbols).encode()), {}
+        for split, content in splits.items():
+            digest.update(hashlib.sha256(content.encode()).digest())
+            encoded = encode_lines(
+                content, lambda line: tokenizer.encode(line.rstrip("\n")).astype(np.int32) + len(SPECIAL)
+            )
+            lines[split] = lines_of(encoded)
+        ids = {symbol: number for number, symbol in enumerate(symbols)}
+        return MaskedBlocks(lines, ids, context, digest.hexdigest(), self.name, note)
 
 
 class MaskedBlocks:

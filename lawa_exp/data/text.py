@@ -34,10 +34,7 @@ class PydocsSettings:
     name: str = setting(text())
 
     def open(self, context: int) -> Blocks:
-        from pydoc_data.topics import topics  # type: ignore[import-not-found]
-
-        content = "\n".join(topics[name] for name in sorted(topics))
-        return _blocks(*_cut_splits(content), load_tokenizer("bytes", None), context, self.name)
+        return _blocks(*read_pydocs(), load_tokenizer("bytes", None), context, self.name)
 
 
 @dataclass(frozen=True)
@@ -61,6 +58,12 @@ class TextSettings:
         place = find(self.name, self.path, self.folder, (), get)
         splits, note = read_splits(place)
         return _blocks(splits, note, load_tokenizer(self.tokenizer, self.tokenizer_path), context, self.name)
+
+
+def read_pydocs() -> tuple[dict[str, str], str]:
+    from pydoc_data.topics import topics  # type: ignore[import-not-found]
+
+    return _cut_splits("\n".join(topics[name] for name in sorted(topics)))
 
 
 def read_splits(place: Path) -> tuple[dict[str, str], str]:

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from lawa_exp import compose, schedules
 from lawa_exp.config import UserError
-from lawa_exp.data.fairseq import EOS, PAD, Lines
-from lawa_exp.data.masked import IGNORE, MaskedBlocks, complete_blocks
+from lawa_exp.data.fairseq import BOS, EOS, PAD, Lines
+from lawa_exp.data.masked import IGNORE, MaskedBlocks, PydocsMLMSettings, complete_blocks
+from lawa_exp.data.text import PydocsSettings
 from lawa_exp.models import AdaptiveLMSettings, RobertaSettings, build_model
 from lawa_exp.settings import config_from, config_to
 
@@ -84,6 +85,46 @@ def test_15_percent_are_masked_80_10_10():
         np.array_equal(again, inputs[7:12]) and (others != IGNORE).sum() != chosen.sum()
     )  # another epoch, other masks
     assert np.array_equal(data.eval_batch("val", np.arange(3))[0], data.eval_batch("val", np.arange(3))[0])
+
+
+def test_the_embedded_text_is_that_of_pydocs_line_by_line():
+    data, plain = PydocsMLMSettings("x").open(160), PydocsSettings("x").open(160)
+    assert (data.vocab_size, data.mask) == (261, 260) and not data.note.count("left out")
+    for split in ("train", "val", "test"):
+        inputs, targets = data.eval_batch(split, np.arange(data.sizes[split]))
+        chosen, real = targets != IGNORE, inputs != PAD
+        clean = np.where(chosen, targets, inputs)
+        assert (clean[:, 0] == BOS).all() and (clean[:, 1:] != BOS).all()
+        text = bytes(10 if token == EOS else token - 4 for token in clean[:, 1:][real[:, 1:]].tolist())
+        expected = bytes(plain.splits[split].astype(np.uint8))
+        assert text == expected + b"\n" * (not expected.endswith(b"\n"))
+        assert chosen.sum() / real.sum() == pytest.approx(0.15, abs=0.002) and not (chosen & ~real).any()
+        replaced = inputs[chosen & (inputs != data.mask) & (inputs != targets)]
+        assert replaced.min() >= 4 and (inputs[chosen] == data.mask).mean() == pytest.approx(0.8, abs=0.02)
+    again = PydocsMLMSettings("x").open(160)
+    assert again.fingerprint == data.fingerprint != plain.fingerprint
+    for one, other in zip(data.train_batch(5, 40, 8), again.train_batch(5, 40, 8), strict=True):
+        assert np.array_equal(one, other)
+    assert not np.array_equal(data.train_batch(5, 0, 8)[0], data.train_batch(6, 0, 8)[0])
+
+
+def test_the_small_recipe_of_roberta_as_published_and_fair(tmp_path):
+    """conf/experiment/mini_mlm.yaml has the shares of conf/model/roberta_base.yaml."""
+    large, config = composed("model=roberta_base"), composed("experiment=mini_mlm")
+    (_, published), (_, budget) = large.budget, config.budget
+    assert config.lr.horizon == round(budget * large.lr.horizon / published)
+    assert config.lr.warmup_steps == round(config.lr.horizon * large.lr.warmup_steps / large.lr.horizon)
+    assert rate(config, budget) / config.lr.peak == pytest.approx(rate(large, published) / large.lr.peak, abs=1e-3)
+    assert config.optimizer == large.optimizer and config.model.dropout == large.model.dropout
+    assert {a.spacing for a in config.averagers if a.kind == "lawa"} == {round(budget * 136 / published), 50}
+    fair = composed("experiment=mini_mlm", "lr.horizon=null", "lr.warmup_steps=8%")
+    assert fair.lr.horizon is None and fair.lr.warmup_steps == "8%" and fair.averagers == config.averagers
+    small = ["model.layers=1", "model.width=16", "model.heads=2", "steps=60", "lr.horizon=null", "lr.warmup_steps=10"]
+    asked = ["experiment=mini_mlm", "lr.peak=1e-2", "evaluate.samples=16", "evaluate.every=60", *small]
+    assert compose.main([*asked, f"run_dir={tmp_path / 'run'}"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    first, last = (r["loss"] for r in rows if (r["split"], r["weights"]) == ("val", "live"))
+    assert abs(first - np.log(261)) < 0.3 and last < 3.6
 
 
 def tiny(*overrides):
