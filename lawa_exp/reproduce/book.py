@@ -87,7 +87,7 @@ class Form:
     name: str
     recipe: str
     data: str
-    names: Mapping[str, Mapping[str, Any]]
+    names: Mapping[str, Mapping[str, Any]] = field(hash=False)
 
 
 @dataclass(frozen=True)

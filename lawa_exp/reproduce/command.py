@@ -71,7 +71,7 @@ def reproduce(args: argparse.Namespace, command: str) -> int:
     facts = [made_by(list(plans.values())), costs_in_words(list(plans.values()), gpt_tiny)]
     for paper in papers:
         found = judged.outcomes(book, paper, args.scale, runs)
-        pages.write_pages(out, paper, args.scale, found, command, [f for f in facts if f])
+        pages.write_pages(out, paper, found, command, [f for f in facts if f])
         forms = list(dict.fromkeys(o.form for claim in found.values() for o in claim))
         say(f"\n{paper.title}\n\n{pages.counts(found, forms)}\n\n{out / paper.name}.md, .tex, .csv")
     return code

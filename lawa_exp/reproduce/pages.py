@@ -13,13 +13,14 @@ from lawa_exp.reproduce.book import Form, Paper
 from lawa_exp.reproduce.judged import Outcome, disagree, spread
 from lawa_exp.reproduce.rules import FAILS, HOLDS, IN_PART, NOT_COMPARABLE, NOT_RUN, Check
 
+Outcomes = Mapping[str, Sequence[Outcome]]  # by the claim's id
 VERDICTS = (HOLDS, IN_PART, FAILS, NOT_RUN, NOT_COMPARABLE)
-HOW_TO_READ = """A verdict follows from the claim's rules, which were written before the runs. A rule compares losses (nats;
-on test at the end of the budget, else on val) or shares of the budget: the mean over seeds of its left side minus its
-right side, paired by seed, with the 95% interval (Student's t). It is met when the interval is on its side, contradicted
-when it is on the other, else undecided. A claim holds if all its rules are met, and in part if some are or if an
-undecided one's mean is on its side. *As published*: the schedule, the averages and the baseline of the paper; *fair*:
-the baseline annealed to the same budget, every average the best of its grid, peaks and averages chosen on val."""
+HOW_TO_READ = """A verdict follows from the claim's rules, which were written before the runs. A rule compares losses
+(nats; on test at the end of the budget, else on val) or shares of the budget: the mean over seeds of its left side
+minus its right side, paired by seed, with the 95% interval (Student's t). It is met when the interval is on its side,
+contradicted when it is on the other, else undecided. A claim holds if all its rules are met, and in part if some are
+or if an undecided one's mean is on its side. *As published*: the schedule, the averages and the baseline of the paper;
+*fair*: the baseline annealed to the same budget, averages the best of their grids, averages and peaks chosen on val."""
 
 
 def number(value: float) -> str:
@@ -48,7 +49,7 @@ def title(form: Form) -> str:
     return form.recipe.replace("_", " ") + ("" if form.data == "embedded" else f", {form.data}")
 
 
-def page(paper: Paper, scale: str, outcomes: Outcomes, command: str, facts: Sequence[str]) -> str:
+def page(paper: Paper, outcomes: Outcomes, command: str, facts: Sequence[str]) -> str:
     """The paper's page: a table of verdicts, where the forms disagree, and each claim in full."""
     forms = list(dict.fromkeys(o.form for claim in outcomes.values() for o in claim))
     parts = [f"# {paper.title}", "", f"    {command}", "", *(f"- {fact}" for fact in facts), "", HOW_TO_READ, ""]
@@ -158,15 +159,8 @@ def write(path: Path, head: list[str], lines: Sequence[Sequence[object]]) -> Non
         csv.writer(file, lineterminator="\n").writerows([head, *lines])
 
 
-def write_pages(
-    folder: Path,
-    paper: Paper,
-    scale: str,
-    outcomes: Outcomes,
-    command: str,
-    facts: Sequence[str],
-) -> None:
+def write_pages(folder: Path, paper: Paper, outcomes: Outcomes, command: str, facts: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(folder / f"{paper.name}.md", page(paper, scale, outcomes, command, facts))
+    write_text_atomically(folder / f"{paper.name}.md", page(paper, outcomes, command, facts))
     write_text_atomically(folder / f"{paper.name}.tex", latex(paper, outcomes))
     write_csv(folder, paper, outcomes)
