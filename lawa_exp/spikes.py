@@ -38,7 +38,8 @@ def spikes(points: Curve, window: int = 50, deviations: float = 6.0, gap: int = 
     standard deviation would grow with it and hide it. A curve that falls has a higher median and a wider MAD than the
     noise alone, so the rule errs towards no spike. A level that stays high is one spike, over after half a window; a
     steady rise is none. Too high values with up to `gap` others between them are one spike; the first `window` values
-    are none.
+    are none. A short window knows the noise less well: with 50 values hardly any of normal noise are too high, with 20
+    one in 5,000, with 10 (a val curve of few evaluations) one in 400.
     """
     if len(points) <= window:
         return []

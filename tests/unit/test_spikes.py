@@ -38,6 +38,14 @@ def test_noise_and_a_fall_are_no_spike():
     assert spikes(steep) == [] and spikes([(s, -v) for s, v in steep]) == []  # nor is a steady rise
 
 
+@pytest.mark.parametrize(("window", "one_in"), [(10, 400), (20, 5000), (50, math.inf)])
+def test_how_often_noise_alone_is_one(window, one_in):
+    count = 100_000
+    noise = np.random.default_rng(1).standard_normal(count).tolist()
+    found = len(spikes(list(enumerate(noise)), window=window, gap=0))
+    assert count / one_in / 3 <= found <= max(2, 3 * count / one_in)
+
+
 def test_what_is_planted_is_found():
     heights = [1.0, 2.0, 1.5, 0.8, 0.6]
     for seed in range(20):
