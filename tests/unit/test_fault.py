@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import UPDATE, Strike, assert_same_run, rows, run, tiny
+from helpers import UPDATE, Strike, assert_same_run, rows, run, states, tiny
 
 from lawa_exp import plan
 from lawa_exp.batches import Batches
@@ -136,45 +136,36 @@ def test_a_fault_is_part_of_the_trajectory_and_its_absence_is_not():
     assert config_from(content) == plain.config
     ids = {plain.trajectory}
     for at in (7, 5000):  # the second beyond the budget, which another command may raise
-        for kind in (
-            ["fault=batches"],
-            ["fault=rate"],
-            ["fault=rate", "fault.factor=2"],
-            ["fault=rate", "fault.length=3"],
-        ):
-            p = prepared(*kind, f"fault.at={at}")
-            assert f"-bad_{kind[0][6:]}-seed0-" in p.run_dir.name
-            ids.add(p.trajectory)
+        for fault in (BadBatches(at, 10), RateBurst(at, 10, 10.0), RateBurst(at, 10, 2.0), RateBurst(at, 3, 10.0)):
+            ids.add(plan.trajectory_id(plan.identity(replace(plain.config, fault=fault), plain.data)))
     assert len(ids) == 9
-    assert prepared("fault=rate", "fault.at=50%").trajectory == prepared("fault=rate", "fault.at=500").trajectory
     p = prepared("fault=rate", "fault.at=50%", "fault.length=1%")
     assert p.config.fault == RateBurst(500, 10, 10.0) and plan.resolve(p.config, p.data) == p.config
-    assert [w for w in plan.warnings(prepared("fault=batches", "fault.at=995").config) if "fault" in w] == [
-        "fault.at=995: it lasts until step 1,005, beyond the budget of 1,000 steps"
-    ]
-    assert not plan.warnings(prepared("fault=batches", "fault.at=990").config)
+    assert p.run_dir.name.startswith("gpt_tiny-pydocs-constant0.003-bad_rate-seed0-")
+    assert p.trajectory == plan.trajectory_id(plan.identity(replace(plain.config, fault=p.config.fault), plain.data))
+    warned = {at: plan.warnings(replace(plain.config, fault=BadBatches(at, 10))) for at in (990, 995)}
+    assert warned == {
+        990: [],
+        995: ["fault.at=995: it lasts until step 1,005, beyond the budget of 1,000 steps"],
+    }
 
 
-@pytest.mark.parametrize(
-    ("override", "said"),
-    [
-        ("fault.length=0", "fault.length=0: expected a number of steps of at least 1"),
-        ("fault.length=0%", "fault.length=0% is 0 steps: expected at least 1"),
-        ("fault.at=-1", "fault.at=-1: expected a number of steps of at least 0"),
-        ("fault.factor=0", "fault.factor=0: expected a number, above 0"),
-        ("fault.factor=inf", "fault.factor=inf: expected a number, above 0"),
-        ("fault.at=null", "fault.at=None: expected a number of steps"),
-    ],
-)
-def test_a_bad_value_is_one_line(override, said):
-    with pytest.raises(UserError) as error:
-        prepared("fault=rate", override)
-    assert str(error.value).startswith(said) and "\n" not in str(error.value)
-
-
-def test_a_choice_that_is_none_is_told():
-    with pytest.raises(UserError, match="fault=burst: choices: batches, none, rate"):
-        asked("fault=burst")
+def test_a_bad_value_is_one_line():
+    plain = prepared()
+    cases = {
+        ("length", 0): "fault.length=0: expected a number of steps of at least 1",
+        ("length", "0%"): "fault.length=0% is 0 steps: expected at least 1",
+        ("at", -1): "fault.at=-1: expected a number of steps of at least 0",
+        ("at", None): "fault.at=None: expected a number of steps",
+        ("factor", 0): "fault.factor=0: expected a number, above 0",
+        ("factor", math.inf): "fault.factor=inf: expected a number, above 0",
+        ("kind", "burst"): "fault.kind=burst: choices: batches, none, rate",
+    }
+    for (key, value), said in cases.items():
+        fault = {"kind": "rate", "at": 5, "length": 5, "factor": 2.0, key: value}
+        with pytest.raises(UserError) as error:
+            plan.resolve(config_from({**config_to(plain.config), "fault": fault}), plain.data)
+        assert str(error.value).startswith(said) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("kind", ["batches", "rate"])
@@ -182,9 +173,8 @@ def test_a_run_killed_within_a_fault_ends_with_the_same_bytes(kind, tmp_path):
     faulty = tiny(f"fault={kind}", "fault.at=25", "fault.length=10", "logger.every=1")
     done = run(*faulty, f"run_dir={tmp_path / 'twin'}", warm=True)
     assert done.returncode == 0 and "in steps 26 to 35" in done.stdout, done.stdout + done.stderr
-    for n in (29, 18):  # before step 29, from 15 on before step 33: in the fault both times
-        died = run(*faulty, f"run_dir={tmp_path / 'run'}", strike=Strike(UPDATE, n=n))
-        assert died.returncode == -signal.SIGKILL, died.stdout + died.stderr
+    died = run(*faulty, f"run_dir={tmp_path / 'run'}", strike=Strike(UPDATE, n=33))
+    assert died.returncode == -signal.SIGKILL and states(tmp_path / "run")[-1] == 30, died.stdout + died.stderr
     done = run(*faulty, f"run_dir={tmp_path / 'run'}", warm=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert_same_run(tmp_path / "run", tmp_path / "twin")
