@@ -302,6 +302,7 @@ class Config:
     init: Init
     averagers: tuple[Any, ...]
     feedback: Any
+    fault: Any
     trainer: Trainer
     logger: Logger
     evaluate: Evaluate

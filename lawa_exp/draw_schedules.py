@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from lawa_exp import plan, schedules
+from lawa_exp import plan
 from lawa_exp.cli import Parser, exit_code
 from lawa_exp.compose import CONF, compose, read
 from lawa_exp.report import pyplot, save_figure
@@ -32,7 +32,7 @@ def draw(out: Path, overrides: list[str]) -> int:
         data = open_dataset(config.dataset, config.model.context)
         config = plan.resolve(config, data)
         batches = plan.batches_of(config, data)
-        rates = [schedules.rate(config.lr, config.scaling, batches, s) for s in range(1, config.steps + 1)]
+        rates = [plan.rate_of(config, batches, s) for s in range(1, config.steps + 1)]
         panel.plot(range(1, config.steps + 1), rates, color="black", linewidth=1.4)
         panel.set_title(f"lr={name}", fontsize=9)
         panel.set_ylim(bottom=0)

@@ -117,6 +117,12 @@ def check_continues(origin: Origin, config: Config, samples: int, there: Config,
             "init.optimizer=keep: the feedback has a state of the source's, which is of another kind "
             f"({there.feedback} there, {config.feedback} here); choose reset, none or the same"
         )
+    at = getattr(config.fault, "at", origin.step)
+    if at < origin.step and config.fault != there.fault:
+        raise UserError(
+            f"fault.at={at}: the steps up to init.step={origin.step} are the source's, which has another fault "
+            f"({there.fault}); choose fault.at={origin.step} or later, none or the same"
+        )
     if samples != there_samples:
         raise UserError(
             f"init.optimizer=keep: after step {origin.step:,} this batch schedule has seen {samples:,} samples, "

@@ -13,6 +13,7 @@ from lawa_exp import schedules
 from lawa_exp.averaging.feedback import FEEDBACK, NoFeedback
 from lawa_exp.batches import Batches, ConstantBatch
 from lawa_exp.config import Config, UserError, resolve_steps, setting_names
+from lawa_exp.fault import FAULTS, NoFault, RateBurst
 from lawa_exp.files import size_text
 from lawa_exp.formats.stored import STATISTICS
 from lawa_exp.machine import default_threads
@@ -21,7 +22,7 @@ from lawa_exp.origin import Origin
 from lawa_exp.scaling import SCALINGS, NoScaling
 from lawa_exp.settings import config_to, kind_of
 
-DETERMINING = ("model", "dataset", "optimizer", "lr", "batch", "scaling", "feedback", "seed")
+DETERMINING = ("model", "dataset", "optimizer", "lr", "batch", "scaling", "feedback", "fault", "seed")
 MICRO_TOKENS = 16384  # tokens in one forward pass of a rank, where trainer.micro_batch is not given
 
 
@@ -80,8 +81,8 @@ def resolve(config: Config, data: Any) -> Config:
 
     def in_steps_of(settings: Any, where: str) -> Any:
         changes = {
-            name: fixed(getattr(settings, name), f"{where}.{name}", 0 if name == "start" else 1)
-            for name in ("spacing", "every", "start")
+            name: fixed(getattr(settings, name), f"{where}.{name}", 0 if name in ("start", "at") else 1)
+            for name in ("spacing", "every", "start", "at", "length")
             if name in setting_names(type(settings))
         }
         return replace(settings, **changes)
@@ -108,6 +109,7 @@ def resolve(config: Config, data: Any) -> Config:
         lr=lr,
         averagers=tuple(averagers.values()),
         feedback=in_steps_of(config.feedback, "feedback"),
+        fault=in_steps_of(config.fault, "fault"),
         evaluate=replace(config.evaluate, every=evaluate_every),
         save=replace(
             config.save,
@@ -123,6 +125,12 @@ def batches_of(config: Config, data: Any) -> Batches:
     return config.batch.batches(data.tokens_per_sample, data.sizes["train"])
 
 
+def rate_of(config: Config, batches: Batches, step: int, measured: float | None = None) -> float:
+    """The learning rate of the update that completes `step`, with what a fault makes of it; see `schedules.rate`."""
+    rate = schedules.rate(config.lr, config.scaling, batches, step, measured)
+    return config.fault.rate_factor(step) * rate
+
+
 def identity(config: Config, data: Any, origin: Origin | None = None) -> dict[str, Any]:
     """What determines the live weights, from the resolved configuration; names and places do not."""
     content = {k: v for k, v in config_to(config).items() if k in DETERMINING}
@@ -131,6 +139,8 @@ def identity(config: Config, data: Any, origin: Origin | None = None) -> dict[st
             k: v for k, v in content[part].items() if k not in ("name", "path", "folder", "tokenizer_path")
         }
     content["dataset"]["fingerprint"] = data.fingerprint
+    if isinstance(config.fault, NoFault):
+        del content["fault"]
     if not config.lr.uses_horizon:
         del content["lr"]["horizon"]
     if config.batch.norm_group is None:
@@ -149,12 +159,14 @@ def trajectory_id(identity: dict[str, Any]) -> str:
 
 
 def run_folder(root: Path, config: Config, trajectory: str) -> Path:
-    """The run's folder in `root`: a readable prefix, with the feedback where there is one, and the trajectory id.
+    """The run's folder in `root`: a readable prefix, with feedback and fault where there are, and the trajectory id.
 
     No `=` in its name. Before the feedback was in it the folder had a shorter one, under which it is still found.
     """
     head = f"{config.model.name}-{config.dataset.name}-{type(config.lr).__name__.lower()}{config.lr.peak:g}"
     tail = f"seed{config.seed}-{trajectory}"
+    if not isinstance(config.fault, NoFault):
+        tail = f"bad_{kind_of(FAULTS, config.fault)}-{tail}"
     without = root / f"{head}-{tail}"
     if isinstance(config.feedback, NoFeedback):
         return without
@@ -265,6 +277,8 @@ def describe(
     if isinstance(config.lr, schedules.Decaying):
         marks.add(config.lr.stable_steps)
     marks.add(first + 1)
+    if isinstance(config.fault, RateBurst):
+        marks |= {at := int(config.fault.at), at + 1, at + int(config.fault.length) + 1}
     on_the_fly = isinstance(config.lr, schedules.OnTheFly)
     marked = [s for s in sorted(marks) if first < s <= (min(steps, config.lr.first) if on_the_fly else steps)]
     keep = config.trajectory.keep
@@ -302,7 +316,7 @@ def describe(
         f"budget      {steps:,} steps = {samples:,} samples{in_tokens[samples]} "
         f"= {samples / data.sizes['train']:.2f} epochs; about {flops:.2e} FLOPs",
         "rate        "
-        + ", ".join(f"{schedules.rate(config.lr, config.scaling, batches, s):.3g} at step {s:,}" for s in marked)
+        + ", ".join(f"{rate_of(config, batches, s):.3g} at step {s:,}" for s in marked)
         + (f"; measured every {config.lr.every:,} steps from step {config.lr.first:,} on" if on_the_fly else ""),
         f"            warm-up to step {config.lr.warmup_steps:,} ({batches.samples(config.lr.warmup_steps):,} samples)"
         + (
@@ -322,6 +336,9 @@ def describe(
     if not isinstance(config.feedback, NoFeedback):
         chosen = ", ".join(f"{k}={v}" for k, v in asdict(config.feedback).items())
         lines.append(f"feedback    {kind_of(FEEDBACK, config.feedback)}: {chosen}")
+    if not isinstance(config.fault, NoFault):
+        at, length = int(config.fault.at), int(config.fault.length)
+        lines.append(f"fault       {config.fault.described}, in steps {at + 1:,} to {at + length:,}")
     return "\n".join(lines + [f"warning     {w}" for w in warnings(config)])
 
 
@@ -346,6 +363,13 @@ def warnings(config: Config) -> list[str]:
         if len(fed_back.needed(last)) < fed_back.observations:
             name = kind_of(FEEDBACK, config.feedback)
             found.append(f"feedback={name} every {every} steps: the budget of {config.steps} steps never gets to it")
+    if (
+        not isinstance(config.fault, NoFault)
+        and (last := int(config.fault.at) + int(config.fault.length)) > config.steps
+    ):
+        found.append(
+            f"fault.at={config.fault.at}: it lasts until step {last:,}, beyond the budget of {config.steps:,} steps"
+        )
     if isinstance(config.lr, schedules.Steps):
         late = [s for s in config.lr.at if s >= config.steps]
         found += [f"lr.at: step {s:,} is beyond the budget of {config.steps:,} steps" for s in late]

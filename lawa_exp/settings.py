@@ -28,6 +28,7 @@ from lawa_exp.config import (
     one_of,
 )
 from lawa_exp.data import DATASETS
+from lawa_exp.fault import FAULTS
 from lawa_exp.models import MODELS
 from lawa_exp.optim import OPTIMIZERS
 from lawa_exp.scaling import SCALINGS
@@ -41,6 +42,7 @@ TABLES: dict[str, dict[str, type]] = {
     "batch": BATCHES,
     "scaling": SCALINGS,
     "feedback": FEEDBACK,
+    "fault": FAULTS,
     "logger": LOGGERS,
 }
 SHARED: dict[str, type] = {
@@ -81,7 +83,7 @@ def config_from(values: Mapping[str, Any]) -> Config:
     if values.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         raise UserError(f"format_version={values['format_version']}: this version reads {FORMAT_VERSION}")
     check_inputs(values["model"], values["dataset"])
-    values = {"init": {}, **values}
+    values = {"init": {}, "fault": {"kind": "none"}, **values}
     values = {k: {**later(k, v), **v} if isinstance(v, Mapping) else v for k, v in values.items()}
     parts = {name: choose(table, values[name], name) for name, table in TABLES.items()}
     shared: dict[str, Any] = {name: build(cls, values[name], name) for name, cls in SHARED.items()}

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lawa_exp import parallel, schedules
+from lawa_exp import parallel
 from lawa_exp.averaging import observes, row_fields
 from lawa_exp.averaging.swap import Swap, averaged_names, live_tensors
 from lawa_exp.background import Background, Readback, spill, write_average, write_snapshot
@@ -32,7 +32,7 @@ from lawa_exp.models.objective import Objective
 from lawa_exp.noise_scale import MicroNorms, estimates
 from lawa_exp.numerics import autocast_for, objective_for, seeded_model, set_up_arithmetic
 from lawa_exp.origin import Origin
-from lawa_exp.plan import Split, batches_of, sharing
+from lawa_exp.plan import Split, batches_of, rate_of, sharing
 from lawa_exp.progress import Progress
 from lawa_exp.restore import remove_old_states, restore
 from lawa_exp.rundir import RunDir
@@ -103,6 +103,7 @@ def train(
     window_on_disk = config.trajectory.window == "disk"
     evaluate_every, save_every = int(config.evaluate.every), int(config.save.every or 1)
     batches = batches_of(config, data)
+    drawn = config.fault.drawn(data, batches)
     agreement = Agreement(ranks)
     readback = Readback(device)
     diverged = torch.zeros((), dtype=torch.bool, device=device)
@@ -191,7 +192,7 @@ def train(
                     TrainingLoss(objective, data, ranks), fixed_set(data.sizes["train"], config.lr.samples)
                 )
                 state.measured_rate = ranks.from_main(measured) or state.measured_rate
-            rate = schedules.rate(config.lr, config.scaling, batches, step, state.measured_rate)
+            rate = rate_of(config, batches, step, state.measured_rate)
             size, seen = batches.size(step), batches.samples(state.step)
             split = splits[size]
             # The loss is a mean over the whole batch; DDP divides the gradient by the ranks, so that is taken back.
@@ -205,7 +206,7 @@ def train(
                 micro_norms.start(noise_due)
             for micro in range(split.accumulate):
                 first = (micro * ranks.world + ranks.rank) * split.micro
-                inputs, targets = to_device(data.train_batch(config.seed, seen + first, split.micro), device)
+                inputs, targets = to_device(drawn.train_batch(config.seed, seen + first, split.micro), device)
                 statistics.before_pass(first, split.micro, size)
                 last = micro == split.accumulate - 1
                 with contextlib.nullcontext() if last or kind != "ddp" else trained.no_sync():  # type: ignore[operator]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lawa_exp.config import UserError
-from lawa_exp.data.order import epochs_and_indices, hash_of
+from lawa_exp.data.order import NOISE, epochs_and_indices, hash_of, keys_of, uniform
 
 WHOLE_FILE = 64 << 20  # bytes up to which a fingerprint reads everything
 PIECES, PIECE = 64, 1 << 20  # how many pieces, of how many bytes, it reads of a larger file
@@ -48,6 +48,12 @@ class Blocks:
         phases = {e: int(hash_of(seed, e, 1) % np.uint64(self.context)) for e in np.unique(epochs).tolist()}
         starts = indices * self.context + np.array([phases[e] for e in epochs.tolist()])
         return self._cut("train", starts)
+
+    def noise_batch(self, seed: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """In place of `train_batch`: tokens drawn uniformly from the vocabulary."""
+        draws = uniform(keys_of(seed, NOISE, np.arange(first, first + count, dtype=np.uint64)), self.context + 1)
+        rows = (draws * self.vocab_size).astype(np.int64)
+        return rows[:, :-1].copy(), rows[:, 1:].copy()
 
     def train_targets(self, seed: int, first: int, count: int) -> int:
         """How many tokens are to be predicted in these samples of `train_batch`."""

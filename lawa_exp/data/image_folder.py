@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lawa_exp.config import Failed, Rule, UserError, integer, number, optional, setting, text
-from lawa_exp.data.images import ImageSettings, LabelledImages, complete, uniform
+from lawa_exp.data.images import ImageSettings, LabelledImages, complete
+from lawa_exp.data.order import uniform
 from lawa_exp.data.places import find
 from lawa_exp.machine import usable_cores
 
@@ -131,6 +132,9 @@ class FolderImages(LabelledImages):
             pixels = scaled(image.convert("RGB"), width, height)
         top, left = round((height - size) / 2), round((width - size) / 2)
         return self._normalised(pixels[top : top + size, left : left + size])
+
+    def _spread(self, draws: np.ndarray) -> np.ndarray:
+        return (draws.astype(np.float32) - self.mean) / self.std
 
     def _normalised(self, pixels: np.ndarray) -> np.ndarray:
         found = pixels.transpose(2, 0, 1).astype(np.float32)

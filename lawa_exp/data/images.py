@@ -4,17 +4,18 @@ of (seed, number of the sample), so that neither a resumed run nor another numbe
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from lawa_exp.config import UserError, boolean, integer, number, setting, text
-from lawa_exp.data.order import epochs_and_indices, hash_of, permuted, splitmix64
+from lawa_exp.data.order import NOISE, epochs_and_indices, hash_of, keys_of, permuted, uniform
 
 HELD_OUT = 0.1  # of the training images, where the original has no val (or no test)
 CHOSEN = "pseudo-randomly, the same for every seed"
-AUGMENT, MIX, PARTNER = 1, 2, 3  # what a sample's random numbers are for
+AUGMENT, MIX, PARTNER = 1, 2, 3  # what a sample's random numbers are for; NOISE is 4
 CHUNK = 4096  # images worked on at once where all of them are read
 
 Part = tuple[np.ndarray, np.ndarray]  # images (or where they are) and labels, int64, of one split
@@ -44,7 +45,7 @@ class SmallImageSettings(ImageSettings):
 
 
 class LabelledImages:
-    """What data sets of images share; `_train_images` and `_eval_images` are theirs.
+    """What data sets of images share; `_train_images`, `_eval_images` and `_spread` are theirs.
 
     A sample has one target, its class, and so counts as one token.
     """
@@ -94,6 +95,15 @@ class LabelledImages:
             targets = mixed(targets, smoothed(self.labels["train"][partners], self.classes, s.label_smoothing), share)
         return inputs, targets
 
+    def noise_batch(self, seed: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """In place of `train_batch`: each number uniform over the pixels' range, and classes drawn at random."""
+        numbers = np.arange(first, first + count, dtype=np.uint64)
+        shape = (self.channels, self.image_size, self.image_size)
+        draws = uniform(keys_of(seed, NOISE, numbers), 1 + math.prod(shape))
+        classes, s = (draws[:, 0] * self.classes).astype(np.int64), self.settings
+        targets = smoothed(classes, self.classes, s.label_smoothing) if s.mixup or s.label_smoothing else classes
+        return self._spread(draws[:, 1:].reshape(count, *shape)), targets
+
     def train_targets(self, seed: int, first: int, count: int) -> int:
         """How many targets these samples of `train_batch` have."""
         return count
@@ -107,6 +117,10 @@ class LabelledImages:
         raise NotImplementedError
 
     def _eval_images(self, split: str, indices: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def _spread(self, draws: np.ndarray) -> np.ndarray:
+        """Images of which each number, in [0, 1), is the share of the way from black to white; normalised, float32."""
         raise NotImplementedError
 
 
@@ -149,22 +163,16 @@ class Images(LabelledImages):
     def _eval_images(self, split: str, indices: np.ndarray) -> np.ndarray:
         return self._normalised(self.images[split][indices])
 
+    def _spread(self, draws: np.ndarray) -> np.ndarray:
+        train = self.images["train"]
+        low, high = (0, 255) if train.dtype == np.uint8 else (float(train.min()), float(train.max()))
+        return self._normalised(low + draws * (high - low))
+
     def _normalised(self, images: np.ndarray) -> np.ndarray:
         found = images.astype(np.float32)
         found -= self.mean
         found /= self.std
         return found
-
-
-def keys_of(seed: int, purpose: int, numbers: np.ndarray) -> np.ndarray:
-    """A 64-bit key for each sample number (uint64 in and out), from which its random numbers for `purpose` follow."""
-    return splitmix64(numbers ^ hash_of(seed, 0, 0, purpose))
-
-
-def uniform(keys: np.ndarray, count: int) -> np.ndarray:
-    """`count` numbers in [0, 1) from each key: float64 [len(keys), count]."""
-    bits = splitmix64(keys[:, None] ^ splitmix64(np.arange(count, dtype=np.uint64)))
-    return (bits >> np.uint64(11)) * 2.0**-53
 
 
 def beta(alpha: float, keys: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ from lawa_exp.data.fairseq import (
     open_binary,
     read_dictionary,
 )
-from lawa_exp.data.order import epochs_and_indices
+from lawa_exp.data.order import NOISE, epochs_and_indices, keys_of, uniform
 from lawa_exp.data.places import find
 from lawa_exp.data.text import kept, read_pydocs, read_splits
 from lawa_exp.data.tokenizers import find_gpt2, load_tokenizer
@@ -148,6 +148,14 @@ class MaskedBlocks:
         """Samples number first .. first+count-1 of the training: inputs and targets, int64 [count, context]."""
         epochs, indices = epochs_and_indices(first, count, self.sizes["train"], seed)
         return self._batch("train", indices, [(seed, epoch + 1) for epoch in epochs.tolist()])
+
+    def noise_batch(self, seed: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """In place of `train_batch`: its tokens and targets, drawn uniformly from the symbols that are not special."""
+        inputs, targets = self.train_batch(seed, first, count)
+        keys = keys_of(seed, NOISE, np.arange(first, first + count, dtype=np.uint64))
+        noise = self.cumulated.searchsorted(uniform(keys, 2 * self.context), side="right")
+        inputs = np.where(inputs == PAD, inputs, noise[:, : self.context])
+        return inputs, np.where(targets == IGNORE, targets, noise[:, self.context :])
 
     def eval_batch(self, split: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The samples of a split at `indices`: inputs and targets, int64 [len(indices), context]."""

@@ -1,4 +1,5 @@
-"""The order of the training samples: a pure function of (seed, number of the sample), with no state to save."""
+"""The order of the training samples, and their random numbers: pure functions of (seed, number of the sample), with no
+state to save."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import functools
 import numpy as np
 
 ROUNDS = 8
+NOISE = 4  # what random numbers are for, beside the purposes in `images.py`
 
 
 def splitmix64(x: np.ndarray) -> np.ndarray:
@@ -60,3 +62,14 @@ def epochs_and_indices(first: int, count: int, size: int, seed: int) -> tuple[np
         mine = epochs == epoch
         indices[mine] = permuted(places[mine], size, int(hash_of(seed, epoch)))
     return epochs, indices
+
+
+def keys_of(seed: int, purpose: int, numbers: np.ndarray) -> np.ndarray:
+    """A 64-bit key for each sample number (uint64 in and out), from which its random numbers for `purpose` follow."""
+    return splitmix64(numbers ^ hash_of(seed, 0, 0, purpose))
+
+
+def uniform(keys: np.ndarray, count: int) -> np.ndarray:
+    """`count` numbers in [0, 1) from each key: float64 [len(keys), count]."""
+    bits = splitmix64(keys[:, None] ^ splitmix64(np.arange(count, dtype=np.uint64)))
+    return (bits >> np.uint64(11)) * 2.0**-53

@@ -1,0 +1,77 @@
+"""Faults that are injected on purpose: a burst of bad batches or of rate, to see what averages do across it.
+
+A fault strikes the updates that complete the steps at+1 .. at+length, and is a pure function of the step: it is the
+same in a resumed run, and on other ranks. It is part of the trajectory id, even where a budget ends before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lawa_exp.batches import Batches
+from lawa_exp.config import number, setting, steps
+
+
+class _Fault:
+    """What all have; each kind changes one of the two."""
+
+    def rate_factor(self, step: int) -> float:
+        """What the schedule's rate of the update that completes `step` is multiplied by."""
+        return 1.0
+
+    def drawn(self, data: Any, batches: Batches) -> Any:
+        """What training batches are drawn from, in place of the open data set."""
+        return data
+
+
+@dataclass(frozen=True)
+class NoFault(_Fault):
+    """Training as it was asked for."""
+
+
+@dataclass(frozen=True)
+class BadBatches(_Fault):
+    """Training batches of noise (`noise_batch` of the data set): of tokens and targets uniform over the vocabulary, of
+    pixels uniform over their range with classes at random. The samples that they displace count as seen."""
+
+    at: int | str = setting(steps())
+    length: int | str = setting(steps(1))
+    described = "batches of noise"
+
+    def drawn(self, data: Any, batches: Batches) -> Any:
+        return Noisy(data, batches.samples(int(self.at)), batches.samples(int(self.at) + int(self.length)))
+
+
+@dataclass(frozen=True)
+class RateBurst(_Fault):
+    """The schedule's rate, scaled and warmed up as ever, times `factor`."""
+
+    at: int | str = setting(steps())
+    length: int | str = setting(steps(1))
+    factor: float = setting(number(above=0))
+
+    @property
+    def described(self) -> str:
+        return f"the rate times {self.factor:g}"
+
+    def rate_factor(self, step: int) -> float:
+        return self.factor if int(self.at) < step <= int(self.at) + int(self.length) else 1.0
+
+
+FAULTS: dict[str, type] = {"none": NoFault, "batches": BadBatches, "rate": RateBurst}
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """The training batches of `data`, but noise from sample number `first` up to `end`. No batch is half of each."""
+
+    data: Any
+    first: int
+    end: int
+
+    def train_batch(self, seed: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        bad = self.first <= first < self.end
+        return (self.data.noise_batch if bad else self.data.train_batch)(seed, first, count)

@@ -1,0 +1,224 @@
+"""Injected faults: which steps they strike and with what, that they are part of the run, and through kills."""
+
+import math
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers import UPDATE, Strike, assert_same_run, rows, run, states, tiny
+
+from lawa_exp import plan
+from lawa_exp.batches import Batches
+from lawa_exp.compose import compose, read
+from lawa_exp.config import UserError
+from lawa_exp.data.blocks import Blocks
+from lawa_exp.data.digits import DigitsSettings
+from lawa_exp.data.fairseq import PAD, Lines
+from lawa_exp.data.images import smoothed
+from lawa_exp.data.masked import IGNORE, MaskedBlocks
+from lawa_exp.distributed import Ranks
+from lawa_exp.fault import BadBatches, NoFault, RateBurst
+from lawa_exp.run import prepare
+from lawa_exp.settings import config_from, config_to
+from lawa_exp.sweep import stable_runs
+
+
+def asked(*overrides):
+    ((values, mine),), _ = compose(list(overrides))
+    return read(values, mine)
+
+
+def prepared(*overrides):
+    return prepare(*asked(*overrides), torch.device("cpu"), Ranks())
+
+
+def text():
+    tokens = np.arange(5000) % 7
+    return Blocks(dict.fromkeys(("train", "val", "test"), tokens), 16, 50, "", "x", "")
+
+
+def digits(**changes):
+    settings = {"flip": False, "crop_padding": 0, "mixup": 0.0, "label_smoothing": 0.0, **changes}
+    return DigitsSettings(name="digits", **settings).open(None)
+
+
+def masked():
+    lines = Lines(np.full(20_000, 9), np.full(400, 50))
+    ids = {f"s{n}": n for n in range(300)}
+    return MaskedBlocks(dict.fromkeys(("train", "val", "test"), lines), ids, 128, "", "x", "")
+
+
+@pytest.mark.parametrize(
+    "data", [text, digits, lambda: digits(mixup=0.4), masked], ids=["text", "digits", "mix", "mlm"]
+)
+def test_noise_is_a_function_of_seed_and_sample(data):
+    """So neither ranks nor micro-batches nor where a run was resumed change it; and it has a batch's form."""
+    data = data()
+    inputs, targets = data.noise_batch(7, 90, 24)
+    pieces = [data.noise_batch(7, 90 + i, 3) for i in range(0, 24, 3)]
+    assert np.array_equal(np.concatenate([x for x, _ in pieces]), inputs)
+    assert np.array_equal(np.concatenate([y for _, y in pieces]), targets)
+    for other in (data.noise_batch(8, 90, 24), data.noise_batch(7, 114, 24), data.train_batch(7, 90, 24)):
+        assert not np.array_equal(other[0], inputs) and not np.array_equal(other[1], targets)
+    clean = data.train_batch(7, 90, 24)
+    for noise, real in zip((inputs, targets), clean, strict=True):
+        assert (noise.shape, noise.dtype) == (real.shape, real.dtype)
+
+
+def even(drawn, kinds):
+    """Chi-square of the counts of 0 .. kinds-1, in standard deviations."""
+    counts = np.bincount(drawn.ravel(), minlength=kinds)
+    assert len(counts) == kinds
+    expected = drawn.size / kinds
+    return abs(((counts - expected) ** 2 / expected).sum() - (kinds - 1)) / math.sqrt(2 * (kinds - 1))
+
+
+def test_noise_of_text_is_uniform_over_the_vocabulary():
+    inputs, targets = text().noise_batch(0, 0, 2000)
+    assert np.array_equal(inputs[:, 1:], targets[:, :-1])
+    assert even(targets, 50) < 4 and even(inputs[:, 0], 50) < 4  # where the text itself has 7 tokens
+
+
+def test_noise_of_images_is_uniform_over_their_range_and_their_classes():
+    data = digits()
+    inputs, classes = data.noise_batch(0, 0, 2000)
+    raw = inputs * data.std + data.mean
+    low, high = (0, 255) if data.images["train"].dtype == np.uint8 else (0.0, float(data.images["train"].max()))
+    assert even(np.clip((raw - low) / (high - low) * 20, 0, 19.99).astype(int), 20) < 4
+    assert raw.min() > low - 1e-3 and raw.max() < high + 1e-3 and even(classes, 10) < 4
+    smooth = digits(label_smoothing=0.1).noise_batch(0, 0, 2000)
+    assert np.array_equal(smooth[0], inputs) and np.array_equal(smooth[1], smoothed(classes, 10, 0.1))
+
+
+def test_noise_of_a_masked_model_has_the_batchs_padding_and_as_many_targets():
+    data = masked()
+    (inputs, targets), (clean, masks) = data.noise_batch(0, 5, 40), data.train_batch(0, 5, 40)
+    assert np.array_equal(inputs == PAD, clean == PAD) and np.array_equal(targets == IGNORE, masks == IGNORE)
+    assert (targets != IGNORE).sum() == data.train_targets(0, 5, 40)
+    for drawn in (inputs[inputs != PAD], targets[targets != IGNORE]):
+        assert drawn.min() >= 4 and drawn.max() <= data.mask and len(np.unique(drawn)) > 200
+
+
+def test_steps_at_plus_1_to_at_plus_length_are_struck():
+    """Where the batch grows in between, too: 10 steps of 4 samples, then of 8."""
+    data, batches = text(), Batches([(0, 4), (40, 8)], 16)
+    drawn = BadBatches(8, 5).drawn(data, batches)
+    struck = []
+    for step in range(1, 20):
+        seen, size = batches.samples(step - 1), batches.size(step)
+        found = drawn.train_batch(3, seen, size)
+        bad = np.array_equal(found[0], data.noise_batch(3, seen, size)[0])
+        assert bad or np.array_equal(found[0], data.train_batch(3, seen, size)[0])
+        struck += [step] * bad
+    rate = RateBurst(8, 5, 3.0)
+    assert struck == [t for t in range(20) if rate.rate_factor(t) == 3.0] == [9, 10, 11, 12, 13]
+    assert {rate.rate_factor(t) for t in range(20)} == {1.0, 3.0}
+    assert rate.drawn(data, batches) is data and BadBatches(8, 5).rate_factor(9) == 1.0
+
+
+def test_a_fault_multiplies_what_schedule_scaling_and_warm_up_give():
+    shape = ("lr=cosine", "lr.warmup_steps=20", "scaling=sqrt", "scaling.base_batch=4", "steps=100")
+    plain, hit = prepared(*shape), prepared(*shape, "fault=rate", "fault.at=15", "fault.length=10%", "fault.factor=0.5")
+    batches = plan.batches_of(plain.config, plain.data)
+    for step in range(1, 101):
+        factor = 0.5 if 15 < step <= 25 else 1
+        assert plan.rate_of(hit.config, batches, step) == factor * plan.rate_of(plain.config, batches, step)
+
+
+def test_a_fault_is_part_of_the_trajectory_and_its_absence_is_not():
+    plain = prepared()
+    assert "fault" not in plain.identity and "bad_" not in plain.run_dir.name
+    content = config_to(plain.config)
+    assert content["fault"] == {"kind": "none"}
+    del content["fault"]  # as configurations were before
+    assert config_from(content) == plain.config
+    ids = {plain.trajectory}
+    for at in (7, 5000):  # the second beyond the budget, which another command may raise
+        for fault in (BadBatches(at, 10), RateBurst(at, 10, 10.0), RateBurst(at, 10, 2.0), RateBurst(at, 3, 10.0)):
+            ids.add(plan.trajectory_id(plan.identity(replace(plain.config, fault=fault), plain.data)))
+    assert len(ids) == 9
+    p = prepared("fault=rate", "fault.at=50%", "fault.length=1%")
+    assert p.config.fault == RateBurst(500, 10, 10.0) and plan.resolve(p.config, p.data) == p.config
+    assert p.run_dir.name.startswith("gpt_tiny-pydocs-constant0.003-bad_rate-seed0-")
+    assert p.trajectory == plan.trajectory_id(plan.identity(replace(plain.config, fault=p.config.fault), plain.data))
+    warned = {at: plan.warnings(replace(plain.config, fault=BadBatches(at, 10))) for at in (990, 995)}
+    assert warned == {
+        990: [],
+        995: ["fault.at=995: it lasts until step 1,005, beyond the budget of 1,000 steps"],
+    }
+
+
+def test_a_bad_value_is_one_line():
+    plain = prepared()
+    cases = {
+        ("length", 0): "fault.length=0: expected a number of steps of at least 1",
+        ("length", "0%"): "fault.length=0% is 0 steps: expected at least 1",
+        ("at", -1): "fault.at=-1: expected a number of steps of at least 0",
+        ("at", None): "fault.at=None: expected a number of steps",
+        ("factor", 0): "fault.factor=0: expected a number, above 0",
+        ("factor", math.inf): "fault.factor=inf: expected a number, above 0",
+        ("kind", "burst"): "fault.kind=burst: choices: batches, none, rate",
+    }
+    for (key, value), said in cases.items():
+        fault = {"kind": "rate", "at": 5, "length": 5, "factor": 2.0, key: value}
+        with pytest.raises(UserError) as error:
+            plan.resolve(config_from({**config_to(plain.config), "fault": fault}), plain.data)
+        assert str(error.value).startswith(said) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["batches", "rate"])
+def test_a_run_killed_within_a_fault_ends_with_the_same_bytes(kind, tmp_path):
+    faulty = tiny(f"fault={kind}", "fault.at=25", "fault.length=10", "logger.every=1")
+    done = run(*faulty, f"run_dir={tmp_path / 'twin'}", warm=True)
+    assert done.returncode == 0 and "in steps 26 to 35" in done.stdout, done.stdout + done.stderr
+    died = run(*faulty, f"run_dir={tmp_path / 'run'}", strike=Strike(UPDATE, n=33))
+    assert died.returncode == -signal.SIGKILL and states(tmp_path / "run")[-1] == 30, died.stdout + died.stderr
+    done = run(*faulty, f"run_dir={tmp_path / 'run'}", warm=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same_run(tmp_path / "run", tmp_path / "twin")
+    others = {"clean": tiny("logger.every=1"), "split": [*faulty, "trainer.micro_batch=2"]}
+    for name, overrides in others.items():
+        done = run(*overrides, f"run_dir={tmp_path / name}", warm=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    bad, clean, split = (
+        {r["step"]: r for r in rows(tmp_path / name) if r["split"] == "train"} for name in ("twin", "clean", "split")
+    )
+    assert [bad[t] for t in range(1, 26)] == [clean[t] for t in range(1, 26)]
+    assert all(bad[t]["loss"] != clean[t]["loss"] for t in range(27, 61))
+    assert [bad[t]["loss"] for t in range(1, 37)] == pytest.approx([split[t]["loss"] for t in range(1, 37)], rel=1e-4)
+    assert [t for t in bad if bad[t]["lr"] != clean[t]["lr"]] == ([*range(26, 36)] if kind == "rate" else [])
+    if kind == "rate":
+        assert bad[26]["loss"] == clean[26]["loss"] and bad[26]["lr"] == 10 * clean[26]["lr"]
+    else:  # of bytes that nobody can predict
+        assert [t for t in bad if t > 5 and bad[t]["loss"] > 0.99 * math.log(256)] == [*range(26, 36)]
+
+
+def test_a_cool_down_from_the_stable_run_has_its_fault(tmp_path):
+    shape = ("lr=wsd", "lr.warmup_steps=0", "lr.decay_steps=20", "steps=100", f"runs_root={tmp_path}")
+    stable = ("init.from=stable", *shape)
+    for at, length in ((50, 10), (85, 5)):  # before the branch point, and in the decay
+        fault = ("fault=rate", f"fault.at={at}%", f"fault.length={length}")
+        ((source, _, _),) = stable_runs([asked(*fault, *stable)], [[]], torch.device("cpu"), Ranks())
+        assert source.config.fault == RateBurst(at, length, 10.0) and source.config.steps == 80
+        branch = prepare(*asked(*fault, *stable), torch.device("cpu"), Ranks(), source)
+        whole = prepared(*fault, *shape)
+        batches = plan.batches_of(whole.config, whole.data)
+        for p, steps in ((source, range(1, 81)), (branch, range(81, 101))):
+            rates = [plan.rate_of(p.config, batches, t) for t in steps]
+            assert rates == [plan.rate_of(whole.config, batches, t) for t in steps]
+
+
+def test_a_fault_in_steps_that_are_the_sources_is_refused(tmp_path):
+    folder = tmp_path / "source"
+    made = run(*tiny("steps=20", "save.keep=[12]"), f"run_dir={folder}", warm=True)
+    assert made.returncode == 0, made.stderr
+    branch = tiny(f"init.from={folder}", "init.step=12", f"runs_root={tmp_path}")
+    later = prepared(*branch, "fault=batches", "fault.at=12")
+    assert later.config.fault == BadBatches(12, 10) and later.trajectory != prepared(*branch).trajectory
+    with pytest.raises(UserError, match=r"fault.at=11: the steps up to init.step=12 are the source's"):
+        prepared(*branch, "fault=batches", "fault.at=11")
+    prepared(*branch, "fault=batches", "fault.at=11", "init.optimizer=reset")  # begins at step 0
+    struck = replace(later.config, fault=NoFault())
+    assert struck == prepared(*branch).config
