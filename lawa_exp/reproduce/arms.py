@@ -65,7 +65,7 @@ class Arm:
 class Measured:
     """An arm's numbers. values: by seed, on test at the end of the budget, else on val; curves: val, by seed.
 
-    group: what tells the chosen runs apart; candidates: how many there were to choose from.
+    group: what tells the chosen runs apart; config: of the first of them; candidates: how many there were to choose from.
     """
 
     arm: Arm
@@ -76,6 +76,7 @@ class Measured:
     group: str
     candidates: int
     split: str
+    config: Mapping[str, Any]
 
     def label(self) -> str:
         chosen = f", best of {self.candidates} on val" if self.candidates > 1 else ""
@@ -149,6 +150,7 @@ def measure(arm: Arm, trained: Mapping[str, Sequence[Run]]) -> Measured:
         name,
         len(found),
         "test" if on_test else "val",
+        members[0].config,
     )
 
 

@@ -7,7 +7,7 @@ Names are arms (their loss), numbers, + - * /, and functions of arms:
 - `longest(average, baseline)`: the longest of these over the average's evaluations (Kaddour's Figure 1)
 - `cut(average, baseline)`: the share of the baseline's steps to that loss which the average does not need
 - `earlier(average, baseline)`: how much earlier the average has the baseline's best value, as a share of the budget
-- `peak(arm)`, `recovery(arm)`: of a loss spike, see `spikes.py`
+- `peak(arm)`: how far the loss rises above its level before the fault that was injected (`spikes.recovery`)
 - `window(average)`: k * spacing as a share of the budget; `mean(a, b, ...)`; `gpu_hours(epochs, minutes, gpus)`
 
 `a > b` is met when the 95% interval of the mean of a - b over seeds (Student's t) is above 0, and contradicted when it
@@ -32,6 +32,7 @@ from lawa_exp.config import UserError
 from lawa_exp.metrics import steps_saved, t95
 from lawa_exp.reproduce.arms import Measured, Missing
 from lawa_exp.savings import Price, longest_saving
+from lawa_exp.spikes import recovery
 
 MET, AGAINST, UNDECIDED = "met", "contradicted", "undecided"
 HOLDS, IN_PART, FAILS, NOT_RUN, NOT_COMPARABLE = (
@@ -225,6 +226,16 @@ def earlier(average: Measured, baseline: Measured) -> Number:
     return by_seed(of, average, baseline)
 
 
+def peak(measured: Measured) -> Number:
+    def of(seed: int) -> float:
+        found = recovery(points(measured, seed), int(measured.config["fault.at"]))
+        if found is None:
+            raise Missing(f"{measured.weights} has no evaluations around the fault")
+        return found.excess
+
+    return by_seed(of, measured)
+
+
 def window(average: Measured) -> Number:
     parts = dict((p[0], p[1:]) for p in average.weights.split("-")[1:])
     try:
@@ -238,5 +249,6 @@ OF_ARMS: dict[str, Callable[..., Any]] = {
     "longest": longest,
     "cut": cut,
     "earlier": earlier,
+    "peak": peak,
     "window": window,
 }
