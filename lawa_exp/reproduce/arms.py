@@ -65,7 +65,8 @@ class Arm:
 class Measured:
     """An arm's numbers. values: by seed, on test at the end of the budget, else on val; curves: val, by seed.
 
-    group: what tells the chosen runs apart; config: of the first of them; candidates: how many there were to choose from.
+    group: what tells the chosen runs apart; config: of the first of them; candidates: how many there were to choose
+    from.
     """
 
     arm: Arm

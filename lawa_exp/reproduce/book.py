@@ -17,6 +17,7 @@ from lawa_exp.config import UserError, near
 
 FOLDER = Path(__file__).parent / "papers"
 PAPERS = ("lawa", "ewa", "ajroldi", "anytime")
+TRAININGS = "trainings"
 SCALES = ("cpu", "gpu", "paper")
 CERTAINTY = ("printed", "digitised", "second-hand", "inferred", "computed")
 
@@ -103,18 +104,24 @@ class Book:
 def read_yaml(path: Path) -> Any:
     import yaml
 
-    return yaml.safe_load(path.read_text())
+    try:
+        return yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
 
 
 def load(folder: Path = FOLDER) -> Book:
     """All papers, sets and forms. UserError names the file and the entry of what is wrong there."""
-    content = read_yaml(folder / "trainings.yaml")
+    if not (folder / f"{TRAININGS}.yaml").exists():
+        raise UserError(f"--claims {folder}: expected a folder with {TRAININGS}.yaml and claims (see {FOLDER})")
+    content = read_yaml(folder / f"{TRAININGS}.yaml")
     sets = {
         name: made(TrainingSet, {"name": name, **s}, f"trainings.yaml: {name}") for name, s in content["sets"].items()
     }
     forms = tuple(made(Form, {"name": n, **f}, f"trainings.yaml: {n}") for n, f in content["forms"].items())
     papers = []
-    for name in PAPERS:
+    others = sorted(p.stem for p in folder.glob("*.yaml") if p.stem not in (*PAPERS, TRAININGS))
+    for name in [*(p for p in PAPERS if (folder / f"{p}.yaml").exists()), *others]:
         page = read_yaml(folder / f"{name}.yaml")
         papers.append(Paper(name, page["title"], tuple(read_claim(c, f"{name}.yaml") for c in page["claims"])))
     return Book(tuple(papers), sets, forms)

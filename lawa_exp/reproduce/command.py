@@ -10,9 +10,10 @@ from pathlib import Path
 
 from lawa_exp import signals
 from lawa_exp.cli import Parser, exit_code
+from lawa_exp.config import UserError, near
 from lawa_exp.report import markdown
 from lawa_exp.reproduce import judged, pages, trained
-from lawa_exp.reproduce.book import PAPERS, SCALES, load
+from lawa_exp.reproduce.book import FOLDER, PAPERS, SCALES, load
 from lawa_exp.reproduce.trained import MISSING, Planned, Training
 from lawa_exp.run import EXIT
 from lawa_exp.summary import made_with
@@ -27,7 +28,7 @@ def main(arguments: list[str]) -> int:
         description="Reruns the published claims of a paper and judges them: trains what is missing (a training that "
         "is there already is read), and writes Markdown, LaTeX, CSV and plots. Stopped, the same command goes on.",
     )
-    p.add_argument("paper", choices=[*PAPERS, "all"], metavar="PAPER", help=f"one of {', '.join(PAPERS)}, or all")
+    p.add_argument("paper", metavar="PAPER", help=f"one of {', '.join(PAPERS)}, or all")
     p.add_argument(
         "--scale", choices=SCALES, default="cpu", help="cpu: a small GPT on embedded data; gpu; paper (default: cpu)"
     )
@@ -37,6 +38,7 @@ def main(arguments: list[str]) -> int:
     p.add_argument("--runs-root", default="runs", metavar="DIR", help="where the runs are (default: runs)")
     p.add_argument("--jobs", type=int, default=1, help="sets of trainings at a time on this machine (default: 1)")
     p.add_argument("--launcher", choices=LAUNCHERS, default="local", help="slurm: queue what is missing and return")
+    p.add_argument("--claims", type=Path, default=FOLDER, metavar="DIR", help="claims of your own, in files like ours")
     p.add_argument("words", nargs="*", metavar="KEY=VALUE", help="Hydra overrides for every training, after --")
     args = p.parse_args(arguments)
 
@@ -49,7 +51,10 @@ def main(arguments: list[str]) -> int:
 
 def reproduce(args: argparse.Namespace, command: str) -> int:
     say = functools.partial(print, flush=True)
-    book = load()
+    book = load(args.claims)
+    known = [p.name for p in book.papers]
+    if args.paper not in (*known, "all"):
+        raise UserError(f"{args.paper}: {near(args.paper, [*known, 'all'])}")
     papers = [p for p in book.papers if args.paper in (p.name, "all")]
     out = args.out or Path(args.runs_root) / "reproduce" / args.scale
     names = judged.needed(book, papers, args.scale)

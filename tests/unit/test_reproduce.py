@@ -1,0 +1,209 @@
+"""Claims, rules and verdicts: closed forms on made-up runs, the committed claims, and a small reproduction for real."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from helpers import run
+
+from lawa_exp.config import UserError
+from lawa_exp.metrics import T95
+from lawa_exp.reproduce import book as books
+from lawa_exp.reproduce.arms import Arm, Missing, Run, measure
+from lawa_exp.reproduce.judged import FIELDS, needed, resolve
+from lawa_exp.reproduce.rules import AGAINST, MET, UNDECIDED, Check, check, judge, names_in
+
+STEPS = (0, 50, 100)
+
+
+def made(
+    seed: int, live: tuple[float, ...], average: tuple[float, ...], test: dict[str, float], **config: float
+) -> Run:
+    """A run of 100 steps with losses at 0, 50 and 100 (the average's at 50 and 100)."""
+    rows = [{"step": s, "split": "val", "weights": "live", "loss": v} for s, v in zip(STEPS, live, strict=True)]
+    rows += [
+        {"step": s, "split": "val", "weights": "lawa-k2-s5", "loss": v} for s, v in zip(STEPS[1:], average, strict=True)
+    ]
+    tests = [{"step": 100, "split": "test", "weights": w, "loss": v} for w, v in test.items()]
+    return Run(Path(f"seed{seed}"), 100, seed, {"lr.peak": 0.1, **config}, rows, tests)
+
+
+RUNS = {
+    "set": [
+        made(seed, (4, 3 + d, 2 + d), (2.5 + d, 1.9 + 2 * d), {"live": 2.2 + d, "lawa-k2-s5": 2.0 + 2 * d})
+        for seed, d in enumerate((0.0, 0.02, 0.04))
+    ]
+}
+ARMS = {
+    "live": measure(Arm(("set",), {}), RUNS),
+    "lawa": measure(Arm(("set",), {}, "lawa-*"), RUNS),
+    "live50": measure(Arm(("set",), {}, at=0.5), RUNS),
+    "lawa50": measure(Arm(("set",), {}, "lawa-*", at=0.5), RUNS),
+}
+
+
+def test_arms_are_read_on_test_at_the_end_and_on_val_before() -> None:
+    assert ARMS["live"].values == {0: 2.2, 1: 2.22, 2: 2.24} and ARMS["live"].split == "test"
+    assert ARMS["lawa50"].values == {0: 2.5, 1: 2.52, 2: 2.54} and ARMS["lawa50"].split == "val"
+    on_val = measure(Arm(("set",), {}, split="val"), RUNS)
+    assert on_val.values == {0: 2, 1: 2.02, 2: 2.04} and on_val.split == "val"
+
+
+def test_peaks_and_averages_are_chosen_on_val_and_told_on_test() -> None:
+    worse_on_test = [
+        made(s, (4, 3, 1.5), (3, 1.4), {"live": 9.0, "lawa-k2-s5": 8.0}, **{"lr.peak": 0.2}) for s in (0, 1)
+    ]
+    runs = {"set": RUNS["set"], "other": worse_on_test}
+    chosen = measure(Arm(("set", "other"), {}, "*"), runs)
+    assert chosen.values == {0: 8.0, 1: 8.0} and chosen.group == "lr.peak=0.2" and chosen.candidates == 2
+    live = measure(Arm(("set", "other"), {"lr.peak": 0.1}), runs)
+    assert live.values[0] == 2.2 and live.candidates == 1
+
+
+def test_what_is_not_there_is_missing() -> None:
+    for arm in (Arm(("set",), {"lr.peak": 7}), Arm(("set",), {}, "ema-*"), Arm(("set",), {}, "lawa-*", at=0.3)):
+        with pytest.raises(Missing):
+            measure(arm, RUNS)
+
+
+def test_differences_are_paired_by_seed() -> None:
+    found = check("live - lawa > 0", ARMS)  # 0.2, 0.18, 0.16
+    assert found.mean == pytest.approx(0.18) and found.n == 3 and found.state == MET
+    assert found.half == pytest.approx(T95[1] * 0.02 / 3**0.5)
+    assert check("lawa - live > 0", ARMS).state == AGAINST
+    assert check("live - lawa > 0.17", ARMS).state == UNDECIDED and check("live - lawa > 0.17", ARMS).on_side
+    assert check("live - lawa < live50 - lawa50", ARMS).state == MET
+    assert check("live - lawa < 0.5 * (live50 - lawa50)", ARMS).mean == pytest.approx(0.18 - 0.25)
+    assert check("-lawa + mean(live, live) > 0", ARMS).mean == pytest.approx(0.18)
+
+
+def test_equality_is_an_interval_within_the_tolerance() -> None:
+    assert check("abs(live - lawa) < 0.3", ARMS).state == MET
+    assert check("abs(live - lawa) < 0.05", ARMS).state == AGAINST
+    assert check("abs(live - lawa) < 0.2", ARMS).state == UNDECIDED
+
+
+def test_savings_are_shares_of_the_budget() -> None:
+    # seed 0: the live curve falls from 3 at 50 to 2 at 100, and is at 2.5, the average's value at 50, after step 75
+    for name, expected in (("saved", 0.25), ("cut", 1 / 3)):
+        assert check(f"{name}(lawa50, live) > 0", ARMS).mean == pytest.approx(expected)
+    # the live weights' best, 2 at step 100: the average has it 8 to 10 steps before (from 2.5 to 1.9 in 50 steps)
+    earlier = check("earlier(lawa, live) > 0", ARMS)
+    assert earlier.mean == pytest.approx(sum((100 - (50 + 50 * 0.5 / (0.6 - d))) / 100 for d in (0, 0.02, 0.04)) / 3)
+    assert check("longest(lawa, live) > 0", ARMS).mean == pytest.approx(0.25)
+    assert check("window(lawa) < 0.2", ARMS).mean == pytest.approx(0.1 - 0.2)
+
+
+def test_one_seed_decides_nothing() -> None:
+    runs = {"set": RUNS["set"][:1]}
+    arms = {"live": measure(Arm(("set",), {}), runs), "lawa": measure(Arm(("set",), {}, "lawa-*"), runs)}
+    assert check("live - lawa > 0", arms).state == UNDECIDED
+
+
+def test_verdicts() -> None:
+    def came(*states: str, on_side: bool = False) -> str:
+        return judge([Check("a > b", state, 0.0, 0.0, 3, on_side) for state in states])
+
+    assert came(MET, MET) == "holds" and came(MET, AGAINST) == "holds in part"
+    assert came(AGAINST) == "does not hold" and came(UNDECIDED) == "does not hold"
+    assert came(UNDECIDED, on_side=True) == "holds in part"
+
+
+@pytest.mark.parametrize(
+    "rule", ["live", "live > 0 > lawa", "live == lawa", "live.x > 0", "unknown > 0", "open('f') > 0", "live >"]
+)
+def test_rules_that_are_none(rule: str) -> None:
+    with pytest.raises(UserError, match="rule"):
+        check(rule, ARMS)
+
+
+def test_the_committed_claims_are_whole() -> None:
+    book = books.load()
+    assert [p.name for p in book.papers] == list(books.PAPERS)
+    ids = [claim.id for paper in book.papers for claim in paper.claims]
+    assert len(ids) == len(set(ids))
+    for form in book.forms:
+        for names in form.names.values():
+            for paper in book.papers:
+                for claim in paper.claims:
+                    used = {n for rule in claim.rules_for(form.recipe) for n in names_in(rule)}
+                    assert used == set(claim.arms), claim.id
+                    for arm in claim.arms.values():
+                        try:
+                            assert set(resolve(arm, names).sets) <= set(book.sets), claim.id
+                        except Missing:
+                            assert form.data != "embedded", (claim.id, form.name)
+    assert {"set", *FIELDS} & {"steps", "lr.peak"} == set()
+    for paper in book.papers:
+        assert all(f.source and f.certainty in books.CERTAINTY for c in paper.claims for f in c.published)
+    assert set(needed(book, book.papers, "cpu")) == set(book.sets)
+    assert all("seed=0,1,2" in s.words["cpu"] for s in book.sets.values())
+
+
+MINE = """
+title: Mine
+claims:
+  - id: mine-gain
+    says: Averaging helps.
+    where: here
+    setting: small
+    published: [{what: gain, value: 0.1, unit: nats, source: me, certainty: printed}]
+    arms: {live: {set: $main}, lawa: {set: $main, weights: $lawa}}
+    rules: ["live - lawa > -9"]
+    because: the end
+  - id: mine-none
+    says: A number.
+    where: here
+    setting: small
+    published: []
+    verdict: not comparable
+    because: no reason
+"""
+TRAININGS = """
+sets:
+  tiny:
+    what: small
+    words:
+      cpu: model.layers=1 model.width=32 model.heads=2 model.context=32 batch.size=4 lr.peak=1e-3,3e-3
+        lr.warmup_steps=2 k=[2,3] spacing=10 avg=lawa evaluate.every=20 evaluate.samples=16 steps=40 seed=0,1 trainer.threads=1
+forms:
+  as_published: {recipe: as_published, data: embedded, names: {cpu: {main: tiny, lawa: lawa-k3-s10}}}
+  fair: {recipe: fair, data: embedded, names: {cpu: {main: tiny, lawa: lawa-*}}}
+"""
+
+
+def test_a_small_reproduction(tmp_path: Path) -> None:
+    claims = tmp_path / "claims"
+    claims.mkdir()
+    (claims / "mine.yaml").write_text(MINE)
+    (claims / "trainings.yaml").write_text(TRAININGS)
+    asked = ["mine", "--claims", str(claims), "--runs-root", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    planned = run(*asked, "--plan", module="lawa_exp.reproduce")
+    assert planned.returncode == 0 and not (tmp_path / "out").exists(), planned.stdout + planned.stderr
+    assert "160" in planned.stdout  # four trainings of 40 steps
+    done = run(*asked, module="lawa_exp.reproduce")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "tiny: 4 of 4 trainings are missing" in done.stdout
+    page = (tmp_path / "out" / "mine.md").read_text()
+    assert "as published: " not in page.split("## mine-gain")[0].split("disagree")[1]
+    assert "`live - lawa > -9`" in page and "best of 4 on val" in page and "**not comparable** (no reason)" in page
+    with (tmp_path / "out" / "mine.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["form"], line["verdict"]) for line in lines[:2]] == [("as_published", "holds"), ("fair", "holds")]
+    assert (tmp_path / "out" / "mine.tex").read_text().count("\\\\") == 3  # a heading and two claims
+    again = run(*asked, module="lawa_exp.reproduce")  # everything is there: nothing is trained
+    assert again.returncode == 0 and "missing" not in again.stdout
+    assert (tmp_path / "out" / "mine.md").read_text() == page
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["ewo"], "ewo: did you mean ewa"),
+        (["ewa", "--scale", "cpo"], "invalid choice: 'cpo'"),
+        (["ewa", "--claims", "/nowhere"], "--claims /nowhere: expected a folder with trainings.yaml"),
+    ],
+)
+def test_mistakes(words: list[str], told: str) -> None:
+    done = run(*words, module="lawa_exp.reproduce")
+    assert done.returncode == 2 and told in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
