@@ -73,12 +73,13 @@ def reproduce(args: argparse.Namespace, command: str) -> int:
             say("stopped: the same command goes on")
             return code
     runs = trained.read_all(plans)
-    facts = [made_by(list(plans.values())), costs_in_words(list(plans.values()), gpt_tiny)]
     for paper in papers:
         found = judged.outcomes(book, paper, args.scale, runs)
-        pages.write_pages(out, paper, found, command, [f for f in facts if f])
+        own = [plans[n] for n in judged.needed(book, [paper], args.scale)]
+        facts = [f for f in (made_by(own), *costs_in_words(own, gpt_tiny)) if f]
+        pages.write_pages(out, paper, found, command, facts)
         forms = list(dict.fromkeys(o.form for claim in found.values() for o in claim))
-        say(f"\n{paper.title}\n\n{pages.counts(found, forms)}\n\n{out / paper.name}.md, .tex, .csv")
+        say(f"\n{paper.title}\n\n{pages.counts(found, forms)}\n\n{facts[-1]}\n{out / paper.name}.md, .tex, .csv")
     return code
 
 
@@ -121,11 +122,23 @@ def seconds_per_flop(plans: Sequence[Planned]) -> float | None:
     return sum(s for _, s in timed) / sum(f for f, _ in timed) if timed else None
 
 
-def costs_in_words(plans: Sequence[Planned], unit: float) -> str:
+def costs_in_words(plans: Sequence[Planned], unit: float) -> list[str]:
+    """What the trainings cost, and how much less than a training for each row of the tables."""
     every = distinct(plans)
-    flops = sum(t.flops() for t in every)
-    work = f"{flops / unit:,.0f} steps of gpt_tiny"
-    return f"{len(every)} trainings, as much work as {work} (by FLOPs, evaluations not counted)"
+    work = f"{sum(t.flops() for t in every) / unit:,.0f} steps of gpt_tiny"
+    found = [f"{len(every)} trainings, as much work as {work} (by FLOPs, evaluations not counted)"]
+    timed = [(1 + len(t.config.averagers), *times) for t in every if (times := t.seconds())]
+    if timed:
+        rows = sum(n for n, _, _ in timed)
+        training, whole = sum(t for _, t, _ in timed), sum(w for _, _, w in timed)
+        apart = sum(n * t + w - t for n, t, w in timed)
+        found.append(
+            f"one trajectory, many averages: {len(timed)} trainings give {rows:,} rows (live weights and averages); "
+            f"{training / 3600:.2f} h of training and {(whole - training) / 3600:.2f} h of evaluations and read-outs. With a "
+            f"training for each row it would be {apart / 3600:.2f} h: {apart / whole:.1f} times as long "
+            f"({rows / len(timed):.1f} times the steps)"
+        )
+    return found
 
 
 def made_by(plans: Sequence[Planned]) -> str:
