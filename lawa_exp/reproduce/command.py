@@ -133,9 +133,9 @@ def costs_in_words(plans: Sequence[Planned], unit: float) -> list[str]:
         training, whole = sum(t for _, t, _ in timed), sum(w for _, _, w in timed)
         apart = sum(n * t + w - t for n, t, w in timed)
         found.append(
-            f"one trajectory, many averages: {len(timed)} trainings give {rows:,} rows (live weights and averages); "
-            f"{training / 3600:.2f} h of training and {(whole - training) / 3600:.2f} h of evaluations and read-outs. With a "
-            f"training for each row it would be {apart / 3600:.2f} h: {apart / whole:.1f} times as long "
+            f"one trajectory, many averages: {len(timed)} trainings give {rows:,} rows (live weights and averages) by "
+            f"{training / 3600:.2f} h of training and {(whole - training) / 3600:.2f} h of evaluations and read-outs; a "
+            f"training for each row would take {apart / 3600:.2f} h, {apart / whole:.1f} times as long "
             f"({rows / len(timed):.1f} times the steps)"
         )
     return found

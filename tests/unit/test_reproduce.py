@@ -164,8 +164,9 @@ sets:
   tiny:
     what: small
     words:
-      cpu: model.layers=1 model.width=32 model.heads=2 model.context=32 batch.size=4 
-        lr.peak=1e-3,3e-3 lr.warmup_steps=2 k=[2,3] spacing=10 avg=lawa evaluate.every=20 evaluate.samples=16 steps=40 seed=0,1 trainer.threads=1
+      cpu: >-
+        model.layers=1 model.width=32 model.heads=2 model.context=32 batch.size=4 lr.peak=1e-3,3e-3 lr.warmup_steps=2
+        k=[2,3] spacing=10 avg=lawa evaluate.every=20 evaluate.samples=16 steps=40 seed=0,1 trainer.threads=1
 forms:
   as_published: {recipe: as_published, data: embedded, names: {cpu: {main: tiny, lawa: lawa-k3-s10}}}
   fair: {recipe: fair, data: embedded, names: {cpu: {main: tiny, lawa: lawa-*}}}
