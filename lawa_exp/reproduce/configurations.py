@@ -62,7 +62,7 @@ class Row:
 
 
 def check(paper: str) -> list[Row]:
-    """Every fact of a paper's set-ups, in the order of the file. UserError: no such paper, or as `compose` raises it."""
+    """Every fact of a paper's set-ups, in the order of the file. UserError: no such paper, or as `compose` has it."""
     content = _read()
     if paper not in PAPERS:
         raise UserError(f"{paper} is no paper here; {near(paper, PAPERS)}")

@@ -239,9 +239,14 @@ def test_a_papers_model_is_planned_without_its_data(model, tmp_path, monkeypatch
     parameters, name = re.search(r"^model +([\d,]+) parameters \((.*)\), ", printed, re.MULTILINE).groups()
     assert name == PAPERS_NAMES[model] and "not here: planned with stated sizes, " in printed
     assert f"| `{model}` | {name} | {parameters} |" in README
-    assert main([f"model={model}", "plan=true", "dataset.path=nowhere"]) == 2
-    assert "looked in" in capsys.readouterr().err
-    assert main([f"model={model}"]) == 2  # training needs the data
+
+
+def test_only_a_plan_does_without_the_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LAWA_DATA", raising=False)
+    for more in ([], ["plan=true", "dataset.path=nowhere"], ["plan=true", "dataset=tinyshakespeare"]):
+        assert main(["model=gpt2_small", *more]) == 2
+        assert "looked in" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
