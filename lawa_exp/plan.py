@@ -17,6 +17,7 @@ from lawa_exp.fault import FAULTS, NoFault, RateBurst
 from lawa_exp.files import size_text
 from lawa_exp.formats.stored import STATISTICS
 from lawa_exp.machine import default_threads
+from lawa_exp.models import PAPERS_NAMES
 from lawa_exp.optim import SGD, AdamW, ScheduleFree
 from lawa_exp.origin import Origin
 from lawa_exp.scaling import SCALINGS, NoScaling
@@ -24,6 +25,7 @@ from lawa_exp.settings import config_to, kind_of
 
 DETERMINING = ("model", "dataset", "optimizer", "lr", "batch", "scaling", "feedback", "fault", "seed")
 MICRO_TOKENS = 16384  # tokens in one forward pass of a rank, where trainer.micro_batch is not given
+A100, MFU = 312e12, 0.4  # FLOP/s, dense, in bfloat16 (NVIDIA's data sheet), and the share of them that hours assume
 
 
 def resolve(config: Config, data: Any) -> Config:
@@ -254,22 +256,61 @@ def resolve_trainer(config: Config, device_type: str, local_world: int) -> Confi
     return replace(config, trainer=replace(trainer, device=device_type, dtype=dtype, threads=threads))
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a training takes, of which `first` steps are done already.
+
+    parameters: those that are trained. model_bytes: of a snapshot. on_disk: snapshots that stay there.
+    """
+
+    first: int
+    parameters: int
+    model_bytes: int
+    samples: int
+    flops: float
+    snapshots: int
+    on_disk: int
+
+    def gpu_hours(self, peak: float = A100, mfu: float = MFU) -> float:
+        """At a share `mfu` of a GPU's `peak` FLOP/s."""
+        return self.flops / (peak * mfu) / 3600
+
+
+def cost(
+    config: Config,
+    data: Any,
+    tensors: dict[str, Any],
+    trained: int,
+    flops_per_sample: float,
+    origin: Origin | None = None,
+) -> Cost:
+    """tensors: the model's tensors by name (on any device); trained: its parameters."""
+    steps, batches, every = config.steps, batches_of(config, data), int(config.trajectory.every or 1)
+    first = origin.first_step if origin else 0
+    keep, snapshots = config.trajectory.keep, steps // every - first // every
+    return Cost(
+        first,
+        trained,
+        sum(t.numel() * t.element_size() for t in tensors.values()),
+        batches.samples(steps),
+        flops_per_sample * (batches.samples(steps) - batches.samples(first)),
+        snapshots,
+        snapshots if keep == "all" else 0 if keep == "none" else min(snapshots, int(keep)),
+    )
+
+
 def describe(
     config: Config,
     data: Any,
     splits: dict[int, Split],
     world: int,
     tensors: dict[str, Any],
-    trained: int,
-    flops_per_sample: float,
+    cost: Cost,
     origin: Origin | None = None,
 ) -> str:
-    """The plan as it is printed. tensors: the model's tensors by name (on any device); trained: its parameters."""
+    """The plan as it is printed. tensors: the model's tensors by name (on any device)."""
     steps, batches = config.steps, batches_of(config, data)
-    samples = batches.samples(steps)
-    model_bytes = sum(t.numel() * t.element_size() for t in tensors.values())
-    first = origin.first_step if origin else 0
-    flops = flops_per_sample * (samples - batches.samples(first))
+    samples, first, model_bytes = cost.samples, cost.first, cost.model_bytes
     in_tokens = {
         a: f" = {a * data.tokens_per_sample:,} tokens" if data.unit == "token" else "" for a in (samples, *splits)
     }
@@ -281,9 +322,6 @@ def describe(
         marks |= {at := int(config.fault.at), at + 1, at + int(config.fault.length) + 1}
     on_the_fly = isinstance(config.lr, schedules.OnTheFly)
     marked = [s for s in sorted(marks) if first < s <= (min(steps, config.lr.first) if on_the_fly else steps)]
-    keep = config.trajectory.keep
-    snapshots = steps // int(config.trajectory.every or 1) - first // int(config.trajectory.every or 1)
-    on_disk = snapshots if keep == "all" else 0 if keep == "none" else min(snapshots, int(keep))
     held = len({s for a in config.averagers if a.windowed for s in a.needed(steps)}) + 1
     running = sum(a.copies for a in config.averagers)
     if not isinstance(config.feedback, NoFeedback):  # it has an averager and a window of its own
@@ -293,8 +331,10 @@ def describe(
     bn = f"averages with evaluate.bn={e.bn}" + (
         f", on {e.bn_samples} training samples" if e.bn == "recalibrate" else ""
     )
+    called = f" ({PAPERS_NAMES[config.model.name]})" if config.model.name in PAPERS_NAMES else ""
+    hours = f", {cost.gpu_hours():,.0f} hours of an A100 at {MFU:.0%} of its {A100 / 1e12:g} TFLOP/s"
     lines = [
-        f"model       {trained:,} parameters, {size_text(model_bytes)}",
+        f"model       {cost.parameters:,} parameters{called}, {size_text(model_bytes)}",
         f"data        {config.dataset.name}, fingerprint {data.fingerprint[:12]}: {data.sizes['train']:,} train, "
         f"{data.sizes['val']:,} val, {data.sizes['test']:,} test samples of {data.sample}",
     ]
@@ -314,7 +354,8 @@ def describe(
         + {"single": "", "ddp": ", ddp", "fsdp": f", fsdp: 1/{world} of the tensors on each"}[sharing(config, world)]
         + (", activations recomputed" if config.trainer.checkpoint_activations else ""),
         f"budget      {steps:,} steps = {samples:,} samples{in_tokens[samples]} "
-        f"= {samples / data.sizes['train']:.2f} epochs; about {flops:.2e} FLOPs",
+        f"= {samples / data.sizes['train']:.2f} epochs; about {cost.flops:.2e} FLOPs"
+        + (hours if cost.gpu_hours() >= 1 else ""),
         "rate        "
         + ", ".join(f"{rate_of(config, batches, s):.3g} at step {s:,}" for s in marked)
         + (f"; measured every {config.lr.every:,} steps from step {config.lr.first:,} on" if on_the_fly else ""),
@@ -324,8 +365,8 @@ def describe(
             if isinstance(config.lr, schedules.Decaying)
             else ""
         ),
-        f"snapshots   every {config.trajectory.every} steps: {snapshots:,}; "
-        f"on the disk {on_disk:,} = {size_text(on_disk * model_bytes)}",
+        f"snapshots   every {config.trajectory.every} steps: {cost.snapshots:,}; "
+        f"on the disk {cost.on_disk:,} = {size_text(cost.on_disk * model_bytes)}",
         f"states      every {config.save.every} steps: the last 2, at most "
         f"{size_text(2 * model_bytes * (3 + held + running))}"
         + (f"; kept at {list(config.save.keep)}" if config.save.keep else ""),

@@ -21,6 +21,8 @@ from lawa_exp.averaging.swap import live_tensors
 from lawa_exp.batchnorm import group_norms
 from lawa_exp.checkpoint.commit import steps_in
 from lawa_exp.config import Config, Failed, Options, UserError
+from lawa_exp.data.places import NotHere
+from lawa_exp.data.stated import stated
 from lawa_exp.distributed import Ranks
 from lawa_exp.files import DISK_FULL, write_text_atomically
 from lawa_exp.machine import this_job
@@ -64,6 +66,17 @@ def open_dataset(settings: Any, context: int) -> Any:
     return settings.open(context)
 
 
+def data_for(config: Config, plan: bool) -> Any:
+    """The open data set. plan: where it is not here, and was not said to be somewhere, its published sizes."""
+    try:
+        return open_dataset(config.dataset, config.model.context)
+    except NotHere:
+        known = stated(config.dataset, config.model.context) if plan and config.dataset.path is None else None
+        if known is None:
+            raise
+        return known
+
+
 def start_device(name: str, plan: bool = False) -> tuple[torch.device, Ranks]:
     """The device (`auto`: a GPU if there is one) and the ranks. UserError where there is no such device.
 
@@ -91,10 +104,18 @@ def start_device(name: str, plan: bool = False) -> tuple[torch.device, Ranks]:
 
 
 def prepare(
-    config: Config, options: Options, device: torch.device, ranks: Ranks, stable: Prepared | None = None
+    config: Config,
+    options: Options,
+    device: torch.device,
+    ranks: Ranks,
+    stable: Prepared | None = None,
+    data: Any = None,
 ) -> Prepared:
-    """Resolves everything that the data and the machine decide. stable: the run of which this is a cool-down."""
-    data = open_dataset(config.dataset, config.model.context)
+    """Resolves everything that the data and the machine decide. stable: the run of which this is a cool-down.
+
+    data: the open data set, default: the one that is asked for.
+    """
+    data = data or data_for(config, options.plan)
     config = plan.resolve_trainer(plan.resolve(config, data), device.type, ranks.local_world)
     splits = plan.splits(config, data, ranks.world)
     if config.batch.norm_group:
@@ -169,12 +190,18 @@ def size(p: Prepared) -> tuple[dict[str, torch.Tensor], int, float]:
     return live_tensors(model), trained, flops
 
 
+def measure(p: Prepared) -> tuple[dict[str, torch.Tensor], plan.Cost]:
+    """(the model's tensors by name, without content, what the training takes)."""
+    tensors, trained, flops = size(p)
+    return tensors, plan.cost(p.config, p.data, tensors, trained, flops, p.origin)
+
+
 def show_plan(p: Prepared, ranks: Ranks) -> str:
     """The plan as it is printed, and what the run directory holds of it already. UserError: it cannot be done."""
     plan.check_noise_scale(p.config, p.splits, ranks.world)
     plan.check_sharding(p.config, ranks.world)
-    tensors, trained, flops = size(p)
-    described = plan.describe(p.config, p.data, p.splits, ranks.world, tensors, trained, flops, p.origin)
+    tensors, cost = measure(p)
+    described = plan.describe(p.config, p.data, p.splits, ranks.world, tensors, cost, p.origin)
     run = RunDir(p.run_dir)
     marker, facts = run.marker() or ("", {})
     states = list(steps_in(run.resume))

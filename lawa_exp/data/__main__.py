@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from lawa_exp.cli import Parser, exit_code
 from lawa_exp.data.prepare import prepare
-from lawa_exp.data.sources import OPENWEBTEXT
+from lawa_exp.data.sources import CORPORA
 from lawa_exp.machine import usable_cores
 
 
@@ -21,7 +21,9 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, _stop)
 
     def command() -> int:
-        print(prepare(options.out, options.source, options.tokenizer_path, options.val_fraction, options.workers))
+        source = options.source or CORPORA[options.dataset][0]
+        path, share, workers = options.tokenizer_path, options.val_fraction, options.workers
+        print(prepare(options.out, source, path, share, workers, options.dataset))
         return 0
 
     try:
@@ -41,26 +43,28 @@ def _parser() -> Parser:
         "prepare",
         help="tokenize a corpus into train.bin and val.bin",
         description=(
-            "Tokenize a corpus with GPT-2's BPE into OUT/train.bin and OUT/val.bin (uint16, nanoGPT's layout). "
+            "Tokenize a corpus into OUT/train.bin and OUT/val.bin (uint16, nanoGPT's layout): OpenWebText with GPT-2's "
+            "BPE, the deduplicated Pile with GPT-NeoX's, which is Pythia's. "
             "Killed at any moment, the same command goes on from the last 2,000 documents, with the same bytes."
         ),
         epilog="Exit codes: 0 done (also: was done already), 1 failed, 2 the user's mistake, 75 stopped and saved.",
     )
-    prepare_parser.add_argument("dataset", choices=["openwebtext"], help="the data set")
+    prepare_parser.add_argument("dataset", choices=list(CORPORA), help="the data set")
     prepare_parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     prepare_parser.add_argument(
         "--source",
-        default=OPENWEBTEXT,
         metavar="SRC",
         help=(
             "owner/name[@revision] on the Hugging Face hub, or local: a file or folder of .jsonl or .jsonl.gz "
-            "(field `text`), .parquet (column `text`) or .txt (one document a file); default: %(default)s"
+            "(field `text`), .parquet (column `text`) or .txt (one document a file); default: "
+            + ", ".join(f"{source} for {name}" for name, (source, _) in CORPORA.items())
         ),
     )
     prepare_parser.add_argument(
         "--tokenizer-path",
         metavar="DIR",
-        help="folder of GPT-2's encoder.json and vocab.bpe; default: LAWA_TOKENIZER, LAWA_DATA/gpt2_bpe, data/gpt2_bpe",
+        help="folder of GPT-2's encoder.json and vocab.bpe, or of 20B_tokenizer.json; default: LAWA_TOKENIZER, "
+        "LAWA_DATA/gpt2_bpe, data/gpt2_bpe (neox_tokenizer in place of gpt2_bpe)",
     )
     prepare_parser.add_argument(
         "--val-fraction",

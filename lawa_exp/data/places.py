@@ -8,12 +8,16 @@ from pathlib import Path
 from lawa_exp.config import UserError
 
 
+class NotHere(UserError):
+    """A data set is in none of the places where it is looked for."""
+
+
 def find(name: str, path: str | None, folder: str | None, wanted: tuple[str, ...], get: str) -> Path:
     """The file or folder of data set `name`: `path`, else LAWA_DATA, else ./data; each itself or its `folder` inside.
 
     wanted: file names, one of which a folder must hold. Without them, only a folder that was named (by `path`, or
     called `folder`) will do, or a file.
-    get: what the message proposes when nothing is found.
+    get: what the message proposes when nothing is found, which is a NotHere.
     """
     shared = os.environ.get("LAWA_DATA")
     roots = [Path(p).expanduser() for p in ([path] if path else [shared, "data"]) if p]
@@ -28,7 +32,7 @@ def find(name: str, path: str | None, folder: str | None, wanted: tuple[str, ...
             looked.append(str(place))
     what = " or ".join(wanted) or "a file or folder"
     hint = "" if shared or path else " (LAWA_DATA is not set)"
-    raise UserError(f"dataset={name}: {what} not found; looked in {', '.join(looked)}{hint}; {get}")
+    raise NotHere(f"dataset={name}: {what} not found; looked in {', '.join(looked)}{hint}; {get}")
 
 
 def is_hidden(path: Path, root: Path) -> bool:

@@ -1,8 +1,9 @@
 """A corpus as nanoGPT-style token files, resumable at any moment with the same bytes.
 
-`train.bin` and `val.bin` are little-endian uint16: the GPT-2 tokens of each document, then end_of_text, in the order
-of the source. While they grow they are called `*.bin.partial`, and `progress.json` says how many documents and bytes
-count; what lies behind those bytes is cut off on resume. Written, synced and renamed, it is the only commit.
+`train.bin` and `val.bin` are little-endian uint16: the tokens of each document, by the tokenizer of the corpus, then
+end_of_text, in the order of the source. While they grow they are called `*.bin.partial`, and `progress.json` says how
+many documents and bytes count; what lies behind those bytes is cut off on resume. Written, synced and renamed, it is
+the only commit.
 
 Which split a document goes to is a pure function of its number (`goes_to_val`), so that it depends neither on the
 order of work nor on a random state. nanoGPT draws its split with a seeded shuffle of the whole data set instead:
@@ -27,8 +28,16 @@ import numpy as np
 
 from lawa_exp.config import Failed, UserError
 from lawa_exp.data.order import hash_of
-from lawa_exp.data.sources import HubStream, LocalFiles, files_fingerprint, find_files, open_source, source_name
-from lawa_exp.data.tokenizers import Tokenizer, load_tokenizer
+from lawa_exp.data.sources import (
+    CORPORA,
+    HubStream,
+    LocalFiles,
+    files_fingerprint,
+    find_files,
+    open_source,
+    source_name,
+)
+from lawa_exp.data.tokenizers import END_OF_TEXT, Tokenizer, load_tokenizer
 from lawa_exp.files import DISK_FULL, locked, sync, write_text_atomically
 
 FORMAT_VERSION = 1
@@ -39,10 +48,12 @@ BATCH_CHARACTERS = 8_000_000  # or fewer documents, where they are long: bounds 
 FLAGS = {"source_fingerprint": "the content of --source", "tokenizer_fingerprint": "the files of --tokenizer-path"}
 
 
-def prepare(out: Path, source: str, tokenizer_path: str | None, val_fraction: float, workers: int) -> str:
+def prepare(
+    out: Path, source: str, tokenizer_path: str | None, val_fraction: float, workers: int, corpus: str = "openwebtext"
+) -> str:
     """Tokenize `source` into `out`, from where an earlier call stopped; returns one line on what is there now.
 
-    source: a local path, or `owner/name` or `owner/name@revision` on the Hugging Face hub.
+    source: a local path, or `owner/name` or `owner/name@revision` on the Hugging Face hub. corpus: a name in CORPORA.
     Raises UserError, Failed (also for a full disk) and OSError; whatever it is, the same call goes on later.
     """
     if not 0 <= val_fraction < 1:
@@ -52,7 +63,9 @@ def prepare(out: Path, source: str, tokenizer_path: str | None, val_fraction: fl
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: expected a folder, this is a file")
     source = str(Path(source).expanduser())
-    tokenizer = load_tokenizer("gpt2", tokenizer_path)
+    tokenizer = load_tokenizer(CORPORA[corpus][1], tokenizer_path)
+    if tokenizer.end_of_text is None:
+        raise UserError(f"--tokenizer-path {tokenizer_path}: expected a vocabulary with {END_OF_TEXT}")
     settings: dict[str, Any] = {
         "source": source_name(source),
         "val_fraction": val_fraction,
@@ -60,12 +73,14 @@ def prepare(out: Path, source: str, tokenizer_path: str | None, val_fraction: fl
     }
     meta = _read_json(out / "meta.json")
     if meta is not None:
+        if meta["dataset"] != corpus:
+            raise UserError(f"--out {out} holds {meta['dataset']}: choose another folder for {corpus}")
         _check_finished(out, meta, source, settings)
         return _summary(out, meta, "was done already")
     try:
         out.mkdir(parents=True, exist_ok=True)
         with _locked(out):
-            return _summary(out, _tokenize(out, source, settings, tokenizer, workers), "done")
+            return _summary(out, _tokenize(out, source, settings, tokenizer, workers, corpus), "done")
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
@@ -77,7 +92,9 @@ def goes_to_val(number: int, val_fraction: float) -> bool:
     return int(hash_of(number)) < val_fraction * 2**64
 
 
-def _tokenize(out: Path, source: str, settings: dict[str, Any], tokenizer: Tokenizer, workers: int) -> dict[str, Any]:
+def _tokenize(
+    out: Path, source: str, settings: dict[str, Any], tokenizer: Tokenizer, workers: int, corpus: str
+) -> dict[str, Any]:
     """Everything from the last commit to the finished files; returns the content of meta.json."""
     progress = _read_json(out / "progress.json")
     if progress is None:
@@ -108,7 +125,7 @@ def _tokenize(out: Path, source: str, settings: dict[str, Any], tokenizer: Token
         settings = saved
     if not progress["complete"]:
         _append_documents(out, reader, progress, tokenizer, workers)
-    return _finish(out, progress, settings, tokenizer)
+    return _finish(out, progress, settings, tokenizer, corpus)
 
 
 def _append_documents(
@@ -192,7 +209,9 @@ def _encode(batch: Batch, tokenizer: Tokenizer, val_fraction: float) -> dict[str
     return {split: np.concatenate(parts[split]) for split in SPLITS}
 
 
-def _finish(out: Path, progress: dict[str, Any], settings: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+def _finish(
+    out: Path, progress: dict[str, Any], settings: dict[str, Any], tokenizer: Tokenizer, corpus: str
+) -> dict[str, Any]:
     """Give the complete files their names and write meta.json; every step may already have been done."""
     for split in SPLITS:
         partial, final = out / f"{split}.bin.partial", out / f"{split}.bin"
@@ -204,7 +223,7 @@ def _finish(out: Path, progress: dict[str, Any], settings: dict[str, Any], token
     documents = {"train": progress["documents"] - progress["val_documents"], "val": progress["val_documents"]}
     meta = {
         "format_version": FORMAT_VERSION,
-        "dataset": "openwebtext",
+        "dataset": corpus,
         "tokenizer": tokenizer.name,
         "vocab_size": tokenizer.vocab_size,
         "end_of_text": tokenizer.end_of_text,

@@ -18,7 +18,10 @@ from typing import Any
 from lawa_exp.config import Failed, UserError
 from lawa_exp.data.places import is_hidden
 
-OPENWEBTEXT = "Skylion007/openwebtext"  # on the Hugging Face hub
+CORPORA = {  # name: (where the Hugging Face hub has it, its tokenizer)
+    "openwebtext": ("Skylion007/openwebtext", "gpt2"),
+    "pile": ("EleutherAI/the_pile_deduplicated", "neox"),
+}
 KINDS = {".jsonl": "jsonl", ".jsonl.gz": "jsonl", ".txt": "txt", ".parquet": "parquet"}
 
 
@@ -55,7 +58,8 @@ def find_files(source: str) -> tuple[Path, str, list[Path]]:
     """(the source resolved, the one kind of its files, the files in the order of their names)."""
     root = Path(source).resolve()
     if not root.exists():
-        raise UserError(f"--source {source}: no such file or folder, and not a name on the hub like {OPENWEBTEXT}")
+        example = CORPORA["openwebtext"][0]
+        raise UserError(f"--source {source}: no such file or folder, and not a name on the hub like {example}")
     candidates = sorted(root.rglob("*")) if root.is_dir() else [root]
     files = [p for p in candidates if p.is_file() and _kind(p) and not is_hidden(p, root)]
     kinds = sorted({str(_kind(p)) for p in files})

@@ -12,6 +12,7 @@ import numpy as np
 from lawa_exp.config import UserError, integer, optional, setting, text
 from lawa_exp.data.blocks import Blocks, fingerprint_files, pieces
 from lawa_exp.data.places import find
+from lawa_exp.data.sources import CORPORA
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,9 @@ class TokensSettings:
 
     def open(self, context: int) -> Blocks:
         get = "give the folder that holds train.bin and val.bin with dataset.path=DIR"
-        return open_bins(find(self.name, self.path, None, ("train.bin",), get), self.name, self.vocab_size, context)
+        get = f"{_prepare(self.name)}, or {get}" if self.name in CORPORA else get
+        place = find(self.name, self.path, self.name, ("train.bin",), get)
+        return open_bins(place, self.name, self.vocab_size, context)
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,12 @@ class OpenWebTextSettings:
     path: str | None = setting(optional(text()))
 
     def open(self, context: int) -> Blocks:
-        get = (
-            "prepare it with `python -m lawa_exp.data prepare openwebtext --out data/openwebtext`, "
-            "or train at once on Python's own documentation with `dataset=pydocs`"
-        )
+        get = f"{_prepare('openwebtext')}, or train at once on Python's own documentation with `dataset=pydocs`"
         return open_bins(find(self.name, self.path, "openwebtext", ("train.bin",), get), self.name, 50257, context)
+
+
+def _prepare(corpus: str) -> str:
+    return f"prepare it with `python -m lawa_exp.data prepare {corpus} --out data/{corpus}`"
 
 
 def open_bins(folder: Path, name: str, vocab_size: int, context: int) -> Blocks:

@@ -179,10 +179,24 @@ def test_recipes_are_swept_like_any_setting():
     ]
 
 
-@pytest.mark.parametrize("model", sorted(path.stem for path in (CONF / "model" / "fair").glob("*.yaml")))
-def test_every_fair_recipe_says_so(model):
-    config = composed(f"model={model}", "recipe=fair")[0]
-    assert config.recipe == "fair" and config.model.name == model
+PYTHIAS = sorted(path.stem for path in (CONF / "model").glob("pythia_*.yaml"))
+OTHERS = ["gpt2_large", "gpt2_medium", "gpt2_small", "resnet34", "resnet50", "roberta_base", "transformer_lm_wiki103"]
+
+
+def test_the_models_that_have_a_fair_recipe():
+    assert sorted(path.stem for path in (CONF / "model" / "fair").glob("*.yaml")) == sorted([*PYTHIAS, *OTHERS])
+
+
+@pytest.mark.parametrize("model", [*PYTHIAS, *OTHERS])
+def test_a_fair_recipe_is_the_published_one_but_for_the_schedule_and_the_averages(model):
+    published, fair = composed(f"model={model}")[0], composed(f"model={model}", "recipe=fair")[0]
+    assert (published.recipe, fair.recipe, fair.model.name) == ("as_published", "fair", model)
+    for part in ("model", "dataset", "optimizer", "batch", "scaling", "budget", "evaluate", "seed"):
+        assert getattr(fair, part) == getattr(published, part), part
+    assert fair.lr.final_ratio <= 1e-4 and fair.lr.horizon is None  # annealed to (nearly) zero at the budget
+    assert fair.lr.peak == published.lr.peak
+    kinds = [a.kind for a in fair.averagers]
+    assert set(kinds) == {"lawa", "ema", "swa"} and kinds.count("ema") > 1
 
 
 def swept(*arguments):

@@ -1,15 +1,23 @@
 """What a configuration resolves to, and what is in the name of a trajectory."""
 
+import re
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+import yaml
 
 from lawa_exp import machine, plan
-from lawa_exp.averaging.swap import live_tensors
-from lawa_exp.compose import compose, read
+from lawa_exp.compose import compose, main, read
 from lawa_exp.config import UserError
+from lawa_exp.data import Cifar100Settings, TokensSettings
+from lawa_exp.data import stated as stated_sizes
+from lawa_exp.data.images import complete
+from lawa_exp.data.stated import stated
 from lawa_exp.distributed import Ranks
-from lawa_exp.models import build_model
-from lawa_exp.run import merge, prepare
+from lawa_exp.models import PAPERS_NAMES
+from lawa_exp.run import measure, merge, prepare
 
 
 def prepared(*arguments, ranks=None):
@@ -20,8 +28,7 @@ def prepared(*arguments, ranks=None):
 
 def plan_of(*arguments):
     p = prepared(*arguments)
-    flops = plan.flops_per_token(p.config.model, 836_736) * p.data.tokens_per_sample
-    return plan.describe(p.config, p.data, p.splits, 1, live_tensors(build_model(p.config.model)), 836_736, flops)
+    return plan.describe(p.config, p.data, p.splits, 1, *measure(p))
 
 
 def test_budgets_in_every_unit():
@@ -217,3 +224,44 @@ def states_of(*arguments):
     line = next(line for line in plan_of(*arguments).splitlines() if line.startswith("states"))
     assert "MB" in line
     return float(line.partition("at most ")[2].split()[0])
+
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+@pytest.mark.parametrize("model", PAPERS_NAMES)
+def test_a_papers_model_is_planned_without_its_data(model, tmp_path, monkeypatch, capsys):
+    """Stated sizes in place of the data, and the true number of parameters beside the name, as in the README."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LAWA_DATA", raising=False)
+    assert main([f"model={model}", "plan=true"]) == 0
+    printed = capsys.readouterr().out
+    parameters, name = re.search(r"^model +([\d,]+) parameters \((.*)\), ", printed, re.MULTILINE).groups()
+    assert name == PAPERS_NAMES[model] and "not here: planned with stated sizes, " in printed
+    assert f"| `{model}` | {name} | {parameters} |" in README
+
+
+def test_only_a_plan_does_without_the_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LAWA_DATA", raising=False)
+    for more in ([], ["plan=true", "dataset.path=nowhere"], ["plan=true", "dataset=tinyshakespeare"]):
+        assert main(["model=gpt2_small", *more]) == 2
+        assert "looked in" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_stated_sizes_count_as_the_data_does(tmp_path, monkeypatch):
+    for split, size in (("train", 1234), ("val", 321)):
+        np.zeros(size, np.uint16).tofile(tmp_path / f"{split}.bin")
+    facts = {"tiny": {"train": 1234, "val": 321, "vocab_size": 7, "source": "here"}}
+    facts["cifar100"] = {"train": 999, "test": 50, "channels": 3, "image_size": 32, "classes": 100, "source": "there"}
+    monkeypatch.setattr(stated_sizes, "FACTS", tmp_path / "facts.yaml")
+    stated_sizes.FACTS.write_text(yaml.safe_dump(facts))
+    settings = TokensSettings("tiny", str(tmp_path), 7)
+    there, here = stated(settings, 16), settings.open(16)
+    for name in ("sizes", "tokens_per_sample", "sample", "unit", "vocab_size", "classes"):
+        assert getattr(there, name) == getattr(here, name), name
+    labels = complete({split: (np.zeros(n), np.zeros(n)) for split, n in (("train", 999), ("test", 50))})[1]
+    images = stated(Cifar100Settings("cifar100", True, 0.0, 0.0, 0, None), None)
+    assert images.sizes == {split: len(found) for split, found in labels.items()}
+    assert stated(TokensSettings("unheard_of", None, 7), 16) is None

@@ -22,6 +22,8 @@ import lawa_exp
 from lawa_exp.config import Failed, UserError
 from lawa_exp.data.order import hash_of
 from lawa_exp.data.prepare import goes_to_val, prepare
+from lawa_exp.data.tokenizers import END_OF_TEXT
+from lawa_exp.data.tokens import TokensSettings
 
 DOCUMENTS = 9_001  # four commits of 2,000 and a rest
 VAL_FRACTION = 0.01
@@ -96,11 +98,16 @@ class Command:
         self.expected: dict[str, str] = {}
 
     def start(
-        self, out: Path, *options: str, source: Path | str | None = None, limit: Callable[[], None] | None = None
+        self,
+        out: Path,
+        *options: str,
+        source: Path | str | None = None,
+        limit: Callable[[], None] | None = None,
+        corpus: str = "openwebtext",
     ) -> subprocess.Popen[str]:
         words = ["--out", str(out), "--source", str(source or self.source), "--val-fraction", str(VAL_FRACTION)]
         return subprocess.Popen(
-            [sys.executable, "-m", "lawa_exp.data", "prepare", "openwebtext", *words, *options],
+            [sys.executable, "-m", "lawa_exp.data", "prepare", corpus, *words, *options],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -389,6 +396,42 @@ def test_damaged_folder(command: Command, tmp_path: Path) -> None:
         prepare(*arguments)
     progress.write_bytes(saved)
     command.resume(out)
+
+
+def test_the_pile(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same code with GPT-NeoX's tokenizer: killed, gone on with, read back, opened as dataset=pile."""
+    tokenizers = pytest.importorskip("tokenizers")
+    trainer = {"vocab_size": 300, "special_tokens": [END_OF_TEXT], "show_progress": False}
+    bpe = tokenizers.ByteLevelBPETokenizer()
+    bpe.train_from_iterator(command.texts[:500], **trainer)
+    folder = tmp_path / "neox_tokenizer"
+    folder.mkdir()
+    bpe.save(str(folder / "20B_tokenizer.json"))
+    out, words = tmp_path / "data" / "pile", ("--tokenizer-path", str(folder), "--workers", "1")
+    process = command.start(out, *words, corpus="pile")
+    wait_for(process, out, 2000)
+    process.kill()
+    process.communicate()
+    process = command.start(out, *words, corpus="pile")
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    meta = json.loads((out / "meta.json").read_text())
+    assert (meta["dataset"], meta["tokenizer"], meta["end_of_text"]) == ("pile", "neox", bpe.token_to_id(END_OF_TEXT))
+    for split, held_out in (("train", False), ("val", True)):
+        expected = [text for n, text in enumerate(command.texts) if goes_to_val(n, VAL_FRACTION) is held_out]
+        tokens = np.fromfile(out / f"{split}.bin", "<u2")
+        ends = np.flatnonzero(tokens == meta["end_of_text"])
+        found = [bpe.decode(part[:-1].tolist()) for part in np.split(tokens, ends + 1)[: len(ends)]]
+        assert found == expected
+    with pytest.raises(UserError, match="holds pile: choose another folder for openwebtext"):
+        prepare(out, str(command.source), str(command.vocabulary), VAL_FRACTION, 1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LAWA_DATA", raising=False)
+    data = TokensSettings("pile", None, 50277).open(128)  # in data/pile
+    assert data.vocab_size == meta["vocab_size"] and data.sizes["train"] == meta["tokens"]["train"] // 128 - 1
+    shutil.rmtree(out)
+    with pytest.raises(UserError, match=r"python -m lawa_exp\.data prepare pile --out data/pile"):
+        TokensSettings("pile", None, 50277).open(128)
 
 
 def test_files_of_unknown_origin_are_left_alone(command: Command, tmp_path: Path) -> None:
