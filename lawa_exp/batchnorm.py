@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from lawa_exp.averaging.swap import norms_in
 from lawa_exp.config import Config, UserError
 from lawa_exp.distributed import Ranks
 from lawa_exp.evaluate import evaluating
+from lawa_exp.loading import train_batches
 
 
 def policy(config: Config, model: nn.Module) -> str | None:
@@ -59,19 +60,19 @@ def recalibrate(model: nn.Module, data: Any, config: Config, ranks: Ranks, devic
     statistics = [t for norm in norms for t in (norm.running_mean, norm.running_var) if t is not None]
     total = torch.zeros(sum(t.numel() for t in statistics), dtype=torch.float64, device=device)
     momenta = [norm.momentum for norm in norms]
-    with evaluating(model):
+    starts = range(0, count, ranks.world)
+    firsts = [min(start + ranks.rank, count - 1) * batch_size for start in starts]  # who has none repeats the last:
+    parts = ((config.seed, first, min(batch_size, samples - first)) for first in firsts)  # all gather sharded weights
+    with evaluating(model), closing(train_batches(data, parts, device)) as loaded:
         try:
             for norm in norms:
                 norm.train()
                 norm.momentum = None  # a cumulative average, for modules that are called more than once
-            for start in range(0, count, ranks.world):
-                batch = min(start + ranks.rank, count - 1)  # who has none repeats the last: all gather sharded weights
-                first = batch * batch_size
-                inputs, _ = data.train_batch(config.seed, first, min(batch_size, samples - first))
+            for start, (inputs, _) in zip(starts, loaded, strict=True):
                 for norm in norms:
                     norm.reset_running_stats()
                 with autocast():
-                    model(torch.from_numpy(inputs).to(device))
+                    model(inputs)
                 found = total.new_zeros(ranks.world, len(total))
                 if start + ranks.rank < count:
                     found[ranks.rank] = torch.cat([t.flatten() for t in statistics])

@@ -215,7 +215,7 @@ class Init:
 
 @dataclass(frozen=True)
 class Trainer:
-    """Where and how the arithmetic is done."""
+    """Where and how the arithmetic is done. workers: processes of a rank that decode images from files; 0: none."""
 
     device: str = setting(text())
     dtype: str = setting(one_of("auto", "float32", "bfloat16"))
@@ -225,6 +225,7 @@ class Trainer:
     micro_batch: int | None = setting(optional(integer(1)))
     parallel: str = setting(one_of("auto", "ddp", "fsdp"))
     checkpoint_activations: bool = setting(boolean())
+    workers: int | None = setting(optional(integer(0)))
 
 
 @dataclass(frozen=True)

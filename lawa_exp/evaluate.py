@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lawa_exp.config import Evaluate
 from lawa_exp.distributed import Ranks
+from lawa_exp.loading import eval_batches
 from lawa_exp.models.objective import IGNORE
 
 
@@ -32,14 +34,6 @@ def fixed_set(size: int, samples: int | str) -> np.ndarray:
     """Indices of the samples that are evaluated: all, or `samples` of them evenly spaced; int64, ascending."""
     count = size if samples == "all" else min(size, int(samples))
     return np.arange(count, dtype=np.int64) * size // count
-
-
-def to_device(batch: tuple[Any, Any], device: torch.device) -> tuple[Tensor, Tensor]:
-    """A batch of numpy arrays; on a GPU the host does not wait for the copies."""
-    inputs, targets = (torch.from_numpy(a) for a in batch)
-    if device.type == "cuda":
-        return inputs.pin_memory().to(device, non_blocking=True), targets.pin_memory().to(device, non_blocking=True)
-    return inputs, targets
 
 
 @torch.no_grad()
@@ -63,14 +57,14 @@ def batch_sums(
     with_correct = data.classes is not None
     columns = 3 if with_correct else 2
     sums = torch.zeros(-(-len(indices) // batch_size), columns, dtype=torch.float64, device=device)
-    with evaluating(objective):
-        for start in range(0, len(sums), ranks.world):
-            batch = min(start + ranks.rank, len(sums) - 1)  # who has none repeats the last: all gather sharded weights
-            chosen = indices[batch * batch_size : (batch + 1) * batch_size]
-            inputs, targets = (torch.from_numpy(a) for a in data.eval_batch(split, np.resize(chosen, batch_size)))
-            targets[len(chosen) :] = IGNORE
-            count = (targets != IGNORE).sum().double().to(device)
-            inputs, targets = (t.to(device, non_blocking=True) for t in (inputs, targets))
+    starts = range(0, len(sums), ranks.world)
+    batches = [min(start + ranks.rank, len(sums) - 1) for start in starts]  # who has none repeats the last: all gather
+    chosen = [indices[batch * batch_size : (batch + 1) * batch_size] for batch in batches]  # sharded weights
+    loaded = eval_batches(data, split, (np.resize(c, batch_size) for c in chosen), device)
+    with evaluating(objective), contextlib.closing(loaded):
+        for start, batch, mine, (inputs, targets) in zip(starts, batches, chosen, loaded, strict=True):
+            targets[len(mine) :] = IGNORE
+            count = (targets != IGNORE).sum().double()
             with autocast():
                 if with_correct:
                     loss, correct = objective(inputs, targets, True)

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+MOST_WORKERS = 32  # that are started unasked
 COPIED_FROM = "copied_from.json"  # beside a pinned copy of this package: the state of the checkout it came from
 
 
@@ -26,6 +27,11 @@ def default_threads(local_ranks: int) -> int:
     if local_ranks == 1 and asked.isdecimal() and int(asked) > 0:
         return int(asked)
     return max(1, usable_cores() // local_ranks)
+
+
+def default_workers(local_ranks: int) -> int:
+    """Processes that decode images for a rank on a GPU: its share of the usable cores, but for one that trains."""
+    return max(1, min(MOST_WORKERS, usable_cores() // local_ranks - 1))
 
 
 def git_state() -> dict[str, Any] | None:

@@ -17,7 +17,8 @@ from lawa_exp.batchnorm import statistics_kept
 from lawa_exp.checkpoint.store import Rows
 from lawa_exp.config import Config
 from lawa_exp.distributed import Ranks
-from lawa_exp.evaluate import evaluating, to_device
+from lawa_exp.evaluate import evaluating
+from lawa_exp.loading import eval_batches
 from lawa_exp.models import CustomSettings, build_model
 from lawa_exp.numerics import seeded_model
 
@@ -70,8 +71,7 @@ def settle_buckets(trained: nn.Module, data: Any, device: torch.device, autocast
     """Two passes that train nothing: DDP rebuilds its buckets after a process's first backward pass, and on three ranks
     or more another bucket order is another order of summation. So a resumed run's first step sums as its twin's did."""
     with evaluating(trained):
-        for _ in range(2):
-            inputs, targets = to_device(data.eval_batch("val", [0]), device)
+        for inputs, targets in eval_batches(data, "val", [[0], [0]], device):
             with autocast():
                 loss = trained(inputs, targets)
             loss.backward()

@@ -16,7 +16,7 @@ from lawa_exp.config import Config, UserError, resolve_steps, setting_names
 from lawa_exp.fault import FAULTS, NoFault, RateBurst
 from lawa_exp.files import size_text
 from lawa_exp.formats.stored import STATISTICS
-from lawa_exp.machine import default_threads
+from lawa_exp.machine import default_threads, default_workers
 from lawa_exp.models import PAPERS_NAMES
 from lawa_exp.optim import SGD, AdamW, ScheduleFree
 from lawa_exp.origin import Origin
@@ -249,11 +249,14 @@ def micro_batches(splits: dict[int, Split]) -> int | list[int]:
 
 
 def resolve_trainer(config: Config, device_type: str, local_world: int) -> Config:
-    """Device, dtype `auto` and threads, as they are at hand: bfloat16 on a GPU, float32 on a CPU, `default_threads`."""
+    """Device, dtype `auto`, threads and workers, as they are at hand: bfloat16 on a GPU, float32 on a CPU."""
     trainer = config.trainer
     dtype = {"cuda": "bfloat16"}.get(device_type, "float32") if trainer.dtype == "auto" else trainer.dtype
     threads = trainer.threads or default_threads(local_world)
-    return replace(config, trainer=replace(trainer, device=device_type, dtype=dtype, threads=threads))
+    workers = trainer.workers
+    if workers is None:
+        workers = default_workers(local_world) if device_type == "cuda" else 0
+    return replace(config, trainer=replace(trainer, device=device_type, dtype=dtype, threads=threads, workers=workers))
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,8 @@ def prepare(
     """
     data = data or data_for(config, options.plan)
     config = plan.resolve_trainer(plan.resolve(config, data), device.type, ranks.local_world)
+    if hasattr(data, "workers"):
+        data.workers = config.trainer.workers
     splits = plan.splits(config, data, ranks.world)
     if config.batch.norm_group:
         group_norms(build_model(config.model), config.batch.norm_group)

@@ -69,7 +69,7 @@ LATER: dict[str, dict[str, Any]] = {
     "init": {"from": None, "step": None, "optimizer": None},
     "logger": {"noise_scale": False},
     "trajectory": {"window": "memory", "shard_size": 5_000_000_000},
-    "trainer": {"parallel": "auto", "checkpoint_activations": False},
+    "trainer": {"parallel": "auto", "checkpoint_activations": False, "workers": None},
     "averagers.ema": {"warmup": False},
     "optimizer.adamw": {"decays": "matrices"},
 }

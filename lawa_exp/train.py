@@ -25,8 +25,9 @@ from lawa_exp.checkpoint.store import Store
 from lawa_exp.config import Config
 from lawa_exp.data.order import hash_of
 from lawa_exp.distributed import Agreement, Ranks
-from lawa_exp.evaluate import evaluate, fixed_set, to_device
+from lawa_exp.evaluate import evaluate, fixed_set
 from lawa_exp.hessian import TrainingLoss, gradient_step
+from lawa_exp.loading import train_batches
 from lawa_exp.metrics import Rows
 from lawa_exp.models.objective import Objective
 from lawa_exp.noise_scale import MicroNorms, estimates
@@ -178,6 +179,15 @@ def train(
             progress.trained(batches.size(step) * data.tokens_per_sample, loss)
         return False
 
+    def passes() -> Iterator[tuple[int, int, int]]:
+        """What the forward passes of this rank are over: the seed, the number of the first sample, how many."""
+        for done in range(state.step, config.steps):
+            size, seen = batches.size(done + 1), batches.samples(done)
+            for micro in range(splits[size].accumulate):
+                first = (micro * ranks.world + ranks.rank) * splits[size].micro
+                yield config.seed, seen + first, splits[size].micro
+
+    coming = train_batches(drawn, passes(), device)
     how = "done"
     try:
         if agreement.now(should_stop()):  # asked before there was anything to save
@@ -206,7 +216,7 @@ def train(
                 micro_norms.start(noise_due)
             for micro in range(split.accumulate):
                 first = (micro * ranks.world + ranks.rank) * split.micro
-                inputs, targets = to_device(drawn.train_batch(config.seed, seen + first, split.micro), device)
+                inputs, targets = next(coming)
                 statistics.before_pass(first, split.micro, size)
                 last = micro == split.accumulate - 1
                 with contextlib.nullcontext() if last or kind != "ddp" else trained.no_sync():  # type: ignore[operator]
@@ -277,6 +287,7 @@ def train(
         return Outcome(how, state.step, evaluate_all("test") if how == "done" else [])
     finally:
         progress.close()
+        coming.close()
         background.close()
         for file in (rows, timing):
             if file:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from lawa_exp.config import Failed, Rule, UserError, integer, number, optional, setting, text
+from lawa_exp.data.decoding import Decoders
 from lawa_exp.data.images import ImageSettings, LabelledImages, complete
 from lawa_exp.data.order import uniform
 from lawa_exp.data.places import find
-from lawa_exp.machine import usable_cores
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # those of ImageFolder
 FOLDERS = ("train", "val", "test")
@@ -83,7 +87,7 @@ class ImageFolderSettings(ImageSettings):
 
 
 class FolderImages(LabelledImages):
-    """`paths`: of the images of each split. Threads decode them, a batch ahead of the one that is asked for."""
+    """`paths`: of the images of each split. They are decoded by `workers` processes, or without any by this one."""
 
     def __init__(
         self,
@@ -96,52 +100,51 @@ class FolderImages(LabelledImages):
         super().__init__(settings, labels, 3, settings.image_size, fingerprint, note)
         self.folder = settings
         self.paths = paths
-        self.mean, self.std = (np.array(v, np.float32)[:, None, None] for v in (settings.mean, settings.std))
-        self.decoders = ThreadPoolExecutor(usable_cores())
-        self.reader = ThreadPoolExecutor(1)
-        self.ahead: dict[tuple[int, int, int], Future[Any]] = {}
-        self.last = 0
+        self.mean, self.std = (np.array(v, np.float32) for v in (settings.mean, settings.std))
+        self.workers = 0
+        self._started = threading.Lock()
 
-    def train_batch(self, seed: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """As everywhere a function of its arguments alone; the batch that would be next is begun."""
-        ready = self.ahead.pop((seed, first, count), None)
-        following = (seed, first + max(count, first - self.last), count)
-        self.last, self.ahead = first, {following: self.reader.submit(super().train_batch, *following)}
-        return ready.result() if ready else super().train_batch(seed, first, count)
+    @cached_property
+    def decoders(self) -> Decoders:
+        return Decoders(self.workers, (self.image_size, self.image_size, 3))
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return super()._normalised(images.float().div_(255))
 
     def _train_images(self, indices: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        work = zip(self.paths["train"][indices], uniform(keys, 2 * ATTEMPTS + 3), strict=True)
-        return np.stack(list(self.decoders.map(lambda w: self._train_image(*w), work)))
-
-    def _train_image(self, path: str, draws: np.ndarray) -> np.ndarray:
-        with opened(path) as image:
-            width, height = image.size
-            box = random_box(width, height, self.folder.smallest_crop, draws[1:])
-            pixels = scaled(image.convert("RGB").crop(box), self.image_size, self.image_size)
-        return self._normalised(pixels[:, ::-1] if self.folder.flip and draws[0] < 0.5 else pixels)
+        return self._decoded(self.paths["train"][indices], uniform(keys, 2 * ATTEMPTS + 3))
 
     def _eval_images(self, split: str, indices: np.ndarray) -> np.ndarray:
-        return np.stack(list(self.decoders.map(self._eval_image, self.paths[split][indices])))
+        return self._decoded(self.paths[split][indices], [None] * len(indices))
 
-    def _eval_image(self, path: str) -> np.ndarray:
-        size = self.image_size
-        with opened(path) as image:
-            width, height = image.size
-            short, wanted = min(width, height), self.folder.resize
-            width, height = wanted * width // short, wanted * height // short
-            pixels = scaled(image.convert("RGB"), width, height)
-        top, left = round((height - size) / 2), round((width - size) / 2)
-        return self._normalised(pixels[top : top + size, left : left + size])
+    def _decoded(self, paths: Iterable[str], draws: Iterable[np.ndarray | None]) -> np.ndarray:
+        asked = [(self.folder, *one) for one in zip(paths, draws, strict=True)]
+        if self.workers:
+            with self._started:  # several threads read ahead
+                decoders = self.decoders
+            found = decoders.map(pixels, asked)
+        else:
+            found = np.stack([pixels(*one) for one in asked])
+        return found.transpose(0, 3, 1, 2)
 
     def _spread(self, draws: np.ndarray) -> np.ndarray:
-        return (draws.astype(np.float32) - self.mean) / self.std
+        return (draws.astype(np.float32) - self.mean[:, None, None]) / self.std[:, None, None]
 
-    def _normalised(self, pixels: np.ndarray) -> np.ndarray:
-        found = pixels.transpose(2, 0, 1).astype(np.float32)
-        found /= 255
-        found -= self.mean
-        found /= self.std
-        return found
+
+def pixels(settings: ImageFolderSettings, path: str, draws: np.ndarray | None) -> np.ndarray:
+    """One image as training takes it, which `draws` decide, or (None) as evaluation does: uint8 [size, size, 3]."""
+    size = settings.image_size
+    with opened(path) as image:
+        width, height = image.size
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        if draws is not None:
+            found = scaled(rgb.crop(random_box(width, height, settings.smallest_crop, draws[1:])), size, size)
+            return found[:, ::-1] if settings.flip and draws[0] < 0.5 else found
+        short, wanted = min(width, height), settings.resize
+        width, height = wanted * width // short, wanted * height // short
+        found = scaled(rgb, width, height)
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return found[top : top + size, left : left + size]
 
 
 def random_box(width: int, height: int, smallest: float, draws: np.ndarray) -> Box:

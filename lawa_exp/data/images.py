@@ -6,18 +6,24 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 
 from lawa_exp.config import UserError, boolean, integer, number, setting, text
 from lawa_exp.data.order import NOISE, epochs_and_indices, hash_of, keys_of, permuted, uniform
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
 HELD_OUT = 0.1  # of the training images, where the original has no val (or no test)
 CHOSEN = "pseudo-randomly, the same for every seed"
 AUGMENT, MIX, PARTNER = 1, 2, 3  # what a sample's random numbers are for; NOISE is 4
 CHUNK = 4096  # images worked on at once where all of them are read
 
+Array = TypeVar("Array", np.ndarray, "Tensor")
+Parts = tuple[np.ndarray, ...]
 Part = tuple[np.ndarray, np.ndarray]  # images (or where they are) and labels, int64, of one split
 
 
@@ -47,11 +53,14 @@ class SmallImageSettings(ImageSettings):
 class LabelledImages:
     """What data sets of images share; `_train_images`, `_eval_images` and `_spread` are theirs.
 
-    A sample has one target, its class, and so counts as one token.
+    A sample has one target, its class, and so counts as one token. A batch goes to the device in `parts`, images as
+    bytes, and is `finished` there.
     """
 
     tokens_per_sample = 1
     unit = "image"
+    mean: np.ndarray  # float32 [channels], by which images are normalised
+    std: np.ndarray
 
     def __init__(
         self,
@@ -74,26 +83,12 @@ class LabelledImages:
         self.fingerprint = fingerprint
         self.note = note
         self.sizes = {split: len(found) for split, found in labels.items()}
+        self._held: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def train_batch(self, seed: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Samples number first .. first+count-1 of the training: inputs, float32 [count, channels, height, width], and
         targets: classes, int64 [count], or with mixup or label smoothing probabilities, float32 [count, classes]."""
-        size, s = self.sizes["train"], self.settings
-        _, indices = epochs_and_indices(first, count, size, seed)
-        numbers = np.arange(first, first + count, dtype=np.uint64)
-        inputs = self._train_images(indices, keys_of(seed, AUGMENT, numbers))
-        classes = self.labels["train"][indices]
-        if not (s.mixup or s.label_smoothing):
-            return inputs, classes
-        targets = smoothed(classes, self.classes, s.label_smoothing)
-        if s.mixup:
-            keys = keys_of(seed, MIX, numbers)
-            partners = (uniform(keys, 1)[:, 0] * size).astype(np.int64)
-            others = self._train_images(partners, keys_of(seed, PARTNER, numbers))
-            share = beta(s.mixup, keys)
-            inputs = mixed(inputs, others, share)
-            targets = mixed(targets, smoothed(self.labels["train"][partners], self.classes, s.label_smoothing), share)
-        return inputs, targets
+        return self._finished_here(self.train_parts(seed, first, count))
 
     def noise_batch(self, seed: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """In place of `train_batch`: each number uniform over the pixels' range, and classes drawn at random."""
@@ -110,8 +105,59 @@ class LabelledImages:
 
     def eval_batch(self, split: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The samples of a split at `indices`: inputs as above, not augmented, and classes, int64 [len(indices)]."""
+        return self._finished_here(self.eval_parts(split, indices))
+
+    def train_parts(self, seed: int, first: int, count: int) -> Parts:
+        """What `finished` makes `train_batch` of: images as they are stored, cropped and mirrored, [count, channels,
+        height, width], and targets; with mixup also those that they are mixed with, and their shares."""
+        size, s = self.sizes["train"], self.settings
+        _, indices = epochs_and_indices(first, count, size, seed)
+        numbers = np.arange(first, first + count, dtype=np.uint64)
+        images = self._train_images(indices, keys_of(seed, AUGMENT, numbers))
+        classes = self.labels["train"][indices]
+        if not (s.mixup or s.label_smoothing):
+            return images, classes
+        targets = smoothed(classes, self.classes, s.label_smoothing)
+        if not s.mixup:
+            return images, targets
+        keys = keys_of(seed, MIX, numbers)
+        partners = (uniform(keys, 1)[:, 0] * size).astype(np.int64)
+        others = self._train_images(partners, keys_of(seed, PARTNER, numbers))
+        share = beta(s.mixup, keys)
+        targets = mixed(targets, smoothed(self.labels["train"][partners], self.classes, s.label_smoothing), share)
+        return images, targets, others, share
+
+    def eval_parts(self, split: str, indices: np.ndarray) -> Parts:
         indices = np.asarray(indices)
         return self._eval_images(split, indices), self.labels[split][indices]
+
+    def finished(self, images: Tensor, targets: Tensor, *mixing: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch, from its parts on any device: normalised there, and mixed. The same numbers on each."""
+        inputs = self._normalised(images)
+        if mixing:
+            others, share = mixing
+            inputs = mixed(inputs, self._normalised(others), share)
+        return inputs, targets
+
+    def _finished_here(self, parts: Parts) -> tuple[np.ndarray, np.ndarray]:
+        import torch
+
+        inputs, targets = self.finished(*(torch.from_numpy(a) for a in parts))
+        return inputs.numpy(), targets.numpy()
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """Less `mean`, over `std` of each channel: float32, and a copy."""
+        mean, std = self._on(images.device)
+        return (images.float() - mean).div_(std)
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """`mean` and `std`, [channels, 1, 1], on a device, where they stay."""
+        import torch
+
+        if device not in self._held:
+            mean, std = (torch.from_numpy(v[:, None, None]).to(device) for v in (self.mean, self.std))
+            self._held[device] = mean, std
+        return self._held[device]
 
     def _train_images(self, indices: np.ndarray, keys: np.ndarray) -> np.ndarray:
         raise NotImplementedError
@@ -147,7 +193,7 @@ class Images(LabelledImages):
         self.padding = settings.crop_padding
         self.images = images
         mean, std = mean_and_std(images["train"])
-        self.mean, self.std = (v.astype(np.float32)[:, None, None] for v in (mean, std))
+        self.mean, self.std = (v.astype(np.float32) for v in (mean, std))
 
     def _train_images(self, indices: np.ndarray, keys: np.ndarray) -> np.ndarray:
         chosen = self.images["train"][indices]
@@ -158,21 +204,17 @@ class Images(LabelledImages):
         if self.settings.flip:
             flipped = draws[:, 2] < 0.5
             chosen[flipped] = chosen[flipped, :, :, ::-1]
-        return self._normalised(chosen)
+        return chosen
 
     def _eval_images(self, split: str, indices: np.ndarray) -> np.ndarray:
-        return self._normalised(self.images[split][indices])
+        return self.images[split][indices]
 
     def _spread(self, draws: np.ndarray) -> np.ndarray:
+        import torch
+
         train = self.images["train"]
         low, high = (0, 255) if train.dtype == np.uint8 else (float(train.min()), float(train.max()))
-        return self._normalised(low + draws * (high - low))
-
-    def _normalised(self, images: np.ndarray) -> np.ndarray:
-        found = images.astype(np.float32)
-        found -= self.mean
-        found /= self.std
-        return found
+        return self._normalised(torch.from_numpy(low + draws * (high - low))).numpy()
 
 
 def beta(alpha: float, keys: np.ndarray) -> np.ndarray:
@@ -195,8 +237,8 @@ def smoothed(classes: np.ndarray, count: int, share: float) -> np.ndarray:
     return targets
 
 
-def mixed(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """share * first + (1 - share) * second, with a share for each sample."""
+def mixed(first: Array, second: Array, share: Array) -> Array:
+    """share * first + (1 - share) * second, with a share for each sample; of arrays or tensors."""
     share = share.reshape(-1, *[1] * (first.ndim - 1))
     return share * first + (1 - share) * second
 

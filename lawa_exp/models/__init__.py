@@ -291,8 +291,23 @@ def build_model(settings: Any) -> nn.Module:
     """The module for `settings`, initialised from torch's current random state, on torch's current default device."""
     for cls, builder in MODELS.values():
         if isinstance(settings, cls):
-            return load(builder)(settings)
+            model = load(builder)(settings)
+            if isinstance(settings, ImageModelSettings):
+                model.register_forward_pre_hook(channels_last_on_gpu)
+            return model
     raise AssertionError(f"no model for {settings}")
+
+
+def channels_last_on_gpu(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Images with their channels innermost, where a GPU's convolutions want them; what follows has them likewise.
+
+    Weights keep their order, and with it what is saved: they are little beside the images.
+    """
+    if not inputs[0].is_cuda:
+        return None
+    import torch
+
+    return inputs[0].contiguous(memory_format=torch.channels_last), *inputs[1:]
 
 
 def forward_flops(model: nn.Module, settings: ImageModelSettings) -> int:

@@ -3,6 +3,10 @@
 import gzip
 import os
 import pickle
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +29,7 @@ from lawa_exp.data.image_files import (
 from lawa_exp.data.image_folder import ASPECTS, ImageFolderSettings, random_box
 from lawa_exp.data.images import HELD_OUT, beta, complete, cropped, keys_of, mixed, smoothed, uniform
 from lawa_exp.data.order import epochs_and_indices
+from lawa_exp.loading import AHEAD, eval_batches, train_batches
 
 PLAIN = {"flip": False, "mixup": 0.0, "label_smoothing": 0.0}
 SMALL = {**PLAIN, "crop_padding": 0}
@@ -460,12 +465,51 @@ def test_training_images_are_resized_crops_of_torchvisions(folder):
         torch.testing.assert_close(torch.from_numpy(got), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_batch_that_was_read_ahead_is_the_same(folder):
+def test_processes_decode_the_same_bytes(folder):
     settings = images_of(folder, flip=True, mixup=0.2)
-    ahead, alone = settings.open(None), [settings.open(None).train_batch(1, first, 4) for first in (0, 4, 8, 3)]
-    for first, (inputs, targets) in zip((0, 4, 8, 3), alone, strict=True):
-        found = ahead.train_batch(1, first, 4)
-        assert (found[0] == inputs).all() and (found[1] == targets).all()
+    alone, helped = settings.open(None), settings.open(None)
+    helped.workers = 2
+    asked = [(1, first, count) for first, count in ((0, 4), (4, 20), (24, 1), (3, 12))]  # 20: more than one job
+    cpu = torch.device("cpu")
+    loaded = [list(train_batches(data, iter(asked), cpu)) for data in (alone, helped)]
+    for request, *both in zip(asked, *loaded, strict=True):
+        expected = alone.train_batch(*request)
+        for batch in both:
+            assert all((torch.from_numpy(e) == t).all() for e, t in zip(expected, batch, strict=True))
+    places = [np.arange(5), np.array([11, 0, 11])]
+    loaded = [list(eval_batches(data, "val", places, cpu)) for data in (alone, helped)]
+    for at, *both in zip(places, *loaded, strict=True):
+        for batch in both:
+            assert all(
+                (torch.from_numpy(e) == t).all() for e, t in zip(alone.eval_batch("val", at), batch, strict=True)
+            )
+
+
+def test_what_goes_to_the_device_is_bytes(folder):
+    images, targets, others, share = images_of(folder, mixup=0.2).open(None).train_parts(0, 0, 5)
+    assert images.dtype == others.dtype == np.uint8 and images.shape == others.shape == (5, 3, 24, 24)
+    assert torch.from_numpy(images).is_contiguous(memory_format=torch.channels_last)
+    assert targets.shape == (5, 3) and share.shape == (5,)
+    images, classes = digits(**AUGMENTED | {"mixup": 0.0, "label_smoothing": 0.0}).train_parts(0, 0, 5)
+    assert images.dtype == np.uint8 and classes.dtype == np.int64
+
+
+def test_batches_ahead_are_few_and_dropped_when_no_more_is_wanted(folder):
+    data = images_of(folder).open(None)
+    data.workers = 1
+    asked = []
+
+    def requests():
+        for first in range(100):
+            asked.append(first)
+            yield 0, first, 1
+
+    coming = train_batches(data, requests(), torch.device("cpu"))
+    for taken in range(1, 4):
+        next(coming)
+        assert len(asked) == taken + AHEAD
+    coming.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("reading")]
 
 
 def test_random_boxes_are_distributed_as_torchvisions():
@@ -506,8 +550,31 @@ def test_an_image_that_cannot_be_read_is_named(folder):
     path = folder / "train" / "cat" / "a.jpg"
     path.write_bytes(path.read_bytes()[:300])
     data = images_of(folder).open(None)
-    with pytest.raises(Failed, match=r"cat/a\.jpg cannot be read as an image"):
-        data.train_batch(0, 0, 12)
+    for workers in (0, 1):
+        data.workers = workers
+        with pytest.raises(Failed, match=r"cat/a\.jpg cannot be read as an image"):
+            data.train_batch(0, 0, 12)
+    assert data.eval_batch("val", [0])[0].shape == (1, 3, 24, 24), "the process goes on"
+
+
+def test_a_process_that_is_killed_is_told(folder):
+    data = images_of(folder).open(None)
+    data.workers = 1
+    data.train_batch(0, 0, 2)
+    data.decoders.processes[0].process.kill()
+    with pytest.raises(Failed, match=r"was killed \(exit code -9\): out of memory\? Fewer trainer\.workers need less"):
+        data.train_batch(0, 0, 2)
+
+
+def test_processes_end_with_the_one_that_they_decode_for(folder):
+    program = (
+        "import os, signal, sys\nfrom lawa_exp.data.decoding import Decoders\n"
+        "kept = Decoders(2, (1,))\nprint(*[d.process.pid for d in kept.processes], flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == -signal.SIGKILL, ran.stderr  # its output has an end: they hold it no longer
+    assert len(ran.stdout.split()) == 2
 
 
 def test_a_folders_fingerprint_sees_names_and_sizes(folder):
