@@ -47,9 +47,11 @@ bench: setup ## the benchmarks, on a quiet machine; NANOGPT=DIR is a checkout of
 	$(BIN)/python benchmarks/wandb_overhead.py --out results/speed/wandb_overhead.md
 	$(BIN)/python benchmarks/start_up.py --out results/speed/start_up.md
 	$(BIN)/python benchmarks/status.py --out results/speed/status.md
+	$(BIN)/python benchmarks/image_loading.py --out results/speed/image_loading.md
 
-bench-gpu: setup ## what averaging costs on a GPU, on a machine that has one
+bench-gpu: setup ## what averaging costs on a GPU and how fast one trains, on a machine that has one
 	$(BIN)/python benchmarks/averaging_gpu.py --compile --out results/speed/averaging_gpu.md
+	$(BIN)/python benchmarks/gpu_speed.py --out results/speed/gpu_speed.md
 
 schedules: setup ## draw every learning-rate schedule into results/schedules.png
 	$(BIN)/python -m lawa_exp.draw_schedules --out results/schedules.png

@@ -35,7 +35,11 @@ SIZES = {
     ],
     "roberta_base": ["model=roberta_base"],
     "gpt_tiny": ["model=gpt_tiny", "batch.size=16"],
-    "gpt2_small": ["model=gpt2_small", "dataset=tokens", "dataset.vocab_size=50304"],
+    **{
+        name: [f"model={name}", "dataset=tokens", "dataset.vocab_size=50304"]
+        for name in ("gpt2_small", "gpt2_medium", "gpt2_large")
+    },
+    "resnet50": ["model=resnet50"],
 }
 
 

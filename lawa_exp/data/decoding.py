@@ -28,6 +28,7 @@ import numpy as np
 from lawa_exp.config import Failed
 
 CHUNK = 8  # images in a job: little enough that processes end together, enough that a job is much more than its word
+PROGRAM = "from lawa_exp.data import decoding; decoding.main()"
 IGNORED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # they are for the training, which ends its processes
 
 Function = Callable[..., np.ndarray]  # of a module: uint8 of a given shape from arguments that can be pickled
@@ -76,7 +77,7 @@ class Decoder:
         try:
             self.memory = np.frombuffer(mmap.mmap(fd, size), np.uint8)
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "lawa_exp.data.decoding", str(fd), str(size)],
+                [sys.executable, "-c", PROGRAM, str(fd), str(size)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 pass_fds=(fd,),
@@ -122,8 +123,15 @@ def _end(processes: list[Decoder], threads: ThreadPoolExecutor) -> None:
         decoder.process.wait()
 
 
-def main(fd: int, size: int) -> None:
-    """All that the process does."""
+def main() -> None:
+    """All that the process does; its arguments: the file of the shared memory, and the bytes in it."""
+    try:
+        _serve(*map(int, sys.argv[1:]))
+    except BrokenPipeError:
+        os._exit(1)  # nobody is there to be told
+
+
+def _serve(fd: int, size: int) -> None:
     for name in IGNORED:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -148,10 +156,3 @@ def main(fd: int, size: int) -> None:
             problem = f"a process that decodes images failed:\n{traceback.format_exc()}"
         pickle.dump(problem, answers)
         answers.flush()
-
-
-if __name__ == "__main__":
-    try:
-        main(int(sys.argv[1]), int(sys.argv[2]))
-    except BrokenPipeError:
-        os._exit(1)  # nobody is there to be told

@@ -285,3 +285,51 @@ def test_training_targets_are_soft_and_evaluation_is_plain():
     loss = Objective(model)(*(torch.from_numpy(a) for a in data.train_batch(0, 0, 8)))
     loss.backward()
     assert loss.isfinite() and model.conv1.weight.grad.norm() > 0
+
+
+@pytest.mark.parametrize(
+    "model, dataset, decay, epochs, k",
+    [("resnet50", "imagenet", 1e-4, 90, 6), ("resnet34", "cifar100", 5e-4, 200, 10)],
+)
+@pytest.mark.parametrize("recipe", ["as_published", "fair"])
+def test_recipes_are_kaddours(model, dataset, decay, epochs, k, recipe):
+    """Kaddour 2022, section 4 and appendix B (the weight decay of CIFAR-100 is ours)."""
+    ((values, given),), _ = compose([f"model={model}", f"recipe={recipe}"])
+    assert values["dataset"]["name"] == dataset
+    config, _ = read(values, given)
+    assert config.budget == ("epochs", epochs) and config.batch.size == 256 and config.recipe == recipe
+    assert (config.optimizer.momentum, config.optimizer.nesterov) == (0.9, False)
+    assert config.optimizer.weight_decay == decay and config.optimizer.clip_norm == 0
+    assert (type(config.lr).__name__, config.lr.peak, config.lr.final_ratio) == ("Cosine", 0.1, 0)
+    assert config.lr.warmup_steps == 0 and config.lr.horizon is None
+    windows = [a for a in config.averagers if a.kind == "lawa"]
+    assert [(a.k, a.spacing) for a in windows] == [(k, "1epoch")]
+    assert config.evaluate.bn == "recalibrate" and config.evaluate.every == "1epoch"
+    assert config.evaluate.bn_samples == ("all" if recipe == "as_published" else 10000)
+    assert {a.kind for a in config.averagers} == ({"lawa"} if recipe == "as_published" else {"lawa", "ema", "swa"})
+
+
+@pytest.mark.parametrize("name", ["lenet", *NAMES])
+def test_channels_may_lie_innermost(name):
+    """As a folder of images and a GPU have them: the same function."""
+    model = seeded(
+        settings(name, "cifar10", *(["model.stem=small"] if name.startswith("resnet") and name != "resnet20" else []))
+    )
+    images = torch.randn(4, 3, 32, 32)
+    for mode in (True, False):
+        model.train(mode)
+        torch.manual_seed(1)
+        plain = model(images)
+        torch.manual_seed(1)
+        innermost = model(images.contiguous(memory_format=torch.channels_last))
+        torch.testing.assert_close(innermost, plain, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.gpu
+def test_a_gpus_convolutions_see_channels_innermost():
+    model = seeded(settings("resnet18", "imagenet", "model.stem=imagenet")).cuda()
+    seen = []
+    model.layer1.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
+    model(torch.randn(2, 3, 64, 64, device="cuda"))
+    assert all(t.is_contiguous(memory_format=torch.channels_last) for t in seen[0])
+    assert all(p.is_contiguous() for p in model.parameters()), "what is saved keeps its order"

@@ -3,8 +3,10 @@
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import UPDATE, Strike, assert_same_run, lines_of, markers, rows, run, states
+from PIL import Image
 
 COMMON = [
     *("dataset=digits", "dataset.flip=true", "dataset.crop_padding=1", "dataset.mixup=0.2", "batch.size=64"),
@@ -63,3 +65,62 @@ def test_a_model_from_outside_takes_images(tmp_path: Path) -> None:
     done = run(*asked, f"run_dir={tmp_path / 'run'}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert rows(tmp_path / "run")[-1]["accuracy"] > 0.1
+
+
+CLASSES = ("n01440764", "n01443537", "n01484850")
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory) -> Path:
+    """Three classes of another colour each in ImageNet's layout, 8 and 4 images of 60 x 45 pixels."""
+    root, draw = tmp_path_factory.mktemp("imagenet"), np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 4)):
+        for number, name in enumerate(CLASSES):
+            (root / split / name).mkdir(parents=True)
+            for image in range(count):
+                pixels = draw.integers(0, 60, (45, 60, 3), np.uint8)
+                pixels[..., number] += 150
+                Image.fromarray(pixels).save(root / split / name / f"{name}_{image}.JPEG")
+    return root
+
+
+def on_folder(root: Path, *model: str) -> list[str]:
+    """A small network, or `model` with its recipe for ImageNet, on small images: 6 steps of 8."""
+    return [
+        *(model or ("model=resnet20", "model.layers=8", "avg=lawa", "dataset=imagenet")),
+        *(f"dataset.path={root}", "dataset.image_size=32", "dataset.resize=36", "dataset.mixup=0.2"),
+        *("batch.size=8", "steps=6", "k=2", "spacing=2", "evaluate.every=4", "evaluate.batch_size=5", "save.every=4"),
+        *("lr.peak=0.02", "lr.warmup_steps=0", "trainer.threads=1", "logger.every=1"),
+    ]
+
+
+def test_imagenets_folder_with_and_without_processes_killed_and_continued(imagenet: Path, tmp_path: Path) -> None:
+    asked, folder, other = on_folder(imagenet), tmp_path / "run", tmp_path / "undisturbed"
+    done = run(*asked, f"run_dir={other}", "trainer.workers=0", warm=True)
+    assert done.returncode == 0, done.stderr
+    died = run(*asked, f"run_dir={folder}", "trainer.workers=2", strike=Strike(UPDATES["resnet20"], n=6))
+    assert died.returncode == -signal.SIGKILL and states(folder) == [4], died.stdout + died.stderr
+    done = run(*asked, f"run_dir={folder}", "trainer.workers=2", warm=True)
+    assert done.returncode == 0 and markers(folder) == ["DONE"], done.stderr
+    assert_same_run(folder, other)
+    last = rows(other)[-1]
+    assert last["weights"] == "lawa-k2-s2" and last["bn"] == "recalibrate" and last["eval_samples"] == 12
+    assert rows(other)[-2]["accuracy"] > 0.5  # of three colours
+
+
+@pytest.mark.slow
+def test_resnet50_as_published_on_imagenets_folder(imagenet: Path, tmp_path: Path) -> None:
+    done = run(*on_folder(imagenet, "model=resnet50"), f"run_dir={tmp_path}", "trainer.workers=1", warm=True)
+    assert done.returncode == 0 and "23,514,179 parameters" in done.stdout, done.stderr
+    assert {r["weights"] for r in rows(tmp_path) if r["split"] == "val"} == {"live", "lawa-k2-s2"}
+
+
+def test_a_class_that_is_missing_is_one_line(imagenet: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        for name in CLASSES[: 3 if split == "train" else 2]:
+            (tmp_path / split / name).symlink_to(imagenet / split / name)
+    done = run(*on_folder(tmp_path), f"run_dir={tmp_path / 'run'}", warm=True)
+    told = f"dataset=imagenet: class {CLASSES[2]} is in {tmp_path / 'train'}, not in {tmp_path / 'val'}"
+    assert done.returncode == 2 and told in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()

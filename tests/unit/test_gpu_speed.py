@@ -1,0 +1,45 @@
+"""The GPU benchmark: it works where there is no GPU, and calls nothing measured that was not."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+
+def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "benchmarks/gpu_speed.py", *arguments]
+    return subprocess.run(words, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment)
+
+
+def test_smoke(tmp_path: Path) -> None:
+    ran = benchmark("--smoke", "--models", "gpt2_medium,resnet50", "--out", str(tmp_path / "page.md"))
+    assert ran.returncode == 0, ran.stderr
+    page = (tmp_path / "page.md").read_text()
+    assert page.startswith("# Smoke test") and "no figure here is a result" in page
+    measured = [line for line in page.splitlines() if line.startswith(("| gpt2_medium | 2 | 128 in", "| resnet50, "))]
+    assert len(measured) == 3 and all(line.endswith("not known |") for line in measured)
+    assert page.count("| - | not measured |") == 4
+    assert "1 worker(s)" in page and str(tmp_path) not in page
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_what_is_not_measured() -> None:
+    ran = benchmark("--models", "gpt2_small,resnet50")
+    assert ran.returncode == 2 and len(ran.stderr.strip().splitlines()) == 1
+    assert "not measured: tokens per second of gpt2_small, loading / no loading of resnet50" in ran.stderr
+
+
+def test_peaks_have_a_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from gpu_peaks import PEAKS, peak_of
+
+    assert all("data sheet" in source for *_, source in PEAKS)
+    found = {name: peak_of(name) for name in ("NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe", "NVIDIA A100-SXM4-80GB")}
+    assert [f and f[0] / 1e12 for f in found.values()] == [989.4, 756, 312]
+    assert peak_of("NVIDIA GeForce GTX 1080") is None
