@@ -73,7 +73,7 @@ def main() -> None:
             f"Measured beside other work: {busy}. Where there is more work than cores, more processes get more of the "
             "cores, and images/s and their ratios tell that too. The CPU time of an image, of the process that asks "
             "and of those that decode, does not depend on it: what decoding elsewhere adds to it is the cost of "
-            "sending jobs and copying bytes. Nothing here was measured on a machine with a GPU and its dozens of cores.",
+            "sending jobs and copying bytes. Nothing here was measured on a machine with a GPU and dozens of cores.",
             machine(1, load),
         ],
         options.out,
