@@ -326,6 +326,7 @@ def test_channels_may_lie_innermost(name):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpus_convolutions_see_channels_innermost():
     model = seeded(settings("resnet18", "imagenet", "model.stem=imagenet")).cuda()
     seen = []
