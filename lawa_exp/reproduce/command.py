@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import functools
 import shlex
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lawa_exp import signals
 from lawa_exp.cli import Parser, exit_code
 from lawa_exp.config import UserError, near
+from lawa_exp.files import write_text_atomically
 from lawa_exp.report import markdown
-from lawa_exp.reproduce import judged, pages, trained
-from lawa_exp.reproduce.book import FOLDER, PAPERS, SCALES, load
+from lawa_exp.reproduce import configurations, judged, pages, trained
+from lawa_exp.reproduce.book import FOLDER, PAPERS, SCALES, Paper, load
 from lawa_exp.reproduce.trained import MISSING, Planned, Training
 from lawa_exp.run import EXIT
 from lawa_exp.summary import made_with
@@ -30,7 +32,10 @@ def main(arguments: list[str]) -> int:
     )
     p.add_argument("paper", metavar="PAPER", help=f"one of {', '.join(PAPERS)}, or all")
     p.add_argument(
-        "--scale", choices=SCALES, default="cpu", help="cpu: a small GPT on embedded data; gpu; paper (default: cpu)"
+        "--scale",
+        choices=SCALES,
+        default="cpu",
+        help="cpu (default): small models on embedded data; paper: the exact configurations, trained by slurm",
     )
     p.add_argument("--plan", action="store_true", help="show runs and costs, and what is done already; train nothing")
     p.add_argument("--read", action="store_true", help="train nothing: judge from the runs that are there")
@@ -64,7 +69,10 @@ def reproduce(args: argparse.Namespace, command: str) -> int:
     for p in plans.values():
         if p.problem and not p.set.optional and args.scale in p.set.words:
             say(f"warning: {p.set.name}: {p.problem}")
-    if args.plan:
+    if args.scale == "paper":
+        for paper in papers:
+            write_configurations(paper, out, say)
+    if args.plan or (args.scale == "paper" and args.launcher == "local"):
         return 0
     code = 0
     if not args.read:
@@ -81,6 +89,18 @@ def reproduce(args: argparse.Namespace, command: str) -> int:
         forms = list(dict.fromkeys(o.form for claim in found.values() for o in claim))
         say(f"\n{paper.title}\n\n{pages.counts(found, forms)}\n\n{facts[-1]}\n{out / paper.name}.md, .tex, .csv")
     return code
+
+
+def write_configurations(paper: Paper, out: Path, say: Callable[[str], None]) -> None:
+    """The paper's exact configurations, composed and held against what was published of them."""
+    rows = configurations.check(paper.name)
+    counts = Counter(row.verdict for row in rows)
+    table = configurations.table(rows)
+    command = f"python -m lawa_exp.reproduce {paper.name} --scale paper"
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{paper.name}-configurations.md"
+    write_text_atomically(path, f"# {paper.title}: its configurations\n\n    {command}\n\n{table}\n")
+    say(f"\n{paper.title}\n\n{table}\n\n{', '.join(f'{n} {v}' for v, n in counts.items())}; {path}")
 
 
 def costs(plans: Sequence[Planned], unit: float) -> str:
@@ -134,8 +154,8 @@ def costs_in_words(plans: Sequence[Planned], unit: float) -> list[str]:
         apart = sum(n * t + w - t for n, t, w in timed)
         found.append(
             f"one trajectory, many averages: {len(timed)} trainings give {rows:,} rows (live weights and averages) by "
-            f"{training / 3600:.2f} h of training and {(whole - training) / 3600:.2f} h of evaluations and read-outs; a "
-            f"training for each row would take {apart / 3600:.2f} h, {apart / whole:.1f} times as long "
+            f"{training / 3600:.2f} h of training and {(whole - training) / 3600:.2f} h of evaluations and read-outs; "
+            f"a training for each row would take {apart / 3600:.2f} h, {apart / whole:.1f} times as long "
             f"({rows / len(timed):.1f} times the steps)"
         )
     return found

@@ -107,6 +107,7 @@ def plan_set(chosen: TrainingSet, scale: str, runs_root: str, more: Sequence[str
     if scale not in chosen.words:
         return Planned(chosen, (), problem=f"not trained at --scale {scale}")
     asked = [*shlex.split(chosen.words[scale]), *more]
+    asked += ["plan=true"] if scale == "paper" else []  # no data are needed to show it
     words = ("-m", *asked, f"runs_root={runs_root}", f"sweep=reproduce-{scale}-{chosen.name}")
     try:
         composed, _ = compose(list(words))
@@ -182,7 +183,10 @@ class Job:
 
 def commands(p: Planned, launcher: str) -> list[list[str]]:
     """The set's multirun, and (here, where they are trained) the further read-outs of its runs."""
-    words = [*p.words, *([f"hydra/launcher={launcher}"] if launcher != "local" else [])]
+    words = [
+        *(w for w in p.words if w != "plan=true"),
+        *([f"hydra/launcher={launcher}"] if launcher != "local" else []),
+    ]
     found = [[sys.executable, "-m", "lawa_exp", *words]]
     for training, name, asked in unread(p) if launcher == "local" else []:
         readout = [sys.executable, "-m", "lawa_exp.readout", str(training.folder)]
