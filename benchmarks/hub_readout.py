@@ -51,16 +51,20 @@ def main() -> None:
         hub, size = make_revisions(options.work.resolve() / model, model, max(counts))
         for count in counts:
             for asked in ("lawa", "lawa,ema"):
-                memory, disk, seconds = measured(hub, options.work / "out", count, options.k, asked)
-                shown = (f"{b / 2**20:,.0f} MiB ({b / size:.2f})" for b in (memory, disk))
+                *peaks, seconds = measured(hub, options.work / "out", count, options.k, asked)
+                shown = (f"{b / 2**20:,.0f} MiB ({b / size:.2f})" for b in peaks)
                 rows.append((model, f"{size / 2**20:,.0f} MiB", str(count), asked, *shown, f"{seconds:.0f} s"))
     publish(
         "A read-out of revisions: memory and disk",
         [
             f"Averages with k={options.k}; in brackets in sizes of a checkpoint (float16; the model that evaluates is "
-            f"float32, so 2 of them). The disk is to stay within k + 1 = {options.k + 1}, the memory not to grow with "
-            "the revisions. `python -m lawa_exp` alone, without a model, has about 0.3 GiB.",
-            table(("model", "a checkpoint", "revisions", "averages", "peak memory", "peak disk", "time"), rows),
+            f"float32, so 2 of them, as is an EMA, whose state lies on the disk twice while it is renewed). The window "
+            f"on the disk is to stay within k + 1 = {options.k + 1}, the memory not to grow with the revisions. At the "
+            "end plots are drawn.",
+            table(
+                ("model", "a checkpoint", "revisions", "averages", "memory while read", "at the end", "disk", "time"),
+                rows,
+            ),
             machine(1, load),
         ],
         options.out,
@@ -86,12 +90,13 @@ def make_revisions(folder: Path, model: str, count: int) -> tuple[Path, int]:
     return hub, last.stat().st_size
 
 
-def measured(hub: Path, out: Path, count: int, k: int, averages: str) -> tuple[int, int, float]:
-    """Peak bytes of private memory, peak bytes on the disk, and seconds, of a read-out of the first revisions."""
+def measured(hub: Path, out: Path, count: int, k: int, averages: str) -> tuple[int, int, int, float]:
+    """Of a read-out of the first revisions: peak bytes of private memory until its rows are written and afterwards,
+    peak bytes on the disk, and seconds."""
     shutil.rmtree(out, ignore_errors=True)
     asked = ["hf:someone/tiny", "--revisions", f"step1..step{count}", "--avg", averages, "--k", str(k)]
     asked += ["--spacing", "1", "--dataset", "pydocs", "--out", str(out), *EVALUATED]
-    memory = disk = 0
+    memory, disk = [0, 0], 0
     with serving(Served(hub)) as served:
         start = time.perf_counter()
         process = subprocess.Popen(
@@ -101,14 +106,16 @@ def measured(hub: Path, out: Path, count: int, k: int, averages: str) -> tuple[i
             cwd=ROOT,
         )
         while process.poll() is None:
-            memory, disk = max(memory, private(process.pid)), max(disk, bytes_in(out))
+            at_end = (out / "metrics.jsonl").exists()
+            memory[at_end] = max(memory[at_end], private(process.pid))
+            disk = max(disk, bytes_in(out))
             time.sleep(0.02)
         seconds = time.perf_counter() - start
     if process.returncode:
         sys.exit(f"the read-out ended with {process.returncode}")
     steps = {json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()}
     assert max(steps) == count, "not all of them were read"
-    return memory, disk, seconds
+    return memory[0], memory[1], disk, seconds
 
 
 def private(pid: int) -> int:
