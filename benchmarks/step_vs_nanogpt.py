@@ -1,11 +1,13 @@
 """A whole training step against nanoGPT's: batch, forward, backward, clipping, update.
 
 Ours is the training loop itself (benchmarks/loop.py). Theirs is the body of nanoGPT's train.py around its own model and
-`configure_optimizers`, in the same process and thread. Same size (10.6M parameters), batch (16x256), dtype (bf16
-autocast), data (a nanoGPT-style train.bin) and settings of the update. nanoGPT is not kept here:
+`configure_optimizers`, in the same process and thread. Same size, batch (10.6M parameters: 16x256, as its
+config/train_shakespeare_char.py; GPT-2 small: 2x1024 of the 480x1024 of its config/train_gpt2.py, in micro-batches of
+1), dtype (bf16 autocast), data (a nanoGPT-style train.bin) and settings of the update. nanoGPT is not kept here:
 
     git clone https://github.com/karpathy/nanoGPT ../nanoGPT
     python benchmarks/step_vs_nanogpt.py --nanogpt ../nanoGPT --out results/speed/step_eager.md
+    python benchmarks/step_vs_nanogpt.py --nanogpt ../nanoGPT --size gpt2_small --out results/speed/step_gpt2_small.md
     python benchmarks/step_vs_nanogpt.py --nanogpt ../nanoGPT --compile --out results/speed/step_compiled.md
 """
 
@@ -33,11 +35,23 @@ from lawa_exp.models.objective import Objective
 from lawa_exp.numerics import autocast_for, seeded_model, set_up_arithmetic
 from lawa_exp.run import Prepared
 
+SIZES = {  # of `loop.SIZES`, what it is, and overrides
+    "10.6M": ("10.6M parameters (6 layers, 6 heads, width 384, vocabulary 65, no bias)", []),
+    "gpt2_small": (
+        "GPT-2 small (124M parameters: 12 layers, 12 heads, width 768, vocabulary 50304, no bias)",
+        [
+            *("model.scale_attn_by_inverse_layer_idx=false", "lr.peak=6e-4", "trainer.dtype=bfloat16"),
+            *("batch.size=2", "trainer.micro_batch=1", "evaluate.samples=2", "evaluate.batch_size=1"),
+        ],
+    ),
+}
+
 
 def main() -> None:
     load = os.getloadavg()[0]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nanogpt", type=Path, required=True, metavar="DIR", help="a checkout of nanoGPT")
+    parser.add_argument("--size", choices=SIZES, default="10.6M")
     parser.add_argument("--compile", action="store_true", help="torch.compile on both sides")
     parser.add_argument("--within", type=float, default=0.01, help="half-width of the 95%% interval to reach")
     parser.add_argument("--seconds", type=float, default=90, help="stop after so long all the same")
@@ -48,9 +62,10 @@ def main() -> None:
         parser.error(f"no model.py in {options.nanogpt}: git clone https://github.com/karpathy/nanoGPT DIR")
 
     with tempfile.TemporaryDirectory() as folder:
-        overrides = [f"trainer.compile={str(options.compile).lower()}"]
+        what, overrides = SIZES[options.size]
+        overrides = [*overrides, f"trainer.compile={str(options.compile).lower()}"]
         overrides += [f"trainer.threads={options.threads}"] if options.threads else []
-        p = loop.prepared("10.6M", overrides, Path(folder))
+        p = loop.prepared(options.size, overrides, Path(folder))
         agreed = check_same_training(p, options.nanogpt)
         theirs = nanogpt_step(p, options.nanogpt, options.compile)
         pairs = Pairs(options.within, max_seconds=options.seconds)
@@ -66,11 +81,14 @@ def main() -> None:
         loop.watch(p, after_step)
 
     how = "compiled" if options.compile else "eager"
+    size, split = p.config.batch.size, p.splits[p.config.batch.size]
+    batch = f"batch {size}x{p.config.model.context}"
+    batch += f" in {split.accumulate} micro-batches" if split.accumulate > 1 else ""
     publish(
         f"A training step against nanoGPT's, {how}",
         [
-            "10.6M parameters (6 layers, 6 heads, width 384, vocabulary 65, no bias), batch 16x256, bf16 autocast, "
-            "CPU. A is a step of `python -m lawa_exp`'s own loop with no averager attached; B is nanoGPT's.",
+            f"{what}, {batch}, bf16 autocast, CPU. A is a step of `python -m lawa_exp`'s own loop with no averager "
+            "attached; B is nanoGPT's.",
             table(HEADER, [row(f"step, {how}", "lawa_exp", "nanoGPT", pairs)]),
             machine(p.config.trainer.threads, load),
             f"Before it: {agreed}.",
@@ -104,11 +122,11 @@ def nanogpt_step(p: Prepared, nanogpt: Path, compiled: bool) -> Callable[[], Non
     raw = nanogpt_model(p, nanogpt)
     optimizer = nanogpt_optimizer(p, raw)
     model: Any = torch.compile(raw) if compiled else raw
-    context, size = p.config.model.context, p.config.batch.size
+    context, split = p.config.model.context, p.splits[p.config.batch.size]
 
     def get_batch() -> tuple[torch.Tensor, torch.Tensor]:
         data = np.memmap(Path(p.config.dataset.path) / "train.bin", dtype=np.uint16, mode="r")
-        ix = torch.randint(len(data) - context, (size,))
+        ix = torch.randint(len(data) - context, (split.micro,))
         x = torch.stack([torch.from_numpy((data[i : i + context]).astype(np.int64)) for i in ix])
         y = torch.stack([torch.from_numpy((data[i + 1 : i + 1 + context]).astype(np.int64)) for i in ix])
         return x, y
@@ -119,10 +137,12 @@ def nanogpt_step(p: Prepared, nanogpt: Path, compiled: bool) -> Callable[[], Non
         nonlocal batch
         for group in optimizer.param_groups:
             group["lr"] = p.config.lr.peak
-        with torch.autocast("cpu", torch.bfloat16):
-            _, loss = model(*batch)
-        batch = get_batch()
-        loss.backward()
+        for _ in range(split.accumulate):
+            with torch.autocast("cpu", torch.bfloat16):
+                _, loss = model(*batch)
+                loss = loss / split.accumulate
+            batch = get_batch()
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), p.config.optimizer.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

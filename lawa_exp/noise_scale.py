@@ -17,19 +17,26 @@ class MicroNorms:
     """
 
     def __init__(self, parameters: Iterable[Tensor], device: torch.device) -> None:
-        self.on = False
+        self.on, self.weight = False, 1.0
         self.total = torch.zeros((), dtype=torch.float64, device=device)
         for parameter in parameters:
             parameter.register_hook(self.add)
 
     def add(self, gradient: Tensor) -> None:
         if self.on:
-            self.total += torch.linalg.vector_norm(gradient).double().square()
+            self.total += torch.linalg.vector_norm(gradient).double().square() * self.weight
 
     def start(self, on: bool) -> None:
         """Before the first backward pass of a step. on: whether its gradients count."""
         self.on = on
         self.total = torch.zeros_like(self.total)
+
+    def micro_batch(self, targets: int, mean: float) -> None:
+        """Before each backward pass. targets: of its micro-batch; mean: of the micro-batches of the whole batch.
+
+        The part that a micro-batch has of the batch's gradient is its own gradient times targets / (mean * count).
+        """
+        self.weight = mean / max(targets, 1)
 
 
 def estimates(batch_squared: float, micro_squared: float, batch: int, micro: int) -> dict[str, float]:
@@ -45,6 +52,10 @@ def estimates(batch_squared: float, micro_squared: float, batch: int, micro: int
     Samples count as drawn independently. Within an epoch of N they are drawn without replacement: then grad_squared
     estimates |G|^2 - tr(Sigma) / N, which matters where the noise scale is not small against N. With BatchNorm or
     dropout a micro-batch's gradient is no mean over its samples alone: the estimates hold for micro-batches so large.
+
+    Where samples have unequal numbers of targets (a masked language model) the batch's gradient is the mean over its
+    targets: micro-batches count by theirs, and a sample stands for as many targets as the batch's samples have on
+    average. The estimates are then unbiased for targets drawn independently; those of one sample are not quite that.
     """
     return {
         "grad_squared": (batch * batch_squared - micro * micro_squared) / (batch - micro),

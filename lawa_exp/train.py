@@ -206,7 +206,8 @@ def train(
             size, seen = batches.size(step), batches.samples(state.step)
             split = splits[size]
             # The loss is a mean over the whole batch; DDP divides the gradient by the ranks, so that is taken back.
-            scale = ranks.world / data.train_targets(config.seed, seen, size)
+            counted = data.train_targets(config.seed, seen, size)
+            scale = ranks.world / counted
             for group in optimizer.param_groups:
                 group["lr"] = rate * group.get("rate_ratio", 1.0)
             torch.manual_seed(int(hash_of(config.seed, step, ranks.rank)) >> 1)  # dropout: no random state to save
@@ -218,6 +219,9 @@ def train(
                 first = (micro * ranks.world + ranks.rank) * split.micro
                 inputs, targets = next(coming)
                 statistics.before_pass(first, split.micro, size)
+                if micro_norms and noise_due:
+                    here = data.train_targets(config.seed, seen + first, split.micro)
+                    micro_norms.micro_batch(here, counted * split.micro / size)
                 last = micro == split.accumulate - 1
                 with contextlib.nullcontext() if last or kind != "ddp" else trained.no_sync():  # type: ignore[operator]
                     with autocast():

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from lawa_exp import models
 from lawa_exp.config import UserError
+from lawa_exp.models import dropout
 from lawa_exp.models.objective import IGNORE
 
 PAD = 1
@@ -49,6 +50,9 @@ def Roberta(s: models.RobertaSettings) -> Any:
         computes_loss = True
 
         def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+            if targets is not None and tokens.device.type == "cpu":  # elsewhere it would have to wait for the device
+                width = int(tokens.ne(PAD).any(0).sum())  # padding is behind the text
+                tokens, targets = tokens[:, :width], targets[:, :width]
             features = self.roberta(tokens, attention_mask=tokens.ne(PAD)).last_hidden_state
             if targets is None:
                 return self.lm_head(features)
@@ -58,6 +62,7 @@ def Roberta(s: models.RobertaSettings) -> Any:
     model = RobertaForMaskedLM(config_of(s))
     types = model.roberta.embeddings.token_type_embeddings.weight  # one vector for every token: fairseq has none
     torch.nn.init.zeros_(types).requires_grad_(False)
+    dropout.in_transformers(model)
     return model
 
 

@@ -2,11 +2,13 @@
 
 FAIRSEQ is its environment (launch/fairseq_env.sh), OUT a folder that does not exist, AVERAGE_CHECKPOINTS fairseq's
 scripts/average_checkpoints.py, where it is not in the environment. The everyday tests read what it wrote into
-tests/fidelity/recorded/fairseq; those marked fairseq run it anew.
+tests/fidelity/recorded/fairseq; those marked fairseq run it anew. Checkpoints keep the paths that they were made with:
+all of them are relative to OUT.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -16,7 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 MODEL = {"encoder-layers": 2, "encoder-embed-dim": 8, "encoder-ffn-embed-dim": 32, "encoder-attention-heads": 2}
 CONTEXT = 48
 ADAM = {"optimizer": "adam", "adam-betas": "(0.9,0.98)", "adam-eps": 1e-8, "weight-decay": 0.01, "clip-norm": 0}
@@ -56,7 +58,7 @@ class Fairseq:
 
     def __init__(self, environment: Path, average_checkpoints: Path | None = None) -> None:
         self.bin = environment.resolve() / "bin"
-        self.average_checkpoints = average_checkpoints or environment.resolve() / "average_checkpoints.py"
+        self.average_checkpoints = (average_checkpoints or environment / "average_checkpoints.py").resolve()
 
     def __call__(self, *command: object) -> str:
         path, *rest = (str(part) for part in command)
@@ -78,7 +80,7 @@ class Fairseq:
         shared |= {"skip-invalid-size-inputs-valid-test": True}
         return self("fairseq-train", data, *flags(shared | settings))
 
-    def validate(self, data: Path, checkpoint: Path, settings: dict[str, object]) -> float:
+    def validate(self, data: Path, checkpoint: Path | str, settings: dict[str, object]) -> float:
         """The loss that it prints: in bits, to three places."""
         said = self(
             "fairseq-validate", data, "--path", checkpoint, "--cpu", "--batch-size", 8, "--log-format", "json",
@@ -86,46 +88,51 @@ class Fairseq:
         )  # fmt: skip
         return float(re.findall(r'"valid_loss": "?([\d.]+)', said)[-1])
 
-    def average(self, checkpoints: list[Path], out: Path) -> None:
+    def average(self, checkpoints: list[str], out: str) -> None:
         self(self.average_checkpoints, "--inputs", *checkpoints, "--output", out)
 
 
 def record(fairseq: Fairseq, out: Path) -> None:
-    text, data = out / "text", out / "data"
+    """Makes the folder `out`."""
+    out.mkdir(parents=True)
+    with contextlib.chdir(out):
+        record_here(fairseq)
+
+
+def record_here(fairseq: Fairseq) -> None:
+    text, data, work, worker = Path("text"), Path("data"), Path("work"), HERE / "in_fairseq.py"
     write_text(text)
     fairseq.preprocess(text, data)
     (data / "preprocess.log").unlink(missing_ok=True)
-    work = out / "work"
     start = {"max-update": 2, "batch-size": 8, "lr": 0.01, "lr-scheduler": "fixed", "no-epoch-checkpoints": True}
     fairseq.train(data, work / "start", {**MASKED, **ADAM, **start})
-    shutil.copy(work / "start" / "checkpoint_last.pt", out / "start.pt")
+    shutil.copy(work / "start" / "checkpoint_last.pt", "start.pt")
     # Three updates of the whole training set each, without dropout: what comes of them does not depend on the order.
     # SGD, for Adam makes a whole step of the rounding of a gradient that is zero.
-    again = {"restore-file": out / "start.pt", "max-update": 3, "batch-size": 500, "lr": 0.5, "lr-scheduler": "fixed"}
+    again = {"restore-file": "start.pt", "max-update": 3, "batch-size": 500, "lr": 0.5, "lr-scheduler": "fixed"}
     again |= {"optimizer": "sgd", "momentum": 0.9, "weight-decay": 0, "clip-norm": 0}
     again |= {"required-batch-size-multiple": 1}
     again |= {f"reset-{what}": True for what in ("optimizer", "dataloader", "meters", "lr-scheduler")}
     again |= {"dropout": 0, "attention-dropout": 0, "no-last-checkpoints": True}
     said = fairseq.train(data, work / "full", {**MASKED, **again})
     for step in (1, 2, 3):
-        shutil.copy(work / "full" / f"checkpoint{step}.pt", out / f"step_{step}.pt")
+        shutil.copy(work / "full" / f"checkpoint{step}.pt", f"step_{step}.pt")
     if fairseq.average_checkpoints.is_file():
-        fairseq.average([out / f"step_{step}.pt" for step in (1, 2, 3)], out / "average.pt")
+        fairseq.average([f"step_{step}.pt" for step in (1, 2, 3)], "average.pt")
     adaptive = {"max-update": 2, "batch-size": 8, "lr": 0.05, "lr-scheduler": "fixed", "optimizer": "nag"}
     adaptive |= {"clip-norm": 0.1, "no-epoch-checkpoints": True, "ddp-backend": "legacy_ddp"}
     fairseq.train(data, work / "adaptive", {**ADAPTIVE, **adaptive})
-    shutil.copy(work / "adaptive" / "checkpoint_last.pt", out / "adaptive.pt")
-    worker = HERE / "in_fairseq.py"
-    fairseq(worker, data, out / "step_3.npz", out / "step_3.pt")
-    fairseq(worker, data, out / "adaptive.npz", out / "adaptive.pt")
+    shutil.copy(work / "adaptive" / "checkpoint_last.pt", "adaptive.pt")
+    fairseq(worker, data, "step_3.npz", "step_3.pt")
+    fairseq(worker, data, "adaptive.npz", "adaptive.pt")
     facts = {
         "valid_loss_bits": {
-            name: fairseq.validate(data, out / f"{name}.pt", settings)
+            name: fairseq.validate(data, f"{name}.pt", settings)
             for name, settings in (("start", MASKED), ("step_3", MASKED), ("adaptive", ADAPTIVE))
         },
         "train_loss_bits": [float(loss) for loss in re.findall(r'"train_loss": "([\d.]+)"', said)],
     }
-    (out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
+    Path("facts.json").write_text(json.dumps(facts, indent=1) + "\n")
     shutil.rmtree(work)
 
 

@@ -13,7 +13,7 @@ from lawa_exp.config import UserError
 from lawa_exp.data.fairseq import BOS, EOS, PAD, Lines
 from lawa_exp.data.masked import IGNORE, MaskedBlocks, PydocsMLMSettings, complete_blocks
 from lawa_exp.data.text import PydocsSettings
-from lawa_exp.models import AdaptiveLMSettings, RobertaSettings, build_model
+from lawa_exp.models import AdaptiveLMSettings, RobertaSettings, build_model, dropout
 from lawa_exp.settings import config_from, config_to
 
 DATA = Path(__file__).parents[1] / "fidelity" / "recorded" / "fairseq" / "data"
@@ -212,3 +212,38 @@ def test_mistakes_are_told_in_a_line(capsys):
     assert "expected all below vocab_size=" in capsys.readouterr().err
     assert compose.main([*big, "model.cutoffs=[60,20]"]) == 2
     assert "model.cutoffs=[60, 20]: expected a list of rising integers" in capsys.readouterr().err
+
+
+def test_padding_costs_nothing_in_training_and_dropout_is_unbiased():
+    """The context is cut to the longest sample; dropped elements are p of all, and what stays is scaled up for it."""
+    torch.manual_seed(0)
+    assert dropout.chosen(torch.Size((1001, 333)), 0.1).float().mean().item() == pytest.approx(0.1, abs=2e-3)
+    x, layer = torch.ones(1000, 301, requires_grad=True), dropout.Dropout(0.3)
+    y = layer(x)
+    y.sum().backward()
+    assert set(y.unique().tolist()) == {0.0, (torch.ones(1) / 0.7).item()} and torch.equal(x.grad, y.detach())
+    assert y.mean().item() == pytest.approx(1, abs=0.01) and torch.equal(layer.eval()(x), x)
+    q, k, v = torch.randn(3, 2, 2, 12, 8)
+    seen = torch.ones(2, 1, 12, 12, dtype=torch.bool)
+    seen[1, :, :, 9:] = False
+    draws = torch.stack([dropout.attention(q, k, v, seen, 0.2, 0.3) for _ in range(4000)])
+    error = draws.std(0) / len(draws) ** 0.5
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=0.3)
+    assert ((draws.mean(0) - expected).abs() < 5 * error).all() and (error > 1e-4).all()
+    v[1, :, 9:] = 1e30  # which nobody sees
+    assert dropout.attention(q, k, v, seen, 0.2, 0.3).abs().max() < 100
+    model = build_model(RobertaSettings("r", 2, 2, 16, 24, 100, 0.1, 0.1))
+    assert sum(type(m) is dropout.Dropout for m in model.modules()) == 2 * 3 + 1
+    assert not [m for m in model.modules() if type(m) is torch.nn.Dropout]
+    widths = []
+    model.roberta.embeddings.register_forward_hook(lambda *given: widths.append(given[2].shape[1]))
+    tokens = torch.randint(4, 100, (3, 24))
+    tokens[:, 17:] = PAD
+    targets = torch.full_like(tokens, IGNORE)
+    targets[:, 4] = 50
+    first, other = (model(tokens, targets) for _ in range(2))
+    assert widths == [17, 17] and first != other
+    torch.manual_seed(1)
+    first = model(tokens, targets)
+    torch.manual_seed(1)
+    assert model(tokens, targets) == first

@@ -12,6 +12,7 @@ from helpers import UPDATE, Strike, assert_same_run, contents, markers, rows, ru
 from lawa_exp.compose import compose, read
 from lawa_exp.distributed import Ranks
 from lawa_exp.metrics import noise_scale
+from lawa_exp.models.objective import IGNORE
 from lawa_exp.noise_scale import MicroNorms, estimates
 from lawa_exp.numerics import objective_for, seeded_model
 from lawa_exp.run import prepare
@@ -61,6 +62,29 @@ def test_unbiased_over_every_batch_that_can_be_drawn(micro: int, accumulate: int
         assert np.std([f[name] for f in found]) > 0.1
 
 
+@pytest.mark.parametrize("counts", [(1, 3), (2, 1, 1)])
+def test_unbiased_where_micro_batches_have_unequal_numbers_of_targets(counts: tuple[int, ...]) -> None:
+    """As in a masked language model: the batch's gradient is the mean over all of its targets."""
+    population = torch.tensor([[1.0, 2.0], [-3.0, 0.5], [0.0, 4.0]])
+    weight = torch.nn.Parameter(torch.zeros(2))
+    norms = MicroNorms([weight], torch.device("cpu"))
+    batch, passes = sum(counts), len(counts)
+    found = []
+    for drawn in itertools.product(population, repeat=batch):
+        norms.start(on=True)
+        weight.grad = None
+        for targets in torch.stack(drawn).split(counts):
+            norms.micro_batch(len(targets), batch / passes)
+            ((targets @ weight).sum() / batch).backward()
+        assert weight.grad is not None
+        squared = weight.grad.square().sum().item()
+        found.append(estimates(squared, norms.total.item() * passes, passes, 1))  # samples of batch / passes targets
+    mean = population.mean(0)
+    variance = (population - mean).square().sum(1).mean() * passes / batch
+    assert np.mean([f["grad_squared"] for f in found]) == pytest.approx(mean.square().sum().item(), rel=1e-6)
+    assert np.mean([f["grad_variance"] for f in found]) == pytest.approx(variance.item(), rel=1e-6)
+
+
 def asked_with(folder: Path, *changes: str) -> list[str]:
     """ASKED and the noise scale, with these settings in place of its own."""
     keys = {c.split("=")[0] for c in changes}
@@ -72,21 +96,38 @@ def asked_with(folder: Path, *changes: str) -> list[str]:
     ]
 
 
-def test_rows_are_of_the_gradients_of_the_micro_batches(tmp_path: Path) -> None:
-    """The first step's row, against autograd on the two halves of the first batch."""
-    asked = asked_with(tmp_path / "run", "logger.every=1", "steps=1")
+RECORDED = Path(__file__).parents[1] / "fidelity" / "recorded" / "fairseq" / "data"
+MASKED = [
+    *("model=roberta_base", "model.layers=1", "model.width=8", "model.heads=2", "model.context=48", "avg=none"),
+    *("model.vocab_size=null", "model.dropout=0", "model.attention_dropout=0", f"dataset.path={RECORDED}"),
+    *("batch.size=4", "evaluate.samples=2", "evaluate.every=1", "lr.horizon=null", "lr.warmup_steps=1"),
+    *("trainer.threads=1", "trainer.micro_batch=2", "logger.noise_scale=true"),
+]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_rows_are_of_the_gradients_of_the_micro_batches(masked: bool, tmp_path: Path) -> None:
+    """The first step's row, against autograd on the two halves of the first batch, of equal or unequal targets."""
+    if masked:
+        pytest.importorskip("transformers")
+        asked = [*MASKED, f"run_dir={tmp_path / 'run'}", "logger.every=1", "steps=1"]
+    else:
+        asked = asked_with(tmp_path / "run", "logger.every=1", "steps=1")
     ((values, overrides),), _ = compose(asked)
     config, options = read(values, overrides)
     p = prepare(config, options, torch.device("cpu"), Ranks())
     objective = objective_for(p.config, seeded_model(p.config, torch.device("cpu")))
-    gradients = []
+    gradients, counts = [], []
     for first in (0, 2):
         inputs, targets = map(torch.from_numpy, p.data.train_batch(p.config.seed, first, 2))
-        loss = objective(inputs, targets) / (2 * p.data.tokens_per_sample)
-        found = torch.autograd.grad(loss, list(objective.parameters()))
+        counts.append(int((targets != IGNORE).sum()))
+        weights = [w for w in objective.parameters() if w.requires_grad]
+        found = torch.autograd.grad(objective(inputs, targets) / counts[-1], weights)
         gradients.append(torch.cat([g.flatten() for g in found]).double())
-    a, b = gradients
-    whole, halves = ((a + b) / 2).square().sum().item(), (a.square().sum() + b.square().sum()).item() / 2
+    assert (counts[0] != counts[1]) == masked
+    shares = [count / sum(counts) for count in counts]
+    whole = sum(share * g for share, g in zip(shares, gradients, strict=True)).square().sum().item()
+    halves = sum(share * g.square().sum().item() for share, g in zip(shares, gradients, strict=True))
     done = run(*asked, warm=True)
     assert done.returncode == 0, done.stderr
     row = next(r for r in rows(tmp_path / "run") if r["split"] == "train")

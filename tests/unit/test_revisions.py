@@ -71,28 +71,32 @@ def readout(served: Served | None, *arguments: Any) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
-def killed(served: Served, strike: Strike, *arguments: Any) -> None:
-    """The same in a process of its own, which is struck."""
+def struck(served: Served, strike: Strike, *arguments: Any) -> subprocess.CompletedProcess[str]:
+    """The same in a process of its own."""
     environment = {**os.environ, "HF_ENDPOINT": served.url}
     asked = command(*map(str, arguments), module="lawa_exp.readout", strike=strike)
-    done = subprocess.run(asked, capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == -9, done.stderr
+    return subprocess.run(asked, capture_output=True, text=True, timeout=300, env=environment)
 
 
 def losses(found: list[dict[str, Any]]) -> dict[tuple[int, str], float]:
     return {(r["step"], r["weights"]): r["loss"] for r in found if r["split"] == "val" and r["step"]}
 
 
-def test_revisions_of_a_hub_give_the_losses_of_the_run(served: Served, trained: Path, tmp_path: Path) -> None:
-    """A window at a time; stopped by a kill it goes on, with the bytes of a read-out that was not."""
+@pytest.mark.parametrize("signal, code", [("SIGKILL", -9), ("SIGTERM", 75)])
+def test_revisions_of_a_hub_give_the_losses_of_the_run(
+    signal: str, code: int, served: Served, trained: Path, tmp_path: Path
+) -> None:
+    """A window at a time; killed or stopped it goes on, with the bytes of a read-out that was not."""
     out, twin = tmp_path / "out", tmp_path / "twin"
     served.watch = out
     asked = ["hf:someone/tiny", "--revisions", "step10..step60", *ASKED]
-    strike = Strike("lawa_exp.scoring:OnModel.__call__", n=17)
-    killed(served, strike, *asked, "--out", out)
+    strike = Strike("lawa_exp.scoring:OnModel.__call__", n=14, signal=signal)
+    done = struck(served, strike, *asked, "--out", out)
+    assert done.returncode == code, done.stderr
+    assert ("stopped at step 40 and saved; the same command goes on" in done.stdout) == (code == 75)
     assert not (out / "metrics.jsonl").exists()
     steps = [json.loads(line).get("step") for line in (out / "progress.jsonl").read_text().splitlines()]
-    assert steps == [None, 10, 20, 30], "four, then five evaluations at a step: killed at step 40"
+    assert steps == [None, 10, 20, 30], "four, then five evaluations at a step: struck at step 40"
     before = len(served.got)
     code, printed, errors = readout(served, *asked, "--out", out)
     assert code == 0, errors
@@ -164,6 +168,18 @@ def test_mistakes_are_one_line_and_nothing_is_lost(served: Served, tmp_path: Pat
     os.truncate(served.root / "step30" / "model.safetensors", 9000)
     said = refused(served, served.root, "--revisions", "step30..step60", *out[2:], "--out", tmp_path / "third")
     assert f"{served.root / 'step30' / 'model.safetensors'} is damaged" in said
+    shard = "model-00001-of-00002.safetensors"
+    index = {"weight_map": dict.fromkeys(read_tensors(served.root / "step60" / "model.safetensors"), shard)}
+    (served.root / "step60" / "model.safetensors").rename(served.root / "step60" / shard)
+    (served.root / "step60" / "model.safetensors.index.json").write_text(json.dumps(index))
+    last = ["--revisions", "step50..step60", *out[2:], "--spacing", "10", "--out", tmp_path / "fourth"]
+    served.cut.add(shard)
+    said = refused(served, here, *last, code=1)
+    assert shard in said and "the same command goes on" in said
+    os.truncate(served.root / "step60" / shard, 9000)
+    assert f"{served.root / 'step60' / shard} is damaged" in refused(served, served.root, *last)
+    (served.root / "step60" / shard).unlink()
+    assert shard in refused(served, served.root, *last)
 
 
 def test_zero_shot_and_perplexity_of_weights_in_memory(trained: Path, folders: Path, tmp_path: Path) -> None:
