@@ -8,17 +8,19 @@ The rule (lawa_exp/readout/choice.py) was fixed before any test loss was looked 
 
     python benchmarks/suggest_regret.py RUN... --out results/suggest.md
 
-Each run is copied first, without its complete states; nothing is written into it. Exit code 1: some regret is larger.
+Each run is copied first; nothing is written into it. Exit code 1: some regret is larger.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import shlex
 import shutil
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +33,17 @@ from lawa_exp.suggest import parser as suggest_parser
 
 ALLOWED = {"loss": 0.01, "accuracy": 0.2}  # nats; points
 
+LEGEND = (
+    "Expected gain: over the live weights, measured on parts of val that had no vote in the choice, with half of its "
+    "95% interval (the samples' noise). Gain on test: of the suggestion over the live weights. Best on test: of all "
+    "candidates, the live weights among them; regret: how much the suggestion is worse than that. Losses are nats per "
+    "token on the whole test split; images are chosen and judged by accuracy."
+)
+
 
 @dataclass(frozen=True)
 class Regret:
-    """In nats, or points of accuracy. gain: of the suggestion on test over the live weights, with its interval's half."""
+    """In nats, or points of accuracy. gain: of the suggestion over the live weights, on test."""
 
     run: str
     found: Suggestion
@@ -52,12 +61,14 @@ class Regret:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--processes", type=int, default=1, metavar="N")
     parser.add_argument("--out", type=Path, help="file for the table")
     options = parser.parse_args()
     regrets = []
-    for run in options.runs:
-        regrets.append(regret_of(run))
-        print(table(regrets[-1:]), flush=True)
+    with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
+        for regret in pool.map(regret_of, options.runs):
+            regrets.append(regret)
+            print(table(regrets[-1:]), flush=True)
     page = page_of(regrets)
     print(page)
     if options.out:
@@ -68,7 +79,7 @@ def main() -> int:
 def regret_of(run: Path) -> Regret:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / run.name
-        shutil.copytree(run, copy, ignore=shutil.ignore_patterns("states", "optimizer.safetensors", ".lock"))
+        shutil.copytree(run, copy, ignore=shutil.ignore_patterns(".lock", "readouts"))
         found, subject, read = suggest(suggest_parser().parse_args([str(copy), "--json"]))
         score = subject.score
         size = score.data.sizes["test"]  # type: ignore[attr-defined]
@@ -106,23 +117,16 @@ def page_of(regrets: list[Regret]) -> str:
     names = [*(r.run for r in regrets), *(["--out", "results/suggest.md"])]
     within = sum(r.within for r in regrets)
     described = "\n".join(f"- {r.run}: {describe(r)}" for r in regrets)
-    return (
-        "\n\n".join(
-            [
-                "# The regret of `python -m lawa_exp.suggest`",
-                f"    {shlex.join(['python', 'benchmarks/suggest_regret.py', *names])}",
-                f"{within} of {len(regrets)} runs are within what is allowed: the larger of 0.01 nats (0.2 points of "
-                "accuracy) and two standard errors of the regret, paired by batch.",
-                table(regrets),
-                "Expected gain: over the live weights, measured on parts of val that had no vote in the choice, with half "
-                "of its 95% interval (the samples' noise). Gain on test: of the suggestion over the live weights. Best on "
-                "test: of all candidates, the live weights among them; regret: how much the suggestion is worse than that. "
-                "Losses are nats per token on the whole test split; images are chosen and judged by accuracy.",
-                described,
-            ]
-        )
-        + "\n"
-    )
+    paragraphs = [
+        "# The regret of `python -m lawa_exp.suggest`",
+        f"    {shlex.join(['python', 'benchmarks/suggest_regret.py', *names])}",
+        f"{within} of {len(regrets)} runs are within what is allowed: the larger of 0.01 nats (0.2 points of accuracy) "
+        "and two standard errors of the regret, paired by batch.",
+        table(regrets),
+        LEGEND,
+        described,
+    ]
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def describe(r: Regret) -> str:
