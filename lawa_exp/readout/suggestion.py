@@ -136,9 +136,8 @@ def candidates(attached: list[dict[str, Any]], period: int, last: int) -> list[d
     spacings = [period]
     while 2 * (WINDOWS[0] - 1) * spacings[-1] <= LONGEST * last:
         spacings.append(2 * spacings[-1])
-    windows = [
-        (k, s) for s in spacings for k in WINDOWS if (k - 1) * s <= LONGEST * last and (last % s == 0 or s == period)
-    ]
+    newest = last // period * period
+    windows = [(k, s) for s in spacings for k in WINDOWS if (k - 1) * s <= LONGEST * last and newest % s == 0]
     asked = [{"kind": "lawa", "k": k, "spacing": s, "start": 0} for k, s in windows]
     asked += [{"kind": "wma", "k": k, "spacing": s, "start": 0} for k, s in windows if s == period]
     ema = {"kind": "ema", "every": period, "start": 0, "warmup": False}

@@ -105,7 +105,7 @@ def test_where_it_helps_and_what_it_has_to_observe() -> None:
 
 def test_candidates_are_those_that_the_trajectory_allows() -> None:
     attached = [{"kind": "lawa", "k": 3, "spacing": 10, "start": 0}]
-    found = candidates(attached, 10, 200)
+    found = candidates(attached, 10, 203)
     windows = [(c["k"], c["spacing"]) for c in found if c["kind"] == "lawa"]
     assert sorted(windows) == [(3, 10), (3, 20), (3, 40), (5, 10), (5, 20), (10, 10)]  # 80 is stale or too long
     assert [c["start"] for c in found if c["kind"] == "swa"] == [100, 150, 180]
@@ -116,7 +116,7 @@ def test_candidates_are_those_that_the_trajectory_allows() -> None:
 def constant(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """At a high rate; the last evaluation is at a step that has no snapshot. Not to be changed but by suggest."""
     folder = tmp_path_factory.mktemp("suggest") / "run"
-    asked = tiny("steps=123", "lr=constant", "lr.peak=3e-2", "evaluate.every=20")
+    asked = tiny("steps=203", "batch.size=2", "lr=constant", "lr.peak=3e-2", "evaluate.every=50")
     done = run(*asked, f"run_dir={folder}", warm=True)
     assert done.returncode == 0, done.stderr
     return folder
@@ -127,23 +127,23 @@ def suggest(*arguments: Any) -> Any:
 
 
 def test_a_run(constant: Path) -> None:
-    assert 123 not in steps_in(constant / "trajectory")
+    assert 203 not in steps_in(constant / "trajectory")
     done = suggest(constant, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     out = constant / "readouts" / "suggest"
     assert json.loads((out / "suggestion.json").read_text()) == found
-    assert found["step"] == 123 and found["samples"] == found["batches"] == 32 and found["by"] == "loss"
+    assert found["step"] == 203 and found["samples"] == found["batches"] == 32 and found["by"] == "loss"
     own = rows(out)
-    last = {r["weights"]: r["loss"] for r in own if r["step"] == 123}
-    assert {"lawa-k3-s10", "ema-d0.9-e1", "swa-e10-from20", "lawa-k3-s5", "wma-k5-s5", "ema-lawa3-e5"} <= last.keys()
+    last = {r["weights"]: r["loss"] for r in own if r["step"] == 203}
+    assert {"lawa-k3-s10", "ema-d0.9-e1", "swa-e10-from20", "lawa-k3-s20", "wma-k5-s5", "ema-lawa3-e5"} <= last.keys()
     assert len(last) + 1 == found["candidates"] and not any(r["split"] == "test" for r in own)
     live = {r["step"]: r["loss"] for r in rows(constant) if r["split"] == "val" and r["weights"] == "live"}
-    assert found["best"] in last and last[found["best"]] == min(last.values()) < live[123]
+    assert found["best"] in last and last[found["best"]] == min(last.values()) < live[203]
     chosen = {r["step"]: live[r["step"]] - r["loss"] for r in own if r["weights"] == found["id"]}
-    assert found["chosen_gain"] == pytest.approx(chosen[123], abs=1e-6) and first_helpful(chosen) == found["helps_from"]
+    assert found["chosen_gain"] == pytest.approx(chosen[203], abs=1e-6) and first_helpful(chosen) == found["helps_from"]
     # The trainer's own rows of attached averages are the same numbers.
-    online = {r["weights"]: r["loss"] for r in rows(constant) if r["step"] == 123 and r["split"] == "val"}
+    online = {r["weights"]: r["loss"] for r in rows(constant) if r["step"] == 203 and r["split"] == "val"}
     assert all(last[id] == pytest.approx(loss, rel=1e-5) for id, loss in online.items() if id != "live")
     # The overrides compose to the average that is suggested.
     [(values, overrides)], _ = compose(found["overrides"])
