@@ -37,8 +37,8 @@ LEGEND = (
     "Expected gain: over the live weights, measured on parts of val that had no vote in the choice, with half of its "
     "95% interval (the samples' noise). Gain on test: of the suggestion over the live weights. Best on test: of all "
     "candidates, the live weights among them; regret: how much the suggestion is worse than that. Losses are nats per "
-    "token on the whole test split; images are chosen and judged by accuracy. Where val and test are different parts of a "
-    "text, as in pydocs, the two gains differ by more than the samples' noise."
+    "token on the whole test split; images are chosen and judged by accuracy. Where val and test are different parts "
+    "of a text, as in pydocs, the two gains differ by more than the samples' noise."
 )
 
 
