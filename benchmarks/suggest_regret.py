@@ -26,9 +26,11 @@ from pathlib import Path
 
 from lawa_exp.files import write_text_atomically
 from lawa_exp.readout.choice import mean, standard_error
+from lawa_exp.readout.noise import paired
 from lawa_exp.readout.suggestion import BATCHES, Suggestion, measured, number, suggest
 from lawa_exp.replay import evaluated
 from lawa_exp.report import markdown
+from lawa_exp.rundir import RunDir
 from lawa_exp.suggest import parser as suggest_parser
 
 ALLOWED = {"loss": 0.01, "accuracy": 0.2}  # nats; points
@@ -44,11 +46,13 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Regret:
-    """In nats, or points of accuracy. gain: of the suggestion over the live weights, on test."""
+    """In nats, or points of accuracy. gain: over the live weights on test, and half of its interval."""
 
     run: str
+    schedule: str
     found: Suggestion
     gain: float
+    half: float
     best: str
     regret: float
     allowed: float
@@ -96,20 +100,31 @@ def regret_of(run: Path) -> Regret:
     scale = 100 if by == "accuracy" else 1
     best = min(of, key=lambda id: mean(of[id]))
     regret, error = standard_error(of[found.id], of[best])
-    gain = mean(of["live"]) - mean(of[found.id])
+    gain, half = paired(of[found.id], of["live"])
     allowed = max(ALLOWED[by], 2 * scale * error)
-    return Regret(run.name, found, scale * gain, best, scale * regret, allowed, size)
+    return Regret(
+        run.name, schedule_of(run), found, -scale * gain + 0.0, scale * half, best, scale * regret, allowed, size
+    )
+
+
+def schedule_of(run: Path) -> str:
+    """`constant 0.004`, `cosine to 0.1 of 0.004`."""
+    lr = (RunDir(run).read_config() or {})["lr"]
+    to = f" to {lr['final_ratio']:g} of" if "final_ratio" in lr else ""
+    return f"{lr['kind']}{to} {lr['peak']:g}"
 
 
 def table(regrets: list[Regret]) -> str:
-    head = ["run", "suggestion", "expected gain", "gain on test", "best on test", "regret", "allowed", "within"]
+    head = ["run", "rate", "suggestion", "expected gain", "gain on test", "best on test", "regret", "allowed", "within"]
     lines = [head]
     for r in regrets:
         s = r.found
         unit = " points" if s.by == "accuracy" else ""
-        values = [number(v, s) + unit for v in (r.gain, r.regret, r.allowed)]
-        expected = "0" if s.id == "live" else f"{number(s.gain, s)} ± {number(s.half, s)}{unit}"
-        lines.append([r.run, s.id, expected, values[0], r.best, *values[1:], "yes" if r.within else "NO"])
+        gains = ["0", "0"]
+        if s.id != "live":
+            gains = [f"{number(g, s)} ± {number(h, s)}{unit}" for g, h in ((s.gain, s.half), (r.gain, r.half))]
+        judged = [number(r.regret, s) + unit, number(r.allowed, s) + unit, "yes" if r.within else "NO"]
+        lines.append([r.run, r.schedule, s.id, *gains, r.best, *judged])
     return markdown(lines)
 
 

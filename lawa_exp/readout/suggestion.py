@@ -324,11 +324,10 @@ def lines_of(s: Suggestion) -> list[str]:
             )
     if s.while_training:
         id, average, low, high = s.while_training
+        when = f"While training went on ({len(s.earlier)} evaluations, steps {s.earlier[0]:,} to {s.earlier[-1]:,})"
         shown = f"{number(average, s, True)} ({number(low, s, True)} to {number(high, s, True)})"
-        lines.append(
-            f"While training went on ({len(s.earlier)} evaluations from step {s.earlier[0]:,} to {s.earlier[-1]:,}): "
-            f"{id} was the best on average, by {shown} {s.unit}; chosen where it is measured."
-        )
+        better = f"{id} was the best on average, by {shown} {s.unit}; chosen where it is measured."
+        lines.append(f"{when}: " + (better if average > 1e-6 else "no average was better than the live weights."))
     if s.step < s.steps:
         lines.append(f"This is step {s.step:,} of {s.steps:,}: where the rate is still to fall, gains will shrink.")
     lines.append("Noise is that of this one run's val samples: what another seed would change is not in it.")
