@@ -1,4 +1,4 @@
-"""Is `python -m lawa_exp.suggest` right? Its regret on the test split, over finished runs.
+r"""Is `python -m lawa_exp.suggest` right? Its regret on the test split, over finished runs.
 
 For each run the suggestion is made on val. Then every candidate, the live weights among them, is evaluated on the whole
 test split after the same step. Regret: the test loss of the suggestion less the lowest test loss of all candidates (of
@@ -7,6 +7,16 @@ paired by batch. The lowest of many test losses is too low by chance, so this re
 The rule (lawa_exp/readout/choice.py) was fixed before any test loss was looked at.
 
     python benchmarks/suggest_regret.py RUN... --out results/suggest.md
+
+The runs of results/suggest.md:
+
+    python -m lawa_exp -m experiment=mini_lm lr=constant lr.peak=1e-3,2e-3,4e-3 seed=0,1
+    python -m lawa_exp -m experiment=mini_lm lr=cosine,cosine_to_zero lr.peak=1e-3,4e-3,8e-3,4e-2 seed=0
+    python -m lawa_exp -m experiment=mini_lm lr=inverse_sqrt lr.peak=4e-3 seed=0
+    python -m lawa_exp -m model=resnet20 dataset=digits epochs=20 batch.size=64 k=[3,5] lr=constant,cosine_to_zero \
+        lr.peak=0.1 trainer.threads=1
+    python -m lawa_exp model=resnet20 dataset=digits epochs=6 batch.size=32 k=[3,5] spacing=15 evaluate.every=45 \
+        lr=constant lr.peak=0.3 trainer.threads=1
 
 Each run is copied first; nothing is written into it. Exit code 1: some regret is larger.
 """
@@ -26,7 +36,6 @@ from pathlib import Path
 
 from lawa_exp.files import write_text_atomically
 from lawa_exp.readout.choice import mean, standard_error
-from lawa_exp.readout.noise import paired
 from lawa_exp.readout.suggestion import BATCHES, Suggestion, measured, number, suggest
 from lawa_exp.replay import evaluated
 from lawa_exp.report import markdown
@@ -46,13 +55,12 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Regret:
-    """In nats, or points of accuracy. gain: over the live weights on test, and half of its interval."""
+    """In nats, or points of accuracy. gain: of the suggestion over the live weights, on test."""
 
     run: str
     schedule: str
     found: Suggestion
     gain: float
-    half: float
     best: str
     regret: float
     allowed: float
@@ -100,11 +108,9 @@ def regret_of(run: Path) -> Regret:
     scale = 100 if by == "accuracy" else 1
     best = min(of, key=lambda id: mean(of[id]))
     regret, error = standard_error(of[found.id], of[best])
-    gain, half = paired(of[found.id], of["live"])
+    gain = mean(of["live"]) - mean(of[found.id])
     allowed = max(ALLOWED[by], 2 * scale * error)
-    return Regret(
-        run.name, schedule_of(run), found, -scale * gain + 0.0, scale * half, best, scale * regret, allowed, size
-    )
+    return Regret(run.name, schedule_of(run), found, scale * gain, best, scale * regret, allowed, size)
 
 
 def schedule_of(run: Path) -> str:
@@ -122,7 +128,7 @@ def table(regrets: list[Regret]) -> str:
         unit = " points" if s.by == "accuracy" else ""
         gains = ["0", "0"]
         if s.id != "live":
-            gains = [f"{number(g, s)} ± {number(h, s)}{unit}" for g, h in ((s.gain, s.half), (r.gain, r.half))]
+            gains = [f"{number(s.gain, s)} ± {number(s.half, s)}{unit}", number(r.gain, s) + unit]
         judged = [number(r.regret, s) + unit, number(r.allowed, s) + unit, "yes" if r.within else "NO"]
         lines.append([r.run, r.schedule, s.id, *gains, r.best, *judged])
     return markdown(lines)
