@@ -56,15 +56,19 @@ class InModel:
 class OnModel(InModel):
     """Evaluates weights on one of our data sets."""
 
-    def __init__(self, config: Config, data: Any, device: torch.device, ranks: Ranks) -> None:
+    def __init__(
+        self, config: Config, data: Any, device: torch.device, ranks: Ranks, batch_size: int | None = None
+    ) -> None:
+        """batch_size: of evaluations, where not evaluate.batch_size; BatchNorm is recalibrated with the latter."""
         super().__init__(config, device, ranks)
         self.data = data
+        self.batch_size = batch_size or config.evaluate.batch_size
 
     def __call__(
         self, weights: Mapping[str, Tensor], split: str = "val", samples: int | None = None, bn: str | None = None
     ) -> Scored:
         """samples: how many of the split (None: as configured). bn: what is done about BatchNorm's statistics."""
-        settings = self.config.evaluate
+        settings = replace(self.config.evaluate, batch_size=self.batch_size)
         if samples is not None:
             settings = replace(settings, samples=samples)
         self.swap.place(weights)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.averaging import AVERAGERS
+from lawa_exp.averaging import AVERAGERS, PowerEmaSettings
 from lawa_exp.averaging.flags import start_note
 from lawa_exp.checkpoint.commit import steps_in
 from lawa_exp.config import Options, UserError, setting_names
+from lawa_exp.evaluate import fixed_set
 from lawa_exp.metrics import averager_ids, read_rows
 from lawa_exp.origin import snapshots_of
 from lawa_exp.plan import batches_of
@@ -53,7 +55,7 @@ class Subject:
 
 
 def our_run(args: argparse.Namespace) -> Subject:
-    """A run directory."""
+    """A run directory, and the averages that the flags ask for."""
     run = RunDir(Path(args.run))
     written = run.read_config()
     if written is None:
@@ -64,9 +66,28 @@ def our_run(args: argparse.Namespace) -> Subject:
     config = config_from(written)
     if args.name in RESERVED:
         raise UserError(f"--name={args.name} is the training's own; choose another")
-    period = int(config.trajectory.every or 1)
     widths = tracked_widths(run, config.averagers, int(args.every) if (args.every or "").isdigit() else None)
-    asked = combinations(args, period, widths[0].period if widths else None)
+    asked = combinations(args, int(config.trajectory.every or 1), widths[0].period if widths else None)
+    return averages_of(args, run, written, asked, widths)
+
+
+def averages_of(
+    args: argparse.Namespace,
+    run: RunDir,
+    written: dict[str, Any],
+    asked: list[dict[str, Any]],
+    widths: Sequence[PowerEmaSettings] = (),
+    batches: int = 1,
+    states: Mapping[int, Path] | None = None,
+) -> Subject:
+    """A run and the averages `asked` for, as entries of its `averagers`.
+
+    widths: the tracked power_emas that others are rebuilt from. batches: into how many, at least, val's samples are
+    cut, where there are as many samples: the noise is measured on them. states: complete states by step, whose live
+    weights are taken where there is no snapshot.
+    """
+    config = config_from(written)
+    period = int(config.trajectory.every or 1)
     device, ranks = start_device(args.device or config.trainer.device)
     options = Options(run_dir=args.run, runs_root=".", sweep=None, plan=False, rerun=False)
     in_memory = {**written["trajectory"], "window": "memory"}  # a read-out has a window of its own
@@ -85,15 +106,18 @@ def our_run(args: argparse.Namespace) -> Subject:
     if not live:
         raise UserError(f"RUN={args.run}: its live weights were not evaluated yet")
     last = max(live)
-    snapshots = Snapshots(snapshots_of(run), read_snapshot)
-    score = OnModel(replace(p.config, averagers=()), p.data, device, ranks)
+    saved = snapshots_of(run)
+    snapshots = Snapshots({**(states or {}), **saved}, read_snapshot)
+    samples = len(fixed_set(p.data.sizes["val"], p.config.evaluate.samples))
+    batch_size = min(p.config.evaluate.batch_size, max(1, samples // batches))
+    score = OnModel(replace(p.config, averagers=()), p.data, device, ranks, batch_size)
     if args.bn and score.bn is None:
         raise UserError(f"--bn={args.bn}: model={config.model.name} has no BatchNorm")
     online = averager_ids(rows)
     replayed, left_out, notes = [], [], data_note(p.data)
     kept: list[Attached | Rebuilt] = []
     for settings in p.config.averagers:
-        problem = too_few(settings, last) or problem_with(settings, snapshots.paths, last)
+        problem = too_few(settings, last) or problem_with(settings, saved, last)
         if not problem:
             replayed.append(settings)
         elif score.bn == "average":
@@ -109,7 +133,7 @@ def our_run(args: argparse.Namespace) -> Subject:
                 f"{last:,} its profile is {rebuilt.error(last):.2%} off (L2 norm)."
             )
         else:
-            left_out.append(f"{settings.id}: {problem}{instead(settings, snapshots.paths, last)}")
+            left_out.append(f"{settings.id}: {problem}{instead(settings, saved, last)}")
     notes += [*period_note(args, replayed, period), *start_note(args, {s.kind for s in replayed})]
     replay = Replay(replayed, score.averaged, snapshots, device, [last], score.statistics, score.bn)
     suffix = f"-bn-{score.bn}" if score.bn and score.bn != config.evaluate.bn else ""

@@ -1,0 +1,348 @@
+"""A recommendation from one trajectory: the candidates that it allows, the choice of `choice.py`, and what is said."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lawa_exp.averaging import AVERAGERS
+from lawa_exp.checkpoint.commit import steps_in
+from lawa_exp.config import Failed, UserError, setting_names
+from lawa_exp.files import write_text_atomically
+from lawa_exp.metrics import curve, read_rows
+from lawa_exp.origin import snapshots_of
+from lawa_exp.readout.asked import typed
+from lawa_exp.readout.choice import FEWEST_BATCHES, TOLERANCE, choose, cost, cross_fitted, standard_error
+from lawa_exp.readout.command import with_earlier
+from lawa_exp.readout.findings import findings
+from lawa_exp.readout.noise import paired
+from lawa_exp.readout.report import write_summary
+from lawa_exp.readout.subject import Subject, averages_of
+from lawa_exp.replay import Average, ReadOut, Replay, live_rows, read_out, write_rows
+from lawa_exp.rundir import RunDir
+
+NAME = "suggest"  # of the folder in readouts/
+WINDOWS = (3, 5, 10, 20)  # snapshots; an EMA's decay is that of the same mean age (`lawa:k`)
+LONGEST = 0.5  # share of the run that a window spans at most
+SWA_STARTS = (0.5, 0.75, 0.9)  # shares of the run
+BATCHES = 32  # that val is cut into, at least, where it has as many samples
+EARLIER = 4  # evaluations of the run's second half that tell what is best while training goes on
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What is recommended. Gains are over the live weights, in nats, or in points where it is chosen by accuracy.
+
+    id: "live", or an average's; start: the first step whose weights it has to observe; overrides: what attaches it.
+    gain, half: as `choice.cross_fitted` gives them, and of a live recommendation 0; chosen_gain, chosen_half: where it
+    was chosen. best, to_best, to_best_error: the best on val, how much the suggestion is worse than that, and the
+    standard error of it. helps_from: the step from which on it is at least as good as live at every evaluation.
+    while_training: the best average of the evaluations at `earlier`, with its mean, smallest and largest gain there.
+    """
+
+    run: str
+    step: int
+    steps: int
+    by: str
+    unit: str
+    samples: int
+    batches: int
+    candidates: int
+    id: str
+    fields: dict[str, Any]
+    start: int | None
+    overrides: list[str]
+    gain: float
+    half: float
+    chosen_gain: float
+    chosen_half: float
+    best: str
+    best_gain: float
+    best_half: float
+    to_best: float
+    to_best_error: float
+    helps_from: int | None
+    earlier: list[int]
+    while_training: tuple[str, float, float, float] | None
+
+
+def suggest(args: argparse.Namespace) -> tuple[Suggestion, Subject, ReadOut]:
+    """Reads the candidates out of RUN, chooses, and writes RUN/readouts/suggest (metrics.jsonl, summary.md, ...).
+
+    args: run, device, threads, json as `lawa_exp.suggest` has them. The read-out stands after the last step, so that
+    what it holds can be evaluated on. UserError: nothing was evaluated, or there is nothing to choose between.
+    """
+    run = RunDir(Path(args.run))
+    written = run.read_config()
+    if written is None:
+        raise UserError(f"RUN={args.run}: no run there (config.yaml is missing)")
+    live = live_rows(read_rows(run.metrics))
+    last = max(live, default=0)
+    if not last:
+        raise UserError(f"RUN={args.run}: its live weights were not evaluated yet")
+    states = {} if written["optimizer"]["kind"] == "schedule_free" else steps_in(run.resume) | steps_in(run.states)
+    if last not in snapshots_of(run) | states:
+        raise UserError(
+            f"RUN={args.run}: the weights of step {last:,}, the last one evaluated, were not kept; choose a "
+            "trajectory.every that divides evaluate.every"
+        )
+    period = int(written["trajectory"]["every"] or 1)
+    asked = candidates(written["averagers"], period, last)
+    subject = averages_of(args, run, written, asked, batches=BATCHES, states=states)
+    averages: list[Average] = [*subject.replay.averages, *subject.kept]
+    if not averages:
+        raise UserError(f"RUN={args.run}: no average can be had: " + "; ".join(subject.left_out[:1]))
+    say = print if subject.is_main and not args.json else lambda *_: None
+    say(f"{len(averages)} averages after step {last:,} and at evaluations before it: evaluating on val")
+    subject.live = {s: live[s] for s in (*earlier_steps(list(live)), last)}
+    found = read_out(subject.replay, averages, subject.score, subject.live, lambda _: None)
+    rows = with_earlier(found.rows, subject)
+    by, sums = measured(found.sums)
+    if len(sums["live"]) < FEWEST_BATCHES:
+        raise UserError(f"evaluate.samples: {len(sums['live'])} of val are too few; expected {FEWEST_BATCHES} or more")
+    fields = {"live": {"weights": "live"}, **{a.id: a.fields for a in averages}}
+    chosen, _ = choose(sums, {id: cost(f) for id, f in fields.items()}, TOLERANCE[by])
+    if chosen != "live":
+        rows = [*rows, *at_other_steps(chosen, subject, live, {r["step"] for r in rows if r["weights"] == chosen})]
+        rows.sort(key=lambda row: row["step"])
+    every_row = [*(r for r in subject.rows if r["weights"] == "live"), *rows]
+    suggestion = judged(args.run, int(written["steps"]), by, sums, fields, every_row, list(subject.live), subject.unit)
+    if subject.is_main:
+        out = subject.root / NAME
+        write_rows(out / "metrics.jsonl", rows)
+        write_text_atomically(out / "suggestion.json", as_json(suggestion))
+        f = findings(found, every_row, [average.id for average in averages])
+        command = shlex.join(["python", "-m", "lawa_exp.suggest", args.run])
+        chosen_text = "\n".join(f"- {line}" for line in lines_of(suggestion))
+        notes = [note for note in subject.notes if note.startswith("Data:")]
+        write_summary(out, f, every_row, subject.title, subject.unit, chosen_text, notes, command)
+    return suggestion, subject, found
+
+
+def candidates(attached: list[dict[str, Any]], period: int, last: int) -> list[dict[str, Any]]:
+    """The attached averages, and those of snapshots every `period` steps, as entries of `averagers`; none twice.
+
+    LAWA over WINDOWS x (period, twice, four times, ...), WMA and EMA of every snapshot, SWA from SWA_STARTS: windows
+    within the latest LONGEST of the run, and no stale ones.
+    """
+    spacings = [period]
+    while 2 * (WINDOWS[0] - 1) * spacings[-1] <= LONGEST * last:
+        spacings.append(2 * spacings[-1])
+    newest = last // period * period
+    windows = [(k, s) for s in spacings for k in WINDOWS if (k - 1) * s <= LONGEST * last and newest % s == 0]
+    asked = [{"kind": "lawa", "k": k, "spacing": s, "start": 0} for k, s in windows]
+    asked += [{"kind": "wma", "k": k, "spacing": s, "start": 0} for k, s in windows if s == period]
+    ema = {"kind": "ema", "every": period, "start": 0, "warmup": False}
+    asked += [{**ema, "decay": f"lawa:{k}"} for k, s in windows if s == period]
+    starts = [round(share * last / period) * period for share in SWA_STARTS]
+    asked += [{"kind": "swa", "every": period, "start": start} for start in starts]
+    named = {settings.id: settings for settings in typed([*attached, *asked])}
+    return [{"kind": s.kind, **asdict(s)} for s in named.values()]
+
+
+def earlier_steps(steps: list[int]) -> list[int]:
+    """EARLIER of the evaluated steps, evenly spaced, from the middle of the run on and before the last one."""
+    inside = [s for s in steps if 2 * s >= steps[-1]][:-1]
+    if len(inside) <= EARLIER:
+        return inside
+    return [inside[(i + 1) * len(inside) // EARLIER - 1] for i in range(EARLIER)]
+
+
+def measured(sums: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
+    """What is chosen by, and for each of the weights [batches, 2] as `choice` wants them: errors where there are any.
+
+    Weights without a finite loss are no candidates.
+    """
+    finite = {id: own for id, own in sums.items() if np.isfinite(own).all()}
+    if "live" not in finite:
+        raise Failed("the live weights have no finite loss on val: nothing to compare with")
+    if finite["live"].shape[1] == 2:
+        return "loss", finite
+    return "accuracy", {id: np.stack([own[:, 1] - own[:, 2], own[:, 1]], axis=1) for id, own in finite.items()}
+
+
+def at_other_steps(
+    id: str, subject: Subject, live: dict[int, dict[str, Any] | None], known: set[int]
+) -> list[dict[str, Any]]:
+    """The rows of the chosen average at the evaluated steps before the last at which it has none."""
+    average = next((a for a in subject.replay.averages if a.id == id), None)
+    steps = {s: row for s, row in live.items() if s not in known}
+    if average is None or not steps:  # an attached one has its rows from the training
+        return []
+    replay = Replay(
+        [average.averager.settings],
+        subject.score.averaged,  # type: ignore[attr-defined]
+        subject.snapshots,
+        subject.replay.device,
+        (),
+        subject.score.statistics,  # type: ignore[attr-defined]
+        average.bn,
+    )
+    return read_out(replay, replay.averages, subject.score, steps, lambda _: None).rows
+
+
+def judged(
+    run: str,
+    steps: int,
+    by: str,
+    sums: Mapping[str, np.ndarray],
+    fields: Mapping[str, dict[str, Any]],
+    rows: list[dict[str, Any]],
+    evaluated: list[int],
+    unit: str,
+) -> Suggestion:
+    """The suggestion after the last of the `evaluated` steps. rows: of live and the averages, on val."""
+    costs = {id: cost(fields[id]) for id in sums}
+    chosen, best = choose(sums, costs, TOLERANCE[by])
+    scale = -100 if by == "accuracy" else -1  # a difference in loss or errors, as a gain
+    loss, half = cross_fitted(sums, costs, TOLERANCE[by], "live") if chosen != "live" else (0.0, 0.0)
+    where_chosen, best_gain = (paired(sums[id], sums["live"]) for id in (chosen, best))
+    to_best = standard_error(sums[chosen], sums[best])
+    last, earlier = evaluated[-1], evaluated[:-1]
+    gains = {id: gains_of(rows, id, by) for id in sums if id != "live"}
+    helps_from = first_helpful(gains[chosen]) if chosen != "live" else None
+    start = first_observed(fields[chosen], gains[chosen], helps_from) if chosen != "live" else None
+    everywhere = {id: [g[s] for s in earlier] for id, g in gains.items() if earlier and set(earlier) <= g.keys()}
+    best_earlier = max(everywhere, key=lambda id: np.mean(everywhere[id]), default=None)
+    return Suggestion(
+        run=str(run),
+        step=last,
+        steps=steps,
+        by=by,
+        unit=unit if by == "loss" else "points of accuracy",
+        samples=next((r["eval_samples"] for r in rows if r["step"] == last), 0),
+        batches=len(sums["live"]),
+        candidates=len(sums),
+        id=chosen,
+        fields={k: v for k, v in fields[chosen].items() if k not in ("weights", "bn")},
+        start=start,
+        overrides=overrides_of(fields[chosen], start),
+        gain=scale * loss + 0.0,
+        half=abs(scale) * half,
+        chosen_gain=scale * where_chosen[0] + 0.0,
+        chosen_half=abs(scale) * where_chosen[1],
+        best=best,
+        best_gain=scale * best_gain[0] + 0.0,
+        best_half=abs(scale) * best_gain[1],
+        to_best=abs(scale) * to_best[0],
+        to_best_error=abs(scale) * to_best[1],
+        helps_from=helps_from,
+        earlier=earlier,
+        while_training=(
+            (best_earlier, float(np.mean(g := everywhere[best_earlier])), min(g), max(g)) if best_earlier else None
+        ),
+    )
+
+
+def gains_of(rows: list[dict[str, Any]], id: str, by: str) -> dict[int, float]:
+    """By step, the gain of an average over the live weights, in nats or points."""
+    sign = 100 if by == "accuracy" else -1
+    live = dict(curve(rows, "live", metric=by))
+    return {s: sign * (v - live[s]) for s, v in curve(rows, id, metric=by) if s in live}
+
+
+def first_helpful(gains: Mapping[int, float]) -> int | None:
+    """The first step from which on no gain is negative; None where the last one is."""
+    found = None
+    for step in sorted(gains, reverse=True):
+        if gains[step] < 0:
+            break
+        found = step
+    return found
+
+
+def first_observed(fields: Mapping[str, Any], gains: Mapping[int, float], helps_from: int | None) -> int:
+    """The `start` that is recommended: of a window whose first averages hurt, that which makes it full when it helps.
+
+    A window's later averages do not depend on it. Of other averages, and where nothing hurts, their own.
+    """
+    if "k" not in fields or helps_from is None or helps_from == min(gains):
+        return int(fields.get("start", 0))
+    spacing = int(fields["spacing"])
+    newest = helps_from // spacing * spacing
+    return max(0, newest - (fields["k"] - 1) * spacing)
+
+
+def overrides_of(fields: Mapping[str, Any], start: int | None) -> list[str]:
+    """What attaches the average to a training: `avg=lawa k=5 spacing=20 averagers.lawa.start=0`; live: `avg=none`."""
+    kind = fields.get("averager")
+    if kind is None:
+        return ["avg=none"]
+    given = {name: fields[name] for name in setting_names(AVERAGERS[kind][0])} | {"start": start}
+    if kind == "power_ema":
+        del given["start"]
+    top = {"k", "spacing"} & given.keys()
+    return [
+        f"avg={kind}",
+        *(f"{name}={given[name]}" for name in given if name in top),
+        *(f"averagers.{kind}.{name}={plain(v)}" for name, v in given.items() if name not in top),
+    ]
+
+
+def plain(value: Any) -> str:
+    """As Hydra reads it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def lines_of(s: Suggestion) -> list[str]:
+    """What the terminal and summary.md say."""
+    what = "take the live weights" if s.id == "live" else f"take {s.id}"
+    lines = [
+        f"Suggestion after step {s.step:,}, of {s.candidates} candidates on val ({s.samples:,} samples): {what}.",
+        f"Overrides: {' '.join(s.overrides)}",
+    ]
+    if s.id == "live" and s.best == "live":
+        lines.append("Expected gain: 0, no average is better than the live weights.")
+    elif s.id == "live":
+        lines.append(
+            f"Expected gain: 0; the best average, {s.best}, {gain_text(s.best_gain, s.best_half, s)} where it was "
+            "chosen, is too close to tell from the live weights."
+        )
+    else:
+        lines.append(
+            f"Expected gain over the live weights: {gain_text(s.gain, s.half, s)} (95%, the samples' noise, "
+            f"{s.batches} batches; measured on batches that had no vote in the choice). Where it was chosen: "
+            f"{gain_text(s.chosen_gain, s.chosen_half, s)}."
+        )
+        if s.best != s.id:
+            lines.append(
+                f"The best on val was {s.best}, better by {number(s.to_best, s)} with a standard error of "
+                f"{number(s.to_best_error, s)}: too little to tell, and this one is cheaper."
+            )
+        if s.helps_from is not None:
+            lines.append(
+                f"From step {s.helps_from:,} on it is no worse than the live weights at any evaluation; it has to "
+                f"observe the weights from step {s.start:,} on."
+            )
+    if s.while_training:
+        id, average, low, high = s.while_training
+        when = f"While training went on ({len(s.earlier)} evaluations, steps {s.earlier[0]:,} to {s.earlier[-1]:,})"
+        shown = f"{number(average, s, True)} ({number(low, s, True)} to {number(high, s, True)})"
+        better = f"{id} was the best on average, by {shown} {s.unit}; chosen where it is measured."
+        lines.append(f"{when}: " + (better if average > 1e-6 else "no average was better than the live weights."))
+    if s.step < s.steps:
+        lines.append(f"This is step {s.step:,} of {s.steps:,}: where the rate is still to fall, gains will shrink.")
+    lines.append("Noise is that of this one run's val samples: what another seed would change is not in it.")
+    return lines
+
+
+def gain_text(gain: float, half: float, s: Suggestion) -> str:
+    noise = "" if math.isnan(half) else f" ± {number(half, s)}"
+    return f"{number(gain, s, True)}{noise} {s.unit}"
+
+
+def number(value: float, s: Suggestion, sign: bool = False) -> str:
+    digits = 2 if s.by == "accuracy" else 4
+    return f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+def as_json(s: Suggestion) -> str:
+    return json.dumps(asdict(s), indent=1) + "\n"
