@@ -136,7 +136,8 @@ def told_apart(rows: list[dict[str, Any]]) -> list[str]:
 
 def save_figure(figure: Any, path: Path) -> None:
     """A PNG without the traces of the machine that drew it."""
-    figure.tight_layout()
+    if figure.get_layout_engine() is None:
+        figure.tight_layout()
     figure.savefig(path, metadata={"Software": None})
     pyplot().close(figure)
 

@@ -14,8 +14,9 @@ from lawa_exp.cli import Parser, exit_code
 from lawa_exp.config import UserError, near
 from lawa_exp.files import write_text_atomically
 from lawa_exp.report import markdown
-from lawa_exp.reproduce import configurations, judged, pages, trained
+from lawa_exp.reproduce import configurations, judged, pages, plots, trained
 from lawa_exp.reproduce.book import FOLDER, PAPERS, SCALES, Paper, load
+from lawa_exp.reproduce.material import Material
 from lawa_exp.reproduce.trained import MISSING, Planned, Training
 from lawa_exp.run import EXIT
 from lawa_exp.summary import made_with
@@ -81,11 +82,14 @@ def reproduce(args: argparse.Namespace, command: str) -> int:
             say("stopped: the same command goes on")
             return code
     runs = trained.read_all(plans)
+    material = Material.of(book, args.scale, runs, out / "plots")
+    captions = plots.write_plots(material.cache, material)
     for paper in papers:
         found = judged.outcomes(book, paper, args.scale, runs)
-        own = [plans[n] for n in judged.needed(book, [paper], args.scale)]
+        needed = judged.needed(book, [paper], args.scale)
+        own = [plans[n] for n in needed]
         facts = [f for f in (made_by(own), *costs_in_words(own, gpt_tiny)) if f]
-        pages.write_pages(out, paper, found, command, facts)
+        pages.write_pages(out, paper, found, command, facts, plots.section(captions, needed, material))
         forms = list(dict.fromkeys(o.form for claim in found.values() for o in claim))
         say(f"\n{paper.title}\n\n{pages.counts(found, forms)}\n\n{facts[-1]}\n{out / paper.name}.md, .tex, .csv")
     return code

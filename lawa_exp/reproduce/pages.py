@@ -49,8 +49,8 @@ def title(form: Form) -> str:
     return form.recipe.replace("_", " ") + ("" if form.data == "embedded" else f", {form.data}")
 
 
-def page(paper: Paper, outcomes: Outcomes, command: str, facts: Sequence[str]) -> str:
-    """The paper's page: a table of verdicts, where the forms disagree, and each claim in full."""
+def page(paper: Paper, outcomes: Outcomes, command: str, facts: Sequence[str], pictures: Sequence[str] = ()) -> str:
+    """The paper's page: a table of verdicts, where the forms disagree, plots, and each claim in full."""
     forms = list(dict.fromkeys(o.form for claim in outcomes.values() for o in claim))
     parts = [f"# {paper.title}", "", f"    {command}", "", *(f"- {fact}" for fact in facts), "", HOW_TO_READ, ""]
     parts += [counts(outcomes, forms), ""]
@@ -67,6 +67,7 @@ def page(paper: Paper, outcomes: Outcomes, command: str, facts: Sequence[str]) -
         "Nowhere."
     ]
     parts.append("")
+    parts += ["## Plots", "", *pictures] if pictures else []
     for claim in paper.claims:
         parts += [
             f"## {claim.id}",
@@ -159,8 +160,15 @@ def write(path: Path, head: list[str], lines: Sequence[Sequence[object]]) -> Non
         csv.writer(file, lineterminator="\n").writerows([head, *lines])
 
 
-def write_pages(folder: Path, paper: Paper, outcomes: Outcomes, command: str, facts: Sequence[str]) -> None:
+def write_pages(
+    folder: Path,
+    paper: Paper,
+    outcomes: Outcomes,
+    command: str,
+    facts: Sequence[str],
+    pictures: Sequence[str] = (),
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(folder / f"{paper.name}.md", page(paper, outcomes, command, facts))
+    write_text_atomically(folder / f"{paper.name}.md", page(paper, outcomes, command, facts, pictures))
     write_text_atomically(folder / f"{paper.name}.tex", latex(paper, outcomes))
     write_csv(folder, paper, outcomes)

@@ -1,0 +1,151 @@
+"""How the plots look, in one place: sheets of panels whose lines are means over seeds with a band of ± 1 sd.
+
+Lines are told apart in grey: by line style, marker and lightness. What is drawn is kept as rows, for a CSV beside it.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lawa_exp.report import NATS, STYLES, pyplot
+
+STYLE = {
+    "font.size": 8.5,
+    "font.family": "DejaVu Sans",
+    "axes.titlesize": 9,
+    "axes.labelsize": 8.5,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": "0.88",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "figure.dpi": 160,
+}
+PANEL = (3.0, 2.6)  # inches
+LEGEND = 0.35  # inches of height for a line of the legend
+IN_LINE = 4  # entries of the legend beside each other
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+HEAD = ["panel", "line", "x", "mean", "sd", "n"]
+
+STEP = "step (optimizer updates)"
+SHARE = "progress (% of the budget)"
+LOSS = f"validation loss ({NATS})"
+GAIN = f"gain: live minus average ({NATS})"
+
+
+@dataclass(frozen=True)
+class Look:
+    colour: str
+    line: str
+    marker: str
+
+
+LIVE = "live"
+LOOKS = {
+    LIVE: Look("black", "-", ""),
+    "lawa": Look("#1b4f9c", "--", "o"),
+    "best lawa": Look("#c8521c", "-.", "s"),
+    "ema": Look("#3f9e7c", ":", "^"),
+    "swa": Look("#b9a436", "-", "D"),
+}
+
+
+def ramp(i: int, n: int) -> Look:
+    """The look of the i-th of n values of an ordered quantity: from dark to light."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    share = i / max(n - 1, 1)
+    return Look(to_hex(colormaps["cividis"](0.85 * share)), STYLES[i % len(STYLES)], MARKERS[i % len(MARKERS)])
+
+
+BySeed = Mapping[float, Sequence[float]]  # {x: a value for each seed}
+
+
+@dataclass
+class Sheet:
+    """A figure of panels; rows: its numbers, as `HEAD` names them; notes: what its caption adds."""
+
+    figure: Any
+    panels: list[Any]
+    rows: list[list[Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, titles: Sequence[str], columns: int | None = None, share_y: bool = True) -> Sheet:
+        """Panels of these titles, filled row by row."""
+        columns = columns or len(titles)
+        lines = math.ceil(len(titles) / columns)
+        width, height = max(PANEL[0] * columns, 5.0), PANEL[1] * lines + 2 * LEGEND
+        figure, axes = pyplot().subplots(
+            lines, columns, figsize=(width, height), layout="constrained", squeeze=False, sharey=share_y
+        )
+        panels = list(axes.flat)
+        for panel, title in zip(panels, titles, strict=True):
+            panel.set_title(title)
+        return cls(figure, panels)
+
+    def line(self, panel: int, label: str, values: BySeed, look: Look, hollow: bool = False) -> None:
+        """Mean over seeds against x, with a band of ± 1 sd. hollow: lower bounds, by markers alone."""
+        points = sorted((x, list(v)) for x, v in values.items() if v)
+        if not points:
+            return
+        xs, means = [x for x, _ in points], [statistics.fmean(v) for _, v in points]
+        sds = [statistics.stdev(v) if len(v) > 1 else 0.0 for _, v in points]
+        axes = self.panels[panel]
+        if hollow:
+            axes.plot(xs, means, "", color=look.colour, marker=look.marker, linestyle="", fillstyle="none")
+        else:
+            axes.plot(xs, means, color=look.colour, linestyle=look.line, marker=look.marker, label=label)
+            if any(sds):
+                low, high = ([m + sign * s for m, s in zip(means, sds, strict=True)] for sign in (-1, 1))
+                axes.fill_between(xs, low, high, color=look.colour, alpha=0.15, linewidth=0)
+        name = f"{label} (lower bound)" if hollow else label
+        title = axes.get_title()
+        rows = zip(points, means, sds, strict=True)
+        self.rows += [[title, name, x, m, s if len(v) > 1 else "", len(v)] for (x, v), m, s in rows]
+
+    def zero(self) -> None:
+        """The line where an average is no better than the live weights."""
+        for axes in self.panels:
+            axes.axhline(0, color="0.35", linewidth=0.9, zorder=1)
+
+    def labels(self, x: str, y: str, columns: int | None = None) -> None:
+        """x: below the lowest panels; y: beside the first of each line of panels."""
+        columns = columns or len(self.panels)
+        for i, axes in enumerate(self.panels):
+            if i >= len(self.panels) - columns:
+                axes.set_xlabel(x)
+            if i % columns == 0:
+                axes.set_ylabel(y)
+
+    def legend(self) -> Sheet:
+        """One for all panels, below them."""
+        found: dict[str, Any] = {}
+        for axes in self.panels:
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                found.setdefault(label, handle)
+        if found:
+            columns = min(IN_LINE if len(self.panels) < 3 else IN_LINE + 2, len(found))
+            self.figure.legend(
+                list(found.values()), list(found), loc="outside lower center", ncols=columns, handlelength=3.2
+            )
+        return self
+
+
+def later(panel: Any, values: Sequence[float]) -> None:
+    """Sets the y axis to these values with a margin, so that what falls before them does not fill it."""
+    low, high = min(values), max(values)
+    margin = 0.05 * max(high - low, 1e-3)
+    panel.set_ylim(low - margin, high + margin)
