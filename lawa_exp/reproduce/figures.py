@@ -34,7 +34,7 @@ STYLE = {
 }
 PANEL = (3.0, 2.6)  # inches
 LEGEND = 0.35  # inches of height for a line of the legend
-IN_LINE = 4  # entries of the legend beside each other
+ENTRY = 0.75, 0.07  # inches that an entry of the legend takes, and each of its letters
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 HEAD = ["panel", "line", "x", "mean", "sd", "n"]
 
@@ -84,12 +84,17 @@ class Sheet:
 
     @classmethod
     def of(cls, titles: Sequence[str], columns: int | None = None, share_y: bool = True) -> Sheet:
-        """Panels of these titles, filled row by row."""
+        """Panels of these titles, filled row by row. share_y: one y axis for those beside each other."""
         columns = columns or len(titles)
         lines = math.ceil(len(titles) / columns)
         width, height = max(PANEL[0] * columns, 5.0), PANEL[1] * lines + 2 * LEGEND
         figure, axes = pyplot().subplots(
-            lines, columns, figsize=(width, height), layout="constrained", squeeze=False, sharey=share_y
+            lines,
+            columns,
+            figsize=(width, height),
+            layout="constrained",
+            squeeze=False,
+            sharey="row" if share_y else False,
         )
         panels = list(axes.flat)
         for panel, title in zip(panels, titles, strict=True):
@@ -105,7 +110,7 @@ class Sheet:
         sds = [statistics.stdev(v) if len(v) > 1 else 0.0 for _, v in points]
         axes = self.panels[panel]
         if hollow:
-            axes.plot(xs, means, "", color=look.colour, marker=look.marker, linestyle="", fillstyle="none")
+            axes.plot(xs, means, color=look.colour, marker=look.marker, linestyle="", fillstyle="none")
         else:
             axes.plot(xs, means, color=look.colour, linestyle=look.line, marker=look.marker, label=label)
             if any(sds):
@@ -137,7 +142,8 @@ class Sheet:
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
                 found.setdefault(label, handle)
         if found:
-            columns = min(IN_LINE if len(self.panels) < 3 else IN_LINE + 2, len(found))
+            each = ENTRY[0] + ENTRY[1] * max(map(len, found))
+            columns = min(len(found), max(1, int(self.figure.get_figwidth() / each)))
             self.figure.legend(
                 list(found.values()), list(found), loc="outside lower center", ncols=columns, handlelength=3.2
             )
@@ -149,3 +155,15 @@ def later(panel: Any, values: Sequence[float]) -> None:
     low, high = min(values), max(values)
     margin = 0.05 * max(high - low, 1e-3)
     panel.set_ylim(low - margin, high + margin)
+
+
+def ticks(panel: Any, values: Sequence[float]) -> None:
+    """These and no others on the x axis, as plain numbers."""
+    panel.set_xticks(values, [f"{v:g}" for v in values])
+    panel.set_xticks([], minor=True)
+
+
+def above(panel: Any) -> None:
+    """Cuts the y axis where it would reach further below 0 than above: what is bad by much leaves the frame."""
+    bottom, top = panel.get_ylim()
+    panel.set_ylim(max(bottom, -top), top)

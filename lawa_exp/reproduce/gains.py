@@ -1,4 +1,4 @@
-"""Plots of the gain, live minus average on val: against rate, spacing, k and progress, early, and as the rate anneals."""
+"""Plots of the gain, live minus average on val: against rate, spacing, k, progress and the current rate, and early."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from lawa_exp.reproduce.arms import Run
 from lawa_exp.reproduce.curves import chosen
-from lawa_exp.reproduce.figures import GAIN, LOOKS, SHARE, Look, Sheet, ramp
+from lawa_exp.reproduce.figures import GAIN, LOOKS, SHARE, Look, Sheet, above, later, ramp, ticks
 from lawa_exp.reproduce.material import EARLY, SCHEDULES, Material, at_progress, gains, peak, rates, schedule, windows
 
 TIMES = {"halfway": 0.5, "at the end": 1.0}
@@ -30,6 +30,7 @@ def against_rate(m: Material) -> Sheet | None:
             for key, values in lines.items():
                 sheet.line(i, labels[key], values, LOOKS[key])
             sheet.panels[i].set_xscale("log")
+            ticks(sheet.panels[i], peaks)
     sheet.zero()
     sheet.labels("peak learning rate (per update)", GAIN, columns=len(found))
     return sheet.legend()
@@ -62,14 +63,10 @@ def against_window(m: Material, x: str, label: str, spacing_on_x: bool) -> Sheet
                 sheet.panels[i].set_xscale("log")
             ticks(sheet.panels[i], sorted({at for values in lines.values() for at in values}))
     sheet.zero()
+    for panel in sheet.panels[:: len(found)]:
+        above(panel)
     sheet.labels(x, GAIN, columns=len(found))
     return sheet.legend()
-
-
-def ticks(panel: object, values: Sequence[float]) -> None:
-    """These and no others on the x axis, as plain numbers."""
-    panel.set_xticks(values, [f"{v:g}" for v in values])  # type: ignore[attr-defined]
-    panel.set_xticks([], minor=True)  # type: ignore[attr-defined]
 
 
 def shares(values: Mapping[float, Sequence[float]], steps: int, until: float = 1.0) -> dict[float, Sequence[float]]:
@@ -83,11 +80,16 @@ def against_progress(m: Material) -> Sheet | None:
     if not found:
         return None
     sheet = Sheet.of(list(found))
+    shown: list[float] = []
     for i, (title, runs) in enumerate(found.items()):
         for key, (label, id) in m.compared(runs).items():
-            sheet.line(i, label, shares(gains(runs, id), runs[0].steps), LOOKS[key])
+            values = shares(gains(runs, id), runs[0].steps)
+            sheet.line(i, label, values, LOOKS[key])
+            shown += [v for share, seeds in values.items() if share >= 100 * EARLY / 2 for v in seeds]
         sheet.notes.append(chosen(title, m, runs))
     sheet.zero()
+    if shown:
+        later(sheet.panels[0], shown)
     sheet.labels(SHARE, GAIN)
     return sheet.legend()
 
@@ -113,12 +115,12 @@ def early(m: Material) -> Sheet | None:
 
 
 def as_rate_anneals(m: Material) -> Sheet | None:
-    """Gain of LAWA as published against the current rate, and at the end against the final rate."""
+    """Gain of LAWA as published against the current rate, once the budget is not early, and at the end by final rate."""
     annealing = {name: m.at(name) for name in ("cosine", "annealed", "cooldown") if m.at(name)}
     ends = [runs for runs in m.schedules().values()]
     if not annealing or not m.names.get("lawa"):
         return None
-    sheet = Sheet.of([f"LAWA as published, from {EARLY:.0%} of the budget on", "at the end"])
+    sheet = Sheet.of(["LAWA as published, by rate", "at the end"])
     told = {name: schedule(runs[0]) for name, runs in annealing.items()} | {"cooldown": "1-sqrt cool-down"}
     for n, (name, runs) in enumerate(annealing.items()):
         current = rates(runs[0])
@@ -132,7 +134,7 @@ def as_rate_anneals(m: Material) -> Sheet | None:
     for runs in ends:
         for key, (label, id) in m.compared(runs).items():
             labels[key] = label
-            lines.setdefault(key, {})[final(runs[0])] = gains(runs, id)[runs[0].steps]
+            lines.setdefault(key, {})[final(runs[0])] = gains(runs, id).get(runs[0].steps, [])
     for key, by_final in lines.items():
         sheet.line(1, labels[key], by_final, LOOKS[key])
     ticks(sheet.panels[1], sorted({x for values in lines.values() for x in values}))

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lawa_exp.files import write_text_atomically
+from lawa_exp.report import NATS
 from lawa_exp.reproduce.figures import Sheet, ramp
 from lawa_exp.reproduce.material import Material
-from lawa_exp.report import NATS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -72,7 +72,9 @@ def best(runs: Sequence[Run], pattern: str, at: float = 1.0) -> str | None:
 def schedule(run: Run) -> str:
     """`constant rate`, `cosine to 10% of the peak`."""
     kind, ratio = run.config.get("lr.kind"), run.config.get("lr.final_ratio")
-    return f"{kind} rate" if ratio is None else f"{kind} to {float(ratio):.0%} of the peak"
+    if ratio is None:
+        return f"{kind} rate"
+    return f"{kind} to {float(ratio):.0%} of the peak" if float(ratio) else f"{kind} to zero"
 
 
 def peak(run: Run) -> float:
@@ -91,9 +93,10 @@ def losses(runs: Sequence[Run], weights: str) -> dict[float, list[float]]:
 
 
 def gains(runs: Sequence[Run], weights: str) -> dict[float, list[float]]:
-    """{step: live minus average on val, of each seed}."""
+    """{step: live minus average on val, of each seed}, but for where the average is the live weights themselves."""
     live, average = losses(runs, LIVE_WEIGHTS), losses(runs, weights)
-    return {s: [a - b for a, b in zip(live[s], average[s], strict=True)] for s in average if s in live}
+    found = {s: [a - b for a, b in zip(live[s], average[s], strict=True)] for s in average if s in live}
+    return {s: values for s, values in found.items() if any(values)}
 
 
 def windows(runs: Sequence[Run], averager: str = "lawa") -> dict[tuple[int, int], str]:
