@@ -40,6 +40,8 @@ def loss_against_step(m: Material) -> Sheet | None:
             shown += [v for step, seeds in values.items() if step >= EARLY * runs[0].steps for v in seeds]
         sheet.notes.append(chosen(schedule(runs[0]), m, runs))
     later(sheet.panels[0], shown)
+    for panel, runs in zip(sheet.panels, found.values(), strict=True):
+        panel.set_xlim(left=0.8 * EARLY * runs[0].steps)
     sheet.labels(STEP, LOSS)
     return sheet.legend()
 
@@ -50,9 +52,12 @@ def chosen(title: str, m: Material, runs: Sequence[Run], at: float = 1.0) -> str
 
 
 def ahead(live: Curve, average: Curve, target: float) -> tuple[float, bool] | None:
-    """How many steps before the live weights the average has a loss; (bound, False): at least so many; None: never."""
+    """How many steps before the live weights the average has a loss; (bound, False): at least so many.
+
+    None: it never has, or it began below, so that nobody knows when.
+    """
     reached, there = steps_saved(average, 0, target)
-    if not there:
+    if not there or target > average[0][1]:
         return None
     saved, both = steps_saved(live, 0, target)
     return saved - reached, both
@@ -144,10 +149,8 @@ def natural_spikes(m: Material) -> Sheet | None:
             panel.set_xlim(max(0, middle - 3 * AFTER), middle + 3 * AFTER)
         ends = [v for s, v in points if s >= EARLY * run.steps]
         later(sheet.panels[i], [*ends, *(s.level + s.height for s in spikes(points))])
-        later(
-            sheet.panels[below],
-            [x for s, v in losses([run], LIVE_WEIGHTS).items() if s >= EARLY * run.steps for x in v],
-        )
+        falling = losses([run], LIVE_WEIGHTS)
+        later(sheet.panels[below], [x for s, v in falling.items() if s >= EARLY * run.steps for x in v])
     sheet.labels(STEP, LOSS, columns=len(heads))
     sheet.panels[0].set_ylabel("training loss (nats per token)")
     return sheet.legend()

@@ -116,7 +116,8 @@ def early(m: Material) -> Sheet | None:
 
 def as_rate_anneals(m: Material) -> Sheet | None:
     """Gain of LAWA as published against the current rate, once the budget is not early, and at the end by final rate."""
-    annealing = {name: m.at(name) for name in ("cosine", "annealed", "cooldown") if m.at(name)}
+    annealing = {name: annealed(m.at(name)) for name in ("cosine", "annealed", "cooldown")}
+    annealing = {name: runs for name, runs in annealing.items() if runs}
     ends = [runs for runs in m.schedules().values()]
     if not annealing or not m.names.get("lawa"):
         return None
@@ -126,7 +127,8 @@ def as_rate_anneals(m: Material) -> Sheet | None:
         current = rates(runs[0])
         values = gains(runs, str(m.names["lawa"]))
         late = {s: v for s, v in values.items() if s >= EARLY * runs[0].steps and s in current}
-        by_rate = {100 * current[int(s)] / peak(runs[0]): v for s, v in late.items() if current[int(s)] < peak(runs[0])}
+        top = peak(runs[0])
+        by_rate = {100 * current[int(s)] / top: v for s, v in late.items() if current[int(s)] < top}
         sheet.line(0, told[name], by_rate, ramp(n, 3))
     sheet.panels[0].invert_xaxis()
     lines: dict[str, dict[float, Sequence[float]]] = {}
@@ -143,6 +145,11 @@ def as_rate_anneals(m: Material) -> Sheet | None:
     sheet.labels("current rate (% of the peak)", GAIN)
     sheet.panels[1].set_xlabel("rate at the end of the budget (% of the peak)")
     return sheet.legend()
+
+
+def annealed(runs: Sequence[Run]) -> list[Run]:
+    """Without the stable runs that cool-downs branch from, which a set of cool-downs has, too."""
+    return [run for run in runs if run.config.get("lr.final_ratio") is not None]
 
 
 def final(run: Run) -> float:

@@ -26,7 +26,7 @@ NUMBERS = "line.json"  # where what was computed is kept
 
 @dataclass(frozen=True)
 class Along:
-    """alphas: 0 is the live weights after `step`, 1 the average; losses: val, in nats; apart: the L2 distance of the two.
+    """alphas: 0 is the live weights after `step`, 1 the average; losses: val, in nats; apart: L2 between the two.
 
     steps: of the snapshots; distances: between each two of them, L2 over all averaged weights, [T, T].
     """
@@ -134,7 +134,7 @@ def line_to_average(m: Material) -> Sheet | None:
     line.axvline(0, color="0.35", linewidth=0.9, zorder=1)
     line.axvline(1, color="0.35", linewidth=0.9, linestyle=":", zorder=1)
     line.axhline(0, color="0.35", linewidth=0.9, zorder=1)
-    line.set_xlabel("α: 0 is live, 1 the average")
+    line.set_xlabel("position: 0 is live, 1 the average")
     line.set_ylabel(f"validation loss minus live's ({NATS})")
     lag.set_xlabel("lag |t - s| (steps)")
     lag.set_ylabel("‖θ(t) - θ(s)‖ (L2, all weights)")
