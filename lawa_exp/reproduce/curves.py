@@ -126,7 +126,7 @@ def around(m: Material, runs: Sequence[Run]) -> dict[str, tuple[str, str]]:
 
 
 def natural_spikes(m: Material) -> Sheet | None:
-    """Spikes that no fault made, of the training losses of single batches: the runs with the highest, val loss below."""
+    """Spikes that no fault made, of single batches: the runs with the highest, val loss below."""
     runs = [run for name in ("cosine", "annealed") for run in m.all(name)]
     known = [(run, curve(training_rows(run), LIVE_WEIGHTS, "train")) for run in runs]
     heights = [(max((s.height for s in spikes(points)), default=0.0), run, points) for run, points in known]

@@ -115,7 +115,7 @@ def early(m: Material) -> Sheet | None:
 
 
 def as_rate_anneals(m: Material) -> Sheet | None:
-    """Gain of LAWA as published against the current rate, once the budget is not early, and at the end by final rate."""
+    """Gain of LAWA as published against the current rate, after the early part, and at the end by final rate."""
     annealing = {name: annealed(m.at(name)) for name in ("cosine", "annealed", "cooldown")}
     annealing = {name: runs for name, runs in annealing.items() if runs}
     ends = [runs for runs in m.schedules().values()]

@@ -134,7 +134,7 @@ def line_to_average(m: Material) -> Sheet | None:
     line.axvline(0, color="0.35", linewidth=0.9, zorder=1)
     line.axvline(1, color="0.35", linewidth=0.9, linestyle=":", zorder=1)
     line.axhline(0, color="0.35", linewidth=0.9, zorder=1)
-    line.set_xlabel("position: 0 is live, 1 the average")
+    line.set_xlabel("position on the line (0: live, 1: average)")
     line.set_ylabel(f"validation loss minus live's ({NATS})")
     lag.set_xlabel("lag |t - s| (steps)")
     lag.set_ylabel("‖θ(t) - θ(s)‖ (L2, all weights)")

@@ -45,12 +45,12 @@ PLOTS = {
     "gain_against_spacing": Plot(
         gains.against_spacing,
         SCHEDULES,
-        "The gain of LAWA against its spacing for each k, at the usual peak; what leaves the frame is worse than that.",
+        "The gain of LAWA against its spacing for each k, at the usual peak; what leaves the frame is worse.",
     ),
     "gain_against_k": Plot(
         gains.against_k,
         SCHEDULES,
-        "The gain of LAWA against k for each spacing, at the usual peak; what leaves the frame is worse than that.",
+        "The gain of LAWA against k for each spacing, at the usual peak; what leaves the frame is worse.",
     ),
     "gain_against_progress": Plot(
         gains.against_progress, SCHEDULES, "The gain against the share of the budget that is done, at the usual peak."
@@ -63,8 +63,8 @@ PLOTS = {
     "as_rate_anneals": Plot(
         gains.as_rate_anneals,
         (*SCHEDULES, "cooldown"),
-        f"The gain as the rate anneals: against the current rate, from {EARLY:.0%} of the budget on, and at the end against "
-        "the final rate.",
+        f"The gain as the rate anneals: against the current rate, from {EARLY:.0%} of the budget on, and at the end "
+        "against the final rate.",
     ),
     "across_faults": Plot(
         curves.across_faults,
