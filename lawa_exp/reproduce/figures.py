@@ -41,7 +41,7 @@ HEAD = ["panel", "line", "x", "mean", "sd", "n"]
 STEP = "step (optimizer updates)"
 SHARE = "progress (% of the budget)"
 LOSS = f"validation loss ({NATS})"
-GAIN = f"gain: live minus average ({NATS})"
+GAIN = f"gain over live ({NATS})"
 
 
 @dataclass(frozen=True)

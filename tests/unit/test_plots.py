@@ -159,7 +159,7 @@ def test_line_of_a_quadratic():
 
 def test_line_of_a_tiny_run(tmp_path):
     id = "lawa-k2-s2"
-    words = ["steps=8", "trajectory.every=2", "k=2", "spacing=2", "avg=lawa", f"run_dir={tmp_path / 'a'}"]
+    words = ["steps=8", "trajectory.every=2", "k=2", "spacing=2", f"run_dir={tmp_path / 'a'}"]
     done = run(*tiny(*words))
     assert done.returncode == 0, done.stderr
     (found,) = line.lines([tmp_path / "a"], id, tmp_path / "line.json")
