@@ -31,9 +31,10 @@ DONE, DIVERGED, MISSING = "done", "diverged", "missing"
 
 @dataclass(frozen=True)
 class Training:
-    """One training of a set."""
+    """One training of a set. stable: no member of it, but the run that its cool-downs go on from."""
 
     prepared: Prepared
+    stable: bool = False
 
     @property
     def folder(self) -> Path:
@@ -116,7 +117,7 @@ def plan_set(chosen: TrainingSet, scale: str, runs_root: str, more: Sequence[str
         sweep = gather(entries, [o for _, o in composed], device, ranks)
     except UserError as error:
         return Planned(chosen, words, problem=str(error))
-    return Planned(chosen, words, tuple(Training(p) for p, _ in sweep.trainings))
+    return Planned(chosen, words, tuple(Training(p, p.run_dir in sweep.stable) for p, _ in sweep.trainings))
 
 
 def unit() -> float:
@@ -208,7 +209,7 @@ def read_set(p: Planned) -> list[Run]:
     """The set's finished runs. What diverged or is missing is not among them."""
     found = []
     for t in p.trainings:
-        if t.state() != DONE:
+        if t.stable or t.state() != DONE:
             continue
         config = RunDir(t.folder).read_config() or {}
         rows, test = read_run(t.folder, [a.id for a in t.config.averagers], t.config.steps)
