@@ -1,0 +1,71 @@
+"""One reproduction: what the command does, from the plan to the pages."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from lawa_exp.config import UserError, near
+from lawa_exp.files import write_text_atomically
+from lawa_exp.reproduce import configurations, judged, pages, plots, trained
+from lawa_exp.reproduce.book import Paper, load
+from lawa_exp.reproduce.costs import cost_table, in_words, made_by
+from lawa_exp.reproduce.material import Material
+from lawa_exp.run import EXIT
+
+
+def reproduce(args: argparse.Namespace, command: str) -> int:
+    say = functools.partial(print, flush=True)
+    book = load(args.claims)
+    known = [p.name for p in book.papers]
+    if args.paper not in (*known, "all"):
+        raise UserError(f"{args.paper}: {near(args.paper, [*known, 'all'])}")
+    papers = [p for p in book.papers if args.paper in (p.name, "all")]
+    out = args.out or Path(args.runs_root) / "reproduce" / args.scale
+    names = judged.needed(book, papers, args.scale)
+    plans = {n: trained.plan_set(book.sets[n], args.scale, args.runs_root, args.words) for n in names}
+    gpt_tiny = trained.unit()
+    say(cost_table(list(plans.values()), gpt_tiny))
+    for p in plans.values():
+        if p.problem and not p.set.optional and args.scale in p.set.words:
+            say(f"warning: {p.set.name}: {p.problem}")
+    if args.scale == "paper":
+        for paper in papers:
+            write_configurations(paper, out, say)
+    if args.plan or (args.scale == "paper" and args.launcher == "local"):
+        return 0
+    code = 0
+    if not args.read:
+        code = trained.train(list(plans.values()), args.jobs, args.launcher, out / "logs", say)
+        if code == EXIT["stopped"]:
+            say("stopped: the same command goes on")
+            return code
+        if args.launcher == "slurm":
+            say("queued; when they are done the same command, or one with --read, judges")
+    runs = trained.read_all(plans)
+    material = Material.of(book, args.scale, runs, out / "plots")
+    captions = plots.write_plots(material.cache, material)
+    for paper in papers:
+        found = judged.outcomes(book, paper, args.scale, runs)
+        needed = judged.needed(book, [paper], args.scale)
+        own = [plans[n] for n in needed]
+        facts = [f for f in (made_by(own), *in_words(own, gpt_tiny)) if f]
+        pages.write_pages(out, paper, found, command, facts, plots.section(captions, needed, material))
+        forms = list(dict.fromkeys(o.form for claim in found.values() for o in claim))
+        say(f"\n{paper.title}\n\n{pages.counts(found, forms)}\n\n{facts[-1]}\n{out / paper.name}.md, .tex, .csv")
+    return code
+
+
+def write_configurations(paper: Paper, out: Path, say: Callable[[str], None]) -> None:
+    """The paper's exact configurations, composed and held against what was published of them."""
+    rows = configurations.check(paper.name)
+    counts = Counter(row.verdict for row in rows)
+    table = configurations.table(rows)
+    command = f"python -m lawa_exp.reproduce {paper.name} --scale paper"
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{paper.name}-configurations.md"
+    write_text_atomically(path, f"# {paper.title}: its configurations\n\n    {command}\n\n{table}\n")
+    say(f"\n{paper.title}\n\n{table}\n\n{', '.join(f'{n} {v}' for v, n in counts.items())}; {path}")
