@@ -1,6 +1,10 @@
 """Claims, rules and verdicts: closed forms on made-up runs, the committed claims, and a small reproduction for real."""
 
 import csv
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -195,6 +199,26 @@ def test_a_small_reproduction(tmp_path: Path) -> None:
     again = run(*asked, module="lawa_exp.reproduce")  # everything is there: nothing is trained
     assert again.returncode == 0 and "missing" not in again.stdout
     assert (tmp_path / "out" / "mine.md").read_text() == page
+
+
+def test_stopped_it_goes_on_where_it_was(tmp_path: Path) -> None:
+    claims, runs = tmp_path / "claims", tmp_path / "runs"
+    claims.mkdir()
+    (claims / "mine.yaml").write_text(MINE)
+    (claims / "trainings.yaml").write_text(TRAININGS.replace("steps=40", "steps=2000"))
+    asked = [sys.executable, "-m", "lawa_exp.reproduce", "mine", "--claims", str(claims), "--runs-root", str(runs)]
+    with (tmp_path / "said").open("w") as said, subprocess.Popen(asked, stdout=said, stderr=said) as process:
+        while not list(runs.glob("*/resume/step_*")):
+            assert process.poll() is None, (tmp_path / "said").read_text()
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 75, (tmp_path / "said").read_text()
+    (begun,) = [p for p in runs.iterdir() if (p / "STOPPED").exists()]
+    starts = len((begun / "provenance.jsonl").read_text().splitlines())
+    (claims / "trainings.yaml").write_text(TRAININGS)  # the same trainings, which have come further than is asked now
+    done = run(*asked[3:], module="lawa_exp.reproduce")
+    assert done.returncode == 0 and (runs / "reproduce" / "cpu" / "mine.md").exists(), done.stdout + done.stderr
+    assert len((begun / "provenance.jsonl").read_text().splitlines()) == starts + 1
 
 
 @pytest.mark.parametrize(
