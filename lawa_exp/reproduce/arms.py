@@ -49,7 +49,8 @@ class Arm:
     sets: of trainings. where: values of the runs' settings (`lr.peak: 0.004`, `steps: 500`). weights: live, an
     averager's id, or a pattern (`lawa-*`). at: the step, as a share of the budget. readout: a further read-out that has
     the weights. split=val: also at the end of the budget, beside what has val only. Where more than one group of runs
-    (that differ in the seed alone) or more than one average fits, the lowest mean val loss at that step chooses.
+    (that differ in the seed alone) or more than one average fits, the lowest mean val loss at that step chooses, among
+    those with the most seeds: what diverged for a seed is not chosen by its others.
     """
 
     sets: tuple[str, ...]
@@ -136,7 +137,8 @@ def measure(arm: Arm, trained: Mapping[str, Sequence[Run]]) -> Measured:
                 found.append((statistics.fmean(v for v in at_step if v is not None), name, id, members))
     if not found:
         raise Missing(f"{arm.weights} of {', '.join(arm.sets)} has no value at {arm.at:.0%} of the budget")
-    _, name, id, members = min(found, key=lambda f: f[0])
+    seeds = max(len(members) for *_, members in found)
+    _, name, id, members = min((f for f in found if len(f[3]) == seeds), key=lambda f: f[0])
     curves = {run.seed: run.curve(id, arm.metric, arm.readout) for run in members}
     steps = {run.seed: step_of(arm, run) for run in members}
     tested = {run.seed: run.tested(id, arm.metric) for run in members}

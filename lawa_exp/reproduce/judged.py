@@ -39,6 +39,8 @@ def resolve(arm: Mapping[str, Any], names: Mapping[str, Any]) -> Arm:
         return value
 
     known = {key: meant(value) for key, value in arm.items()}
+    if "set" not in known:
+        raise UserError(f"arm {dict(arm)}: expected set, of trainings")
     sets = (str(known.pop("set")),)
     own = {key: known.pop(key) for key in FIELDS if key in known}
     return Arm(sets, known, **own)
@@ -97,6 +99,8 @@ def needed(book: Book, papers: Sequence[Paper], scale: str) -> list[str]:
             for form in book.forms:
                 for rule in claim.rules_for(form.recipe):
                     for name in names_in(rule):
+                        if name not in claim.arms:
+                            raise UserError(f"{claim.id}: no arm {name}; arms: {', '.join(claim.arms)}")
                         try:
                             found.update(resolve(claim.arms[name], form.names.get(scale, {})).sets)
                         except Missing:

@@ -121,11 +121,18 @@ def latex(paper: Paper, outcomes: Outcomes) -> str:
     return "\n".join([*lines, "\\bottomrule", "\\end{longtable}", ""])
 
 
+LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": "\\textbackslash{}",
+    "±": "$\\pm$",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    "<": "$<$",  # which without this are inverted marks in the default encoding
+    ">": "$>$",
+}
+
+
 def escaped(text: str) -> str:
-    text = text.replace("\\", "\\textbackslash{}")
-    for c in "&%$#_{}":
-        text = text.replace(c, f"\\{c}") if c not in "{}" or "textbackslash" not in text else text
-    return text.replace("±", "$\\pm$").replace("~", "\\textasciitilde{}").replace("^", "\\textasciicircum{}")
+    return "".join(LATEX.get(c, c) for c in text)
 
 
 def write_csv(folder: Path, paper: Paper, outcomes: Outcomes) -> None:

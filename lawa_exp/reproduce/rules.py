@@ -21,6 +21,7 @@ Else it does not hold.
 from __future__ import annotations
 
 import ast
+import inspect
 import math
 import operator
 import statistics
@@ -101,7 +102,8 @@ def check(rule: str, arms: Mapping[str, Measured]) -> Check:
         if not isinstance(node.ops[0], ast.Lt):
             raise UserError(f"rule {rule!r}: abs(...) is compared by <")
         bound = value(right, arms)
-        assert isinstance(bound, float)
+        if not isinstance(bound, float) or len(left.args) != 1:
+            raise UserError(f"rule {rule!r}: expected abs(...) < a number")
         mean, half, n = interval(value(left.args[0], arms))
         width = 0.0 if math.isnan(half) else half
         state = MET if abs(mean) + width < bound else AGAINST if abs(mean) - width > bound else UNDECIDED
@@ -157,7 +159,11 @@ def value(node: ast.expr, arms: Mapping[str, Measured]) -> Number:
         case ast.UnaryOp(op=ast.USub()):
             return combined(operator.mul, -1.0, value(node.operand, arms))
         case ast.Call(func=ast.Name(id=name)) if name in OF_ARMS:
-            return OF_ARMS[name](*(arm(a, arms) for a in node.args))
+            function = OF_ARMS[name]
+            if len(node.args) != len(inspect.signature(function).parameters):
+                wanted = ", ".join(inspect.signature(function).parameters)
+                raise UserError(f"rule: {ast.unparse(node)}: expected {name}({wanted})")
+            return function(*(arm(a, arms) for a in node.args))
         case ast.Call(func=ast.Name(id="mean")):
             numbers = [value(a, arms) for a in node.args]
             total = numbers[0]
@@ -210,6 +216,8 @@ def cut(average: Measured, baseline: Measured) -> Number:
     def of(seed: int) -> float:
         step = at(average, seed)
         more = steps_saved(points(baseline, seed), step, average.curves[seed][step])[0]
+        if step + more == 0:
+            raise Missing(f"the baseline begins with what {average.weights} has at step {step}")
         return more / (step + more)
 
     return by_seed(of, average, baseline)
@@ -227,6 +235,9 @@ def earlier(average: Measured, baseline: Measured) -> Number:
 
 
 def peak(measured: Measured) -> Number:
+    if "fault.at" not in measured.config:
+        raise UserError(f"rule: peak({measured.label()}): its runs have no fault")
+
     def of(seed: int) -> float:
         found = recovery(points(measured, seed), int(measured.config["fault.at"]))
         if found is None:

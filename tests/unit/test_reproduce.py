@@ -1,6 +1,7 @@
 """Claims, rules and verdicts: closed forms on made-up runs, the committed claims, and a small reproduction for real."""
 
 import csv
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from lawa_exp.metrics import T95
 from lawa_exp.reproduce import book as books
 from lawa_exp.reproduce.arms import Arm, Missing, Run, measure
 from lawa_exp.reproduce.judged import FIELDS, needed, resolve
-from lawa_exp.reproduce.rules import AGAINST, MET, UNDECIDED, Check, check, judge, names_in
+from lawa_exp.reproduce.pages import escaped
+from lawa_exp.reproduce.rules import AGAINST, MET, OF_ARMS, UNDECIDED, Check, check, judge, names_in
 
 STEPS = (0, 50, 100)
 
@@ -55,13 +57,20 @@ def test_arms_are_read_on_test_at_the_end_and_on_val_before() -> None:
 
 def test_peaks_and_averages_are_chosen_on_val_and_told_on_test() -> None:
     worse_on_test = [
-        made(s, (4, 3, 1.5), (3, 1.4), {"live": 9.0, "lawa-k2-s5": 8.0}, **{"lr.peak": 0.2}) for s in (0, 1)
+        made(s, (4, 3, 1.5), (3, 1.4), {"live": 9.0, "lawa-k2-s5": 8.0}, **{"lr.peak": 0.2}) for s in (0, 1, 2)
     ]
     runs = {"set": RUNS["set"], "other": worse_on_test}
     chosen = measure(Arm(("set", "other"), {}, "*"), runs)
-    assert chosen.values == {0: 8.0, 1: 8.0} and chosen.group == "lr.peak=0.2" and chosen.candidates == 2
+    assert chosen.values == dict.fromkeys((0, 1, 2), 8.0) and chosen.group == "lr.peak=0.2" and chosen.candidates == 2
     live = measure(Arm(("set", "other"), {"lr.peak": 0.1}), runs)
     assert live.values[0] == 2.2 and live.candidates == 1
+
+
+def test_a_peak_that_lost_a_seed_is_not_chosen_by_the_others() -> None:
+    """One of three runs diverged at this peak, so it is not among the finished ones; the survivors look better."""
+    survivors = [made(s, (4, 3, 1.5), (3, 1.4), {"live": 1.5, "lawa-k2-s5": 1.4}, **{"lr.peak": 0.2}) for s in (0, 1)]
+    chosen = measure(Arm(("set",), {}), {"set": [*RUNS["set"], *survivors]})
+    assert chosen.group == "lr.peak=0.1" and set(chosen.values) == {0, 1, 2}
 
 
 def test_what_is_not_there_is_missing() -> None:
@@ -114,7 +123,11 @@ def test_verdicts() -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", ["live", "live > 0 > lawa", "live == lawa", "live.x > 0", "unknown > 0", "open('f') > 0", "live >"]
+    "rule",
+    [
+        *("live", "live > 0 > lawa", "live == lawa", "live.x > 0", "unknown > 0", "open('f') > 0", "live >"),
+        *("abs(live) < lawa", "abs(live, lawa) < 1", "cut(live) > 0", "peak(live) > 0"),
+    ],
 )
 def test_rules_that_are_none(rule: str) -> None:
     with pytest.raises(UserError, match="rule"):
@@ -142,6 +155,25 @@ def test_the_committed_claims_are_whole() -> None:
         assert all(f.source and f.certainty in books.CERTAINTY for c in paper.claims for f in c.published)
     assert set(needed(book, book.papers, "cpu")) == set(book.sets)
     assert all("seed=0,1,2" in s.words["cpu"] for s in book.sets.values())
+
+
+def told_on(arm: dict[str, object]) -> str:
+    """The split that an arm's values are of."""
+    return "val" if arm.get("at", 1) != 1 or {"split", "readout"} & set(arm) else "test"
+
+
+def test_no_rule_compares_val_with_test() -> None:
+    for paper in books.load().papers:
+        for claim in paper.claims:
+            for rule in claim.rules:
+                curves = {
+                    n for name in OF_ARMS for call in re.findall(rf"{name}\((.*?)\)", rule) for n in call.split(", ")
+                }
+                assert len({told_on(claim.arms[n]) for n in names_in(rule) if n not in curves}) <= 1, (claim.id, rule)
+
+
+def test_latex_has_its_own_characters_escaped() -> None:
+    assert escaped("a\\{b}_c: 5% & > 16") == r"a\textbackslash{}\{b\}\_c: 5\% \& $>$ 16"
 
 
 MINE = """
