@@ -12,7 +12,8 @@ from typing import Any
 from lawa_exp.checkpoint.commit import commit, step_name, steps_in
 from lawa_exp.cli import Parser, exit_code
 from lawa_exp.config import UserError
-from lawa_exp.models import AdaptiveLMSettings, GPTSettings, RobertaSettings
+from lawa_exp.formats.steps import step_in
+from lawa_exp.models import AdaptiveLMSettings, GPTSettings, PythiaSettings, RobertaSettings
 from lawa_exp.rundir import RunDir
 
 FORMATS = ("huggingface", "nanogpt", "fairseq")
@@ -35,7 +36,8 @@ def main(arguments: list[str]) -> int:
         prog="python -m lawa_exp.export",
         description="Writes weights for others to open: of a GPT a Hugging Face folder (AutoModelForCausalLM; with the "
         "tokenizer, so that a text-generation pipeline opens it, and init.from=DIR) or nanoGPT's ckpt.pt; of a RoBERTa "
-        "a Hugging Face folder or a checkpoint of fairseq's; of transformer_lm_wiki103 a checkpoint of fairseq's.",
+        "a Hugging Face folder or a checkpoint of fairseq's; of transformer_lm_wiki103 a checkpoint of fairseq's; of a "
+        "Pythia a Hugging Face folder.",
     )
     p.add_argument(
         "source",
@@ -115,7 +117,9 @@ def of_run(path: Path, weights: str, step: int | None) -> Source:
     from lawa_exp.settings import config_from
 
     config = config_from(run.read_config() or {})
-    step = int(folder.resolve().name.removeprefix(step_name(0)[:5]))
+    step = step_in(folder.resolve().name)
+    if step is None:
+        raise UserError(f"RUN_OR_CHECKPOINT={path}: expected a snapshot's or average's own folder, {step_name(1000)}")
     tokens = {"openwebtext": "gpt2", "pydocs": "bytes"}
     tokenizer = getattr(config.dataset, "tokenizer", tokens.get(config.dataset.name))
     where = getattr(config.dataset, "tokenizer_path", None)
@@ -224,6 +228,18 @@ def roberta_to_hugging_face(source: Source, out: Path, tokenizer_path: str | Non
     return f"{out}: RobertaForMaskedLM of step {source.step:,}, without a tokenizer"
 
 
+def pythia_to_hugging_face(source: Source, out: Path, tokenizer_path: str | None) -> str:
+    from lawa_exp.checkpoint.tensors import write_tensors
+    from lawa_exp.models.pythia import write_configuration
+
+    files: dict[str, Callable[[Path], Any]] = {
+        "config.json": lambda target: write_configuration(target.parent, source.model),
+        "model.safetensors": lambda target: write_tensors(target, source.tensors),
+    }
+    commit(out, files)
+    return f"{out}: GPTNeoXForCausalLM of step {source.step:,}, without a tokenizer"
+
+
 def to_fairseq(source: Source, out: Path, tokenizer_path: str | None) -> str:
     from lawa_exp.models import fairseq
 
@@ -236,6 +252,7 @@ def to_fairseq(source: Source, out: Path, tokenizer_path: str | None) -> str:
 
 TARGETS: dict[type, dict[str, Callable[[Source, Path, str | None], str]]] = {
     GPTSettings: {"huggingface": gpt2_to_hugging_face, "nanogpt": to_nanogpt},
+    PythiaSettings: {"huggingface": pythia_to_hugging_face},
     RobertaSettings: {"huggingface": roberta_to_hugging_face, "fairseq": to_fairseq},
     AdaptiveLMSettings: {"fairseq": to_fairseq},
 }

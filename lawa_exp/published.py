@@ -11,6 +11,7 @@ import argparse
 import csv
 import gzip
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,18 +62,29 @@ def pythia_rows(path: Path, model: str, tasks: Sequence[str] = PAPER_TASKS, suit
 
 def _lines(path: Path) -> Iterator[dict[str, str]]:
     try:
-        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             reader = csv.DictReader(file)
             if not set(COLUMNS) <= set(reader.fieldnames or ()):
                 raise UserError(f"{path}: expected a table with the columns {', '.join(COLUMNS)}")
             for line in reader:
-                if not line["step"].isdigit():
-                    raise UserError(f"{path}: step={line['step']} in line {reader.line_num} is no number")
+                if None in line.values():
+                    raise UserError(f"{path}: line {reader.line_num} is cut short")
+                for key in ("step", "value", *["stderr"] * bool(line["stderr"])):
+                    if not _is_number(line[key], whole=key == "step"):
+                        raise UserError(f"{path}: {key}={line[key]} in line {reader.line_num} is no number")
                 yield line
-    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError, csv.Error) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error})") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
+
+
+def _is_number(text: str, whole: bool) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return text.isdecimal() or not whole
 
 
 def table(rows: Sequence[dict[str, Any]], metric: str = "acc") -> list[list[str]]:

@@ -28,7 +28,7 @@ from lawa_exp.rundir import RunDir
 from lawa_exp.scoring import FunctionFailed, OnModel, Score, Scored
 
 SHOWN = 5  # averages whose losses are printed at each step; of more, the best
-SCORED = ("loss", "accuracy", "eval_samples")  # what a row says of an evaluation
+SCORED = ("loss", "loss_bits", "accuracy", "eval_samples")  # what a row says of an evaluation
 
 
 def missing_steps(settings: Any, saved: Mapping[int, Any] | set[int], step: int) -> list[int]:

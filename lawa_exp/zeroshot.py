@@ -32,7 +32,7 @@ QUESTION = {  # {"query": "Question: ...", "choices": [...], "gold": the right o
     "doc_to_target": "gold",
     "doc_to_choice": "choices",
 }
-FIELDS = {
+FIELDS = {  # by doc_to_choice
     "choices": ("query", "choices", "gold"),
     "context_options": ("context_options", "continuation", "gold"),
     "context": ("context", "continuation"),
@@ -92,21 +92,19 @@ def local_file(name: str, folder: Path) -> Path:
     return path
 
 
-def read_documents(path: Path) -> list[dict[str, Any]]:
-    """The lines of a local file. UserError names the first that is not as its task needs it."""
-    documents = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+def read_documents(name: str, path: Path) -> list[dict[str, Any]]:
+    """The lines of a task's local file. UserError names the first that is not as its task needs it."""
+    kind = LOCAL[name].get("doc_to_choice", "context")
+    fields, documents = FIELDS[kind], []
+    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), 1):
         try:
             document = json.loads(line)
-            kind = next(key for key in FIELDS if key in document)
-            options, gold = document.get(kind), document.get("gold", 0)
-            if set(document) < set(FIELDS[kind]) or (kind != "context" and not 0 <= gold < len(options)):
+            known = {field: document[field] for field in fields}
+            if kind != "context" and not 0 <= known["gold"] < len(known[kind]):
                 raise ValueError
-        except (ValueError, TypeError, StopIteration):
-            raise UserError(f"{path}: line {number} is not a document of this task") from None
+        except (ValueError, TypeError, KeyError):
+            raise UserError(f"{path}: line {number} is not a document of {name} ({', '.join(fields)})") from None
         documents.append(document)
-    if not documents:
-        raise UserError(f"{path}: no documents there")
     return documents
 
 
@@ -117,7 +115,7 @@ def load_tasks(names: Iterable[str], folder: Path | None) -> dict[str, Any]:
     if folder is not None:
         from lm_eval.api.task import ConfigurableTask
 
-        documents = {name: read_documents(local_file(name, folder)) for name in names}
+        documents = {name: read_documents(name, local_file(name, folder)) for name in names}
         return {name: ConfigurableTask(config=local_definition(name, documents[name])) for name in names}
     manager = task_manager(names)
     for name in names:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,12 +97,17 @@ class AdaptiveLMSettings:
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise UserError(f"width={self.width} is not a multiple of heads={self.heads}")
+        if self.width % 2:
+            raise UserError(f"model.width={self.width}: expected an even one, half of it sines, half cosines")
         if self.width < self.factor ** len(self.cutoffs):
             raise UserError(
                 f"model.width={self.width}: too narrow for {len(self.cutoffs) + 1} bands of factor={self.factor}"
             )
         if self.vocab_size is not None and self.vocab_size <= self.cutoffs[-1]:
             raise UserError(f"model.cutoffs={list(self.cutoffs)}: expected all below vocab_size={self.vocab_size}")
+        edges = [*self.cutoffs, *([self.vocab_size] if self.vocab_size else [])]
+        if any(stop - start < 2 for start, stop in itertools.pairwise(edges)):
+            raise UserError(f"model.cutoffs={list(self.cutoffs)}: expected bands of at least two tokens")
 
     def fitted(self, data: Any, name: str) -> AdaptiveLMSettings:
         return replace(self, vocab_size=same_vocabulary(self.vocab_size, data, name))

@@ -14,6 +14,7 @@ from lawa_exp import models
 from lawa_exp.config import UserError
 
 ROTARY_SHARE = 0.25  # of a head's width
+ROTARY_BASE = 10000.0
 NOT_WEIGHTS = ("attention.bias", "attention.masked_bias", "attention.rotary_emb.inv_freq")  # old files have them
 
 
@@ -30,7 +31,7 @@ def _configuration(s: models.PythiaSettings) -> Any:
         num_attention_heads=s.heads,
         intermediate_size=4 * s.width,
         max_position_embeddings=s.context,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": ROTARY_SHARE},
+        rope_parameters={"rope_type": "default", "rope_theta": ROTARY_BASE, "partial_rotary_factor": ROTARY_SHARE},
         use_parallel_residual=True,
         tie_word_embeddings=False,
         hidden_dropout=s.dropout,
@@ -73,16 +74,24 @@ def settings_in(config: Path) -> dict[str, Any]:
                 f"{config}: model_type={kind}; of a Hugging Face folder only gpt_neox is known by itself, for another "
                 "give --model"
             )
-        share = (found.get("rope_parameters") or {}).get("partial_rotary_factor", found.get("rotary_pct"))
+        rotary = found.get("rope_parameters") or found.get("rope_scaling") or {}
+        share = rotary.get("partial_rotary_factor", found.get("rotary_pct", ROTARY_SHARE))
+        base = rotary.get("rope_theta", found.get("rotary_emb_base", ROTARY_BASE))
         plain = {
             "intermediate_size": 4 * found["hidden_size"],
             "hidden_act": "gelu",
+            "layer_norm_eps": 1e-5,
+            "attention_bias": True,
             "use_parallel_residual": True,
             "tie_word_embeddings": False,
         }
         odd = {key: found[key] for key, value in plain.items() if found.get(key, value) != value}
         if share != ROTARY_SHARE:
             odd["rotary_pct"] = share
+        if base != ROTARY_BASE:
+            odd["rotary_emb_base"] = base
+        if (rope := rotary.get("rope_type", rotary.get("type", "default"))) != "default":
+            odd["rope_type"] = rope
         if odd:
             raise UserError(f"{config}: {', '.join(f'{k}={v}' for k, v in odd.items())}: not as in Pythia")
         return {

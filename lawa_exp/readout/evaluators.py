@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -119,7 +120,7 @@ def on_dataset(args: argparse.Namespace, name: str, beside: Path) -> Evaluator:
 
 def zero_shot(args: argparse.Namespace, name: str, beside: Path) -> Evaluator:
     """--evaluate zeroshot --tasks ..."""
-    from lawa_exp.zeroshot import ZeroShot, load_tasks
+    from lawa_exp.zeroshot import ZeroShot, load_tasks, local_file
 
     if not args.tasks:
         raise UserError("--tasks is missing: expected tasks with commas, such as lambada_openai,arc_easy,piqa")
@@ -131,7 +132,8 @@ def zero_shot(args: argparse.Namespace, name: str, beside: Path) -> Evaluator:
     score = ZeroShot(config, device, ranks, tokenizer, tasks, args.limit)
     identity = {
         "tasks": list(tasks),
-        "local": folder is not None,
+        "documents": {name: file_digest(local_file(name, folder)) for name in tasks} if folder else "hub",
+        "published": published,
         "limit": args.limit,
         "tokenizer": tokenizer.fingerprint,
     }
@@ -157,11 +159,16 @@ def perplexity(args: argparse.Namespace, name: str, beside: Path) -> Evaluator:
         raise UserError(f"--text={path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
     config, device, ranks, tokenizer = model_and_tokenizer(args, beside)
     score = Perplexity(config, device, ranks, tokenizer, text, path.name)
-    identity = {"text": path.name, "bytes": score.bytes, "tokens": score.tokens, "tokenizer": tokenizer.fingerprint}
+    identity = {"text": path.name, "content": file_digest(path), "tokenizer": tokenizer.fingerprint}
     made = of_model(args, score, f"{name} on {path.name}", identity | {"dtype": config.trainer.dtype})
     counted = f"{score.tokens:,} tokens, {score.words:,} words, {score.bytes:,} bytes"
     made.notes.append(f"Perplexity of {path.name} ({counted}) by token and by word: {NORMALISED}.")
     return replace(made, no_test="--text is one text", unit="nats per token")
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def of_model(

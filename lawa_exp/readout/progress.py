@@ -40,10 +40,13 @@ class Revisiting:
             self._load_states()
         if self.done:
             replay.go_on(max(self.done), [s for s in self.live if s not in self.done])
-        elif not self.finished and writes:
-            out.mkdir(parents=True, exist_ok=True)
-            write_text_atomically(out / FILE, encode({"asked": asked}))
         if writes and not self.finished:
+            out.mkdir(parents=True, exist_ok=True)
+            if not self.done:
+                self._drop_states()  # what another read-out left
+            kept = [{"step": s, "rows": found, "measures": more} for s, (found, more) in self.done.items()]
+            # Without the part of a line that a kill, or a full disk, left: the next one would go on there.
+            write_text_atomically(out / FILE, "".join(map(encode, [{"asked": asked}, *kept])))
             for step in set(source.paths) - set(replay.wanted):
                 source.forget(step)
 
@@ -53,9 +56,9 @@ class Revisiting:
             return
         with (self.out / FILE).open("a") as file:
             file.write(encode({"step": step, "rows": rows, "measures": measures}))
-        if self.stateful:
-            commit(self.out / STATE, {"tensors.safetensors": self._write_tensors, "state.json": self._writer(step)})
         later = [s for s in self.live if s > step]
+        if self.stateful and later:  # the last step is evaluated again, from the state before it
+            commit(self.out / STATE, {"tensors.safetensors": self._write_tensors, "state.json": self._writer(step)})
         windows = [a.averager.settings for a in self.replay.averages if a.averager.settings.windowed]
         needed = {t for s in later for settings in windows for t in settings.needed(s)}
         for t in self.replay.wanted:

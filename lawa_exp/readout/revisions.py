@@ -50,7 +50,7 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self.name, self.paths = root.resolve().name, find_checkpoints(root, "RUN")
-        self.identity = {"folder": str(root.resolve()), "checkpoints": {s: p.name for s, p in self.paths.items()}}
+        self.identity = {"folder": str(root.resolve()), "checkpoints": {s: _stamp(p) for s, p in self.paths.items()}}
 
     def beside(self, step: int) -> Path:
         path = self.paths[step]
@@ -61,6 +61,12 @@ class Folder:
 
     def forget(self, step: int) -> None:
         pass
+
+
+def _stamp(path: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of a checkpoint's files: written anew, it is another one."""
+    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    return [(str(p.relative_to(path.parent)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
 
 
 class Hub:

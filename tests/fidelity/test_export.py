@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,13 @@ def nanogpt() -> Any:
     sys.modules["nanogpt_model"] = module
     found.loader.exec_module(module)
     return module
+
+
+def test_an_average_in_a_folder_of_another_name_is_refused(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    mine = shutil.copytree(tmp_path / "run/averages/ema-d0.9-e1/step_00000040", tmp_path / "run/mine")
+    with pytest.raises(UserError, match="mine: expected a snapshot's or average's own folder, step_00001000"):
+        export(mine, "nanogpt", tmp_path / "out")
 
 
 def test_nanogpt_opens_ours(trained: Path, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_local_definition_is_the_harness_own(name: str, files: Path, model: tupl
 @pytest.mark.parametrize("count", [100, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "all"])
 def test_shipped_documents_are_asked_as_the_harness_asks(name: str, count: int | None) -> None:
     """Requests and what is right, without a model."""
-    documents = read_documents(SHIPPED / f"{name}.jsonl")[:count]
+    documents = read_documents(name, SHIPPED / f"{name}.jsonl")[:count]
     ours, theirs = load_tasks([name], SHIPPED)[name], own_task(name, documents)
     asked = [requests_of(task, count) for task in (ours, theirs)]
     assert len(asked[0]) >= len(documents) and asked[0] == asked[1]
@@ -202,7 +202,11 @@ def test_what_is_wrong_with_tasks_is_one_line(files: Path, tmp_path: Path) -> No
     ):
         with pytest.raises(UserError, match=said):
             load_tasks(names, folder)
-    for line in ('{"query": "Q", "choices": ["a"], "gold": 1}', '{"query": "Q"}', "[]", '{"choices"'):
+    (tmp_path / "sciq.jsonl").write_text('{"query": "Q\u2028", "choices": ["a", "b"], "gold": 1}\n', "utf-8")
+    assert [d["query"] for d in read_documents("sciq", tmp_path / "sciq.jsonl")] == ["Q\u2028"], "one line"
+    without = '{"query": "Q", "choices": ["a"], "number": 3}'
+    other = '{"context": "Q", "continuation": "A"}'
+    for line in ('{"query": "Q", "choices": ["a"], "gold": 1}', '{"query": "Q"}', "[]", '{"choices"', without, other):
         (tmp_path / "piqa.jsonl").write_text('{"query": "Q", "choices": ["a", "b"], "gold": 1}\n' + line)
         with pytest.raises(UserError, match="line 2 is not a document"):
             load_tasks(["piqa"], tmp_path)

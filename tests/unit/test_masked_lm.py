@@ -212,6 +212,10 @@ def test_mistakes_are_told_in_a_line(capsys):
     assert "expected all below vocab_size=" in capsys.readouterr().err
     assert compose.main([*big, "model.cutoffs=[60,20]"]) == 2
     assert "model.cutoffs=[60, 20]: expected a list of rising integers" in capsys.readouterr().err
+    assert compose.main([*big, "model.cutoffs=[60,61]"]) == 2
+    assert "model.cutoffs=[60, 61]: expected bands of at least two tokens" in capsys.readouterr().err
+    assert compose.main([*big, "model.width=1031", "model.heads=1"]) == 2
+    assert "model.width=1031: expected an even one" in capsys.readouterr().err
 
 
 def test_padding_costs_nothing_in_training_and_dropout_is_unbiased():

@@ -61,6 +61,12 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     path.write_text(TABLE.replace("1000,piqa,acc,0.5", "x,piqa,acc,0.5"))
     with pytest.raises(UserError, match="step=x in line 2"):
         pythia_rows(path, "pythia-70m", ["piqa"])
+    path.write_text(TABLE.replace("1000,piqa,acc,0.5", "1000,piqa,acc,"))
+    with pytest.raises(UserError, match="value= in line 2 is no number"):
+        pythia_rows(path, "pythia-70m", ["piqa"])
+    path.write_text(TABLE + "pythia-v1,pythia-70m,zero-shot,30")
+    with pytest.raises(UserError, match="line 11 is cut short"):
+        pythia_rows(path, "pythia-70m", ["piqa"])
     cut = tmp_path / "evals.csv.gz"
     cut.write_bytes(gzip.compress(TABLE.encode())[:60])
     with pytest.raises(UserError, match="is damaged"):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from lawa_exp.checkpoint.tensors import write_tensors
 from lawa_exp.compose import compose, read
 from lawa_exp.config import UserError
 from lawa_exp.data.tokenizers import load_tokenizer
+from lawa_exp.export import TARGETS, Source
 from lawa_exp.models import PythiaSettings, build_model
 from lawa_exp.models.pythia import settings_in, write_configuration
 
@@ -45,14 +45,14 @@ def test_every_size_has_the_published_number_of_parameters(size: str) -> None:
 def test_our_weights_are_a_checkpoint_that_transformers_opens(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = build_model(TINY)
-    write_configuration(tmp_path, TINY)
-    write_tensors(tmp_path / "model.safetensors", model.state_dict())
-    theirs, told = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    out = tmp_path / "exported"
+    TARGETS[PythiaSettings]["huggingface"](Source(model.state_dict(), TINY, step=3), out, None)
+    theirs, told = transformers.AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
     assert not any(told.values())
     tokens = torch.randint(64, (3, 16))
     with torch.no_grad():
         assert torch.equal(model.eval()(tokens), theirs.eval()(tokens).logits)
-    assert settings_in(tmp_path / "config.json") == {
+    assert settings_in(out / "config.json") == {
         k: getattr(TINY, k) for k in ("layers", "heads", "width", "context", "vocab_size")
     }
 
@@ -77,6 +77,9 @@ def test_a_configuration_that_is_not_pythia_is_named(tmp_path: Path) -> None:
         ({"model_type": "llama"}, "model_type=llama"),
         ({"use_parallel_residual": False}, "use_parallel_residual=False"),
         ({"rope_parameters": None, "rotary_pct": 1.0}, "rotary_pct=1.0"),
+        ({"rope_parameters": None, "rotary_pct": 0.25, "rotary_emb_base": 1000000}, "rotary_emb_base=1000000"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type=linear"),
+        ({"layer_norm_eps": 1e-6}, "layer_norm_eps=1e-06"),
     ):
         config.write_text(json.dumps(whole | change))
         with pytest.raises(UserError, match=said):

@@ -115,6 +115,26 @@ def test_revisions_of_a_hub_give_the_losses_of_the_run(
     assert code == 0 and "was read out already" in printed and len(served.got) <= got + 1
 
 
+def test_half_a_line_and_a_kill_before_the_results_lose_nothing(served: Served, tmp_path: Path) -> None:
+    """Of an EMA, whose state goes on; and what another read-out left is not taken for its own."""
+    out = tmp_path / "out"
+    asked = ["--revisions", "step10..step60", "--dataset", "pydocs", "--avg", "ema", "--decay", "0.5", *EVALUATED]
+    strike = Strike("lawa_exp.readout.command:write_rows")
+    done = struck(served, strike, "hf:someone/tiny", *asked, "--out", out)
+    assert done.returncode == -9, done.stderr
+    progress = out / "progress.jsonl"
+    progress.write_text(progress.read_text() + '{"step": 60, "ro')
+    shutil.copytree(out, tmp_path / "other")
+    before = len(served.got)
+    code, printed, errors = readout(served, "hf:someone/tiny", *asked, "--out", out)
+    assert code == 0 and "going on behind step 50" in printed, errors
+    assert {revision for revision, file in served.got[before:] if file == "model.safetensors"} <= {"step60"}
+    assert [json.loads(line).get("step") for line in progress.read_text().splitlines()][-2:] == [60, None]
+    asked[asked.index("0.5")] = "0.25"
+    code, printed, errors = readout(served, "hf:someone/tiny", *asked, "--out", tmp_path / "other")
+    assert code == 0 and "going on" not in printed, errors
+
+
 def test_folders_laid_out_as_revisions_and_fewer_of_them(served: Served, folders: Path, tmp_path: Path) -> None:
     """Old files, too: half-precision PyTorch shards, masks beside the weights. What is not needed is not fetched."""
     for step in (20, 30, 40, 60):
@@ -139,6 +159,10 @@ def test_folders_laid_out_as_revisions_and_fewer_of_them(served: Served, folders
     assert code == 0, errors
     assert losses(rows(tmp_path / "local")) == losses(rows(out))
     assert len(list(served.root.iterdir())) == 7, "folders on the disk are only read"
+    asked += [*EVALUATED, "--out", tmp_path / "local"]
+    assert "was read out already" in readout(None, served.root, *asked)[1]
+    shutil.copy(served.root / "step20" / "config.json", served.root / "step40")
+    assert "was read out already" not in readout(None, served.root, *asked)[1], "written anew"
 
 
 def test_mistakes_are_one_line_and_nothing_is_lost(served: Served, tmp_path: Path) -> None:
@@ -221,6 +245,11 @@ def test_zero_shot_and_perplexity_of_weights_in_memory(trained: Path, folders: P
     assert not list(tmp_path.rglob("*.safetensors")), "no copy on the disk"
     summary = (tmp_path / "theirs" / "summary.md").read_text()
     assert "live, published" in summary and "20 steps an epoch; 0.1 GPU hours a step" in summary
+    again = readout(None, folders, *asked, *flags, "--out", tmp_path / "theirs")
+    assert again[0] == 0 and "was read out already" in again[1]
+    (tmp_path / "tasks" / "arc_easy.jsonl").write_text("".join(json.dumps(d) + "\n" for d in documents[::-1]))
+    again = readout(None, folders, *asked, *flags, "--out", tmp_path / "theirs")
+    assert again[0] == 0 and "was read out already" not in again[1], "other documents"
     (tmp_path / "book.txt").write_text("Once upon a time there was a loop.\n" * 20)
     asked = ["--evaluate", "perplexity", "--text", tmp_path / "book.txt", "--k", "2", "--spacing", "30"]
     code, _, errors = readout(None, trained, *asked, "--out", tmp_path / "text")
