@@ -207,7 +207,7 @@ def train(
             split = splits[size]
             # The loss is a mean over the whole batch; DDP divides the gradient by the ranks, so that is taken back.
             counted = data.train_targets(config.seed, seen, size)
-            scale = ranks.world / counted
+            scale = ranks.world / max(counted, 1)  # of a few short lines no token may be masked
             for group in optimizer.param_groups:
                 group["lr"] = rate * group.get("rate_ratio", 1.0)
             torch.manual_seed(int(hash_of(config.seed, step, ranks.rank)) >> 1)  # dropout: no random state to save

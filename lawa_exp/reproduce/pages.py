@@ -11,7 +11,7 @@ from lawa_exp.files import write_text_atomically
 from lawa_exp.report import markdown
 from lawa_exp.reproduce.book import Form, Paper
 from lawa_exp.reproduce.judged import Outcome, disagree, spread
-from lawa_exp.reproduce.rules import FAILS, HOLDS, IN_PART, NOT_COMPARABLE, NOT_RUN, Check
+from lawa_exp.reproduce.rules import FAILS, HOLDS, IN_PART, MET, NOT_COMPARABLE, NOT_RUN, Check
 
 Outcomes = Mapping[str, Sequence[Outcome]]  # by the claim's id
 VERDICTS = (HOLDS, IN_PART, FAILS, NOT_RUN, NOT_COMPARABLE)
@@ -92,7 +92,8 @@ def cell(o: Outcome | None) -> str:
     if o is None:
         return ""
     first = next((c for c in o.checks if c.n), None)
-    return o.verdict + (f" ({with_half(first)}, n={first.n})" if first else "")
+    met = f"{sum(c.state == MET for c in o.checks)} of {len(o.checks)} rules met"
+    return o.verdict + (f" ({met}; {with_half(first)}, n={first.n})" if first else "")
 
 
 def told(o: Outcome) -> str:
