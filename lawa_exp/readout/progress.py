@@ -44,9 +44,11 @@ class Revisiting:
             out.mkdir(parents=True, exist_ok=True)
             if not self.done:
                 self._drop_states()  # what another read-out left
-            kept = [{"step": s, "rows": found, "measures": more} for s, (found, more) in self.done.items()]
+            kept: list[dict[str, Any]] = [
+                {"step": s, "rows": found, "measures": more} for s, (found, more) in self.done.items()
+            ]
             # Without the part of a line that a kill, or a full disk, left: the next one would go on there.
-            write_text_atomically(out / FILE, "".join(map(encode, [{"asked": asked}, *kept])))
+            write_text_atomically(out / FILE, "".join(encode(line) for line in [{"asked": asked}, *kept]))
             for step in set(source.paths) - set(replay.wanted):
                 source.forget(step)
 
