@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all test-gpu lint format schedules bench bench-gpu fairseq-env clean
+.PHONY: help setup run test test-all test-gpu lint format schedules notebooks bench bench-gpu fairseq-env clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -55,6 +55,9 @@ bench-gpu: setup ## what averaging costs on a GPU and how fast one trains, on a 
 
 schedules: setup ## draw every learning-rate schedule into results/schedules.png
 	$(BIN)/python -m lawa_exp.draw_schedules --out results/schedules.png
+
+notebooks: setup ## execute notebooks/ and write their outputs; LAWA_RUNS=DIR: where the runs of reproduce are (runs/)
+	$(BIN)/python notebooks/execute.py
 
 fairseq-env: .fairseq/ready ## fairseq 0.12.2 in .fairseq, with Python 3.10 (PYTHON310=COMMAND): for the tests marked fairseq
 
