@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from lawa_exp import signals
@@ -39,6 +38,6 @@ def main(arguments: list[str]) -> int:
         from lawa_exp.reproduce.reproduction import reproduce  # torch and Hydra: not for --help
 
         signals.listen()
-        return reproduce(args, shlex.join(["python", "-m", "lawa_exp.reproduce", *arguments]))
+        return reproduce(args)
 
     return exit_code(command)

@@ -17,7 +17,7 @@ from lawa_exp.reproduce.material import Material
 from lawa_exp.run import EXIT
 
 
-def reproduce(args: argparse.Namespace, command: str) -> int:
+def reproduce(args: argparse.Namespace) -> int:
     say = functools.partial(print, flush=True)
     book = load(args.claims)
     known = [p.name for p in book.papers]
@@ -53,6 +53,7 @@ def reproduce(args: argparse.Namespace, command: str) -> int:
         needed = judged.needed(book, [paper], args.scale)
         own = [plans[n] for n in needed]
         facts = [f for f in (made_by(own), *in_words(own, gpt_tiny)) if f]
+        command = f"python -m lawa_exp.reproduce {paper.name} --scale {args.scale}"
         pages.write_pages(out, paper, found, command, facts, plots.section(captions, needed, material))
         forms = list(dict.fromkeys(o.form for claim in found.values() for o in claim))
         say(f"\n{paper.title}\n\n{pages.counts(found, forms)}\n\n{facts[-1]}\n{out / paper.name}.md, .tex, .csv")
