@@ -39,8 +39,8 @@ def test_groups_are_the_same_on_any_ranks_and_micro_batches(tmp_path: Path) -> N
             for tensor in mine:
                 torch.testing.assert_close(mine[tensor], other[tensor], rtol=1e-4, atol=1e-5)
             assert mine["norm.num_batches_tracked"] == 4 * step
-    at_ten = [next(r["loss"] for r in rows(tmp_path / name) if r["step"] == 10) for name in ("one", "ungrouped")]
-    assert at_ten[0] != pytest.approx(at_ten[1], rel=1e-4)
+    apart = [abs(a["loss"] - b["loss"]) / b["loss"] for a, b in zip(one, rows(tmp_path / "ungrouped"), strict=True)]
+    assert max(apart) > 1e-3, "groups of another size are another training"
 
 
 def test_every_rank_evaluates_rank_0s_statistics(plain: Path, tmp_path: Path) -> None:
