@@ -134,7 +134,7 @@ def _ours(p: Prepared, cost: Cost, quantity: str, step: int | None, machine: Any
         found = _averager(p, names.pop(0))
     for name in names:
         found = getattr(found, name)
-    return float(found)
+    return float(p.data.sizes["train"] if found == "all" else found)
 
 
 def _averager(p: Prepared, kind: str) -> Any:
