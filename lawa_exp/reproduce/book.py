@@ -124,6 +124,11 @@ def load(folder: Path = FOLDER) -> Book:
     for name in [*(p for p in PAPERS if (folder / f"{p}.yaml").exists()), *others]:
         page = read_yaml(folder / f"{name}.yaml")
         papers.append(Paper(name, page["title"], tuple(read_claim(c, f"{name}.yaml") for c in page["claims"])))
+    known = {name for form in forms for names in form.names.values() for name in names}
+    for claim in (claim for paper in papers for claim in paper.claims):
+        for value in (v for arm in claim.arms.values() for v in arm.values() if isinstance(v, str) and v[:1] == "$"):
+            if value[1:] not in known:
+                raise UserError(f"{claim.id}: {value} is a name of no form; {near(value[1:], known)}")
     return Book(tuple(papers), sets, forms)
 
 

@@ -32,7 +32,7 @@ class Material:
     @classmethod
     def of(cls, book: Book, scale: str, runs: Callable[[str], Sequence[Run]], cache: Path) -> Material:
         found = {f.recipe: f.names.get(scale, {}) for f in book.forms if f.data == "embedded"}
-        return cls(found[PUBLISHED], found[FAIR], runs, cache)
+        return cls(found.get(PUBLISHED, {}), found.get(FAIR, {}), runs, cache)
 
     def all(self, name: str) -> list[Run]:
         """The runs of the set that the form calls `name`; none where it has no such set, or nothing is finished."""
