@@ -31,8 +31,11 @@ def main(arguments: list[str]) -> int:
     p.add_argument("--jobs", type=int, default=1, help="sets of trainings at a time on this machine (default: 1)")
     p.add_argument("--launcher", choices=LAUNCHERS, default="local", help="slurm: queue what is missing and return")
     p.add_argument("--claims", type=Path, default=FOLDER, metavar="DIR", help="claims of your own, in files like ours")
-    p.add_argument("words", nargs="*", metavar="KEY=VALUE", help="Hydra overrides for every training, after --")
-    args = p.parse_args(arguments)
+    p.usage = p.format_usage().removeprefix("usage: ").rstrip() + " [-- KEY=VALUE ...]\n"
+    p.epilog = "After --: Hydra overrides for every training, such as hydra.launcher.partition=NAME."
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    args = p.parse_args(arguments[:end])
+    args.words = arguments[end + 1 :]
 
     def command() -> int:
         from lawa_exp.reproduce.reproduction import reproduce  # torch and Hydra: not for --help

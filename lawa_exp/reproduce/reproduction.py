@@ -26,7 +26,8 @@ def reproduce(args: argparse.Namespace) -> int:
     papers = [p for p in book.papers if args.paper in (p.name, "all")]
     out = args.out or Path(args.runs_root) / "reproduce" / args.scale
     names = judged.needed(book, papers, args.scale)
-    plans = {n: trained.plan_set(book.sets[n], args.scale, args.runs_root, args.words) for n in names}
+    words = [*args.words, *(["hydra/launcher=slurm"] if args.launcher == "slurm" else [])]
+    plans = {n: trained.plan_set(book.sets[n], args.scale, args.runs_root, words) for n in names}
     gpt_tiny = trained.unit()
     say(cost_table(list(plans.values()), gpt_tiny))
     for p in plans.values():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lawa_exp import signals
-from lawa_exp.compose import compose, read
+from lawa_exp.compose import cluster_asked_for, compose, read
 from lawa_exp.config import Config, UserError
 from lawa_exp.metrics import averager_ids, read_rows
 from lawa_exp.plan import batches_of
@@ -112,6 +112,7 @@ def plan_set(chosen: TrainingSet, scale: str, runs_root: str, more: Sequence[str
     words = ("-m", *asked, f"runs_root={runs_root}", f"sweep=reproduce-{scale}-{chosen.name}")
     try:
         composed, _ = compose(list(words))
+        cluster_asked_for(list(words), True)  # its settings are for the command that queues
         entries = [read(values, overrides) for values, overrides in composed]
         device, ranks = start_device(entries[0][0].trainer.device, plan=True)
         sweep = gather(entries, [o for _, o in composed], device, ranks)
@@ -184,10 +185,7 @@ class Job:
 
 def commands(p: Planned, launcher: str) -> list[list[str]]:
     """The set's multirun, and (here, where they are trained) the further read-outs of its runs."""
-    words = [
-        *(w for w in p.words if w != "plan=true"),
-        *([f"hydra/launcher={launcher}"] if launcher != "local" else []),
-    ]
+    words = [w for w in p.words if w != "plan=true"]
     found = [[sys.executable, "-m", "lawa_exp", *words]]
     for training, name, asked in unread(p) if launcher == "local" else []:
         readout = [sys.executable, "-m", "lawa_exp.readout", str(training.folder)]

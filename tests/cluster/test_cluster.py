@@ -184,3 +184,30 @@ def test_a_mistake_is_one_line_before_anything_is_submitted(override: str, line:
     said = submit(tmp_path, *tiny("batch.size=40" if "nodes=40" in override else "batch.size=4"), override)
     assert said.returncode == 2 and len(said.stderr.strip().splitlines()) == 1 and line in said.stderr, said.stderr
     assert queue.read_record(tmp_path / "sweeps" / "s") == [] and not list(tmp_path.glob("gpt_tiny*"))
+
+
+CLAIMS = """
+title: Mine
+claims:
+  - {id: loss, says: It is above 0., where: "-", setting: "-", published: [], arms: {live: {set: tiny}}, rules: [live > 0]}
+"""
+TRAININGS = """
+sets: {tiny: {what: small, words: {cpu: WORDS}}}
+forms: {as_published: {recipe: as_published, data: embedded, names: {cpu: {}}}}
+"""
+
+
+@pytest.mark.slow
+def test_claims_are_queued_and_judged(tmp_path: Path) -> None:
+    claims, runs = tmp_path / "claims", tmp_path / "runs"
+    claims.mkdir()
+    (claims / "mine.yaml").write_text(CLAIMS)
+    (claims / "trainings.yaml").write_text(TRAININGS.replace("WORDS", f'"{" ".join(tiny("steps=20"))} seed=0,1"'))
+    asked = ["mine", "--claims", str(claims), "--runs-root", str(runs)]
+    launcher = ["--launcher", "slurm", "--", "hydra.launcher.time=10", "hydra.launcher.grace=20"]
+    queued = run(*asked, *launcher, module="lawa_exp.reproduce")
+    assert queued.returncode == 0 and "queued" in queued.stdout, queued.stdout + queued.stderr
+    until(lambda: not queue.queue())
+    read = run(*asked, "--read", module="lawa_exp.reproduce")
+    assert read.returncode == 0, read.stdout + read.stderr
+    assert "**holds**" in (runs / "reproduce" / "cpu" / "mine.md").read_text()
