@@ -189,7 +189,13 @@ def test_a_mistake_is_one_line_before_anything_is_submitted(override: str, line:
 CLAIMS = """
 title: Mine
 claims:
-  - {id: loss, says: It is above 0., where: "-", setting: "-", published: [], arms: {live: {set: tiny}}, rules: [live > 0]}
+  - id: loss
+    says: It is above 0.
+    where: here
+    setting: small
+    published: []
+    arms: {live: {set: tiny}}
+    rules: [live > 0]
 """
 TRAININGS = """
 sets: {tiny: {what: small, words: {cpu: WORDS}}}
