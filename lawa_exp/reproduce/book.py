@@ -124,12 +124,19 @@ def load(folder: Path = FOLDER) -> Book:
     for name in [*(p for p in PAPERS if (folder / f"{p}.yaml").exists()), *others]:
         page = read_yaml(folder / f"{name}.yaml")
         papers.append(Paper(name, page["title"], tuple(read_claim(c, f"{name}.yaml") for c in page["claims"])))
-    known = {name for form in forms for names in form.names.values() for name in names}
-    for claim in (claim for paper in papers for claim in paper.claims):
-        for value in (v for arm in claim.arms.values() for v in arm.values() if isinstance(v, str) and v[:1] == "$"):
-            if value[1:] not in known:
-                raise UserError(f"{claim.id}: {value} is a name of no form; {near(value[1:], known)}")
     return Book(tuple(papers), sets, forms)
+
+
+def unknown_names(book: Book) -> list[str]:
+    """What claims call by a $name that no form has, which makes them "not run" everywhere: a line each."""
+    known = {name for form in book.forms for names in form.names.values() for name in names}
+    found = []
+    for claim in (claim for paper in book.papers for claim in paper.claims):
+        asked = {v for arm in claim.arms.values() for v in arm.values() if isinstance(v, str) and v.startswith("$")}
+        found += [
+            f"{claim.id}: {v} is a name of no form; {near(v[1:], known)}" for v in sorted(asked) if v[1:] not in known
+        ]
+    return found
 
 
 def read_claim(content: dict[str, Any], file: str) -> Claim:

@@ -109,7 +109,7 @@ def across_faults(m: Material) -> Sheet | None:
             values = {s - at: v for s, v in losses(runs, id).items() if -BEFORE <= s - at <= AFTER}
             sheet.line(i, label, values, look)
         panel.axvspan(0, length, color="0.8", linewidth=0)
-    sheet.labels("updates since the fault began", LOSS)
+    sheet.labels("since the fault began (updates)", LOSS)
     return sheet.legend()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from lawa_exp.config import UserError, near
 from lawa_exp.files import write_text_atomically
 from lawa_exp.reproduce import configurations, judged, pages, plots, trained
-from lawa_exp.reproduce.book import Paper, load
+from lawa_exp.reproduce.book import Paper, load, unknown_names
 from lawa_exp.reproduce.costs import cost_table, in_words, made_by
 from lawa_exp.reproduce.material import Material
 from lawa_exp.run import EXIT
@@ -25,6 +25,8 @@ def reproduce(args: argparse.Namespace) -> int:
         raise UserError(f"{args.paper}: {near(args.paper, [*known, 'all'])}")
     papers = [p for p in book.papers if args.paper in (p.name, "all")]
     out = args.out or Path(args.runs_root) / "reproduce" / args.scale
+    for line in unknown_names(book):
+        say(f"warning: {line}")
     names = judged.needed(book, papers, args.scale)
     words = [*args.words, *(["hydra/launcher=slurm"] if args.launcher == "slurm" else [])]
     plans = {n: trained.plan_set(book.sets[n], args.scale, args.runs_root, words) for n in names}
