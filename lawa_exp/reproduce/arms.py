@@ -89,7 +89,7 @@ class Missing(Exception):
     """What a rule needs is not there (yet): the reason, for the table."""
 
 
-def groups(runs: Sequence[Run], shown: Sequence[str] = ()) -> dict[str, list[Run]]:
+def groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """The runs by everything but the seed; names say the settings in which the groups differ."""
     ignored = ("seed", "recipe")
     keyed: dict[tuple[tuple[str, str], ...], list[Run]] = {}
@@ -99,7 +99,7 @@ def groups(runs: Sequence[Run], shown: Sequence[str] = ()) -> dict[str, list[Run
     differing = {k for key in keyed for k, v in key if any(dict(other).get(k) != v for other in keyed)}
     names = {}
     for key, members in keyed.items():
-        told = [(k, v) for k, v in key if (k in differing or k in shown)]
+        told = [(k, v) for k, v in key if k in differing]
         names[" ".join(f"{k}={v}" for k, v in told)] = members
     return names
 

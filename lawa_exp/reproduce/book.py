@@ -41,7 +41,7 @@ class Figure:
 class Claim:
     """arms: what the rules' names mean (`arms.Arm`), by name. rules: see `rules.py`; none: `because` says why not.
 
-    rules_of: in place of `rules` under a form's recipe (as_published, fair). because: what the verdict rests on.
+    because: what the verdict rests on.
     """
 
     id: str
@@ -51,12 +51,8 @@ class Claim:
     published: tuple[Figure, ...]
     arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     rules: tuple[str, ...] = ()
-    rules_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     because: str = ""
     verdict: str = ""  # of a claim without rules: not run, not comparable
-
-    def rules_for(self, recipe: str) -> tuple[str, ...]:
-        return tuple(self.rules_of.get(recipe, self.rules))
 
 
 @dataclass(frozen=True)
@@ -145,13 +141,12 @@ def read_claim(content: dict[str, Any], file: str) -> Claim:
     for figure in figures:
         if figure.certainty not in CERTAINTY:
             raise UserError(f"{place}: certainty={figure.certainty}: {near(figure.certainty, CERTAINTY)}")
-    rules = {k: tuple(v) for k, v in content.get("rules_of", {}).items()}
     claim = made(
         Claim,
-        {**content, "published": figures, "rules": tuple(content.get("rules", ())), "rules_of": rules},
+        {**content, "published": figures, "rules": tuple(content.get("rules", ()))},
         place,
     )
-    if bool(claim.rules or claim.rules_of) == bool(claim.verdict):
+    if bool(claim.rules) == bool(claim.verdict):
         raise UserError(f"{place}: expected rules, or a verdict with its reason")
     return claim
 

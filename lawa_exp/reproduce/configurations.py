@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from lawa_exp.cli import Parser, exit_code
 from lawa_exp.config import UserError, near
+from lawa_exp.reproduce.book import PAPERS
 
 if TYPE_CHECKING:
     from lawa_exp.plan import Cost
     from lawa_exp.run import Prepared
 
 FACTS = Path(__file__).with_suffix(".yaml")
-PAPERS = ("lawa", "ewa", "ajroldi", "anytime")
 ROUNDING = 1e-9  # relative: what floating point makes of equal numbers
-CERTAINTIES = ("printed", "computed", "inferred", "digitised", "second-hand")
 ALWAYS = {  # shown of every set-up, published or not: quantity -> unit
     "parameters": "parameters",
     "steps": "steps",

@@ -16,7 +16,7 @@ def cost_table(plans: Sequence[Planned], unit: float) -> str:
     """A line for each set: its trainings, steps, cost in steps of gpt_tiny, time so far or expected, what is done."""
     lines = [["set", "trainings", "done", "steps", "gpt_tiny steps", "hours of one process"]]
     pace = seconds_per_flop(plans)
-    for p in [*plans]:
+    for p in plans:
         if p.problem:
             lines.append([p.set.name, p.problem[:60], "", "", "", ""])
             continue

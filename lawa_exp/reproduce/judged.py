@@ -50,7 +50,7 @@ def outcome(claim: Claim, form: Form, scale: str, runs: Callable[[str], Sequence
     """Judges one claim in one form. runs: the finished ones of a set; it raises Missing where there are none."""
     if claim.verdict:
         return Outcome(claim, form, claim.verdict, claim.because)
-    rules = claim.rules_for(form.recipe)
+    rules = claim.rules
     names = form.names.get(scale)
     try:
         arms: dict[str, Measured] = {}
@@ -97,7 +97,7 @@ def needed(book: Book, papers: Sequence[Paper], scale: str) -> list[str]:
     for paper in papers:
         for claim in paper.claims:
             for form in book.forms:
-                for rule in claim.rules_for(form.recipe):
+                for rule in claim.rules:
                     for name in names_in(rule):
                         if name not in claim.arms:
                             raise UserError(f"{claim.id}: no arm {name}; arms: {', '.join(claim.arms)}")

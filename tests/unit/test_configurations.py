@@ -11,7 +11,8 @@ from lawa_exp.compose import compose, read
 from lawa_exp.config import UserError
 from lawa_exp.models import PAPERS_NAMES
 from lawa_exp.reproduce import configurations
-from lawa_exp.reproduce.configurations import CERTAINTIES, FACTS, PAPERS, check, main, table
+from lawa_exp.reproduce.book import CERTAINTY, PAPERS
+from lawa_exp.reproduce.configurations import FACTS, check, main, table
 
 VERDICTS = ("agrees", "differs", "not published", "not built")
 checked = functools.cache(check)
@@ -41,7 +42,7 @@ def test_every_fact_agrees_or_says_why_not(paper):
         if row.verdict == "not published":
             assert row.published is None and row.ours is not None and not row.source
         else:
-            assert row.certainty in CERTAINTIES and row.source and row.published is not None, row
+            assert row.certainty in CERTAINTY and row.source and row.published is not None, row
         assert (row.ours is None) == (row.verdict == "not built")
     facts = [fact for setup in yaml.safe_load(FACTS.read_text())[paper] for fact in setup["facts"]]
     # a reason that is not needed any more is as wrong as one that lacks

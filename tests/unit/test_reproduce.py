@@ -143,7 +143,7 @@ def test_the_committed_claims_are_whole() -> None:
         for scale, names in form.names.items():
             for paper in book.papers:
                 for claim in paper.claims:
-                    used = {n for rule in claim.rules_for(form.recipe) for n in names_in(rule)}
+                    used = {n for rule in claim.rules for n in names_in(rule)}
                     assert used == set(claim.arms), claim.id
                     for arm in claim.arms.values():
                         try:
