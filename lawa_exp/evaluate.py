@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lawa_exp.config import Evaluate
+from lawa_exp.config import Evaluate, UserError
 from lawa_exp.distributed import Ranks
 from lawa_exp.loading import eval_batches
 from lawa_exp.models.objective import IGNORE
@@ -82,6 +82,8 @@ def fields_of(sums: np.ndarray, eval_samples: int, data: Any = None) -> dict[str
     `loss_bits` beside the nats where the data set's published losses are in bits.
     """
     loss, targets, *correct = np.add.accumulate(sums)[-1].tolist()
+    if not targets:
+        raise UserError(f"evaluate.samples={eval_samples}: none of these samples has a target; expected more of them")
     accuracy = {"accuracy": correct[0] / targets} if correct else {}
     bits = {"loss_bits": loss / targets / math.log(2)} if getattr(data, "in_bits", False) else {}
     return {"loss": loss / targets, **bits, **accuracy, "eval_samples": eval_samples}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lawa_exp.checkpoint.commit import commit, step_name, steps_in
 from lawa_exp.cli import Parser, exit_code
 from lawa_exp.config import UserError
+from lawa_exp.files import sync
 from lawa_exp.formats.steps import step_in
 from lawa_exp.models import AdaptiveLMSettings, GPTSettings, PythiaSettings, RobertaSettings
 from lawa_exp.rundir import RunDir
@@ -26,7 +27,7 @@ class Source:
     tensors: Mapping[str, Any]
     model: Any
     step: int
-    tokenizer: str | None = None  # gpt2 or bytes
+    tokenizer: str | None = None  # gpt2, neox or bytes
     tokenizer_path: str | None = None
     data: str | None = None
 
@@ -80,19 +81,40 @@ def to_nanogpt(source: Source, out: Path, tokenizer_path: str | None) -> str:
 def gpt2_to_hugging_face(source: Source, out: Path, tokenizer_path: str | None) -> str:
     from lawa_exp.models import gpt
 
-    files: dict[str, Callable[[Path], None]] = {}
     tensors, config = gpt.to_hugging_face(source.tensors, source.model)
+    return write_hugging_face(source, out, tensors, config, tokenizer_path)
+
+
+def pythia_to_hugging_face(source: Source, out: Path, tokenizer_path: str | None) -> str:
+    from lawa_exp.models import pythia
+
+    config = json.loads(pythia.config_of(source.model).to_json_string())
+    return write_hugging_face(source, out, source.tensors, config, tokenizer_path)
+
+
+def roberta_to_hugging_face(source: Source, out: Path, tokenizer_path: str | None) -> str:
+    from lawa_exp.models import roberta
+
+    config = json.loads(roberta.config_of(source.model).to_json_string())
+    numbered = replace(source, tokenizer=None)  # its tokens have the numbers of fairseq's dictionary
+    return write_hugging_face(numbered, out, source.tensors, config, None)
+
+
+def write_hugging_face(
+    source: Source, out: Path, tensors: Mapping[str, Any], config: dict[str, Any], tokenizer_path: str | None
+) -> str:
+    """A folder that transformers opens: the weights, config.json, and the tokenizer where it is known."""
     from lawa_exp.checkpoint.tensors import write_tensors
 
-    files["model.safetensors"] = lambda target: write_tensors(target, tensors)
     tokenizer = tokenizer_files(source, tokenizer_path)
     known = tokenizer.pop("vocab_size", config["vocab_size"])
     generation = {"suppress_tokens": list(range(known, config["vocab_size"]))} if known < config["vocab_size"] else {}
+    files: dict[str, Callable[[Path], Any]] = {"model.safetensors": lambda target: write_tensors(target, tensors)}
     for name, content in {"config.json": config, "generation_config.json": generation, **tokenizer}.items():
         files[name] = lambda target, content=content: target.write_text(json.dumps(content, ensure_ascii=False))  # type: ignore[misc]
     commit(out, files)
     said = f", tokenizer {source.tokenizer}" if tokenizer else ", without a tokenizer"
-    return f"{out}: GPT2LMHeadModel of step {source.step:,}{said}"
+    return f"{out}: {config['architectures'][0]} of step {source.step:,}{said}"
 
 
 def of_run(path: Path, weights: str, step: int | None) -> Source:
@@ -114,15 +136,14 @@ def of_run(path: Path, weights: str, step: int | None) -> Source:
         if step not in there:
             raise UserError(f"--step {step}: {root} has {', '.join(map(str, there))}")
         folder = there[step]
+    from lawa_exp.data.tokenizers import tokenizer_of
     from lawa_exp.settings import config_from
 
     config = config_from(run.read_config() or {})
     step = step_in(folder.resolve().name)
     if step is None:
         raise UserError(f"RUN_OR_CHECKPOINT={path}: expected a snapshot's or average's own folder, {step_name(1000)}")
-    tokens = {"openwebtext": "gpt2", "pydocs": "bytes"}
-    tokenizer = getattr(config.dataset, "tokenizer", tokens.get(config.dataset.name))
-    where = getattr(config.dataset, "tokenizer_path", None)
+    tokenizer, where = tokenizer_of(config.dataset)
     data = getattr(config.dataset, "path", None)
     return Source(read_tensors(folder / "model.safetensors"), config.model, step, tokenizer, where, data)
 
@@ -186,10 +207,17 @@ def write_nanogpt(source: Source, target: Path) -> None:
 
 def tokenizer_files(source: Source, path: str | None) -> dict[str, Any]:
     """tokenizer.json and tokenizer_config.json by name, and `vocab_size`; empty where the tokenizer is not known."""
-    from lawa_exp.data.tokenizers import END_OF_TEXT, symbols, vocabulary
+    from lawa_exp.data.tokenizers import END_OF_TEXT, find_neox, symbols, vocabulary
 
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": source.model.context}
+    with_end = settings | {"eos_token": END_OF_TEXT, "bos_token": END_OF_TEXT}
+    path = path or source.tokenizer_path
+    if source.tokenizer == "neox":
+        described = json.loads(find_neox(path).read_text(encoding="utf-8"))
+        numbers = [*described["model"]["vocab"].values(), *(token["id"] for token in described["added_tokens"])]
+        return {"tokenizer.json": described, "tokenizer_config.json": with_end, "vocab_size": max(numbers) + 1}
     if source.tokenizer == "gpt2":
-        ids, merges = vocabulary(path or source.tokenizer_path)
+        ids, merges = vocabulary(path)
     elif source.tokenizer == "bytes":
         ids, merges = {symbol: byte for symbol, byte in symbols().items()}, []
     else:
@@ -210,34 +238,9 @@ def tokenizer_files(source: Source, path: str | None) -> dict[str, Any]:
             "end_of_word_suffix": "",
         },
     }
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": source.model.context}
-    settings |= {"eos_token": END_OF_TEXT, "bos_token": END_OF_TEXT} if END_OF_TEXT in ids else {}
+    if END_OF_TEXT in ids:
+        settings = with_end
     return {"tokenizer.json": described, "tokenizer_config.json": settings, "vocab_size": len(ids)}
-
-
-def roberta_to_hugging_face(source: Source, out: Path, tokenizer_path: str | None) -> str:
-    from lawa_exp.checkpoint.tensors import write_tensors
-    from lawa_exp.models import roberta
-
-    config = roberta.config_of(source.model).to_dict() | {"architectures": ["RobertaForMaskedLM"]}
-    files: dict[str, Callable[[Path], Any]] = {
-        "config.json": lambda target: target.write_text(json.dumps(config, indent=2, sort_keys=True)),
-        "model.safetensors": lambda target: write_tensors(target, source.tensors),
-    }
-    commit(out, files)
-    return f"{out}: RobertaForMaskedLM of step {source.step:,}, without a tokenizer"
-
-
-def pythia_to_hugging_face(source: Source, out: Path, tokenizer_path: str | None) -> str:
-    from lawa_exp.checkpoint.tensors import write_tensors
-    from lawa_exp.models.pythia import write_configuration
-
-    files: dict[str, Callable[[Path], Any]] = {
-        "config.json": lambda target: write_configuration(target.parent, source.model),
-        "model.safetensors": lambda target: write_tensors(target, source.tensors),
-    }
-    commit(out, files)
-    return f"{out}: GPTNeoXForCausalLM of step {source.step:,}, without a tokenizer"
 
 
 def to_fairseq(source: Source, out: Path, tokenizer_path: str | None) -> str:
@@ -246,7 +249,9 @@ def to_fairseq(source: Source, out: Path, tokenizer_path: str | None) -> str:
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.tmp")
     fairseq.write(source.tensors, source.model, source.data, source.step, partial)
+    sync(partial)
     partial.replace(out)
+    sync(out.parent)
     return f"{out}: step {source.step:,}, for fairseq 0.12"
 
 

@@ -108,15 +108,21 @@ def read_documents(name: str, path: Path) -> list[dict[str, Any]]:
     return documents
 
 
-def load_tasks(names: Iterable[str], folder: Path | None) -> dict[str, Any]:
-    """The harness's tasks by name: its own, with documents from the hub, or those of `LOCAL` with files in `folder`."""
-    names = list(names)
+def load_tasks(files: Mapping[str, Path | None]) -> dict[str, Any]:
+    """The harness's tasks by name: those of `LOCAL` where there is a file of documents, else its own, from the hub."""
     harness()
-    if folder is not None:
-        from lm_eval.api.task import ConfigurableTask
+    from lm_eval.api.task import ConfigurableTask
 
-        documents = {name: read_documents(name, local_file(name, folder)) for name in names}
-        return {name: ConfigurableTask(config=local_definition(name, documents[name])) for name in names}
+    documents = {name: read_documents(name, file) for name, file in files.items() if file}
+    found = {name: ConfigurableTask(config=local_definition(name, d)) for name, d in documents.items()}
+    found |= from_hub([name for name in files if name not in found])
+    return {name: found[name] for name in files}
+
+
+def from_hub(names: list[str]) -> dict[str, Any]:
+    """The harness's own tasks by name."""
+    if not names:
+        return {}
     manager = task_manager(names)
     for name in names:
         if name not in manager.all_subtasks:

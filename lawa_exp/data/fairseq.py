@@ -70,10 +70,12 @@ def read_indexed(prefix: Path) -> Lines:
     if head.startswith(OLD):
         raise UserError(f"{index} is of the old kind: expected what fairseq-preprocess --dataset-impl mmap writes")
     code, count = (head[17], int.from_bytes(head[18:26], "little")) if len(head) >= 26 else (0, 0)
-    if not head.startswith(MMAP) or code not in DTYPES or len(head) != 26 + 12 * count or not count:
+    if not head.startswith(MMAP) or code not in DTYPES or len(head) != 26 + 12 * count:
         raise UserError(f"{index} is damaged or cut short: expected an index of fairseq-preprocess")
     dtype = np.dtype(DTYPES[code])
     sizes = np.frombuffer(head, "<i4", count, 26).astype(np.int64)
+    if not sizes.sum():
+        raise UserError(f"{index} has no tokens: the text that it was made of was empty")
     if data.stat().st_size != int(sizes.sum()) * dtype.itemsize:
         there, expected = data.stat().st_size, int(sizes.sum()) * dtype.itemsize
         raise UserError(f"{data} is cut short: it has {there:,} bytes, its index says {expected:,}")

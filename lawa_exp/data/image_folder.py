@@ -181,7 +181,7 @@ def opened(path: str) -> Iterator[Any]:
     try:
         with Image.open(path) as image:
             yield image
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise Failed(f"{path} cannot be read as an image ({type(error).__name__}: {error})") from None
 
 
@@ -192,7 +192,8 @@ def list_classes(name: str, folder: Path) -> dict[str, list[Path]]:
         raise UserError(f"dataset={name}: {folder} holds no class folder")
     found = {}
     for class_name in classes:
-        files = sorted(p for p in (folder / class_name).rglob("*") if p.suffix.lower() in SUFFIXES)
+        within = (p for p in (folder / class_name).rglob("*") if not p.name.startswith("."))
+        files = sorted(p for p in within if p.suffix.lower() in SUFFIXES)
         if not files:
             raise UserError(f"dataset={name}: {folder / class_name} holds no image ({', '.join(SUFFIXES)})")
         found[class_name] = files

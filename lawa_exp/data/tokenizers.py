@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from lawa_exp.config import UserError, near
 
 GPT2_FILES = ("encoder.json", "vocab.bpe")
 NEOX_FILES = ("20B_tokenizer.json", "tokenizer.json")  # either
+ALONE = {"pydocs": "bytes", "openwebtext": "gpt2", "pile": "neox"}  # of data sets with one tokenizer
 END_OF_TEXT = "<|endoftext|>"
 # How GPT-2 cuts text into pieces (github.com/openai/gpt-2, src/encoder.py), in an equivalent form that backtracks less.
 GPT2_PIECES = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
@@ -25,6 +27,11 @@ LONG_BLANK = 100_000
 CHUNK = 20_000  # characters that the package tokenizers is given at once
 _LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
 _LONG_BLANK = re.compile(f"(?<!{BLANKS}){BLANKS}{{{LONG_BLANK},}}")
+
+
+def tokenizer_of(dataset: Any) -> tuple[str | None, str | None]:
+    """Which tokenizer made the tokens of a data set, by its settings, and where its files are said to be."""
+    return getattr(dataset, "tokenizer", ALONE.get(dataset.name)), getattr(dataset, "tokenizer_path", None)
 
 
 def load_tokenizer(name: str, path: str | None) -> Tokenizer:
@@ -132,12 +139,16 @@ def symbols() -> dict[str, int]:
 
 
 def _load_neox(path: str | None) -> Tokenizer:
-    """The tokenizer of GPT-NeoX-20B, and of Pythia, from its tokenizers file."""
+    return read_tokenizer(find_neox(path), "neox")
+
+
+def find_neox(path: str | None) -> Path:
+    """The file of the tokenizer of GPT-NeoX-20B, and of Pythia."""
     places = _places(path, "neox_tokenizer")
     files = [p for place in places for p in (place, *(place / name for name in NEOX_FILES)) if p.is_file()]
     if not files:
         raise _not_found("neox", " or ".join(NEOX_FILES), path, places)
-    return read_tokenizer(files[0], "neox")
+    return files[0]
 
 
 def read_tokenizer(file: Path, name: str) -> Tokenizer:

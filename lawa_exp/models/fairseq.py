@@ -143,6 +143,8 @@ def settings_of(tensors: dict[str, Tensor], content: Mapping[str, Any]) -> tuple
     if roberta.WORDS in tensors:
         layers = {name.split(".")[3] for name in tensors if name.startswith(roberta.LAYERS[0])}
         vocab_size, width = tensors[roberta.WORDS].shape
+        if (hidden := tensors[f"{roberta.LAYERS[0]}0.intermediate.dense.weight"].shape[0]) != 4 * width:
+            raise UserError(f"encoder_ffn_embed_dim={hidden}: a RoBERTa here has 4 times its width, {4 * width}")
         context = tensors[roberta.POSITIONS].shape[0] - roberta.PAD - 1
         heads = int(asked("encoder_attention_heads", 12))
         dropouts = float(asked("dropout", 0.1)), float(asked("attention_dropout", 0.1))

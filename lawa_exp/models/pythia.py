@@ -18,7 +18,8 @@ ROTARY_BASE = 10000.0
 NOT_WEIGHTS = ("attention.bias", "attention.masked_bias", "attention.rotary_emb.inv_freq")  # old files have them
 
 
-def _configuration(s: models.PythiaSettings) -> Any:
+def config_of(s: models.PythiaSettings) -> Any:
+    """transformers' configuration of it."""
     try:
         from transformers import GPTNeoXConfig
     except ImportError:
@@ -49,7 +50,7 @@ class Pythia(nn.Module):
 
     def __init__(self, s: models.PythiaSettings) -> None:
         super().__init__()
-        configuration = _configuration(s)
+        configuration = config_of(s)
         from transformers import GPTNeoXModel
 
         configuration._attn_implementation = "sdpa"
@@ -114,7 +115,7 @@ def not_weights(layers: int) -> set[str]:
 
 def write_configuration(folder: Path, s: models.PythiaSettings, dtype: torch.dtype = torch.float32) -> None:
     """Writes config.json; with model.safetensors beside it `AutoModelForCausalLM.from_pretrained` opens the folder."""
-    configuration = _configuration(s)
+    configuration = config_of(s)
     configuration.dtype = dtype
     folder.mkdir(parents=True, exist_ok=True)
     configuration.save_pretrained(folder)

@@ -27,6 +27,7 @@ def _transformers() -> Any:
 def config_of(s: models.RobertaSettings) -> Any:
     """transformers' configuration of it."""
     return _transformers().RobertaConfig(
+        architectures=["RobertaForMaskedLM"],
         vocab_size=s.vocab_size,
         hidden_size=s.width,
         num_hidden_layers=s.layers,

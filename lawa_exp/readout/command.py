@@ -7,7 +7,8 @@ import functools
 import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from lawa_exp.config import UserError
 from lawa_exp.readout.asked import readout_name
 from lawa_exp.readout.findings import Findings, findings
 from lawa_exp.readout.noise import paired
-from lawa_exp.readout.progress import Revisiting
+from lawa_exp.readout.progress import Revisiting, revisiting
 from lawa_exp.readout.report import Test, chosen_line, measures_paragraph, savings_paragraph, write_summary
 from lawa_exp.readout.revisions import HUB
 from lawa_exp.readout.subject import Subject, folder, our_run
@@ -40,10 +41,24 @@ def read(args: argparse.Namespace) -> int:
     name = args.name or readout_name([average.id for average in averages]) + subject.suffix
     prefix = f"{Path(args.run).resolve().name}-" if foreign and not args.name else ""
     out = Path(args.out) if args.out else subject.root / f"{prefix}{name}"
-    progress = None
+    revisited: AbstractContextManager[Revisiting | None] = nullcontext()
     if subject.revisions:
         source, asked = subject.revisions
-        progress = Revisiting(out, asked, subject.replay, source, list(subject.live), subject.is_main)
+        revisited = revisiting(out, asked, subject.replay, source, list(subject.live), subject.is_main)
+    with revisited as progress:
+        return into(out, args, subject, averages, progress, say)
+
+
+def into(
+    out: Path,
+    args: argparse.Namespace,
+    subject: Subject,
+    averages: Sequence[Average],
+    progress: Revisiting | None,
+    say: Callable[[str], None],
+) -> int:
+    """Evaluates, chooses, and writes the results to `out`; the exit code."""
+    if progress:
         if progress.finished:
             say(f"this was read out already, into {out}\n\n{(out / 'summary.md').read_text()}")
             return 0

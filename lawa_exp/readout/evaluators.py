@@ -15,7 +15,7 @@ import torch
 
 from lawa_exp.averaging.swap import live_tensors
 from lawa_exp.config import Config, Options, UserError
-from lawa_exp.data.tokenizers import TOKENIZERS, Tokenizer, load_tokenizer, read_tokenizer
+from lawa_exp.data.tokenizers import TOKENIZERS, Tokenizer, load_tokenizer, read_tokenizer, tokenizer_of
 from lawa_exp.distributed import Ranks
 from lawa_exp.machine import default_threads
 from lawa_exp.plan import resolve_trainer
@@ -127,20 +127,20 @@ def zero_shot(args: argparse.Namespace, name: str, beside: Path) -> Evaluator:
     asked = list(dict.fromkeys(args.tasks.split(",")))
     published = pythia_rows(Path(args.published), name, asked) if args.published else []
     config, device, ranks, tokenizer = model_and_tokenizer(args, beside)
-    folder = Path(args.task_data) if args.task_data else shipped_tasks()
-    tasks = load_tasks(asked, folder)
+    folder = Path(args.task_data) if args.task_data else None
+    files = {name: local_file(name, folder) if folder else shipped_file(name) for name in asked}
+    tasks = load_tasks(files)
     score = ZeroShot(config, device, ranks, tokenizer, tasks, args.limit)
     identity = {
         "tasks": list(tasks),
-        "documents": {name: file_digest(local_file(name, folder)) for name in tasks} if folder else "hub",
+        "documents": {name: file_digest(file) if file else "hub" for name, file in files.items()},
         "published": published,
         "limit": args.limit,
         "tokenizer": tokenizer.fingerprint,
     }
     made = of_model(args, score, f"{name}, zero-shot", identity | {"dtype": config.trainer.dtype})
-    made.notes.append(
-        f"Documents: {folder if folder else 'from the hub'}; prompts and metrics are lm-evaluation-harness's."
-    )
+    places = dict.fromkeys(str(file.parent) if file else "the hub" for file in files.values())
+    made.notes.append(f"Documents: {' and '.join(places)}; prompts and metrics are lm-evaluation-harness's.")
     return replace(
         made, no_test="tasks have one split each", unit="mean over the tasks of 1 - acc", published=published
     )
@@ -217,13 +217,10 @@ def model_and_tokenizer(args: argparse.Namespace, beside: Path) -> tuple[Config,
 
 def run_tokenizer(config: Config) -> Tokenizer:
     """Of the data set that a run was trained on."""
-    dataset = config.dataset
-    if hasattr(dataset, "tokenizer"):
-        return load_tokenizer(dataset.tokenizer, dataset.tokenizer_path)
-    name = {"pydocs": "bytes", "openwebtext": "gpt2", "pile": "neox"}.get(dataset.name)
+    name, path = tokenizer_of(config.dataset)
     if name is None:
-        raise UserError(f"--tokenizer is missing: dataset={dataset.name} does not say which made its tokens")
-    return load_tokenizer(name, None)
+        raise UserError(f"--tokenizer is missing: dataset={config.dataset.name} does not say which made its tokens")
+    return load_tokenizer(name, path)
 
 
 def asked_tokenizer(asked: str | None, beside: Path) -> Tokenizer:
@@ -284,9 +281,7 @@ def composed(args: argparse.Namespace, beside: Path, more: list[str]) -> tuple[C
     return config, options
 
 
-def shipped_tasks() -> Path | None:
-    """The folder zeroshot/ in LAWA_DATA, or in data/, where there is one."""
-    for root in (os.environ.get("LAWA_DATA"), "data"):
-        if root and (Path(root) / "zeroshot").is_dir():
-            return Path(root) / "zeroshot"
-    return None
+def shipped_file(task: str) -> Path | None:
+    """The task's documents in zeroshot/ of LAWA_DATA, or of data/, where they are there."""
+    places = [Path(root) / "zeroshot" / f"{task}.jsonl" for root in (os.environ.get("LAWA_DATA"), "data") if root]
+    return next((place for place in places if place.is_file()), None)

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lawa_exp.checkpoint.commit import Damaged, commit, remove, verify
 from lawa_exp.checkpoint.tensors import read_tensors, write_tensors
-from lawa_exp.files import write_text_atomically
+from lawa_exp.files import locked, write_text_atomically
 from lawa_exp.metrics import encode, read_rows
 from lawa_exp.readout.revisions import Source
 from lawa_exp.replay import Replay
 
 FILE, STATE = "progress.jsonl", "progress_state"
+
+
+@contextmanager
+def revisiting(
+    out: Path, asked: dict[str, Any], replay: Replay, source: Source, live: Sequence[int], writes: bool
+) -> Iterator[Revisiting]:
+    """What `Revisiting` says, with the folder of the results and what is fetched to itself, where it writes."""
+    if not writes:
+        yield Revisiting(out, asked, replay, source, live, writes)
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out / ".lock", f"--out={out}"), source.held():
+        yield Revisiting(out, asked, replay, source, live, writes)
 
 
 class Revisiting:
@@ -41,7 +55,6 @@ class Revisiting:
         if self.done:
             replay.go_on(max(self.done), [s for s in self.live if s not in self.done])
         if writes and not self.finished:
-            out.mkdir(parents=True, exist_ok=True)
             if not self.done:
                 self._drop_states()  # what another read-out left
             kept: list[dict[str, Any]] = [

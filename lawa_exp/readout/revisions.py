@@ -12,11 +12,12 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from lawa_exp.config import Failed, UserError
+from lawa_exp.files import locked
 from lawa_exp.formats.checkpoint import INDEX, WHOLE
 from lawa_exp.formats.steps import find_checkpoints, step_in
 
@@ -44,6 +45,10 @@ class Source(Protocol):
         """Nobody reads this step again."""
         ...
 
+    def held(self) -> AbstractContextManager[None]:
+        """InUse while another process removes what it has read."""
+        ...
+
 
 class Folder:
     """Checkpoints on the disk: nothing is fetched, and nothing removed."""
@@ -61,6 +66,9 @@ class Folder:
 
     def forget(self, step: int) -> None:
         pass
+
+    def held(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 def _stamp(path: Path) -> list[tuple[str, int, int]]:
@@ -118,6 +126,10 @@ class Hub:
         shutil.rmtree(self.paths[step], ignore_errors=True)
         with suppress(OSError):
             self.root.rmdir()  # when it is empty
+
+    def held(self) -> AbstractContextManager[None]:
+        self.root.parent.mkdir(parents=True, exist_ok=True)
+        return locked(self.root.with_name(f"{self.root.name}.lock"), f"{self.root} of RUN={HUB}{self.repository}")
 
     def _weights(self, step: int, listed: dict[str, Any]) -> list[str]:
         """The files of weights, an index before its shards."""

@@ -167,7 +167,11 @@ def folder(args: argparse.Namespace) -> Subject:
         raise UserError(f"--out={results} is inside RUN, where nothing is written; choose another folder")
     revisions = hub or args.revisions is not None
     name = args.run.split("/")[-1] if hub else root.resolve().name
-    source: Source = Hub(args.run.removeprefix(HUB), results / f".fetched-{name}") if hub else Folder(root)
+    if hub:
+        repository = args.run.removeprefix(HUB)
+        source: Source = Hub(repository, results / f".fetched-{repository.replace('/', '--')}")
+    else:
+        source = Folder(root)
     steps = chosen(source, args.revisions)
     period = math.gcd(*steps) or 1
     asked = typed(combinations(of_averagers(args, revisions), period))

@@ -256,7 +256,12 @@ def test_what_does_not_fit_is_told_in_a_line(runs, tmp_path, capsys):
         file.truncate(1000)
     with pytest.raises(UserError, match=r"valid.bin is cut short: it has 1,000 bytes, its index says"):
         opened(tmp_path)
-    (data / "valid.idx").write_bytes((data / "valid.idx").read_bytes()[:-4])
+    head = (data / "valid.idx").read_bytes()
+    (data / "valid.idx").write_bytes(head[:26] + bytes(len(head) - 26))
+    (data / "valid.bin").write_bytes(b"")
+    with pytest.raises(UserError, match=r"valid.idx has no tokens"):
+        opened(tmp_path)
+    (data / "valid.idx").write_bytes(head[:-4])
     with pytest.raises(UserError, match=r"valid.idx is damaged or cut short"):
         opened(tmp_path)
     (data / "valid.idx").write_bytes(b"TNTIDX\x00\x00" + bytes(40))
@@ -272,6 +277,12 @@ def test_what_does_not_fit_is_told_in_a_line(runs, tmp_path, capsys):
     cut.write_bytes((runs / "step_3.pt").read_bytes()[:30_000])
     with pytest.raises(UserError, match=r"cut.pt cannot be read as a checkpoint of fairseq's"):
         read(cut)
+    wide = torch.load(runs / "step_3.pt", weights_only=False)
+    first = "encoder.sentence_encoder.layers.0.fc1.weight"
+    wide["model"][first] = torch.cat([wide["model"][first]] * 2)
+    torch.save(wide, tmp_path / "wide.pt")
+    with pytest.raises(UserError, match=r"wide.pt: encoder_ffn_embed_dim=\d+: a RoBERTa here has 4 times its width"):
+        read(tmp_path / "wide.pt")
     assert export.main([str(runs / "adaptive.pt"), "--to", "huggingface", "--out", str(tmp_path / "x")]) == 2
     assert "--to huggingface" in (line := capsys.readouterr().err) and "expected fairseq" in line
 

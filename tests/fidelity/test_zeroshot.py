@@ -6,6 +6,8 @@ definitions expect, and its own configuration files read them.
 
 import json
 import os
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,13 @@ lm_eval = pytest.importorskip("lm_eval", reason="needs lawa_exp[zeroshot]")
 from lm_eval.api.task import ConfigurableTask  # noqa: E402
 
 from lawa_exp.compose import compose, read  # noqa: E402
-from lawa_exp.config import UserError  # noqa: E402
+from lawa_exp.config import Failed, UserError  # noqa: E402
 from lawa_exp.data.tokenizers import load_tokenizer  # noqa: E402
 from lawa_exp.distributed import Ranks  # noqa: E402
 from lawa_exp.perplexity import Perplexity  # noqa: E402
 from lawa_exp.plan import resolve_trainer  # noqa: E402
-from lawa_exp.zeroshot import LOCAL, ZeroShot, load_tasks, read_documents, task_manager  # noqa: E402
+from lawa_exp.readout.evaluators import shipped_file  # noqa: E402
+from lawa_exp.zeroshot import LOCAL, ZeroShot, load_tasks, local_file, read_documents, task_manager  # noqa: E402
 
 SHIPPED = Path(os.environ.get("LAWA_DATA", "")) / "zeroshot"
 DOCUMENTS: dict[str, list[dict[str, Any]]] = {  # in the local form
@@ -104,9 +107,24 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def files_of(names: Iterable[str], folder: Path) -> dict[str, Path | None]:
+    return {name: local_file(name, folder) for name in names}
+
+
+def test_a_task_whose_file_is_not_there_comes_from_the_hub(files: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    shutil.copytree(files, tmp_path / "zeroshot")
+    (tmp_path / "zeroshot" / "sciq.jsonl").unlink()
+    monkeypatch.setenv("LAWA_DATA", str(tmp_path))
+    for module in ("datasets.config", "huggingface_hub.constants"):  # read from the environment at their import
+        monkeypatch.setattr(f"{module}.HF_HUB_OFFLINE", True)
+    assert shipped_file("piqa") == tmp_path / "zeroshot" / "piqa.jsonl" and shipped_file("sciq") is None
+    with pytest.raises(Failed, match="--tasks sciq: no documents from the hub"):
+        load_tasks({name: shipped_file(name) for name in ("piqa", "sciq")})
+
+
 @pytest.mark.parametrize("name", LOCAL)
 def test_local_definition_is_the_harness_own(name: str, files: Path, model: tuple[Any, torch.device]) -> None:
-    assert_same_task(name, DOCUMENTS[name], load_tasks([name], files)[name], model)
+    assert_same_task(name, DOCUMENTS[name], load_tasks(files_of([name], files))[name], model)
 
 
 @pytest.mark.data
@@ -116,7 +134,7 @@ def test_local_definition_is_the_harness_own(name: str, files: Path, model: tupl
 def test_shipped_documents_are_asked_as_the_harness_asks(name: str, count: int | None) -> None:
     """Requests and what is right, without a model."""
     documents = read_documents(name, SHIPPED / f"{name}.jsonl")[:count]
-    ours, theirs = load_tasks([name], SHIPPED)[name], own_task(name, documents)
+    ours, theirs = load_tasks(files_of([name], SHIPPED))[name], own_task(name, documents)
     asked = [requests_of(task, count) for task in (ours, theirs)]
     assert len(asked[0]) >= len(documents) and asked[0] == asked[1]
 
@@ -136,7 +154,7 @@ def assert_same_task(name: str, documents: list[Any], ours: Any, model: tuple[An
 
 
 def test_mean_over_tasks_and_its_weights(files: Path, model: tuple[Any, torch.device]) -> None:
-    found = scored(model, load_tasks(LOCAL, files))
+    found = scored(model, load_tasks(files_of(LOCAL, files)))
     accuracies = [m["value"] for m in found.measures if m["metric"] == "acc" and m["task"] != "average"]
     assert len(accuracies) == len(LOCAL)
     average = {"task": "average", "metric": "acc", "value": pytest.approx(np.mean(accuracies))}
@@ -201,7 +219,7 @@ def test_what_is_wrong_with_tasks_is_one_line(files: Path, tmp_path: Path) -> No
         (["arc_easy"], tmp_path, "it has no arc_easy.jsonl"),
     ):
         with pytest.raises(UserError, match=said):
-            load_tasks(names, folder)
+            files_of(names, folder)
     (tmp_path / "sciq.jsonl").write_text('{"query": "Q\u2028", "choices": ["a", "b"], "gold": 1}\n', "utf-8")
     assert [d["query"] for d in read_documents("sciq", tmp_path / "sciq.jsonl")] == ["Q\u2028"], "one line"
     without = '{"query": "Q", "choices": ["a"], "number": 3}'
@@ -209,10 +227,10 @@ def test_what_is_wrong_with_tasks_is_one_line(files: Path, tmp_path: Path) -> No
     for line in ('{"query": "Q", "choices": ["a"], "gold": 1}', '{"query": "Q"}', "[]", '{"choices"', without, other):
         (tmp_path / "piqa.jsonl").write_text('{"query": "Q", "choices": ["a", "b"], "gold": 1}\n' + line)
         with pytest.raises(UserError, match="line 2 is not a document"):
-            load_tasks(["piqa"], tmp_path)
+            load_tasks({"piqa": tmp_path / "piqa.jsonl"})
 
 
 @pytest.mark.slow  # the harness reads all its definitions
 def test_task_that_the_harness_does_not_have() -> None:
     with pytest.raises(UserError, match="no_such_task: the harness has no such task"):
-        load_tasks(["no_such_task"], None)
+        load_tasks({"no_such_task": None})

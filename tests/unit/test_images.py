@@ -546,6 +546,21 @@ def test_folders_that_do_not_fit(folder):
         images_of(folder / "val").open(None)
 
 
+def test_hidden_files_are_no_images(folder):
+    data = images_of(folder).open(None)
+    (folder / "train" / "cat" / "._a.jpg").write_bytes(b"of another system")
+    assert images_of(folder).open(None).fingerprint == data.fingerprint
+
+
+def test_an_image_that_says_it_is_enormous_is_named(folder):
+    path = folder / "train" / "cat" / "a.jpg"
+    content = path.read_bytes()
+    size = content.index(b"\xff\xc0") + 5  # behind the frame's marker, its length and its depth
+    path.write_bytes(content[:size] + b"\xff" * 4 + content[size + 4 :])
+    with pytest.raises(Failed, match=r"cat/a\.jpg cannot be read as an image \(DecompressionBombError"):
+        images_of(folder).open(None).train_batch(0, 0, 12)
+
+
 def test_an_image_that_cannot_be_read_is_named(folder):
     path = folder / "train" / "cat" / "a.jpg"
     path.write_bytes(path.read_bytes()[:300])

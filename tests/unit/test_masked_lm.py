@@ -13,6 +13,7 @@ from lawa_exp.config import UserError
 from lawa_exp.data.fairseq import BOS, EOS, PAD, Lines
 from lawa_exp.data.masked import IGNORE, MaskedBlocks, PydocsMLMSettings, complete_blocks
 from lawa_exp.data.text import PydocsSettings
+from lawa_exp.evaluate import fields_of
 from lawa_exp.models import AdaptiveLMSettings, RobertaSettings, build_model, dropout
 from lawa_exp.settings import config_from, config_to
 
@@ -204,6 +205,8 @@ def test_mistakes_are_told_in_a_line(capsys):
         assert compose.main(arguments) == 2
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1 and all(part in lines[0] for part in parts), lines
+    with pytest.raises(UserError, match=r"evaluate.samples=3: none of these samples has a target"):
+        fields_of(np.zeros((2, 2)), 3)
     lines = dict.fromkeys(("train", "val", "test"), random_lines(5))
     with pytest.raises(UserError, match=r"no line of its train split fits into model.context=2"):
         MaskedBlocks(lines, {f"s{n}": n for n in range(1000)}, 2, "", "x", "")

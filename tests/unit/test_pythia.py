@@ -100,6 +100,22 @@ def compose_tiny(*overrides: str) -> object:
 
 @pytest.mark.data
 @pytest.mark.skipif(not TOKENIZER.is_file(), reason="needs neox_tokenizer in LAWA_DATA")
+def test_an_exported_model_generates_text_with_its_tokenizer(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    settings = PythiaSettings("m", layers=1, heads=2, width=32, context=32, vocab_size=50304, dropout=0.0)
+    source = Source(build_model(settings).state_dict(), settings, 3, "neox", str(TOKENIZER.parent))
+    told = TARGETS[PythiaSettings]["huggingface"](source, tmp_path / "exported", None)
+    assert told.endswith("GPTNeoXForCausalLM of step 3, tokenizer neox")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")
+    text = "Caf\u00e9, 12 apples:\n\n    if x:"
+    assert tokenizer(text)["input_ids"] == load_tokenizer("neox", str(TOKENIZER.parent)).encode(text).tolist()
+    generate = transformers.pipeline("text-generation", model=str(tmp_path / "exported"))
+    (found,) = generate(text, max_new_tokens=8, do_sample=False)
+    assert found["generated_text"].startswith(text) and len(found["generated_text"]) > len(text)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not TOKENIZER.is_file(), reason="needs neox_tokenizer in LAWA_DATA")
 def test_the_tokenizer_gives_the_ids_of_its_package(tmp_path: Path) -> None:
     import tokenizers
 

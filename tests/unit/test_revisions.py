@@ -20,6 +20,7 @@ pytest.importorskip("transformers")
 from lawa_exp.checkpoint.commit import steps_in
 from lawa_exp.checkpoint.tensors import read_tensors
 from lawa_exp.cli import exit_code
+from lawa_exp.files import locked
 from lawa_exp.models.pythia import write_configuration
 from lawa_exp.readout.__main__ import parser
 from lawa_exp.readout.command import read
@@ -184,6 +185,10 @@ def test_mistakes_are_one_line_and_nothing_is_lost(served: Served, tmp_path: Pat
     served.cut.clear()
     code, _, errors = readout(served, here, "--revisions", "step10..step30", *out)
     assert code == 0, errors
+    for lock in (tmp_path / "out" / ".lock", tmp_path / "out" / ".fetched-someone--tiny.lock"):
+        with locked(lock, "x"):
+            said = refused(served, here, "--revisions", "step10..step30", *out)
+        assert f"in use by process {os.getpid()}" in said and str(tmp_path / "out") in said
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (served.root / "step20" / "model.safetensors").rename(served.root / "step20" / "model-00001-of-00002.safetensors")
     (served.root / "step20" / "model.safetensors.index.json").write_text(json.dumps(index))
