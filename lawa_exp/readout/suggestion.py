@@ -324,8 +324,10 @@ def lines_of(s: Suggestion) -> list[str]:
             )
     if s.while_training:
         id, average, low, high = s.while_training
-        when = f"While training went on ({len(s.earlier)} evaluations, steps {s.earlier[0]:,} to {s.earlier[-1]:,})"
-        shown = f"{number(average, s, True)} ({number(low, s, True)} to {number(high, s, True)})"
+        when, shown = f"While training went on (evaluated once, at step {s.earlier[0]:,})", number(average, s, True)
+        if len(s.earlier) > 1:
+            when = f"While training went on ({len(s.earlier)} evaluations, steps {s.earlier[0]:,} to {s.earlier[-1]:,})"
+            shown += f" ({number(low, s, True)} to {number(high, s, True)})"
         better = f"{id} was the best on average, by {shown} {s.unit}; chosen where it is measured."
         lines.append(f"{when}: " + (better if average > 1e-6 else "no average was better than the live weights."))
     if s.step < s.steps:
