@@ -83,7 +83,7 @@ def fields_of(sums: np.ndarray, eval_samples: int, data: Any = None) -> dict[str
     """
     loss, targets, *correct = np.add.accumulate(sums)[-1].tolist()
     if not targets:
-        raise UserError(f"evaluate.samples={eval_samples}: none of these samples has a target; expected more of them")
+        raise UserError(f"evaluate.samples: none of the {eval_samples:,} samples has a target; expected more of them")
     accuracy = {"accuracy": correct[0] / targets} if correct else {}
     bits = {"loss_bits": loss / targets / math.log(2)} if getattr(data, "in_bits", False) else {}
     return {"loss": loss / targets, **bits, **accuracy, "eval_samples": eval_samples}

@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
     p.add_argument("--out", metavar="DIR", required=True, help="a folder, for fairseq a file, that is not there yet")
     p.add_argument("--weights", default="live", help="of a run: live (default), or an average's id")
     p.add_argument("--step", type=int, help="of a run; default: the last there is")
-    p.add_argument("--tokenizer-path", metavar="DIR", help="of encoder.json and vocab.bpe; default: as in training")
+    p.add_argument("--tokenizer-path", metavar="DIR", help="of the tokenizer's files; default: as in training")
     args = p.parse_args(arguments)
 
     def command() -> int:
@@ -107,10 +107,14 @@ def write_hugging_face(
     from lawa_exp.checkpoint.tensors import write_tensors
 
     tokenizer = tokenizer_files(source, tokenizer_path)
-    known = tokenizer.pop("vocab_size", config["vocab_size"])
-    generation = {"suppress_tokens": list(range(known, config["vocab_size"]))} if known < config["vocab_size"] else {}
+    if tokenizer:
+        known, end = tokenizer.pop("vocab_size"), tokenizer.pop("end_of_text")
+        config |= {"bos_token_id": end, "eos_token_id": end}
+        beyond = list(range(known, config["vocab_size"]))
+        generation = {"bos_token_id": end, "eos_token_id": end, **({"suppress_tokens": beyond} if beyond else {})}
+        tokenizer["generation_config.json"] = generation
     files: dict[str, Callable[[Path], Any]] = {"model.safetensors": lambda target: write_tensors(target, tensors)}
-    for name, content in {"config.json": config, "generation_config.json": generation, **tokenizer}.items():
+    for name, content in {"config.json": config, **tokenizer}.items():
         files[name] = lambda target, content=content: target.write_text(json.dumps(content, ensure_ascii=False))  # type: ignore[misc]
     commit(out, files)
     said = f", tokenizer {source.tokenizer}" if tokenizer else ", without a tokenizer"
@@ -119,9 +123,9 @@ def write_hugging_face(
 
 def of_run(path: Path, weights: str, step: int | None) -> Source:
     """A run's snapshot or average; `path` may be the folder of one."""
-    from lawa_exp.checkpoint.tensors import read_tensors
+    from lawa_exp.checkpoint.tensors import map_stored, stored
 
-    folder = path if (path / "model.safetensors").is_file() else None
+    folder = path if path.is_dir() and stored(path) else None
     found = next((p for p in [path, *path.resolve().parents] if (p / "config.yaml").is_file()), None)
     if found is None:
         raise UserError(f"RUN_OR_CHECKPOINT={path}: expected a run, a snapshot or average in one, or nanoGPT's ckpt.pt")
@@ -145,7 +149,7 @@ def of_run(path: Path, weights: str, step: int | None) -> Source:
         raise UserError(f"RUN_OR_CHECKPOINT={path}: expected a snapshot's or average's own folder, {step_name(1000)}")
     tokenizer, where = tokenizer_of(config.dataset)
     data = getattr(config.dataset, "path", None)
-    return Source(read_tensors(folder / "model.safetensors"), config.model, step, tokenizer, where, data)
+    return Source(map_stored(folder), config.model, step, tokenizer, where, data)
 
 
 def of_file(path: Path) -> Source:
@@ -160,12 +164,12 @@ def of_file(path: Path) -> Source:
 
 def of_nanogpt(path: Path) -> Source:
     """What nanoGPT's train.py saves. UserError: it is something else."""
-    import torch
+    from lawa_exp.models.fairseq import opened
 
     if not path.is_file():
         raise UserError(f"RUN_OR_CHECKPOINT={path}: no such file")
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        saved = opened(path)
         given = saved["model_args"]
         model = GPTSettings(
             name=path.stem,
@@ -183,7 +187,7 @@ def of_nanogpt(path: Path) -> Source:
         step = int(saved.get("iter_num", 0))
     except Exception as error:  # torch has many for a file that is not what it should be
         raise UserError(
-            f"RUN_OR_CHECKPOINT={path}: no checkpoint of nanoGPT ({type(error).__name__}: {error})"
+            f"RUN_OR_CHECKPOINT={path}: no checkpoint of nanoGPT or fairseq ({type(error).__name__}: {error})"
         ) from None
     return Source(tensors, model, step, "gpt2" if model.vocab_size in (50257, 50304) else None)
 
@@ -206,16 +210,20 @@ def write_nanogpt(source: Source, target: Path) -> None:
 
 
 def tokenizer_files(source: Source, path: str | None) -> dict[str, Any]:
-    """tokenizer.json and tokenizer_config.json by name, and `vocab_size`; empty where the tokenizer is not known."""
-    from lawa_exp.data.tokenizers import END_OF_TEXT, find_neox, symbols, vocabulary
+    """tokenizer.json and tokenizer_config.json by name, `vocab_size` and `end_of_text` (an id, or None).
+
+    Empty where the tokenizer is not known.
+    """
+    from lawa_exp.data.tokenizers import END_OF_TEXT, find_neox, read_tokenizer, symbols, vocabulary
 
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": source.model.context}
     with_end = settings | {"eos_token": END_OF_TEXT, "bos_token": END_OF_TEXT}
     path = path or source.tokenizer_path
     if source.tokenizer == "neox":
-        described = json.loads(find_neox(path).read_text(encoding="utf-8"))
-        numbers = [*described["model"]["vocab"].values(), *(token["id"] for token in described["added_tokens"])]
-        return {"tokenizer.json": described, "tokenizer_config.json": with_end, "vocab_size": max(numbers) + 1}
+        file = find_neox(path)
+        known = read_tokenizer(file, "neox")  # UserError where it is damaged
+        numbers = {"vocab_size": known.vocab_size, "end_of_text": known.end_of_text}
+        return {"tokenizer.json": json.loads(file.read_bytes()), "tokenizer_config.json": with_end, **numbers}
     if source.tokenizer == "gpt2":
         ids, merges = vocabulary(path)
     elif source.tokenizer == "bytes":
@@ -240,7 +248,8 @@ def tokenizer_files(source: Source, path: str | None) -> dict[str, Any]:
     }
     if END_OF_TEXT in ids:
         settings = with_end
-    return {"tokenizer.json": described, "tokenizer_config.json": settings, "vocab_size": len(ids)}
+    numbers = {"vocab_size": len(ids), "end_of_text": ids.get(END_OF_TEXT)}
+    return {"tokenizer.json": described, "tokenizer_config.json": settings, **numbers}
 
 
 def to_fairseq(source: Source, out: Path, tokenizer_path: str | None) -> str:

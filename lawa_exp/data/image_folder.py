@@ -19,7 +19,7 @@ from lawa_exp.config import Failed, Rule, UserError, integer, number, optional, 
 from lawa_exp.data.decoding import Decoders
 from lawa_exp.data.images import ImageSettings, LabelledImages, complete
 from lawa_exp.data.order import uniform
-from lawa_exp.data.places import find
+from lawa_exp.data.places import find, is_hidden
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -192,8 +192,8 @@ def list_classes(name: str, folder: Path) -> dict[str, list[Path]]:
         raise UserError(f"dataset={name}: {folder} holds no class folder")
     found = {}
     for class_name in classes:
-        within = (p for p in (folder / class_name).rglob("*") if not p.name.startswith("."))
-        files = sorted(p for p in within if p.suffix.lower() in SUFFIXES)
+        root = folder / class_name
+        files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and not is_hidden(p, root))
         if not files:
             raise UserError(f"dataset={name}: {folder / class_name} holds no image ({', '.join(SUFFIXES)})")
         found[class_name] = files

@@ -93,7 +93,7 @@ def _not_found(name: str, files: str, path: str | None, places: list[Path]) -> U
     hint = f" (not set: {', '.join(unset)})" if unset else ""
     return UserError(
         f"dataset.tokenizer={name}: {files} not found; looked in {', '.join(map(str, places))}{hint}; "
-        "name their folder with dataset.tokenizer_path=DIR (--tokenizer-path DIR when preparing), "
+        "name their folder with dataset.tokenizer_path=DIR (of other commands: --tokenizer-path DIR), "
         "or use dataset.tokenizer=bytes"
     )
 

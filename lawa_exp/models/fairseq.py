@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -99,11 +100,17 @@ def write(tensors: Mapping[str, Tensor], model: Any, data: str | None, step: int
     torch.save(content, out)
 
 
+def opened(path: Path) -> Any:
+    """What `torch.save` wrote, without running it; mapped, but for the format from before PyTorch 1.6."""
+    mapped = zipfile.is_zipfile(path)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+
+
 def content_of(path: Path) -> Mapping[str, Any] | None:
     """What a checkpoint of fairseq's holds, opened without running it; None where it is none."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            content = opened(path)
     except (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError):
         return None
     known = isinstance(content, Mapping) and isinstance(content.get("model"), Mapping)
@@ -140,16 +147,24 @@ def settings_of(tensors: dict[str, Tensor], content: Mapping[str, Any]) -> tuple
         value = given.get(name)
         return default if value is None else value
 
+    def plain(name: str, value: Any) -> None:
+        if (found := asked(name, value)) != value:
+            raise UserError(f"{name}={found}: expected {value}")
+
     if roberta.WORDS in tensors:
         layers = {name.split(".")[3] for name in tensors if name.startswith(roberta.LAYERS[0])}
         vocab_size, width = tensors[roberta.WORDS].shape
-        if (hidden := tensors[f"{roberta.LAYERS[0]}0.intermediate.dense.weight"].shape[0]) != 4 * width:
-            raise UserError(f"encoder_ffn_embed_dim={hidden}: a RoBERTa here has 4 times its width, {4 * width}")
+        plain("encoder_normalize_before", False)
+        plain("activation_fn", "gelu")
+        hidden = {t.shape[0] for n, t in tensors.items() if n.endswith(".intermediate.dense.weight")}
+        if hidden != {4 * width}:
+            raise UserError(f"encoder_ffn_embed_dim={max(hidden, default=0)}: expected 4 times the width, {4 * width}")
         context = tensors[roberta.POSITIONS].shape[0] - roberta.PAD - 1
         heads = int(asked("encoder_attention_heads", 12))
         dropouts = float(asked("dropout", 0.1)), float(asked("attention_dropout", 0.1))
         return RobertaSettings("roberta", len(layers), heads, width, context, vocab_size, *dropouts), data
     if any(name.startswith(ADAPTIVE) for name in tensors):
+        plain("activation_fn", "relu")
         layers = {name.split(".")[2] for name in tensors if name.startswith("decoder.layers.")}
         sizes = [t.shape for n, t in tensors.items() if n.startswith(ADAPTIVE) and n.endswith(".0.weight")]
         edges = [sum(rows for rows, _ in sizes[:i]) for i in range(1, len(sizes) + 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -89,6 +90,8 @@ IN_A_LAYER = (
 )
 TYPES = "roberta.embeddings.token_type_embeddings.weight"  # [1, width], added to every token; fairseq has none
 WORDS, POSITIONS = OUTSIDE[0][0], OUTSIDE[1][0]
+HEAD = "encoder.lm_head.weight"  # tied to the words
+UNUSED = re.compile(r"\.(in_proj|out_proj|fc1|fc2)_(weight|bias)$|version$|_float_tensor$|classification_heads\.")
 
 
 def _renamed(name: str, ours: int) -> str | None:
@@ -115,7 +118,7 @@ def to_fairseq(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             tensor[PAD] = 0
         if renamed := _renamed(name, 0):
             found[renamed] = tensor
-    found["encoder.lm_head.weight"] = tensors[WORDS]
+    found[HEAD] = tensors[WORDS]
     return found
 
 
@@ -123,19 +126,21 @@ def from_fairseq(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of fairseq's `RobertaModel` under our names. UserError where one is no part of a plain RoBERTa.
 
     fairseq keeps zero-filled `in_proj_*`, `fc1_*` and the like in each layer, a version, and heads for other tasks:
-    these are left out, and so is the tied weight of the head.
+    these are left out, and so is the tied weight of the head. Names of older versions are taken as fairseq takes them.
     """
     found = {}
     for name, tensor in tensors.items():
-        name = name.replace("decoder.sentence_encoder", "encoder.sentence_encoder").replace(
-            "emb_layer_norm", "layernorm_embedding"
-        )
+        if name.startswith("decoder."):
+            name = f"encoder.{name.removeprefix('decoder.')}"
+        name = name.replace(".emb_layer_norm.", ".layernorm_embedding.")
         if renamed := _renamed(name, 1):
             found[renamed] = tensor
+        elif name != HEAD and not UNUSED.search(name):
+            raise UserError(f"{name} is no part of a plain RoBERTa")
     words = found.get(WORDS)
     if words is None:
         raise UserError(f"no {OUTSIDE[0][1]} among the tensors: not a RoBERTa of fairseq's")
-    tied = tensors.get("encoder.lm_head.weight")
+    tied = tensors.get(HEAD, tensors.get(HEAD.replace("encoder", "decoder", 1)))
     if tied is not None and not torch.equal(tied, words):
         raise UserError("encoder.lm_head.weight is not the embedding: untied weights are not a RoBERTa here")
     found[TYPES] = words.new_zeros(1, words.shape[1])

@@ -71,7 +71,10 @@ def parser() -> Parser:
         "in their last bits",
     )
     p.add_argument(
-        "--gpu-hours", type=amount, metavar="H", help="what the training cost up to its last step, for savings"
+        "--gpu-hours",
+        type=amount,
+        metavar="H",
+        help="what the training cost up to the last step there is, for savings",
     )
     p.add_argument("--steps-per-epoch", type=amount, metavar="N", help="for savings in epochs (default: the run's)")
     p.add_argument("--model", help="of checkpoints that are no run of ours")

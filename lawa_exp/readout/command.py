@@ -8,7 +8,7 @@ import math
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,12 @@ def read(args: argparse.Namespace) -> int:
     foreign = args.evaluate or args.model or args.dataset or args.revisions or args.run.startswith(HUB)
     if args.overrides and not (args.model or args.dataset or args.run.startswith(HUB)):
         raise UserError(f"{args.overrides[0]}: settings are for --model and --dataset; a run has its own")
-    subject = folder(args) if foreign else our_run(args)
+    with ExitStack() as held:
+        return read_out_of(folder(args, held) if foreign else our_run(args), args, bool(foreign))
+
+
+def read_out_of(subject: Subject, args: argparse.Namespace, foreign: bool) -> int:
+    """Where the results go, and that they are there alone or are gone on with; the exit code."""
     say = functools.partial(print, flush=True) if subject.is_main else lambda _: None
     averages: list[Average] = [*subject.replay.averages, *subject.kept]
     if not averages:
@@ -39,7 +44,9 @@ def read(args: argparse.Namespace) -> int:
     for note in subject.notes:
         say(note)
     name = args.name or readout_name([average.id for average in averages]) + subject.suffix
-    prefix = f"{Path(args.run).resolve().name}-" if foreign and not args.name else ""
+    hub = args.run.startswith(HUB)
+    of = args.run.removeprefix(HUB).replace("/", "--") if hub else Path(args.run).resolve().name
+    prefix = f"{of}-" if foreign and not args.name else ""
     out = Path(args.out) if args.out else subject.root / f"{prefix}{name}"
     revisited: AbstractContextManager[Revisiting | None] = nullcontext()
     if subject.revisions:
@@ -85,7 +92,7 @@ def into(
         chosen = chosen_line(f, test, subject.no_test or f"the snapshot of step {found.step:,} is not there")
         notes = [*subject.notes, *(f"Not read out: {line}" for line in subject.left_out)]
         command = shlex.join(["python", "-m", "lawa_exp.readout", *sys.argv[1:]])
-        more = [savings_paragraph(every_row, f, price_of(args, subject, f.step))]
+        more = [savings_paragraph(every_row, f, price_of(args, subject))]
         more += [measures_paragraph(measures, f.step)] if measures else []
         text = write_summary(out, f, every_row, subject.title, subject.unit, chosen, notes, command, more)
         if progress:
@@ -96,9 +103,9 @@ def into(
     return 0
 
 
-def price_of(args: argparse.Namespace, subject: Subject, last: int) -> Price:
+def price_of(args: argparse.Namespace, subject: Subject) -> Price:
     """What a step costs: as the flags say, an epoch else as the run has it."""
-    each = args.gpu_hours / last if args.gpu_hours is not None else None
+    each = args.gpu_hours / subject.last if args.gpu_hours is not None else None
     return Price(args.steps_per_epoch or subject.steps_per_epoch, each)
 
 

@@ -20,6 +20,7 @@ from lawa_exp.distributed import Ranks
 from lawa_exp.machine import default_threads
 from lawa_exp.plan import resolve_trainer
 from lawa_exp.published import pythia_rows
+from lawa_exp.readout.asked import readout_name
 from lawa_exp.readout.foreign import Fitted, read_checkpoint
 from lawa_exp.report import NATS
 from lawa_exp.run import prepare, start_device
@@ -51,6 +52,7 @@ class Evaluator:
     no_test: str = ""
     unit: str = NATS
     notes: list[str] = field(default_factory=list)
+    label: str = ""  # of the evaluation, in the results' name
     identity: dict[str, Any] = field(default_factory=dict)  # what decides its results
     published: list[dict[str, Any]] = field(default_factory=list)  # rows of the live weights from elsewhere
 
@@ -105,9 +107,11 @@ def on_dataset(args: argparse.Namespace, name: str, beside: Path) -> Evaluator:
     config = replace(config, evaluate=replace(config.evaluate, bn=args.bn or config.evaluate.bn))
     device, ranks = start_device(args.device or config.trainer.device)
     p = prepare(replace(config, averagers=()), options, device, ranks)
-    if hasattr(config.dataset, "tokenizer"):
-        tokenizer = load_tokenizer(config.dataset.tokenizer, config.dataset.tokenizer_path)
-        check_tokenizer(tokenizer, config.model.vocab_size, beside, f"dataset.tokenizer={config.dataset.tokenizer}")
+    tokenizer, path = tokenizer_of(config.dataset)
+    chosen = hasattr(config.dataset, "tokenizer")
+    if tokenizer and (chosen or (beside / "tokenizer.json").is_file()):
+        said = f"dataset.tokenizer={tokenizer}" if chosen else f"dataset={config.dataset.name} (tokenizer {tokenizer})"
+        check_tokenizer(load_tokenizer(tokenizer, path), config.model.vocab_size, beside, said)
     score = OnModel(p.config, p.data, device, ranks)
     if args.bn and score.bn is None:
         raise UserError(f"--bn={args.bn}: model={args.model} has no BatchNorm")
@@ -124,7 +128,7 @@ def zero_shot(args: argparse.Namespace, name: str, beside: Path) -> Evaluator:
 
     if not args.tasks:
         raise UserError("--tasks is missing: expected tasks with commas, such as lambada_openai,arc_easy,piqa")
-    asked = list(dict.fromkeys(args.tasks.split(",")))
+    asked = list(dict.fromkeys(task.strip() for task in args.tasks.split(",")))
     published = pythia_rows(Path(args.published), name, asked) if args.published else []
     config, device, ranks, tokenizer = model_and_tokenizer(args, beside)
     folder = Path(args.task_data) if args.task_data else None
@@ -142,7 +146,11 @@ def zero_shot(args: argparse.Namespace, name: str, beside: Path) -> Evaluator:
     places = dict.fromkeys(str(file.parent) if file else "the hub" for file in files.values())
     made.notes.append(f"Documents: {' and '.join(places)}; prompts and metrics are lm-evaluation-harness's.")
     return replace(
-        made, no_test="tasks have one split each", unit="mean over the tasks of 1 - acc", published=published
+        made,
+        no_test="tasks have one split each",
+        unit="mean over the tasks of 1 - acc",
+        label=f"{ZEROSHOT}-{readout_name(asked)}",
+        published=published,
     )
 
 
@@ -163,7 +171,7 @@ def perplexity(args: argparse.Namespace, name: str, beside: Path) -> Evaluator:
     made = of_model(args, score, f"{name} on {path.name}", identity | {"dtype": config.trainer.dtype})
     counted = f"{score.tokens:,} tokens, {score.words:,} words, {score.bytes:,} bytes"
     made.notes.append(f"Perplexity of {path.name} ({counted}) by token and by word: {NORMALISED}.")
-    return replace(made, no_test="--text is one text", unit="nats per token")
+    return replace(made, no_test="--text is one text", unit="nats per token", label=f"{PERPLEXITY}-{path.name}")
 
 
 def file_digest(path: Path) -> str:
@@ -283,5 +291,9 @@ def composed(args: argparse.Namespace, beside: Path, more: list[str]) -> tuple[C
 
 def shipped_file(task: str) -> Path | None:
     """The task's documents in zeroshot/ of LAWA_DATA, or of data/, where they are there."""
+    from lawa_exp.zeroshot import LOCAL
+
+    if task not in LOCAL:
+        return None
     places = [Path(root) / "zeroshot" / f"{task}.jsonl" for root in (os.environ.get("LAWA_DATA"), "data") if root]
     return next((place for place in places if place.is_file()), None)

@@ -10,6 +10,7 @@ from typing import Any
 
 from lawa_exp.checkpoint.commit import Damaged, commit, remove, verify
 from lawa_exp.checkpoint.tensors import read_tensors, write_tensors
+from lawa_exp.config import UserError
 from lawa_exp.files import locked, write_text_atomically
 from lawa_exp.metrics import encode, read_rows
 from lawa_exp.readout.revisions import Source
@@ -22,12 +23,12 @@ FILE, STATE = "progress.jsonl", "progress_state"
 def revisiting(
     out: Path, asked: dict[str, Any], replay: Replay, source: Source, live: Sequence[int], writes: bool
 ) -> Iterator[Revisiting]:
-    """What `Revisiting` says, with the folder of the results and what is fetched to itself, where it writes."""
+    """What `Revisiting` says, with the folder of the results to itself where it writes."""
     if not writes:
         yield Revisiting(out, asked, replay, source, live, writes)
         return
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out / ".lock", f"--out={out}"), source.held():
+    with locked(out / ".lock", f"--out={out}"):
         yield Revisiting(out, asked, replay, source, live, writes)
 
 
@@ -40,12 +41,18 @@ class Revisiting:
     def __init__(
         self, out: Path, asked: dict[str, Any], replay: Replay, source: Source, live: Sequence[int], writes: bool
     ) -> None:
-        """asked: all that decides the results. Something else was asked before: it begins anew."""
+        """asked: all that decides the results. UserError: something else was asked before, and is not finished."""
         self.out, self.replay, self.source, self.live, self.writes = out, replay, source, list(live), writes
         asked = json.loads(json.dumps(asked, sort_keys=True))
         lines = read_rows(out / FILE)
         same = bool(lines) and lines[0].get("asked") == asked
-        self.finished = same and lines[-1].get("finished", False)
+        over = bool(lines) and lines[-1].get("finished", False)
+        if len(lines) > 1 and not same and not over:
+            raise UserError(
+                f"--out={out}: a read-out of something else was begun there and is not finished; choose another "
+                f"folder, or remove its {FILE}"
+            )
+        self.finished = same and over
         self.done: dict[int, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
         self.stateful = [a.averager for a in replay.averages if not a.averager.settings.windowed]
         if same and not self.finished:
@@ -62,7 +69,8 @@ class Revisiting:
             ]
             # Without the part of a line that a kill, or a full disk, left: the next one would go on there.
             write_text_atomically(out / FILE, "".join(encode(line) for line in [{"asked": asked}, *kept]))
-            for step in set(source.paths) - set(replay.wanted):
+        if writes:
+            for step in set(source.paths) - (set() if self.finished else set(replay.wanted)):
                 source.forget(step)
 
     def add(self, step: int, rows: list[dict[str, Any]], measures: list[dict[str, Any]]) -> None:

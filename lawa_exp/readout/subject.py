@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,7 @@ class Subject:
     unit: str = NATS  # of the loss
     is_main: bool = True
     suffix: str = ""  # of the results' name, where they are not evaluated as the run's own
+    last: int = 0  # step of the training, read out or not
     published: list[dict[str, Any]] = field(default_factory=list)  # of the live weights, from elsewhere
     steps_per_epoch: float | None = None  # where it is known
     revisions: tuple[Source, dict[str, Any]] | None = None  # where they come from, and what decides the results
@@ -153,12 +156,16 @@ def averages_of(
         unit=f"nats per {p.data.unit}",
         is_main=ranks.is_main,
         suffix=suffix,
+        last=last,
         steps_per_epoch=last * p.data.sizes["train"] / batches_of(p.config, p.data).samples(last),
     )
 
 
-def folder(args: argparse.Namespace) -> Subject:
-    """Checkpoints with something that evaluates them: a folder of them, or revisions of a model on the hub."""
+def folder(args: argparse.Namespace, held: ExitStack) -> Subject:
+    """Checkpoints with something that evaluates them: a folder of them, or revisions of a model on the hub.
+
+    held: keeps what is fetched for this process alone.
+    """
     hub = args.run.startswith(HUB)
     ours = not hub and RunDir(Path(args.run)).config.exists()
     root = RunDir(Path(args.run)).trajectory if ours and args.evaluate else Path(args.run)
@@ -170,6 +177,8 @@ def folder(args: argparse.Namespace) -> Subject:
     if hub:
         repository = args.run.removeprefix(HUB)
         source: Source = Hub(repository, results / f".fetched-{repository.replace('/', '--')}")
+        if os.environ.get("RANK", "0") == "0":  # all ranks read what is fetched
+            held.enter_context(source.held())
     else:
         source = Folder(root)
     steps = chosen(source, args.revisions)
@@ -212,7 +221,8 @@ def folder(args: argparse.Namespace) -> Subject:
         no_test=e.no_test,
         unit=e.unit,
         is_main=e.ranks is None or e.ranks.is_main,
-        suffix=f"-bn-{e.bn}" if args.bn else "",
+        suffix=(f"-{e.label}" if e.label else "") + (f"-bn-{e.bn}" if args.bn else ""),
+        last=max(source.paths),
         published=[row for row in e.published if row["step"] in live],
     )
     if revisions:

@@ -13,7 +13,7 @@ import torch
 from helpers import rows, run, tiny
 
 from lawa_exp.averaging.swap import live_tensors
-from lawa_exp.checkpoint.tensors import read_tensors
+from lawa_exp.checkpoint.tensors import map_stored, read_tensors, stored
 from lawa_exp.config import UserError
 from lawa_exp.data.tokenizers import load_tokenizer
 from lawa_exp.export import Source, export, of_nanogpt, tokenizer_files
@@ -42,6 +42,19 @@ def ours(weights: Path, s: GPTSettings | None = None) -> torch.nn.Module:
     model = build_model(s or settings())
     load_live(live_tensors(model), read_tensors(weights / "model.safetensors"))
     return model.eval()
+
+
+def test_a_snapshot_in_shards_is_exported_as_a_whole_one(tmp_path: Path) -> None:
+    folder, out = tmp_path / "run", tmp_path / "exported"
+    asked = [*tiny("steps=10"), "trajectory.shard_size=20000", f"run_dir={folder}"]
+    assert run(*asked, warm=True).returncode == 0
+    snapshot = folder / "trajectory" / "step_00000010"
+    assert len(stored(snapshot)) > 1
+    for number, source in enumerate((folder, snapshot)):
+        export(source, "nanogpt", out / str(number))
+        saved = torch.load(out / str(number) / "ckpt.pt", weights_only=True)["model"]
+        for name, tensor in map_stored(snapshot).items():
+            assert torch.equal(saved[name], tensor)
 
 
 @pytest.mark.parametrize("weights", ["live", "lawa-k3-s10"])
@@ -160,7 +173,7 @@ def test_gpt2s_tokenizer(tmp_path: Path) -> None:
     if not os.environ.get("LAWA_DATA"):
         pytest.skip("LAWA_DATA is not set")
     files = tokenizer_files(Source({}, settings(vocab_size=50304, context=1024), 0, "gpt2"), None)
-    assert files.pop("vocab_size") == 50257
+    assert (files.pop("vocab_size"), files.pop("end_of_text")) == (50257, 50256)
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content))
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)

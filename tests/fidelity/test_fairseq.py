@@ -4,6 +4,7 @@ The everyday tests read what real runs wrote (recorded/fairseq, by record_fairse
 anew in fairseq's environment (`make fairseq-env`, or FAIRSEQ=FOLDER), and give it what ours wrote.
 """
 
+import argparse
 import json
 import os
 import re
@@ -23,7 +24,8 @@ from lawa_exp.data.fairseq import count_dictionary, read_dictionary, read_indexe
 from lawa_exp.data.masked import IGNORE, MaskedLMSettings
 from lawa_exp.data.words import WordsSettings
 from lawa_exp.models import build_model, objective
-from lawa_exp.models.fairseq import read
+from lawa_exp.models.fairseq import read, settings_of
+from lawa_exp.models.roberta import from_fairseq
 
 ROOT = Path(__file__).parents[2]
 RECORDED = Path(__file__).parent / "recorded" / "fairseq"
@@ -281,8 +283,33 @@ def test_what_does_not_fit_is_told_in_a_line(runs, tmp_path, capsys):
     first = "encoder.sentence_encoder.layers.0.fc1.weight"
     wide["model"][first] = torch.cat([wide["model"][first]] * 2)
     torch.save(wide, tmp_path / "wide.pt")
-    with pytest.raises(UserError, match=r"wide.pt: encoder_ffn_embed_dim=\d+: a RoBERTa here has 4 times its width"):
+    with pytest.raises(UserError, match=r"wide.pt: encoder_ffn_embed_dim=\d+: expected 4 times the width"):
         read(tmp_path / "wide.pt")
+    for file, changed, said in (
+        ("step_3.pt", {"activation_fn": "relu"}, "activation_fn=relu: expected gelu"),
+        ("adaptive.pt", {"activation_fn": "gelu"}, "activation_fn=gelu: expected relu"),
+        ("step_3.pt", {"encoder_normalize_before": True}, "encoder_normalize_before=True: expected False"),
+    ):
+        with pytest.raises(UserError, match=said):
+            settings_of(read(runs / file)[0], {"args": argparse.Namespace(**changed)})
+    normed = torch.load(runs / "step_3.pt", weights_only=False)["model"]
+    normed["encoder.sentence_encoder.layer_norm.weight"] = torch.ones(2)
+    with pytest.raises(UserError, match=r"sentence_encoder\.layer_norm\.weight is no part of a plain RoBERTa"):
+        from_fairseq(normed)
+
+
+def test_checkpoints_of_older_versions_are_the_same(runs, tmp_path):
+    """PyTorch's format from before 1.6, and fairseq's names from before 0.10."""
+    content = torch.load(runs / "step_3.pt", weights_only=False)
+    old = {re.sub("^encoder", "decoder", n).replace("layernorm_embedding", "emb_layer_norm"): t
+           for n, t in content["model"].items()}  # fmt: skip
+    torch.save({**content, "model": old}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    (found, settings, *_), (same, known, *_) = read(tmp_path / "old.pt"), read(runs / "step_3.pt")
+    assert settings == known and found.keys() == same.keys()
+    assert all(torch.equal(found[name], same[name]) for name in same)
+
+
+def test_what_cannot_be_exported_is_told_in_a_line(runs, tmp_path, capsys):
     assert export.main([str(runs / "adaptive.pt"), "--to", "huggingface", "--out", str(tmp_path / "x")]) == 2
     assert "--to huggingface" in (line := capsys.readouterr().err) and "expected fairseq" in line
 

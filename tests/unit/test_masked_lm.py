@@ -205,7 +205,7 @@ def test_mistakes_are_told_in_a_line(capsys):
         assert compose.main(arguments) == 2
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1 and all(part in lines[0] for part in parts), lines
-    with pytest.raises(UserError, match=r"evaluate.samples=3: none of these samples has a target"):
+    with pytest.raises(UserError, match=r"evaluate.samples: none of the 3 samples has a target"):
         fields_of(np.zeros((2, 2)), 3)
     lines = dict.fromkeys(("train", "val", "test"), random_lines(5))
     with pytest.raises(UserError, match=r"no line of its train split fits into model.context=2"):

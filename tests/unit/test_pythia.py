@@ -111,6 +111,7 @@ def test_an_exported_model_generates_text_with_its_tokenizer(tmp_path: Path) -> 
     assert tokenizer(text)["input_ids"] == load_tokenizer("neox", str(TOKENIZER.parent)).encode(text).tolist()
     generate = transformers.pipeline("text-generation", model=str(tmp_path / "exported"))
     (found,) = generate(text, max_new_tokens=8, do_sample=False)
+    assert generate.model.generation_config.eos_token_id == 0 == tokenizer.eos_token_id
     assert found["generated_text"].startswith(text) and len(found["generated_text"]) > len(text)
 
 

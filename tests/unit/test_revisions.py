@@ -114,6 +114,7 @@ def test_revisions_of_a_hub_give_the_losses_of_the_run(
     got = len(served.got)
     code, printed, _ = readout(served, *asked, "--out", out)
     assert code == 0 and "was read out already" in printed and len(served.got) <= got + 1
+    assert not list(out.rglob("config.json")), "nothing that was fetched stays"
 
 
 def test_half_a_line_and_a_kill_before_the_results_lose_nothing(served: Served, tmp_path: Path) -> None:
@@ -132,8 +133,12 @@ def test_half_a_line_and_a_kill_before_the_results_lose_nothing(served: Served, 
     assert {revision for revision, file in served.got[before:] if file == "model.safetensors"} <= {"step60"}
     assert [json.loads(line).get("step") for line in progress.read_text().splitlines()][-2:] == [60, None]
     asked[asked.index("0.5")] = "0.25"
-    code, printed, errors = readout(served, "hf:someone/tiny", *asked, "--out", tmp_path / "other")
-    assert code == 0 and "going on" not in printed, errors
+    begun = (tmp_path / "other" / "progress.jsonl").read_bytes()
+    code, _, errors = readout(served, "hf:someone/tiny", *asked, "--out", tmp_path / "other")
+    assert code == 2 and "a read-out of something else was begun there" in errors
+    assert (tmp_path / "other" / "progress.jsonl").read_bytes() == begun
+    code, printed, errors = readout(served, "hf:someone/tiny", *asked, "--out", out)
+    assert code == 0 and "going on" not in printed, "it was finished"
 
 
 def test_folders_laid_out_as_revisions_and_fewer_of_them(served: Served, folders: Path, tmp_path: Path) -> None:
@@ -257,8 +262,11 @@ def test_zero_shot_and_perplexity_of_weights_in_memory(trained: Path, folders: P
     assert again[0] == 0 and "was read out already" not in again[1], "other documents"
     (tmp_path / "book.txt").write_text("Once upon a time there was a loop.\n" * 20)
     asked = ["--evaluate", "perplexity", "--text", tmp_path / "book.txt", "--k", "2", "--spacing", "30"]
-    code, _, errors = readout(None, trained, *asked, "--out", tmp_path / "text")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        code, _, errors = readout(None, trained, *asked)
     assert code == 0, errors
+    (tmp_path / "readouts" / "run-lawa-k2-s30-perplexity-book.txt").rename(tmp_path / "text")
     measured = {(r["weights"], r["metric"]): r for r in rows(tmp_path / "text") if r.get("task") and r["step"] == 60}
     assert measured["live", "word_perplexity"]["count"] == 160 and measured["live", "bits_per_byte"]["count"] == 700
     assert "words what white space separates" in (tmp_path / "text" / "summary.md").read_text()
@@ -295,7 +303,10 @@ def test_pythia_on_wikitext2_with_the_published_tokenizer(tmp_path: Path) -> Non
         code, _, errors = readout(served, *asked, "--out", tmp_path / "out")
         assert code == 0, errors
         code, _, errors = readout(served, *asked, "dataset.tokenizer=gpt2", "--out", tmp_path / "other")
-    assert code == 2 and errors.startswith("error: dataset.tokenizer=gpt2 does not fit the model:"), errors
+        assert code == 2 and errors.startswith("error: dataset.tokenizer=gpt2 does not fit the model:"), errors
+        asked[asked.index("wikitext2")] = "pydocs"
+        code, _, errors = readout(served, *asked, "--out", tmp_path / "other")
+        assert code == 2 and "dataset=pydocs (tokenizer bytes) does not fit the model:" in errors
     own = losses(rows(tmp_path / "run"))
     assert losses(rows(tmp_path / "out")) == own and {w for _, w in own} == {"live", "lawa-k2-s2"}
     wrong = ["--evaluate", "perplexity", "--text", tmp_path / "run" / "config.yaml", "--tokenizer", "bytes"]
