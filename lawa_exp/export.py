@@ -95,6 +95,8 @@ def pythia_to_hugging_face(source: Source, out: Path, tokenizer_path: str | None
 def roberta_to_hugging_face(source: Source, out: Path, tokenizer_path: str | None) -> str:
     from lawa_exp.models import roberta
 
+    if tokenizer_path is not None:
+        raise UserError(f"--tokenizer-path={tokenizer_path}: a RoBERTa is written without a tokenizer; leave it out")
     config = json.loads(roberta.config_of(source.model).to_json_string())
     numbered = replace(source, tokenizer=None)  # its tokens have the numbers of fairseq's dictionary
     return write_hugging_face(numbered, out, source.tensors, config, None)
@@ -127,6 +129,8 @@ def of_run(path: Path, weights: str, step: int | None) -> Source:
 
     folder = path if path.is_dir() and stored(path) else None
     found = next((p for p in [path, *path.resolve().parents] if (p / "config.yaml").is_file()), None)
+    if not path.exists():
+        raise UserError(f"RUN_OR_CHECKPOINT={path}: there is no such file or folder")
     if found is None:
         raise UserError(f"RUN_OR_CHECKPOINT={path}: expected a run, a snapshot or average in one, or nanoGPT's ckpt.pt")
     run = RunDir(found)

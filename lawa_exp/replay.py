@@ -265,6 +265,7 @@ def read_out(
     live: Mapping[int, dict[str, Any] | None],
     say: Callable[[str], None],
     progress: Progress | None = None,
+    measure: str = "val loss",
 ) -> ReadOut:
     """Evaluates averages where the live weights were, in one pass; the same weights never twice.
 
@@ -326,18 +327,18 @@ def read_out(
             rows.append({**at, **average.fields, **of.fields, **seen})
             measures += [{**at, **average.fields, **m} for m in of.measures]
             losses[average.id] = of.fields["loss"]
-        say(progress_line(step, here.fields["loss"], losses))
+        say(progress_line(step, measure, here.fields["loss"], losses))
         if progress:
             progress.add(step, rows[before[0] :], measures[before[1] :])
     return ReadOut(rows, last, sums, measures)
 
 
-def progress_line(step: int, live: float, losses: dict[str, float]) -> str:
+def progress_line(step: int, measure: str, live: float, losses: dict[str, float]) -> str:
     named = losses
     if len(losses) > SHOWN:
         best = min(losses, key=losses.__getitem__)
         named = {f"best of {len(losses)} averages {best}": losses[best]}
-    return f"step {step:>7,}  val loss: live {live:.4f}" + "".join(f"  {id} {loss:.4f}" for id, loss in named.items())
+    return f"step {step:>7,}  {measure}: live {live:.4f}" + "".join(f"  {id} {loss:.4f}" for id, loss in named.items())
 
 
 def live_rows(rows: Iterable[dict[str, Any]], end: int | None = None) -> dict[int, dict[str, Any] | None]:

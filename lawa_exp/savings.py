@@ -61,6 +61,9 @@ def longest_saving(
 ) -> Saving:
     """The longest of the savings at the average's evaluations, by step ascending; of equally long ones the first.
 
+    An evaluation that is worse than the baseline's first one is left out while there are others: when the baseline was
+    there is not known.
+
     baseline, average: (step, value); lower values are better unless said. What the baseline never reaches counts as the
     steps that it has left. UserError: one of them has no evaluation.
     """
@@ -68,7 +71,8 @@ def longest_saving(
         raise UserError("savings: expected evaluations of the baseline and of the average")
     sign = -1 if higher_is_better else 1
     turned = [(step, sign * value) for step, value in baseline]
-    found = [(steps_saved(turned, step, sign * value), step) for step, value in average]
+    known = [(step, value) for step, value in average if sign * value <= turned[0][1]]
+    found = [(steps_saved(turned, step, sign * value), step) for step, value in known or average[-1:]]
     (steps, reached), at = max(found, key=lambda f: (f[0][0], -f[1]))
     return Saving(steps, reached, at, price or Price())
 

@@ -73,12 +73,14 @@ FOLDERS = {  # of the harness's tasks
 def harness() -> Any:
     """The package, without its chatter."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         import lm_eval.evaluator
         import lm_eval.tasks
     except ImportError:
         raise UserError("--evaluate zeroshot needs lm-eval: pip install 'lawa_exp[zeroshot]'") from None
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    for package in ("lm_eval", "huggingface_hub", "datasets"):
+        logging.getLogger(package).setLevel(logging.ERROR)
     return lm_eval
 
 
@@ -88,7 +90,7 @@ def local_file(name: str, folder: Path) -> Path:
         raise UserError(f"--tasks {name}: of local files {near(name, LOCAL)}")
     path = folder / f"{name}.jsonl"
     if not path.is_file():
-        raise UserError(f"--task-data {folder}: it has no {path.name}; without the flag it comes from the hub")
+        raise UserError(f"--task-data {folder}: it has no {path.name}, the task's documents")
     return path
 
 

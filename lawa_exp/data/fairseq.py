@@ -16,7 +16,6 @@ SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # the first symbols of every dictio
 BOS, PAD, EOS, UNK = range(4)
 MMAP, OLD = b"MMIDIDX\x00\x00", b"TNTIDX\x00\x00"  # how an index begins
 DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2", 9: "<u4", 10: "<u8"}
-SOLE = "the sole held-out split, valid, serves as val and as test"
 SPLITS = {"train": "train", "val": "valid", "test": "test"}
 
 
@@ -80,6 +79,11 @@ def read_indexed(prefix: Path) -> Lines:
         there, expected = data.stat().st_size, int(sizes.sum()) * dtype.itemsize
         raise UserError(f"{data} is cut short: it has {there:,} bytes, its index says {expected:,}")
     return Lines(np.memmap(data, dtype, "r"), sizes)
+
+
+def is_binary(folder: Path) -> bool:
+    """Whether it looks like what `fairseq-preprocess` wrote."""
+    return (folder / "dict.txt").is_file() or (folder / "train.idx").is_file()
 
 
 def open_binary(folder: Path, name: str) -> tuple[dict[str, int], dict[str, Lines], list[Path]]:

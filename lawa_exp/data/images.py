@@ -12,6 +12,7 @@ import numpy as np
 
 from lawa_exp.config import UserError, boolean, integer, number, setting, text
 from lawa_exp.data.order import NOISE, epochs_and_indices, hash_of, keys_of, permuted, uniform
+from lawa_exp.data.places import sole
 
 if TYPE_CHECKING:
     import torch
@@ -260,7 +261,7 @@ def complete(parts: dict[str, Part]) -> tuple[dict[str, np.ndarray], dict[str, n
     Without a val, a tenth of train is cut off for it; without either, two tenths. A sole val serves as test too.
     """
     if "val" in parts:
-        note = "" if "test" in parts else "the sole held-out split, val, serves as val and as test"
+        note = "" if "test" in parts else sole("val")
         found = {"test": parts["val"], **parts}
     else:
         missing = ["val"] if "test" in parts else ["val", "test"]

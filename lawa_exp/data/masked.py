@@ -18,17 +18,17 @@ from lawa_exp.data.blocks import fingerprint_files
 from lawa_exp.data.fairseq import (
     BOS,
     PAD,
-    SOLE,
     SPECIAL,
     UNK,
     Lines,
     encode_lines,
+    is_binary,
     lines_of,
     open_binary,
     read_dictionary,
 )
 from lawa_exp.data.order import NOISE, epochs_and_indices, keys_of, uniform
-from lawa_exp.data.places import find
+from lawa_exp.data.places import find, sole
 from lawa_exp.data.text import kept, read_pydocs, read_splits
 from lawa_exp.data.tokenizers import find_gpt2, load_tokenizer
 
@@ -42,7 +42,7 @@ class MaskedLMSettings:
     """`path`: a folder that `fairseq-preprocess --only-source` wrote (dict.txt, train.bin, ...), or raw text.
 
     format: `fairseq`, `text` (files as those of dataset=text, through GPT-2's BPE and the dict.txt beside its files),
-    or `auto`: fairseq where there is a dict.txt.
+    or `auto`: fairseq where there is a dict.txt or an index.
     """
 
     inputs: ClassVar[str] = "masked tokens"
@@ -58,9 +58,9 @@ class MaskedLMSettings:
             "test.txt with dataset.path=DIR"
         )
         place = find(self.name, self.path, self.folder, (), get)
-        if self.format == "fairseq" or (self.format == "auto" and (place / "dict.txt").is_file()):
+        if self.format == "fairseq" or (self.format == "auto" and is_binary(place)):
             ids, splits, files = open_binary(place, self.name)
-            note = "" if (place / "test.idx").is_file() else SOLE
+            note = "" if (place / "test.idx").is_file() else sole("valid")
             return MaskedBlocks(splits, ids, context, fingerprint_files(files), self.name, note)
         return self._from_text(*read_splits(place), context)
 

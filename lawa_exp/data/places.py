@@ -35,6 +35,11 @@ def find(name: str, path: str | None, folder: str | None, wanted: tuple[str, ...
     raise NotHere(f"dataset={name}: {what} not found; looked in {', '.join(looked)}{hint}; {get}")
 
 
+def sole(split: str) -> str:
+    """What is said of data with one held-out split alone."""
+    return f"the sole held-out split, {split}, serves as val and as test"
+
+
 def is_hidden(path: Path, root: Path) -> bool:
     """Whether `path`, or a folder between it and `root`, has a name that begins with a dot."""
     return any(part.startswith(".") for part in path.relative_to(root).parts)

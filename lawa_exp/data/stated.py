@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lawa_exp.data.images import HELD_OUT
+from lawa_exp.data.places import sole
 
 FACTS = Path(__file__).with_suffix(".yaml")
 UNITS = {"tokens": "token", "masked tokens": "masked token", "images": "image"}
@@ -47,12 +48,13 @@ def stated(settings: Any, context: int | None) -> Stated | None:
     elif unit == "token" and context:  # as in `Blocks`
         sample = f"{context} tokens"
         found = {s: (n - (context if s == "train" else 1)) // context for s, n in found.items()}
+    held_out = "" if "test" in found else f"; {sole('val')}"
     return Stated(
         {"test": found["val"], **found},
         context or 1,
         sample,
         unit,
-        f"not here: planned with stated sizes, {facts['source']}; the run's folder will have another name",
+        f"not here: planned with stated sizes, {facts['source']}; the run's folder will have another name{held_out}",
         facts.get("vocab_size"),
         facts.get("channels"),
         image_size,

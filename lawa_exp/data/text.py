@@ -13,7 +13,7 @@ import numpy as np
 
 from lawa_exp.config import UserError, one_of, optional, setting, text
 from lawa_exp.data.blocks import Blocks
-from lawa_exp.data.places import find, is_hidden
+from lawa_exp.data.places import find, is_hidden, sole
 from lawa_exp.data.tokenizers import Tokenizer, load_tokenizer
 
 HELD_OUT = 0.05  # of the text: the last twentieth is test, the one before it val
@@ -84,7 +84,7 @@ def _named_splits(texts: dict[str, str]) -> tuple[dict[str, str], str]:
         return _cut_splits(texts["train"])
     if len(held_out) == 2:
         return texts, ""
-    note = f"the sole held-out split, {held_out[0]}, serves as val and as test"
+    note = sole(held_out[0])
     return {"train": texts["train"], "val": texts[held_out[0]], "test": texts[held_out[0]]}, note
 
 

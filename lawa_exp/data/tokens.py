@@ -11,7 +11,7 @@ import numpy as np
 
 from lawa_exp.config import UserError, integer, optional, setting, text
 from lawa_exp.data.blocks import Blocks, fingerprint_files, pieces
-from lawa_exp.data.places import find
+from lawa_exp.data.places import find, sole
 from lawa_exp.data.sources import CORPORA
 
 
@@ -56,7 +56,7 @@ def open_bins(folder: Path, name: str, vocab_size: int, context: int) -> Blocks:
     note = ""
     if not paths["test"].is_file():
         paths["test"] = paths["val"]
-        note = "the sole held-out split, val.bin, serves as val and as test"
+        note = sole("val.bin")
     for path in paths.values():
         if path.stat().st_size % 2:
             raise UserError(f"dataset={name}: {path} is not uint16: its size, {path.stat().st_size} bytes, is odd")

@@ -11,8 +11,8 @@ import numpy as np
 
 from lawa_exp.config import one_of, optional, setting, text
 from lawa_exp.data.blocks import Blocks, fingerprint_files
-from lawa_exp.data.fairseq import EOS, SOLE, UNK, count_dictionary, encode_lines, open_binary
-from lawa_exp.data.places import find
+from lawa_exp.data.fairseq import EOS, UNK, count_dictionary, encode_lines, is_binary, open_binary
+from lawa_exp.data.places import find, sole
 from lawa_exp.data.text import kept, read_splits
 
 
@@ -21,7 +21,8 @@ class WordsSettings:
     """`path`: a folder that `fairseq-preprocess --only-source` wrote (dict.txt, train.bin, ...), or raw text.
 
     format: `fairseq`, `text` (files as those of dataset=text; the dictionary is that of the train split's words), or
-    `auto`: fairseq where there is a dict.txt. Every line ends with an EOS, and so does what comes before the first.
+    `auto`: fairseq where there is a dict.txt or an index. Every line ends with an EOS, and so does what is
+    before the first.
     """
 
     inputs: ClassVar[str] = "tokens"
@@ -36,11 +37,11 @@ class WordsSettings:
             "test.txt with dataset.path=DIR"
         )
         place = find(self.name, self.path, self.folder, (), get)
-        if self.format == "fairseq" or (self.format == "auto" and (place / "dict.txt").is_file()):
+        if self.format == "fairseq" or (self.format == "auto" and is_binary(place)):
             ids, lines, files = open_binary(place, self.name)
             splits = {split: found.tokens for split, found in lines.items()}
             fingerprint = fingerprint_files(files)
-            note = "" if (place / "test.idx").is_file() else SOLE
+            note = "" if (place / "test.idx").is_file() else sole("valid")
         else:
             texts, note = read_splits(place)
             ids = count_dictionary(texts["train"])

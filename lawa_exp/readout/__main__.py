@@ -100,17 +100,20 @@ def parser() -> Parser:
 
 
 def amount(text: str) -> float:
-    """ValueError for what is no number above 0."""
-    if not 0 < (number := float(text)) < float("inf"):
-        raise ValueError(text)
-    return number
+    """argparse's error for what is no number above 0."""
+    try:
+        if 0 < (number := float(text)) < float("inf"):
+            return number
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
 
 
 def positive(text: str) -> int:
-    """ValueError for what is no whole number from 1 on."""
-    if (number := int(text)) < 1:
-        raise ValueError(text)
-    return number
+    """argparse's error for what is no whole number from 1 on."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number from 1 on")
+    return int(text)
 
 
 if __name__ == "__main__":

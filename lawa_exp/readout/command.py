@@ -17,7 +17,7 @@ from lawa_exp.readout.asked import readout_name
 from lawa_exp.readout.findings import Findings, findings
 from lawa_exp.readout.noise import paired
 from lawa_exp.readout.progress import Revisiting, revisiting
-from lawa_exp.readout.report import Test, chosen_line, measures_paragraph, savings_paragraph, write_summary
+from lawa_exp.readout.report import Named, Test, chosen_line, measures_paragraph, savings_paragraph, write_summary
 from lawa_exp.readout.revisions import HUB
 from lawa_exp.readout.subject import Subject, folder, our_run
 from lawa_exp.replay import Average, ReadOut, Stopped, evaluated, evaluations, read_out, write_rows
@@ -76,11 +76,12 @@ def into(
     todo = evaluations(subject.replay, averages, left)
     say(f"{len(averages):,} averages at {len(left):,} steps: {todo:,} evaluations on val{tested}")
     try:
-        found = read_out(subject.replay, averages, subject.score, subject.live, say, progress)
+        found = read_out(subject.replay, averages, subject.score, subject.live, say, progress, subject.measure)
     except Stopped as stopped:
         if progress is None:
             raise
-        say(f"{str(stopped).partition(':')[0]} and saved; the same command goes on")
+        saved = f"saved up to step {progress.reached:,}" if progress.reached else "nothing was evaluated yet"
+        say(f"{str(stopped).partition(':')[0]}, {saved}; the same command goes on")
         return 75
     rows = with_earlier(found.rows, subject)
     every_row = [*(r for r in subject.rows if r["weights"] == "live"), *rows]
@@ -94,7 +95,8 @@ def into(
         command = shlex.join(["python", "-m", "lawa_exp.readout", *sys.argv[1:]])
         more = [savings_paragraph(every_row, f, price_of(args, subject))]
         more += [measures_paragraph(measures, f.step)] if measures else []
-        text = write_summary(out, f, every_row, subject.title, subject.unit, chosen, notes, command, more)
+        named = Named(subject.title, subject.unit, subject.measure)
+        text = write_summary(out, f, every_row, named, chosen, notes, command, more)
         if progress:
             progress.finish()
         say(f"\n{text}\n\nin {out}: {', '.join(sorted(name for name in WRITTEN if (out / name).exists()))}")

@@ -51,6 +51,7 @@ class Evaluator:
     bn: str | None = None
     no_test: str = ""
     unit: str = NATS
+    measure: str = "val loss"
     notes: list[str] = field(default_factory=list)
     label: str = ""  # of the evaluation, in the results' name
     identity: dict[str, Any] = field(default_factory=dict)  # what decides its results
@@ -129,7 +130,12 @@ def zero_shot(args: argparse.Namespace, name: str, beside: Path) -> Evaluator:
     if not args.tasks:
         raise UserError("--tasks is missing: expected tasks with commas, such as lambada_openai,arc_easy,piqa")
     asked = list(dict.fromkeys(task.strip() for task in args.tasks.split(",")))
-    published = pythia_rows(Path(args.published), name, asked) if args.published else []
+    published = []
+    if args.published:
+        try:
+            published = pythia_rows(Path(args.published), name, asked)
+        except UserError as error:
+            raise UserError(f"--published={args.published}, of {name}: {error}") from None
     config, device, ranks, tokenizer = model_and_tokenizer(args, beside)
     folder = Path(args.task_data) if args.task_data else None
     files = {name: local_file(name, folder) if folder else shipped_file(name) for name in asked}
@@ -149,6 +155,7 @@ def zero_shot(args: argparse.Namespace, name: str, beside: Path) -> Evaluator:
         made,
         no_test="tasks have one split each",
         unit="mean over the tasks of 1 - acc",
+        measure="1 - mean accuracy",
         label=f"{ZEROSHOT}-{readout_name(asked)}",
         published=published,
     )
@@ -171,7 +178,9 @@ def perplexity(args: argparse.Namespace, name: str, beside: Path) -> Evaluator:
     made = of_model(args, score, f"{name} on {path.name}", identity | {"dtype": config.trainer.dtype})
     counted = f"{score.tokens:,} tokens, {score.words:,} words, {score.bytes:,} bytes"
     made.notes.append(f"Perplexity of {path.name} ({counted}) by token and by word: {NORMALISED}.")
-    return replace(made, no_test="--text is one text", unit="nats per token", label=f"{PERPLEXITY}-{path.name}")
+    return replace(
+        made, no_test="--text is one text", unit="nats per token", measure="loss", label=f"{PERPLEXITY}-{path.name}"
+    )
 
 
 def file_digest(path: Path) -> str:

@@ -51,7 +51,7 @@ def findings(found: ReadOut, rows: list[dict[str, Any]], ids: Sequence[str]) -> 
 
     Averages without a finite loss after the last step have none. Failed: none has one, or the live weights do not.
     """
-    live = [point for point in curve(rows, "live") if point[0] > 0]
+    live = curve(rows, "live")
     step, live_loss = found.step, dict(live).get(found.step)
     if live_loss is None:
         raise Failed(f"the loss of the live weights after step {step:,} is not finite: nothing to compare with")
@@ -60,7 +60,7 @@ def findings(found: ReadOut, rows: list[dict[str, Any]], ids: Sequence[str]) -> 
     if not curves:
         raise Failed(f"none of the averages has a finite loss after step {step:,}")
     best = min(curves, key=lambda id: dict(curves[id])[step])
-    spread = scatter(live)
+    spread = scatter([point for point in live if point[0] > 0])
 
     def paired_to(id: str, other: str) -> float:
         return paired(found.sums[id], found.sums[other])[1] if {id, other} <= found.sums.keys() else math.nan

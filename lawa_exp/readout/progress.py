@@ -59,6 +59,7 @@ class Revisiting:
             lines = [line for line in lines[1:] if line["step"] != self.live[-1]]
             self.done = {line["step"]: (line["rows"], line["measures"]) for line in lines}
             self._load_states()
+        self.reached = max(self.done, default=0)
         if self.done:
             replay.go_on(max(self.done), [s for s in self.live if s not in self.done])
         if writes and not self.finished:
@@ -75,6 +76,7 @@ class Revisiting:
 
     def add(self, step: int, rows: list[dict[str, Any]], measures: list[dict[str, Any]]) -> None:
         """Also removes the revisions that nothing reads any more."""
+        self.reached = step
         if not self.writes:
             return
         with (self.out / FILE).open("a") as file:

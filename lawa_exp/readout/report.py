@@ -11,16 +11,25 @@ from typing import Any
 from lawa_exp.metrics import curve
 from lawa_exp.readout.findings import Findings, plus_minus, verdict
 from lawa_exp.readout.heatmap import compared_line, draw_heatmap
-from lawa_exp.report import draw_curves, markdown, saved_text
+from lawa_exp.report import NATS, draw_curves, markdown, saved_text
 from lawa_exp.savings import Price, longest_saving, table_of
 
 
-def table(f: Findings) -> str:
+@dataclass(frozen=True)
+class Named:
+    """What a read-out is of, the unit of its loss, and what the loss is called."""
+
+    title: str
+    unit: str = NATS
+    measure: str = "val loss"
+
+
+def table(f: Findings, measure: str = "val loss") -> str:
     """A line for each average: loss after the last step, difference to live and to the best, steps saved half-way."""
     noise = any(line.saved_range for line in f.lines)
     head = [
         "weights",
-        f"val loss, step {f.step:,}",
+        f"{measure}, step {f.step:,}",
         "to live",
         "to the best",
         "steps saved",
@@ -87,21 +96,20 @@ def write_summary(
     out: Path,
     f: Findings,
     rows: list[dict[str, Any]],
-    title: str,
-    unit: str,
+    named: Named,
     chosen: str,
     notes: Sequence[str],
     command: str,
     more: Sequence[str] = (),
 ) -> str:
     """Writes summary.md and the figures into `out`; returns the text that the terminal shows. more: paragraphs."""
-    draw_curves(rows, out / "curves.png", title, unit)
-    drawn = draw_heatmap(f, rows, out / "heatmap.png", title)
+    draw_curves(rows, out / "curves.png", named.title, named.unit)
+    drawn = draw_heatmap(f, rows, out / "heatmap.png", named.title)
     heat_map = compared_line(f, rows)
-    paragraphs = [table(f), chosen, noise_line(f), SAVED_LINE, *([heat_map] if heat_map else []), *more]
+    paragraphs = [table(f, named.measure), chosen, noise_line(f), SAVED_LINE, *([heat_map] if heat_map else []), *more]
     listed = "\n".join(f"- {note}" for note in notes)
     figures = [*(["![k against spacing](heatmap.png)"] if drawn else []), "![curves](curves.png)"]
-    head = [f"# {title}", f"    {command}", f"Loss: {unit}. The rows are in metrics.jsonl."]
+    head = [f"# {named.title}", f"    {command}", f"Loss: {named.unit}. The rows are in metrics.jsonl."]
     parts = [*head, *paragraphs, *([listed] if listed else []), *figures]
     (out / "summary.md").write_text("\n\n".join(parts) + "\n")
     return "\n\n".join(paragraphs)
@@ -109,7 +117,7 @@ def write_summary(
 
 def savings_paragraph(rows: list[dict[str, Any]], f: Findings, price: Price) -> str:
     """The longest saving of each average, and in what it is priced."""
-    live = [point for point in curve(rows, "live") if point[0] > 0]
+    live = curve(rows, "live")
     found = {line.id: longest_saving(live, curve(rows, line.id), price) for line in f.lines}
     said = "The longest saving of each average: at the step named it has what the live weights have so many steps later"
     if price.steps_per_epoch is not None:

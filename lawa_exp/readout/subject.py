@@ -23,7 +23,7 @@ from lawa_exp.readout.asked import combinations, typed
 from lawa_exp.readout.evaluators import evaluator_for
 from lawa_exp.readout.kept import Attached, Rebuilt, tracked_widths
 from lawa_exp.readout.revisions import HUB, Folder, Hub, Source, chosen
-from lawa_exp.replay import Replay, Snapshots, live_rows, next_longer, problem_with, read_snapshot
+from lawa_exp.replay import Replay, Snapshots, live_rows, missing_steps, next_longer, problem_with, read_snapshot
 from lawa_exp.report import NATS
 from lawa_exp.run import prepare, start_device
 from lawa_exp.rundir import RunDir
@@ -49,6 +49,7 @@ class Subject:
     notes: list[str] = field(default_factory=list)
     no_test: str = ""  # why there is no test split
     unit: str = NATS  # of the loss
+    measure: str = "val loss"  # what the terminal and the table call it
     is_main: bool = True
     suffix: str = ""  # of the results' name, where they are not evaluated as the run's own
     last: int = 0  # step of the training, read out or not
@@ -193,6 +194,7 @@ def folder(args: argparse.Namespace, held: ExitStack) -> Subject:
     if revisions:  # of a long trajectory only what is evaluated, and what that needs
         needed = {t for s in replayed for step in live if defined(s, step) for t in s.needed(step)} | set(live)
         paths = {s: path for s, path in paths.items() if s in needed}
+    absent = [note for s in replayed if (note := gaps(s, paths, live))]
     first = min(paths)
     if not replayed and revisions:
         raise UserError("none of these averages can be had: " + "; ".join(left_out))
@@ -205,7 +207,7 @@ def folder(args: argparse.Namespace, held: ExitStack) -> Subject:
     notes = e.notes
     if read.left_out:
         notes.append(f"In the checkpoints, but not in {read.what}, and left out: {', '.join(sorted(read.left_out))}.")
-    notes += [*period_note(args, replayed, period), *start_note(args, {s.kind for s in replayed})]
+    notes += [*absent, *period_note(args, replayed, period), *start_note(args, {s.kind for s in replayed})]
     steps_of = {path: step for step, path in source.paths.items()}
     snapshots = Snapshots(paths, lambda path: read(source.fetch(steps_of[path])))
     replay = Replay(replayed, e.averaged, snapshots, e.device, live, e.statistics, e.bn)
@@ -220,6 +222,7 @@ def folder(args: argparse.Namespace, held: ExitStack) -> Subject:
         notes=notes,
         no_test=e.no_test,
         unit=e.unit,
+        measure=e.measure,
         is_main=e.ranks is None or e.ranks.is_main,
         suffix=(f"-{e.label}" if e.label else "") + (f"-bn-{e.bn}" if args.bn else ""),
         last=max(source.paths),
@@ -269,6 +272,15 @@ def missing(settings: Any, paths: dict[int, Path], last: int) -> str | None:
         if lacking
         else None
     )
+
+
+def gaps(settings: Any, paths: dict[int, Path], live: Sequence[int]) -> str:
+    """Where an average is not there for want of checkpoints in between; empty where it is wherever it can be."""
+    lacking = {s: found for s in live if defined(settings, s) and (found := missing_steps(settings, paths, s))}
+    if not lacking:
+        return ""
+    steps, without = (", ".join(f"{s:,}" for s in sorted(some)) for some in (lacking, set().union(*lacking.values())))
+    return f"{settings.id} is not there at step {steps}: no checkpoint of step {without}."
 
 
 def instead(settings: Any, saved: dict[int, Path], last: int) -> str:

@@ -24,7 +24,7 @@ from lawa_exp.readout.choice import FEWEST_BATCHES, TOLERANCE, choose, cost, cro
 from lawa_exp.readout.command import with_earlier
 from lawa_exp.readout.findings import findings
 from lawa_exp.readout.noise import paired
-from lawa_exp.readout.report import write_summary
+from lawa_exp.readout.report import Named, write_summary
 from lawa_exp.readout.subject import Subject, averages_of
 from lawa_exp.replay import Average, ReadOut, Replay, live_rows, read_out, write_rows
 from lawa_exp.rundir import RunDir
@@ -123,7 +123,7 @@ def suggest(args: argparse.Namespace) -> tuple[Suggestion, Subject, ReadOut]:
         command = shlex.join(["python", "-m", "lawa_exp.suggest", args.run])
         chosen_text = "\n".join(f"- {line}" for line in lines_of(suggestion))
         notes = [note for note in subject.notes if note.startswith("Data:")]
-        write_summary(out, f, every_row, subject.title, subject.unit, chosen_text, notes, command)
+        write_summary(out, f, every_row, Named(subject.title, subject.unit), chosen_text, notes, command)
     return suggestion, subject, found
 
 

@@ -190,6 +190,8 @@ def test_mistakes(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--step 41: .* has 5, 10"):
         export(trained, "nanogpt", tmp_path / "out", step=41)
     with pytest.raises(UserError, match=r"expected a run, a snapshot or average in one, or nanoGPT's ckpt.pt"):
+        export(tmp_path, "nanogpt", tmp_path / "out")
+    with pytest.raises(UserError, match="absent: there is no such file or folder"):
         export(tmp_path / "absent", "nanogpt", tmp_path / "out")
     torch.save({"model": {}}, tmp_path / "other.pt")
     with pytest.raises(UserError, match="no checkpoint of nanoGPT"):

@@ -247,6 +247,9 @@ def test_what_does_not_fit_is_told_in_a_line(runs, tmp_path, capsys):
     for path in (runs / "data").iterdir():
         (data / path.name).write_bytes(path.read_bytes())
     lines = (data / "dict.txt").read_text().splitlines()
+    (data / "dict.txt").rename(tmp_path / "dict.txt")
+    with pytest.raises(UserError, match=r"dict.txt is missing: fairseq-preprocess writes it"):
+        opened(tmp_path)
     (data / "dict.txt").write_text("\n".join(lines[:20]) + "\n")
     with pytest.raises(UserError, match=r"holds token \d+, beyond the 24 symbols of .*another dictionary's"):
         opened(tmp_path)

@@ -94,7 +94,7 @@ def test_revisions_of_a_hub_give_the_losses_of_the_run(
     strike = Strike("lawa_exp.scoring:OnModel.__call__", n=14, signal=signal)
     done = struck(served, strike, *asked, "--out", out)
     assert done.returncode == code, done.stderr
-    assert ("stopped at step 40 and saved; the same command goes on" in done.stdout) == (code == 75)
+    assert ("stopped at step 40, saved up to step 30; the same command goes on" in done.stdout) == (code == 75)
     assert not (out / "metrics.jsonl").exists()
     steps = [json.loads(line).get("step") for line in (out / "progress.jsonl").read_text().splitlines()]
     assert steps == [None, 10, 20, 30], "four, then five evaluations at a step: struck at step 40"
@@ -216,6 +216,17 @@ def test_mistakes_are_one_line_and_nothing_is_lost(served: Served, tmp_path: Pat
     assert shard in refused(served, served.root, *last)
 
 
+def test_a_missing_folder_inside_the_range_is_told(folders: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(folders, tmp_path / "tiny")
+    shutil.rmtree(root / "step30")
+    asked = ["--revisions", "step10..step60", "--dataset", "pydocs", "--k", "2", "--spacing", "10", *EVALUATED]
+    code, printed, errors = readout(None, root, *asked, "--out", tmp_path / "out")
+    assert code == 0, errors
+    assert "lawa-k2-s10 is not there at step 40: no checkpoint of step 30." in printed
+    steps = {step for step, weights in losses(rows(tmp_path / "out")) if weights == "lawa-k2-s10"}
+    assert steps == {20, 50, 60}
+
+
 def test_zero_shot_and_perplexity_of_weights_in_memory(trained: Path, folders: Path, tmp_path: Path) -> None:
     """Of a run of ours, and of the same weights as folders of a GPT-NeoX with a tokenizer that is named."""
     pytest.importorskip("lm_eval", reason="needs lawa_exp[zeroshot]")
@@ -254,6 +265,7 @@ def test_zero_shot_and_perplexity_of_weights_in_memory(trained: Path, folders: P
     assert [r["value"] for r in again if "source" in r] == [0.5, 0.5]
     assert not list(tmp_path.rglob("*.safetensors")), "no copy on the disk"
     summary = (tmp_path / "theirs" / "summary.md").read_text()
+    assert "| 1 - mean accuracy, step 60 |" in summary and "1 - mean accuracy: live" in theirs[1]
     assert "live, published" in summary and "20 steps an epoch; 0.1 GPU hours a step" in summary
     again = readout(None, folders, *asked, *flags, "--out", tmp_path / "theirs")
     assert again[0] == 0 and "was read out already" in again[1]

@@ -54,3 +54,14 @@ def test_what_is_never_reached_is_a_bound_and_accuracy_counts_upwards() -> None:
     assert table[1:] == [["lawa", "25", "", "", "20"], ["ema", "> 60", "> 60", "> 60", "30"]]
     with pytest.raises(UserError, match="expected evaluations"):
         longest_saving([], [(1, 1.0)])
+
+
+def test_worse_than_the_first_evaluation_of_the_baseline_is_no_saving() -> None:
+    """When the baseline was there is not known: with an evaluation before, it is, and the saving is negative."""
+    baseline, average = [(20, 7.0777), (40, 6.7605)], [(20, 7.0976), (40, 6.7888)]
+    saving = longest_saving(baseline, average)
+    assert saving.at == 40 and saving.steps == pytest.approx(20 * (7.0777 - 6.7888) / (7.0777 - 6.7605) - 20)
+    assert longest_saving([(0, 10.8), *baseline], average).steps == pytest.approx(
+        20 * (10.8 - 7.0976) / (10.8 - 7.0777) - 20
+    )
+    assert longest_saving(baseline, [(20, 9.0), (40, 8.0)]).at == 40, "none is known: the last one"
