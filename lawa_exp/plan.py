@@ -334,6 +334,7 @@ def describe(
     bn = f"averages with evaluate.bn={e.bn}" + (
         f", on {e.bn_samples} training samples" if e.bn == "recalibrate" else ""
     )
+    horizon = int(config.lr.horizon or steps)
     called = f" ({PAPERS_NAMES[config.model.name]})" if config.model.name in PAPERS_NAMES else ""
     hours = f", {cost.gpu_hours():,.0f} hours of an A100 at {MFU:.0%} of its {A100 / 1e12:g} TFLOP/s"
     lines = [
@@ -367,7 +368,8 @@ def describe(
             f", decay after step {config.lr.stable_steps:,} ({batches.samples(config.lr.stable_steps):,} samples)"
             if isinstance(config.lr, schedules.Decaying)
             else ""
-        ),
+        )
+        + (f"; planned for {horizon:,} steps" if config.lr.uses_horizon and horizon != steps else ""),
         f"snapshots   every {config.trajectory.every} steps: {cost.snapshots:,}; "
         f"on the disk {cost.on_disk:,} = {size_text(cost.on_disk * model_bytes)}",
         f"states      every {config.save.every} steps: the last 2, at most "
