@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,44 +82,59 @@ def gpt2_to_hugging_face(source: Source, out: Path, tokenizer_path: str | None) 
     from lawa_exp.models import gpt
 
     tensors, config = gpt.to_hugging_face(source.tensors, source.model)
-    return write_hugging_face(source, out, tensors, config, tokenizer_path)
+    return write_generating(source, out, tensors, config, tokenizer_path)
 
 
 def pythia_to_hugging_face(source: Source, out: Path, tokenizer_path: str | None) -> str:
     from lawa_exp.models import pythia
 
     config = json.loads(pythia.config_of(source.model).to_json_string())
-    return write_hugging_face(source, out, source.tensors, config, tokenizer_path)
+    return write_generating(source, out, source.tensors, config, tokenizer_path)
 
 
 def roberta_to_hugging_face(source: Source, out: Path, tokenizer_path: str | None) -> str:
+    from lawa_exp.hf_tokenizers import carried_roberta
     from lawa_exp.models import roberta
 
-    if tokenizer_path is not None:
-        raise UserError(f"--tokenizer-path={tokenizer_path}: a RoBERTa is written without a tokenizer; leave it out")
     config = json.loads(roberta.config_of(source.model).to_json_string())
-    numbered = replace(source, tokenizer=None)  # its tokens have the numbers of fairseq's dictionary
-    return write_hugging_face(numbered, out, source.tensors, config, None)
+    where, model = tokenizer_path or source.tokenizer_path, source.model
+    tokenizer = carried_roberta(where, source.data, model.context, model.vocab_size)
+    if tokenizer_path and not tokenizer:
+        raise UserError(
+            f"--tokenizer-path={tokenizer_path}: expected encoder.json, vocab.bpe and a dict.txt of "
+            f"{model.vocab_size:,} symbols with <mask>"
+        )
+    named = "GPT-2's BPE with fairseq's numbers"
+    return write_hugging_face(source, out, source.tensors, config, tokenizer.files if tokenizer else {}, named)
+
+
+def write_generating(
+    source: Source, out: Path, tensors: Mapping[str, Any], config: dict[str, Any], tokenizer_path: str | None
+) -> str:
+    """`write_hugging_face` of a model that generates text: its tokenizer's tokens alone, up to its end of text."""
+    from lawa_exp.hf_tokenizers import carried
+
+    tokenizer = carried(source.tokenizer, tokenizer_path or source.tokenizer_path, source.model.context)
+    if tokenizer is None:
+        return write_hugging_face(source, out, tensors, config, {}, "")
+    ends = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
+    beyond = list(range(tokenizer.vocab_size, config["vocab_size"]))
+    generation = {**ends, **({"suppress_tokens": beyond} if beyond else {})}
+    files = {**tokenizer.files, "generation_config.json": generation}
+    return write_hugging_face(source, out, tensors, config | ends, files, str(source.tokenizer))
 
 
 def write_hugging_face(
-    source: Source, out: Path, tensors: Mapping[str, Any], config: dict[str, Any], tokenizer_path: str | None
+    source: Source, out: Path, tensors: Mapping[str, Any], config: dict[str, Any], more: dict[str, Any], tokenizer: str
 ) -> str:
-    """A folder that transformers opens: the weights, config.json, and the tokenizer where it is known."""
+    """A folder that transformers opens: the weights, config.json, and `more`, which the tokenizer is among, if any."""
     from lawa_exp.checkpoint.tensors import write_tensors
 
-    tokenizer = tokenizer_files(source, tokenizer_path)
-    if tokenizer:
-        known, end = tokenizer.pop("vocab_size"), tokenizer.pop("end_of_text")
-        config |= {"bos_token_id": end, "eos_token_id": end}
-        beyond = list(range(known, config["vocab_size"]))
-        generation = {"bos_token_id": end, "eos_token_id": end, **({"suppress_tokens": beyond} if beyond else {})}
-        tokenizer["generation_config.json"] = generation
     files: dict[str, Callable[[Path], Any]] = {"model.safetensors": lambda target: write_tensors(target, tensors)}
-    for name, content in {"config.json": config, **tokenizer}.items():
+    for name, content in {"config.json": config, **more}.items():
         files[name] = lambda target, content=content: target.write_text(json.dumps(content, ensure_ascii=False))  # type: ignore[misc]
     commit(out, files)
-    said = f", tokenizer {source.tokenizer}" if tokenizer else ", without a tokenizer"
+    said = f", tokenizer {tokenizer}" if more else ", without a tokenizer"
     return f"{out}: {config['architectures'][0]} of step {source.step:,}{said}"
 
 
@@ -211,49 +226,6 @@ def write_nanogpt(source: Source, target: Path) -> None:
     arguments = {**shape, "vocab_size": s.vocab_size, "dropout": s.dropout}
     content = {"model": tensors, "model_args": arguments, "iter_num": source.step, "best_val_loss": float("inf")}
     torch.save(content | {"config": {"dataset": "openwebtext"}}, target)
-
-
-def tokenizer_files(source: Source, path: str | None) -> dict[str, Any]:
-    """tokenizer.json and tokenizer_config.json by name, `vocab_size` and `end_of_text` (an id, or None).
-
-    Empty where the tokenizer is not known.
-    """
-    from lawa_exp.data.tokenizers import END_OF_TEXT, find_neox, read_tokenizer, symbols, vocabulary
-
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": source.model.context}
-    with_end = settings | {"eos_token": END_OF_TEXT, "bos_token": END_OF_TEXT}
-    path = path or source.tokenizer_path
-    if source.tokenizer == "neox":
-        file = find_neox(path)
-        known = read_tokenizer(file, "neox")  # UserError where it is damaged
-        numbers = {"vocab_size": known.vocab_size, "end_of_text": known.end_of_text}
-        return {"tokenizer.json": json.loads(file.read_bytes()), "tokenizer_config.json": with_end, **numbers}
-    if source.tokenizer == "gpt2":
-        ids, merges = vocabulary(path)
-    elif source.tokenizer == "bytes":
-        ids, merges = {symbol: byte for symbol, byte in symbols().items()}, []
-    else:
-        return {}
-    special = {"id": ids.get(END_OF_TEXT), "content": END_OF_TEXT, "special": True}
-    special |= {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    described = {
-        "version": "1.0",
-        "added_tokens": [special] if END_OF_TEXT in ids else [],
-        "pre_tokenizer": {**byte_level, "use_regex": source.tokenizer == "gpt2"},
-        "decoder": {**byte_level, "use_regex": True},
-        "model": {
-            "type": "BPE",
-            "vocab": ids,
-            "merges": merges,
-            "continuing_subword_prefix": "",
-            "end_of_word_suffix": "",
-        },
-    }
-    if END_OF_TEXT in ids:
-        settings = with_end
-    numbers = {"vocab_size": len(ids), "end_of_text": ids.get(END_OF_TEXT)}
-    return {"tokenizer.json": described, "tokenizer_config.json": settings, **numbers}
 
 
 def to_fairseq(source: Source, out: Path, tokenizer_path: str | None) -> str:

@@ -15,9 +15,11 @@ from helpers import rows, run, tiny
 from lawa_exp.averaging.swap import live_tensors
 from lawa_exp.checkpoint.tensors import map_stored, read_tensors, stored
 from lawa_exp.config import UserError
-from lawa_exp.data.tokenizers import load_tokenizer
-from lawa_exp.export import Source, export, of_nanogpt, tokenizer_files
-from lawa_exp.models import GPTSettings, build_model
+from lawa_exp.data.fairseq import read_dictionary
+from lawa_exp.data.tokenizers import find_gpt2, load_tokenizer
+from lawa_exp.export import TARGETS, Source, export, of_nanogpt
+from lawa_exp.hf_tokenizers import carried, carried_roberta
+from lawa_exp.models import GPTSettings, RobertaSettings, build_model
 from lawa_exp.state import load_live, load_weights
 
 NANOGPT = Path(os.environ.get("NANOGPT", Path(__file__).parents[3] / "nanoGPT"))
@@ -172,14 +174,36 @@ def test_gpt2s_tokenizer(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     if not os.environ.get("LAWA_DATA"):
         pytest.skip("LAWA_DATA is not set")
-    files = tokenizer_files(Source({}, settings(vocab_size=50304, context=1024), 0, "gpt2"), None)
-    assert (files.pop("vocab_size"), files.pop("end_of_text")) == (50257, 50256)
-    for name, content in files.items():
+    found = carried("gpt2", None, 1024)
+    assert found and (found.vocab_size, found.end_of_text) == (50257, 50256)
+    for name, content in found.files.items():
         (tmp_path / name).write_text(json.dumps(content))
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     text = TEXT + "  it's   1234 \n\n done"
     assert tokenizer(text)["input_ids"] == load_tokenizer("gpt2", None).encode(text).tolist()
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text and tokenizer.eos_token_id == 50256
+
+
+@pytest.mark.data
+def test_robertas_tokenizer_is_the_published_one(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    if not os.environ.get("LAWA_DATA"):
+        pytest.skip("LAWA_DATA is not set")
+    torch.manual_seed(0)
+    model = RobertaSettings("m", 1, 2, 16, 32, 50265, 0.1, 0.1)
+    told = TARGETS[RobertaSettings]["huggingface"](
+        Source(build_model(model).state_dict(), model, 0), tmp_path / "m", None
+    )
+    assert told.endswith("tokenizer GPT-2's BPE with fairseq's numbers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")
+    assert tokenizer("Hello world")["input_ids"] == [0, 31414, 232, 2], "as roberta-base's"
+    assert (tokenizer.mask_token_id, tokenizer.pad_token_id, len(tokenizer)) == (50264, 1, 50265)
+    numbers = read_dictionary(find_gpt2(None) / "dict.txt")
+    tokens = [numbers[str(token)] for token in load_tokenizer("gpt2", None).encode(TEXT)]
+    assert tokenizer(TEXT)["input_ids"] == [0, *tokens, 2]
+    filled = transformers.pipeline("fill-mask", model=str(tmp_path / "m"))("The<mask> fox.")
+    assert len(filled) == 5 and all(f["sequence"].startswith("The") for f in filled)
+    assert carried_roberta(None, None, 32, 50264) is None, "of another size"
 
 
 def test_mistakes(trained: Path, tmp_path: Path) -> None:
