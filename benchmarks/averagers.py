@@ -32,7 +32,7 @@ from lawa_exp.averaging import (
 )
 from lawa_exp.averaging.swap import averaged_names, live_tensors
 from lawa_exp.averaging.window import Window
-from lawa_exp.numerics import keep_freed_memory, seeded_model, set_up_arithmetic
+from lawa_exp.numerics import seeded_model, set_up_arithmetic
 
 # Settings, bytes moved for each float32 weight by an update, and what these are.
 CASES: list[tuple[Any, int, str]] = [
@@ -57,7 +57,6 @@ def main() -> None:
         overrides = [f"trainer.threads={options.threads}"] if options.threads else []
         config = loop.prepared("10.6M", overrides, Path(folder)).config
     set_up_arithmetic(config)
-    keep_freed_memory()
     model = seeded_model(config, torch.device("cpu"))
     live, averaged = live_tensors(model), averaged_names(model)
     weights = sum(t.numel() for t in live.values())

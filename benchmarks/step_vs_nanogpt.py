@@ -32,7 +32,7 @@ from pairs import HEADER, Pairs, machine, publish, row, table
 from torch import nn
 
 from lawa_exp.models.objective import Objective
-from lawa_exp.numerics import autocast_for, keep_freed_memory, seeded_model, set_up_arithmetic
+from lawa_exp.numerics import autocast_for, seeded_model, set_up_arithmetic
 from lawa_exp.run import Prepared
 
 SIZES = {  # of `loop.SIZES`, what it is, and overrides
@@ -153,7 +153,6 @@ def nanogpt_step(p: Prepared, nanogpt: Path, compiled: bool) -> Callable[[], Non
 def check_same_training(p: Prepared, nanogpt: Path) -> str:
     """From equal weights: equal losses before and after one update by each side's own optimizer. Exits if not."""
     set_up_arithmetic(p.config)
-    keep_freed_memory()
     ours = seeded_model(p.config, torch.device("cpu"))
     theirs = nanogpt_model(p, nanogpt)
     theirs.load_state_dict(ours.state_dict())  # the same names

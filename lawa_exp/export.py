@@ -114,9 +114,15 @@ def write_generating(
     """`write_hugging_face` of a model that generates text: its tokenizer's tokens alone, up to its end of text."""
     from lawa_exp.hf_tokenizers import carried
 
-    tokenizer = carried(source.tokenizer, tokenizer_path or source.tokenizer_path, source.model.context)
+    why = ""
+    try:
+        tokenizer = carried(source.tokenizer, tokenizer_path or source.tokenizer_path, source.model.context)
+    except UserError as error:
+        if tokenizer_path:
+            raise
+        tokenizer, why = None, f" ({error})"
     if tokenizer is None:
-        return write_hugging_face(source, out, tensors, config, {}, "")
+        return write_hugging_face(source, out, tensors, config, {}, "") + why
     ends = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
     beyond = list(range(tokenizer.vocab_size, config["vocab_size"]))
     generation = {**ends, **({"suppress_tokens": beyond} if beyond else {})}

@@ -25,29 +25,32 @@ def set_up_arithmetic(config: Config) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32; bfloat16 is a GPU's default
     torch.backends.cudnn.benchmark = False
+    keep_freed_memory()
 
 
 def keep_freed_memory() -> None:
-    """Freed blocks stay with the process, for a loop whose steps are alike (glibc; elsewhere nothing happens).
+    """Freed blocks stay with the process (glibc; elsewhere nothing happens).
 
     Otherwise a CPU's large tensors are mapped anew at every step, and the kernel clears their pages each time.
     """
-    _mallopt(mmap_max=0, mmap_threshold=2**20, trim_threshold=2**31 - 1)
+    _mallopt(mmap_max=0, trim_threshold=2**31 - 1)
 
 
 def return_freed_memory() -> None:
-    """Every large block is mapped by itself, and given back when it is freed, for work whose parts differ.
+    """From now on every large block is mapped by itself, and given back when it is freed.
 
-    glibc does not use a hole again for an aligned block of the same size, so the heap would grow with every average.
+    For loops whose turns differ: glibc does not use a hole again for an aligned block of the same size, so that with
+    many averages the process would grow. Forward passes of small models take a third more CPU time.
     """
-    _mallopt(mmap_max=2**16, mmap_threshold=2**20, trim_threshold=2**17)
+    _mallopt(mmap_max=2**16, trim_threshold=2**17, mmap_threshold=2**20)
 
 
-def _mallopt(mmap_max: int, mmap_threshold: int, trim_threshold: int) -> None:
+def _mallopt(**options: int) -> None:
+    numbers = {"trim_threshold": -1, "mmap_threshold": -3, "mmap_max": -4}  # malloc.h
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
-        for option, value in ((-4, mmap_max), (-3, mmap_threshold), (-1, trim_threshold)):  # as malloc.h numbers them
-            libc.mallopt(option, value)
+        for name, value in options.items():
+            libc.mallopt(numbers[name], value)
 
 
 def autocast_for(config: Config, device: torch.device) -> Callable[[], Any]:

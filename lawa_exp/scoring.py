@@ -20,7 +20,7 @@ from lawa_exp.config import Config, UserError
 from lawa_exp.distributed import Ranks
 from lawa_exp.evaluate import batch_sums, fields_of, fixed_set
 from lawa_exp.formats.stored import STATISTICS
-from lawa_exp.numerics import autocast_for, objective_for, return_freed_memory, seeded_model, set_up_arithmetic
+from lawa_exp.numerics import autocast_for, objective_for, seeded_model, set_up_arithmetic
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,6 @@ class InModel:
 
     def __init__(self, config: Config, device: torch.device, ranks: Ranks) -> None:
         set_up_arithmetic(config)
-        return_freed_memory()
         self.config, self.device, self.ranks = config, device, ranks
         self.model = seeded_model(config, device)
         self.averaged, self.statistics = averaged_names(self.model), statistics_names(self.model)

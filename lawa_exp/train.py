@@ -31,7 +31,7 @@ from lawa_exp.loading import train_batches
 from lawa_exp.metrics import Rows
 from lawa_exp.models.objective import Objective
 from lawa_exp.noise_scale import MicroNorms, estimates
-from lawa_exp.numerics import autocast_for, keep_freed_memory, objective_for, seeded_model, set_up_arithmetic
+from lawa_exp.numerics import autocast_for, objective_for, seeded_model, set_up_arithmetic
 from lawa_exp.origin import Origin
 from lawa_exp.plan import Split, batches_of, rate_of, sharing
 from lawa_exp.progress import Progress
@@ -67,7 +67,6 @@ def train(
     begun: called when the files of rows are cut back to where it goes on (rank 0).
     """
     set_up_arithmetic(config)
-    keep_freed_memory()
     autocast = autocast_for(config, device)
     kind = sharing(config, ranks.world)
     model = parallel.outlined(config, ranks) if kind == "fsdp" else seeded_model(config, device)

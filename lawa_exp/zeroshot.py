@@ -73,12 +73,13 @@ FOLDERS = {  # of the harness's tasks
 def harness() -> Any:
     """The package, without its chatter."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TQDM_DISABLE", "1")
     try:
+        import lm_eval.api.task
         import lm_eval.evaluator
         import lm_eval.tasks
     except ImportError:
         raise UserError("--evaluate zeroshot needs lm-eval: pip install 'lawa_exp[zeroshot]'") from None
+    lm_eval.api.task.tqdm = lambda documents, **_: documents  # a bar for each task and weights
     for package in ("lm_eval", "huggingface_hub", "datasets"):
         logging.getLogger(package).setLevel(logging.ERROR)
     return lm_eval

@@ -22,7 +22,7 @@ from lawa_exp.curvature.theory import implied_noise, outlier, saturation, stable
 from lawa_exp.evaluate import fixed_set
 from lawa_exp.files import write_text_atomically
 from lawa_exp.hessian import Spectrum, TrainingLoss, gradient_step, lanczos, random_unit
-from lawa_exp.numerics import keep_freed_memory, objective_for, seeded_model, set_up_arithmetic
+from lawa_exp.numerics import objective_for, seeded_model, set_up_arithmetic
 from lawa_exp.report import markdown, pyplot, save_figure
 from lawa_exp.run import prepare, start_device
 from lawa_exp.rundir import RunDir
@@ -146,7 +146,6 @@ def loss_of(run: RunDir, written: dict[str, Any], folder: Path, device_name: str
     if p.data.fingerprint != written["identity"]["dataset"]["fingerprint"]:
         raise UserError(f"dataset={config.dataset.name}: its content is not what {run.path} was trained on")
     set_up_arithmetic(p.config)
-    keep_freed_memory()
     model = seeded_model(p.config, device)
     try:
         verify(folder)

@@ -91,7 +91,8 @@ IN_A_LAYER = (
 TYPES = "roberta.embeddings.token_type_embeddings.weight"  # [1, width], added to every token; fairseq has none
 WORDS, POSITIONS = OUTSIDE[0][0], OUTSIDE[1][0]
 HEAD = "encoder.lm_head.weight"  # tied to the words
-UNUSED = re.compile(r"\.(in_proj|out_proj|fc1|fc2)_(weight|bias)$|version$|_float_tensor$|classification_heads\.")
+UNUSED = re.compile(r"\d\.(in_proj|out_proj|fc1|fc2)_(weight|bias)$|version$|_float_tensor$|classification_heads\.")
+JOINED = ".self_attn.in_proj_"  # weight or bias: before fairseq 0.9 queries, keys and values were one, in this order
 
 
 def _renamed(name: str, ours: int) -> str | None:
@@ -122,17 +123,30 @@ def to_fairseq(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
+def _of_today(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a `RobertaModel` of any version of fairseq's under the names of 0.12."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("decoder."):
+            name = f"encoder.{name.removeprefix('decoder.')}"
+        name = name.replace(".emb_layer_norm.", ".layernorm_embedding.")
+        layer, joined, kind = name.partition(JOINED)
+        if joined:
+            parts = zip("qkv", tensor.chunk(3), strict=True)
+            found |= {f"{layer}.self_attn.{part}_proj.{kind}": piece for part, piece in parts}
+        else:
+            found[name] = tensor
+    return found
+
+
 def from_fairseq(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of fairseq's `RobertaModel` under our names. UserError where one is no part of a plain RoBERTa.
 
     fairseq keeps zero-filled `in_proj_*`, `fc1_*` and the like in each layer, a version, and heads for other tasks:
     these are left out, and so is the tied weight of the head. Names of older versions are taken as fairseq takes them.
     """
-    found = {}
+    found, tensors = {}, _of_today(tensors)
     for name, tensor in tensors.items():
-        if name.startswith("decoder."):
-            name = f"encoder.{name.removeprefix('decoder.')}"
-        name = name.replace(".emb_layer_norm.", ".layernorm_embedding.")
         if renamed := _renamed(name, 1):
             found[renamed] = tensor
         elif name != HEAD and not UNUSED.search(name):
@@ -140,7 +154,7 @@ def from_fairseq(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     words = found.get(WORDS)
     if words is None:
         raise UserError(f"no {OUTSIDE[0][1]} among the tensors: not a RoBERTa of fairseq's")
-    tied = tensors.get(HEAD, tensors.get(HEAD.replace("encoder", "decoder", 1)))
+    tied = tensors.get(HEAD)
     if tied is not None and not torch.equal(tied, words):
         raise UserError("encoder.lm_head.weight is not the embedding: untied weights are not a RoBERTa here")
     found[TYPES] = words.new_zeros(1, words.shape[1])

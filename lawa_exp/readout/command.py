@@ -7,8 +7,8 @@ import functools
 import math
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,11 @@ def read(args: argparse.Namespace) -> int:
     if args.overrides and not (args.model or args.dataset or args.run.startswith(HUB)):
         raise UserError(f"{args.overrides[0]}: settings are for --model and --dataset; a run has its own")
     with ExitStack() as held:
-        return read_out_of(folder(args, held) if foreign else our_run(args), args, bool(foreign))
+        return read_subject(folder(args, held) if foreign else our_run(args), args, bool(foreign), held)
 
 
-def read_out_of(subject: Subject, args: argparse.Namespace, foreign: bool) -> int:
-    """Where the results go, and that they are there alone or are gone on with; the exit code."""
+def read_subject(subject: Subject, args: argparse.Namespace, foreign: bool, held: ExitStack) -> int:
+    """Evaluates, chooses, and writes the results; the exit code. held: locks, up to the end."""
     say = functools.partial(print, flush=True) if subject.is_main else lambda _: None
     averages: list[Average] = [*subject.replay.averages, *subject.kept]
     if not averages:
@@ -48,24 +48,11 @@ def read_out_of(subject: Subject, args: argparse.Namespace, foreign: bool) -> in
     of = args.run.removeprefix(HUB).replace("/", "--") if hub else Path(args.run).resolve().name
     prefix = f"{of}-" if foreign and not args.name else ""
     out = Path(args.out) if args.out else subject.root / f"{prefix}{name}"
-    revisited: AbstractContextManager[Revisiting | None] = nullcontext()
+    progress: Revisiting | None = None
     if subject.revisions:
         source, asked = subject.revisions
-        revisited = revisiting(out, asked, subject.replay, source, list(subject.live), subject.is_main)
-    with revisited as progress:
-        return into(out, args, subject, averages, progress, say)
-
-
-def into(
-    out: Path,
-    args: argparse.Namespace,
-    subject: Subject,
-    averages: Sequence[Average],
-    progress: Revisiting | None,
-    say: Callable[[str], None],
-) -> int:
-    """Evaluates, chooses, and writes the results to `out`; the exit code."""
-    if progress:
+        going_on = revisiting(out, asked, subject.replay, source, list(subject.live), subject.is_main)
+        progress = held.enter_context(going_on)
         if progress.finished:
             say(f"this was read out already, into {out}\n\n{(out / 'summary.md').read_text()}")
             return 0
@@ -80,7 +67,9 @@ def into(
     except Stopped as stopped:
         if progress is None:
             raise
-        saved = f"saved up to step {progress.reached:,}" if progress.reached else "nothing was evaluated yet"
+        saved = (
+            f"saved up to step {progress.reached:,}" if progress.reached is not None else "nothing was evaluated yet"
+        )
         say(f"{str(stopped).partition(':')[0]}, {saved}; the same command goes on")
         return 75
     rows = with_earlier(found.rows, subject)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -108,11 +109,12 @@ def on_dataset(args: argparse.Namespace, name: str, beside: Path) -> Evaluator:
     config = replace(config, evaluate=replace(config.evaluate, bn=args.bn or config.evaluate.bn))
     device, ranks = start_device(args.device or config.trainer.device)
     p = prepare(replace(config, averagers=()), options, device, ranks)
-    tokenizer, path = tokenizer_of(config.dataset)
-    chosen = hasattr(config.dataset, "tokenizer")
-    if tokenizer and (chosen or (beside / "tokenizer.json").is_file()):
-        said = f"dataset.tokenizer={tokenizer}" if chosen else f"dataset={config.dataset.name} (tokenizer {tokenizer})"
-        check_tokenizer(load_tokenizer(tokenizer, path), config.model.vocab_size, beside, said)
+    if hasattr(config.dataset, "tokenizer"):
+        tokenizer = load_tokenizer(config.dataset.tokenizer, config.dataset.tokenizer_path)
+        check_tokenizer(tokenizer, config.model.vocab_size, beside, f"dataset.tokenizer={config.dataset.tokenizer}")
+    elif (beside / "tokenizer.json").is_file() and (sole := of_tokens(config.dataset)):
+        said = f"dataset={config.dataset.name} (tokenizer {sole.name})"
+        check_tokenizer(sole, config.model.vocab_size, beside, said)
     score = OnModel(p.config, p.data, device, ranks)
     if args.bn and score.bn is None:
         raise UserError(f"--bn={args.bn}: model={args.model} has no BatchNorm")
@@ -143,7 +145,7 @@ def zero_shot(args: argparse.Namespace, name: str, beside: Path) -> Evaluator:
     score = ZeroShot(config, device, ranks, tokenizer, tasks, args.limit)
     identity = {
         "tasks": list(tasks),
-        "documents": {name: file_digest(file) if file else "hub" for name, file in files.items()},
+        "documents": {name: file_digest(file) for name, file in files.items() if file} or "hub",
         "published": published,
         "limit": args.limit,
         "tokenizer": tokenizer.fingerprint,
@@ -227,9 +229,18 @@ def model_and_tokenizer(args: argparse.Namespace, beside: Path) -> tuple[Config,
     if args.tokenizer is None and written is not None and not args.model:
         tokenizer, said = run_tokenizer(config), "the run's tokenizer"
     else:
-        tokenizer, said = asked_tokenizer(args.tokenizer, beside), f"--tokenizer={args.tokenizer}"
+        said = f"--tokenizer={args.tokenizer}" if args.tokenizer else str(beside / "tokenizer.json")
+        tokenizer = asked_tokenizer(args.tokenizer, beside)
     check_tokenizer(tokenizer, config.model.vocab_size, beside, said)
     return config, device, ranks, tokenizer
+
+
+def of_tokens(dataset: Any) -> Tokenizer | None:
+    """The one that made a data set's tokens, where it is known and its files are here."""
+    name, path = tokenizer_of(dataset)
+    with contextlib.suppress(UserError):
+        return load_tokenizer(name, path) if name else None
+    return None
 
 
 def run_tokenizer(config: Config) -> Tokenizer:
@@ -257,15 +268,15 @@ def asked_tokenizer(asked: str | None, beside: Path) -> Tokenizer:
 
 def check_tokenizer(tokenizer: Tokenizer, vocab_size: int, beside: Path, said: str) -> None:
     """UserError where the tokens are not those that the checkpoint's model was trained on, as far as that is known."""
-    known = (beside / "config.json").is_file()  # a model from elsewhere
-    if tokenizer.vocab_size > vocab_size or (known and vocab_size - tokenizer.vocab_size >= PADDING):
-        counts = f"{tokenizer.vocab_size:,} tokens, and a vocabulary of {vocab_size:,} there"
-        raise UserError(f"{said} does not fit the model: {counts}")
     carried = beside / "tokenizer.json"
     if carried.is_file():
         own = read_tokenizer(carried, "its own")
         if not np.array_equal(own.encode(PROBE), tokenizer.encode(PROBE)):
             raise UserError(f"{said} does not fit the model: {carried} gives other tokens")
+    elsewhere = (beside / "config.json").is_file() and not carried.is_file()
+    if tokenizer.vocab_size > vocab_size or (elsewhere and vocab_size - tokenizer.vocab_size >= PADDING):
+        counts = f"{tokenizer.vocab_size:,} tokens, and a vocabulary of {vocab_size:,} there"
+        raise UserError(f"{said} does not fit the model: {counts}")
 
 
 def composed(args: argparse.Namespace, beside: Path, more: list[str]) -> tuple[Config, Options]:

@@ -72,7 +72,7 @@ class Cell:
 Cells = dict[tuple[int, int], Cell]  # by column and row
 
 
-def draw_heatmap(f: Findings, rows: list[dict[str, Any]], path: Path, title: str) -> bool:
+def draw_heatmap(f: Findings, rows: list[dict[str, Any]], path: Path, title: str, measure: str = "val loss") -> bool:
     """k against spacing: difference to live, and steps saved; False, and no file, without a grid.
 
     Blue is better than live, red worse, white neither; cells whose interval includes 0 are hatched. The difference is
@@ -107,7 +107,7 @@ def draw_heatmap(f: Findings, rows: list[dict[str, Any]], path: Path, title: str
         drawn[0].append((in_losses, step))
         drawn[1].append((saved, first))
         framed.append(best)
-    columns = (("val loss less live, step {:,}", "RdBu_r"), ("steps saved, from step {:,}", "RdBu"))
+    columns = ((f"{measure} less live, step {{:,}}", "RdBu_r"), ("steps saved, from step {:,}", "RdBu"))
     for column, ((said, colours), grid) in enumerate(zip(columns, drawn, strict=True)):
         limit = max(max(abs(cell.value) for cells, _ in grid for cell in cells.values()), 1e-6)
         for axes, (cells, at), name, best in zip(panels[:, column], grid, kinds, framed, strict=True):

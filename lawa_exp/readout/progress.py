@@ -49,7 +49,7 @@ class Revisiting:
         over = bool(lines) and lines[-1].get("finished", False)
         if len(lines) > 1 and not same and not over:
             raise UserError(
-                f"--out={out}: a read-out of something else was begun there and is not finished; choose another "
+                f"{out}: a read-out of something else was begun there and is not finished; choose another "
                 f"folder, or remove its {FILE}"
             )
         self.finished = same and over
@@ -59,7 +59,7 @@ class Revisiting:
             lines = [line for line in lines[1:] if line["step"] != self.live[-1]]
             self.done = {line["step"]: (line["rows"], line["measures"]) for line in lines}
             self._load_states()
-        self.reached = max(self.done, default=0)
+        self.reached = max(self.done, default=None)
         if self.done:
             replay.go_on(max(self.done), [s for s in self.live if s not in self.done])
         if writes and not self.finished:

@@ -24,7 +24,7 @@ class Named:
     measure: str = "val loss"
 
 
-def table(f: Findings, measure: str = "val loss") -> str:
+def table(f: Findings, measure: str) -> str:
     """A line for each average: loss after the last step, difference to live and to the best, steps saved half-way."""
     noise = any(line.saved_range for line in f.lines)
     head = [
@@ -104,7 +104,7 @@ def write_summary(
 ) -> str:
     """Writes summary.md and the figures into `out`; returns the text that the terminal shows. more: paragraphs."""
     draw_curves(rows, out / "curves.png", named.title, named.unit)
-    drawn = draw_heatmap(f, rows, out / "heatmap.png", named.title)
+    drawn = draw_heatmap(f, rows, out / "heatmap.png", named.title, named.measure)
     heat_map = compared_line(f, rows)
     paragraphs = [table(f, named.measure), chosen, noise_line(f), SAVED_LINE, *([heat_map] if heat_map else []), *more]
     listed = "\n".join(f"- {note}" for note in notes)

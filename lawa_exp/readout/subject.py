@@ -17,6 +17,7 @@ from lawa_exp.checkpoint.commit import steps_in
 from lawa_exp.config import Options, UserError, setting_names
 from lawa_exp.evaluate import fixed_set
 from lawa_exp.metrics import averager_ids, read_rows
+from lawa_exp.numerics import return_freed_memory
 from lawa_exp.origin import snapshots_of
 from lawa_exp.plan import batches_of
 from lawa_exp.readout.asked import combinations, typed
@@ -30,6 +31,7 @@ from lawa_exp.rundir import RunDir
 from lawa_exp.scoring import OnModel, Score
 from lawa_exp.settings import config_from
 
+SHOWN = 5  # steps that a note names
 RESERVED = ("test", "before-rerun")  # folders of readouts/ that the training writes
 
 
@@ -200,6 +202,8 @@ def folder(args: argparse.Namespace, held: ExitStack) -> Subject:
         raise UserError("none of these averages can be had: " + "; ".join(left_out))
     beside = source.beside(first)
     e = evaluator_for(args, name, lambda: source.fetch(first), beside)
+    if revisions:
+        return_freed_memory()
     read = e.fitted
     if not hub:
         for path in paths.values():  # headers only: what does not fit is told before hours of evaluation
@@ -279,8 +283,14 @@ def gaps(settings: Any, paths: dict[int, Path], live: Sequence[int]) -> str:
     lacking = {s: found for s in live if defined(settings, s) and (found := missing_steps(settings, paths, s))}
     if not lacking:
         return ""
-    steps, without = (", ".join(f"{s:,}" for s in sorted(some)) for some in (lacking, set().union(*lacking.values())))
+    steps, without = (few(sorted(some)) for some in (lacking, set().union(*lacking.values())))
     return f"{settings.id} is not there at step {steps}: no checkpoint of step {without}."
+
+
+def few(steps: list[int]) -> str:
+    """`10, 20, 30 and 4 more`."""
+    more = f" and {len(steps) - SHOWN:,} more" if len(steps) > SHOWN else ""
+    return ", ".join(f"{s:,}" for s in steps[:SHOWN]) + more
 
 
 def instead(settings: Any, saved: dict[int, Path], last: int) -> str:

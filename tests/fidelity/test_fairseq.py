@@ -302,10 +302,13 @@ def test_what_does_not_fit_is_told_in_a_line(runs, tmp_path, capsys):
 
 
 def test_checkpoints_of_older_versions_are_the_same(runs, tmp_path):
-    """PyTorch's format from before 1.6, and fairseq's names from before 0.10."""
+    """PyTorch's format from before 1.6, fairseq's names from before 0.10, its joined projections from before 0.9."""
     content = torch.load(runs / "step_3.pt", weights_only=False)
     old = {re.sub("^encoder", "decoder", n).replace("layernorm_embedding", "emb_layer_norm"): t
            for n, t in content["model"].items()}  # fmt: skip
+    for name in [name for name in old if ".self_attn.q_proj." in name]:
+        parts = [old.pop(name.replace("q_proj", f"{part}_proj")) for part in "qkv"]
+        old[name.replace("q_proj.", "in_proj_")] = torch.cat(parts)
     torch.save({**content, "model": old}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     (found, settings, *_), (same, known, *_) = read(tmp_path / "old.pt"), read(runs / "step_3.pt")
     assert settings == known and found.keys() == same.keys()

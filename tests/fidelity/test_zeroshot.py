@@ -59,7 +59,8 @@ def as_the_hub_has(task: str, document: dict[str, Any]) -> dict[str, Any]:
         return {"text": f"{document['context']} {document['continuation']}"}
     if task == "winogrande":
         one, two = document["context_options"]
-        cut = next(i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)
+        differs = (i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)
+        cut = next(differs, min(len(one), len(two)))
         sentence = f"{one[:cut]}_ {document['continuation']}"
         return {"sentence": sentence, "option1": one[cut:], "option2": two[cut:], "answer": str(document["gold"] + 1)}
     choices, gold = document["choices"], document["gold"]

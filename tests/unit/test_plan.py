@@ -72,6 +72,8 @@ def test_a_horizon_before_the_budgets_end_is_told():
         for w in plan.warnings(prepared(*asked, "lr.horizon=50").config)
     )
     assert not any("lr.horizon" in w for w in plan.warnings(prepared(*asked).config))
+    assert "warm-up to step 5 (80 samples); planned for 400 steps" in plan_of(*asked, "lr.horizon=400")
+    assert "planned for" not in plan_of(*asked)
 
 
 def test_snapshots_default_to_the_greatest_common_divisor_of_the_spacings():

@@ -20,6 +20,7 @@ pytest.importorskip("transformers")
 from lawa_exp.checkpoint.commit import steps_in
 from lawa_exp.checkpoint.tensors import read_tensors
 from lawa_exp.cli import exit_code
+from lawa_exp.export import export
 from lawa_exp.files import locked
 from lawa_exp.models.pythia import write_configuration
 from lawa_exp.readout.__main__ import parser
@@ -216,6 +217,13 @@ def test_mistakes_are_one_line_and_nothing_is_lost(served: Served, tmp_path: Pat
     assert shard in refused(served, served.root, *last)
 
 
+def test_savings_are_priced_by_the_whole_training(folders: Path, tmp_path: Path) -> None:
+    asked = ["--revisions", "step10..step30", "--dataset", "pydocs", "--k", "2", "--spacing", "10", *EVALUATED]
+    code, printed, errors = readout(None, folders, *asked, "--gpu-hours", "30", "--out", tmp_path / "out")
+    assert code == 0, errors
+    assert "0.5 GPU hours a step" in printed, "60 steps, of which 30 are read"
+
+
 def test_a_missing_folder_inside_the_range_is_told(folders: Path, tmp_path: Path) -> None:
     root = shutil.copytree(folders, tmp_path / "tiny")
     shutil.rmtree(root / "step30")
@@ -318,9 +326,32 @@ def test_pythia_on_wikitext2_with_the_published_tokenizer(tmp_path: Path) -> Non
         assert code == 2 and errors.startswith("error: dataset.tokenizer=gpt2 does not fit the model:"), errors
         asked[asked.index("wikitext2")] = "pydocs"
         code, _, errors = readout(served, *asked, "--out", tmp_path / "other")
-        assert code == 2 and "dataset=pydocs (tokenizer bytes) does not fit the model:" in errors
+        assert code == 2 and "dataset=pydocs (tokenizer bytes) does not fit the model: " in errors
+        assert "tokenizer.json gives other tokens" in errors
     own = losses(rows(tmp_path / "run"))
     assert losses(rows(tmp_path / "out")) == own and {w for _, w in own} == {"live", "lawa-k2-s2"}
     wrong = ["--evaluate", "perplexity", "--text", tmp_path / "run" / "config.yaml", "--tokenizer", "bytes"]
     code, _, errors = readout(None, tmp_path / "hub", *wrong, "--k", "2", "--out", tmp_path / "third")
+    assert code == 2 and "--tokenizer=bytes does not fit the model: " in errors and "gives other tokens" in errors
+    for folder in (tmp_path / "hub").iterdir():
+        (folder / "tokenizer.json").unlink()
+    code, _, errors = readout(None, tmp_path / "hub", *wrong, "--k", "2", "--out", tmp_path / "third")
     assert code == 2 and "--tokenizer=bytes does not fit the model: 256 tokens, and a vocabulary of 50,304" in errors
+
+
+def test_an_exported_model_of_bytes_is_read_out_with_its_own_tokenizer(tmp_path: Path) -> None:
+    """A vocabulary that is mostly empty: what lies beside the weights decides."""
+    shape = ["model.layers=1", "model.width=32", "model.heads=2", "model.context=32", "model.vocab_size=2048"]
+    asked = ["model=pythia_14m", "dataset=pydocs", *shape, "batch.size=2", "steps=20", "lr.warmup_steps=1"]
+    done = run(*asked, *EVALUATED, "avg=lawa", "k=2", "spacing=10", f"run_dir={tmp_path / 'run'}", warm=True)
+    assert done.returncode == 0, done.stderr
+    for step in (10, 20):
+        export(tmp_path / "run", "huggingface", tmp_path / "ours" / f"step{step}", step=step)
+    asked = ["--k", "2", "--spacing", "10", "--revisions", "step10..step20", *EVALUATED]
+    code, _, errors = readout(None, tmp_path / "ours", *asked, "--dataset", "pydocs", "--out", tmp_path / "out")
+    assert code == 0, errors
+    assert losses(rows(tmp_path / "out")) == losses(rows(tmp_path / "run"))
+    (tmp_path / "book.txt").write_text("Once upon a time.\n" * 20)
+    text = ["--evaluate", "perplexity", "--text", tmp_path / "book.txt", *asked[: -len(EVALUATED)]]
+    code, _, errors = readout(None, tmp_path / "ours", *text, "--out", tmp_path / "text")
+    assert code == 0, errors
