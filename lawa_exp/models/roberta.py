@@ -92,7 +92,7 @@ TYPES = "roberta.embeddings.token_type_embeddings.weight"  # [1, width], added t
 WORDS, POSITIONS = OUTSIDE[0][0], OUTSIDE[1][0]
 HEAD = "encoder.lm_head.weight"  # tied to the words
 UNUSED = re.compile(r"\d\.(in_proj|out_proj|fc1|fc2)_(weight|bias)$|version$|_float_tensor$|classification_heads\.")
-JOINED = ".self_attn.in_proj_"  # weight or bias: before fairseq 0.9 queries, keys and values were one, in this order
+JOINED = ".self_attn.in_proj_"  # weight or bias: in old checkpoints queries, keys and values are one, in this order
 
 
 def _renamed(name: str, ours: int) -> str | None:

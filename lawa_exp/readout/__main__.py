@@ -54,7 +54,7 @@ def parser() -> Parser:
     p.add_argument(
         "--name",
         help="the results go to RUN/readouts/NAME, of a folder of checkpoints to readouts/NAME "
-        "here (default: the averages' ids)",
+        "here (default: the averages' ids, with zeroshot and perplexity also the tasks or the text)",
     )
     p.add_argument("--out", metavar="DIR", help="another folder for the results")
     p.add_argument(

@@ -302,7 +302,7 @@ def test_what_does_not_fit_is_told_in_a_line(runs, tmp_path, capsys):
 
 
 def test_checkpoints_of_older_versions_are_the_same(runs, tmp_path):
-    """PyTorch's format from before 1.6, fairseq's names from before 0.10, its joined projections from before 0.9."""
+    """PyTorch's format from before 1.6, fairseq's older names, and its joined projections."""
     content = torch.load(runs / "step_3.pt", weights_only=False)
     old = {re.sub("^encoder", "decoder", n).replace("layernorm_embedding", "emb_layer_norm"): t
            for n, t in content["model"].items()}  # fmt: skip
