@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from lawa_exp.config import UserError
+from lawa_exp.files import locked
 from lawa_exp.readout.asked import readout_name
 from lawa_exp.readout.findings import Findings, findings
 from lawa_exp.readout.noise import paired
-from lawa_exp.readout.progress import Revisiting, revisiting
+from lawa_exp.readout.progress import Revisiting
 from lawa_exp.readout.report import Named, Test, chosen_line, measures_paragraph, savings_paragraph, write_summary
 from lawa_exp.readout.revisions import HUB
 from lawa_exp.readout.subject import Subject, folder, our_run
@@ -51,8 +52,10 @@ def read_subject(subject: Subject, args: argparse.Namespace, foreign: bool, held
     progress: Revisiting | None = None
     if subject.revisions:
         source, asked = subject.revisions
-        going_on = revisiting(out, asked, subject.replay, source, list(subject.live), subject.is_main)
-        progress = held.enter_context(going_on)
+        if subject.is_main:
+            out.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(out / ".lock", f"--out={out}"))
+        progress = Revisiting(out, asked, subject.replay, source, list(subject.live), subject.is_main)
         if progress.finished:
             say(f"this was read out already, into {out}\n\n{(out / 'summary.md').read_text()}")
             return 0

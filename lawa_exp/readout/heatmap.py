@@ -72,7 +72,7 @@ class Cell:
 Cells = dict[tuple[int, int], Cell]  # by column and row
 
 
-def draw_heatmap(f: Findings, rows: list[dict[str, Any]], path: Path, title: str, measure: str = "val loss") -> bool:
+def draw_heatmap(f: Findings, rows: list[dict[str, Any]], path: Path, title: str, measure: str) -> bool:
     """k against spacing: difference to live, and steps saved; False, and no file, without a grid.
 
     Blue is better than live, red worse, white neither; cells whose interval includes 0 are hatched. The difference is

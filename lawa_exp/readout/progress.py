@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lawa_exp.checkpoint.commit import Damaged, commit, remove, verify
 from lawa_exp.checkpoint.tensors import read_tensors, write_tensors
 from lawa_exp.config import UserError
-from lawa_exp.files import locked, write_text_atomically
+from lawa_exp.files import write_text_atomically
 from lawa_exp.metrics import encode, read_rows
 from lawa_exp.readout.revisions import Source
 from lawa_exp.replay import Replay
 
 FILE, STATE = "progress.jsonl", "progress_state"
-
-
-@contextmanager
-def revisiting(
-    out: Path, asked: dict[str, Any], replay: Replay, source: Source, live: Sequence[int], writes: bool
-) -> Iterator[Revisiting]:
-    """What `Revisiting` says, with the folder of the results to itself where it writes."""
-    if not writes:
-        yield Revisiting(out, asked, replay, source, live, writes)
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    with locked(out / ".lock", f"--out={out}"):
-        yield Revisiting(out, asked, replay, source, live, writes)
 
 
 class Revisiting:
@@ -41,7 +27,10 @@ class Revisiting:
     def __init__(
         self, out: Path, asked: dict[str, Any], replay: Replay, source: Source, live: Sequence[int], writes: bool
     ) -> None:
-        """asked: all that decides the results. UserError: something else was asked before, and is not finished."""
+        """asked: all that decides the results. UserError: something else was asked before, and is not finished.
+
+        Where it writes, `out` is there and the caller's alone.
+        """
         self.out, self.replay, self.source, self.live, self.writes = out, replay, source, list(live), writes
         asked = json.loads(json.dumps(asked, sort_keys=True))
         lines = read_rows(out / FILE)

@@ -11,7 +11,7 @@ from typing import Any
 from lawa_exp.metrics import curve
 from lawa_exp.readout.findings import Findings, plus_minus, verdict
 from lawa_exp.readout.heatmap import compared_line, draw_heatmap
-from lawa_exp.report import NATS, draw_curves, markdown, saved_text
+from lawa_exp.report import draw_curves, markdown, saved_text
 from lawa_exp.savings import Price, longest_saving, table_of
 
 
@@ -20,8 +20,8 @@ class Named:
     """What a read-out is of, the unit of its loss, and what the loss is called."""
 
     title: str
-    unit: str = NATS
-    measure: str = "val loss"
+    unit: str
+    measure: str
 
 
 def table(f: Findings, measure: str) -> str:

@@ -123,7 +123,9 @@ def suggest(args: argparse.Namespace) -> tuple[Suggestion, Subject, ReadOut]:
         command = shlex.join(["python", "-m", "lawa_exp.suggest", args.run])
         chosen_text = "\n".join(f"- {line}" for line in lines_of(suggestion))
         notes = [note for note in subject.notes if note.startswith("Data:")]
-        write_summary(out, f, every_row, Named(subject.title, subject.unit), chosen_text, notes, command)
+        write_summary(
+            out, f, every_row, Named(subject.title, subject.unit, subject.measure), chosen_text, notes, command
+        )
     return suggestion, subject, found
 
 
