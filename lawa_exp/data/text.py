@@ -23,6 +23,8 @@ SOURCES = {  # by folder: where the files come from
     "tinyshakespeare": "get tinyshakespeare/input.txt from https://github.com/karpathy/char-rnn/tree/master/data",
     "wikitext-2": "get wikitext-2 (Merity et al. 2016) as wikitext-2/train.txt, valid.txt and test.txt: the data set "
     "Salesforce/wikitext, wikitext-2-v1, on the Hugging Face hub",
+    "enwiki2015": "make enwiki2015/enwiki2015.txt from https://github.com/jason-feng/wikiVisual, see "
+    "results/ladder/README.md",
 }
 
 

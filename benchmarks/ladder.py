@@ -1,0 +1,264 @@
+"""The ladder of sizes (results/ladder/README.md): trains one rung after another, and collects the rows of its runs.
+
+    python benchmarks/ladder.py train 0.12m           # the pilot, the judged runs; goes on where it stopped
+    python benchmarks/ladder.py train horizons        # the papers' horizons at 0.12M
+    python benchmarks/ladder.py train 0.12m --print   # the commands alone
+    python benchmarks/ladder.py collect --out results/ladder/rows.jsonl.gz
+
+Needs the data set enwiki2015 in LAWA_DATA. Every number that a rule needs is in the rows; nothing is chosen by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PILOT = 100  # the seed of the pilot; never judged
+EMA4 = "ema-hl4pct-e1"
+WITHIN = 0.05  # nats: a rate is "high" while its live end is this near to the best one's
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One size: its model, dtype, horizons in steps (of 2,048 tokens), seeds, and the peaks of its pilot."""
+
+    model: str
+    dtype: str
+    horizons: tuple[int, ...]
+    high_rate: tuple[int, ...]  # the horizons that the trunk at the high rate reaches
+    seeds: tuple[int, ...]
+    constant: tuple[float, ...]
+    cosine: tuple[float, ...]
+    pilot: tuple[int, ...]  # the horizons at which peaks are chosen; one takes the peak of the last at or below it
+
+    @property
+    def words(self) -> str:
+        return f"experiment=ladder {self.model} trainer.dtype={self.dtype} lr.warmup_steps={self.horizons[0] // 10}"
+
+
+def shape(name: str, layers: int, width: int, heads: int) -> str:
+    return f"model.name={name} model.layers={layers} model.width={width} model.heads={heads}"
+
+
+RUNGS = {
+    "0.12m": Rung(
+        shape("gpt_0.12m", 2, 64, 4), "float32", (150, 300, 600, 1200, 2400), (150, 300, 600, 1200, 2400), (0, 1, 2, 3),
+        (1e-3, 2e-3, 4e-3, 8e-3, 16e-3, 32e-3), (2e-3, 4e-3, 8e-3, 16e-3), (150, 300, 600, 1200, 2400),
+    ),
+    "0.8m": Rung(
+        shape("gpt_0.8m", 4, 128, 4), "bfloat16", (1020, 2040, 4080, 8160), (1020, 2040, 4080, 8160), (0, 1, 2, 3),
+        (1e-3, 2e-3, 4e-3, 8e-3, 16e-3), (1e-3, 2e-3, 4e-3, 8e-3), (1020, 4080),
+    ),
+    "2.7m": Rung(
+        shape("gpt_2.7m", 6, 192, 6), "bfloat16", (3330, 6660, 13320), (3330, 6660), (0, 1),
+        (1e-3, 2e-3, 4e-3, 8e-3), (1e-3, 2e-3, 4e-3), (3330,),
+    ),
+    "4.8m": Rung(
+        shape("gpt_4.8m", 6, 256, 8), "bfloat16", (5880,), (), (0, 1),
+        (1e-3, 2e-3, 4e-3), (1e-3, 2e-3, 4e-3), (5880,),
+    ),
+}  # fmt: skip
+
+HORIZONS = (1200, 2400, 4800)  # 1, 2 and 4 Chinchilla (20 tokens a parameter) at 0.12M
+WARMUP = 480  # 40% of the first, as Meterez et al.'s 5,000 of 12,500 steps
+BASE = f"experiment=ladder {shape('gpt_0.12m', 2, 64, 4)} trainer.dtype=float32 lr.warmup_steps={WARMUP}"
+FEW = "k=10 spacing=16 averagers.ema.decay=half_life:4% averagers.ema.every=1"
+SCHEDULES = {  # of the horizons: words; all but the first two are trained for each horizon
+    "constant": "lr=constant",
+    "inverse_sqrt": "lr=inverse_sqrt lr.timescale=4915",  # 51,200 of 12,500 steps
+    "cosine": "lr=cosine",
+    "cosine_to_zero": "lr=cosine_to_zero",
+    "wsd_linear": "lr=wsd init.from=stable lr.decay_steps=10% lr.shape=linear lr.final_ratio=0.1 avg=none",
+    "wsd_sqrt": "lr=wsd init.from=stable lr.decay_steps=20% avg=none",
+}
+ONE_RUN = ("constant", "inverse_sqrt")
+
+
+def listed(values: Sequence[Any]) -> str:
+    return ",".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
+
+
+def multirun(words: str, **axes: Sequence[Any]) -> list[str]:
+    swept = [f"{name}={listed(values)}" for name, values in axes.items()]
+    return [
+        sys.executable,
+        "-m",
+        "lawa_exp",
+        "-m",
+        *shlex.split(words),
+        *(s.replace("lr_peak", "lr.peak") for s in swept),
+    ]
+
+
+def trunk(
+    rung: Rung, peak: Sequence[float], horizons: Sequence[int], seeds: Sequence[int], few: bool = False
+) -> list[str]:
+    keep = f"save.keep=[{listed([8 * h // 10 for h in rung.horizons])}]"
+    return multirun(f"{rung.words} lr=constant {keep} {FEW if few else ''}", lr_peak=peak, steps=horizons, seed=seeds)
+
+
+def cosines(rung: Rung, peak: Sequence[float], horizons: Sequence[int], seeds: Sequence[int]) -> list[str]:
+    return multirun(f"{rung.words} lr=cosine {FEW}", lr_peak=peak, steps=horizons, seed=seeds)
+
+
+def cooldowns(rung: Rung, peak: float, seeds: Sequence[int]) -> list[str]:
+    words = f"{rung.words} lr=wsd init.from=stable lr.decay_steps=20% avg=none"
+    return multirun(words, lr_peak=[peak], steps=rung.horizons, seed=seeds)
+
+
+class Runs:
+    """The finished runs under a folder, by what was trained."""
+
+    def __init__(self, root: Path) -> None:
+        self.runs = [r for r in map(read_run, sorted(root.glob("*/config.yaml"))) if r]
+
+    def loss(self, name: str, schedule: dict[str, Any], peak: float, seed: int, step: int, weights: str) -> float:
+        """On val; inf where it diverged. Exits where no such run is there."""
+        want = {"name": name, "seed": seed, "peak": peak, **schedule}
+        for run in self.runs:
+            if all(run["key"].get(k) == v for k, v in want.items()):
+                values = [
+                    r["loss"] for r in run["rows"] if (r["step"], r["weights"], r["split"]) == (step, weights, "val")
+                ]
+                if values or run["diverged"]:
+                    return values[0] if values and values[0] is not None else math.inf
+        raise SystemExit(f"{want}: {weights} at step {step} is not trained yet")
+
+
+def read_run(config: Path) -> dict[str, Any] | None:
+    """What identifies a run of the ladder, and its evaluation rows (val, and test where it has them)."""
+    values = yaml.safe_load(config.read_text())
+    if values["dataset"]["name"] != "enwiki2015":
+        return None
+    lr = values["lr"]
+    key = {"name": values["model"]["name"], "seed": values["seed"], "schedule": lr["kind"], "peak": lr["peak"]}
+    key |= {
+        k: lr[k] for k in ("warmup_steps", "horizon", "decay_steps", "shape", "final_ratio", "timescale") if k in lr
+    }
+    folder = config.parent
+    files = [folder / "metrics.jsonl", folder / "readouts" / "test" / "metrics.jsonl"]
+    rows = [json.loads(line) for file in files if file.exists() for line in file.read_text().splitlines()]
+    rows = [r for r in rows if r["split"] != "train"]
+    if not rows:
+        return None
+    id = values["trajectory_id"]
+    return {"id": id, "key": key, "diverged": (folder / "DIVERGED").exists(), "rows": rows}
+
+
+def best(losses: dict[float, float]) -> float:
+    return min(losses, key=lambda peak: losses[peak])
+
+
+def peaks(rung: Rung, runs: Runs) -> dict[str, Any]:
+    """What the pilot chooses, by the rules of results/ladder/README.md."""
+    name, at = rung.model.split()[0].partition("=")[2], rung.pilot[-1]
+    constant = {"schedule": "constant", "warmup_steps": rung.horizons[0] // 10}
+    live = {p: runs.loss(name, constant, p, PILOT, at, "live") for p in rung.constant}
+    ema = {p: runs.loss(name, constant, p, PILOT, at, EMA4) for p in rung.constant}
+    usual = best(live)
+    high = max(p for p in live if live[p] <= live[usual] + WITHIN)
+    cosine = {}
+    for h in rung.pilot:
+        kind = {"schedule": "cosine", "horizon": h, "warmup_steps": rung.horizons[0] // 10, "final_ratio": 0.1}
+        cosine[h] = best({p: runs.loss(name, kind, p, PILOT, h, "live") for p in rung.cosine})
+    of = {h: cosine[max(p for p in rung.pilot if p <= h)] for h in rung.horizons}
+    return {"usual": usual, "high": high, "ema": min((usual, high), key=lambda p: ema[p]), "cosine": of}
+
+
+def rung_commands(rung: Rung, root: Path) -> Iterator[list[str]]:
+    yield trunk(rung, rung.constant, rung.pilot, [PILOT], few=True)
+    yield cosines(rung, rung.cosine, rung.pilot, [PILOT])
+    chosen = peaks(rung, Runs(root))
+    print(f"peaks: {chosen}", flush=True)
+    for seed in rung.seeds:
+        yield trunk(rung, [chosen["usual"]], rung.horizons, [seed])
+        if rung.high_rate and chosen["high"] != chosen["usual"]:
+            last = rung.horizons if chosen["ema"] == chosen["high"] else rung.high_rate
+            yield trunk(rung, [chosen["high"]], last, [seed])
+        for peak in sorted(set(chosen["cosine"].values())):
+            yield cosines(rung, [peak], [h for h, p in chosen["cosine"].items() if p == peak], [seed])
+        yield cooldowns(rung, chosen["ema"], [seed])
+
+
+def horizon_commands(root: Path) -> Iterator[list[str]]:
+    """Peaks 2e-3, 4e-3 and 8e-3 on the pilot's seed, then each schedule at each horizon with its own best peak."""
+    grid, keep = (2e-3, 4e-3, 8e-3), f"save.keep=[{listed([s for h in HORIZONS for s in (8 * h // 10, 9 * h // 10)])}]"
+
+    def words(schedule: str) -> str:
+        extra = keep if schedule == "constant" else ""
+        averages = "" if "avg=none" in SCHEDULES[schedule] else FEW
+        return f"{BASE} {SCHEDULES[schedule]} {extra} {averages}"
+
+    for schedule in SCHEDULES:
+        yield multirun(words(schedule), lr_peak=grid, steps=HORIZONS, seed=[PILOT])
+    runs, chosen = Runs(root), {}
+    for schedule in SCHEDULES:
+        kind = {
+            "schedule": schedule.split("_to_")[0].replace("wsd_linear", "wsd").replace("wsd_sqrt", "wsd"),
+            "warmup_steps": WARMUP,
+        }
+        if schedule.startswith("wsd"):
+            kind["shape"] = "linear" if schedule == "wsd_linear" else "1-sqrt"
+        if schedule.startswith("cosine"):
+            kind["final_ratio"] = 0.0 if schedule == "cosine_to_zero" else 0.1
+        for h in HORIZONS:
+            at = kind if schedule in ONE_RUN else {**kind, "horizon": h}
+            weights = EMA4 if schedule in ONE_RUN else "live"
+            losses = {p: runs.loss("gpt_0.12m", at, p, PILOT, h, weights) for p in grid}
+            chosen[schedule, h] = best(losses)
+    print(f"peaks: {chosen}", flush=True)
+    for seed in range(8):
+        for schedule in SCHEDULES:
+            for peak in grid:
+                at = [h for h in HORIZONS if chosen[schedule, h] == peak]
+                if schedule == "constant":  # the cool-downs of this peak go on from it
+                    at = [h for h in HORIZONS if peak in (chosen[s, h] for s in ("constant", "wsd_linear", "wsd_sqrt"))]
+                if at:
+                    yield multirun(words(schedule), lr_peak=[peak], steps=at, seed=[seed])
+
+
+def collect(root: Path, out: Path) -> None:
+    """The evaluation rows of every run: one JSON object a run and line, gzipped; the same rows give the same bytes."""
+    lines = [json.dumps(run, sort_keys=True) + "\n" for run in sorted(Runs(root).runs, key=lambda r: r["id"])]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as file:
+        file.write("".join(lines).encode())
+    print(f"{out}: {len(lines)} runs")
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("what", choices=["train", "collect"])
+    p.add_argument("size", nargs="?", choices=[*RUNGS, "horizons"])
+    p.add_argument("--root", type=Path, default=Path("runs/ladder"))
+    p.add_argument("--out", type=Path, default=Path("results/ladder/rows.jsonl.gz"))
+    p.add_argument("--print", action="store_true", help="print the commands and train nothing")
+    args = p.parse_args()
+    if args.what == "collect":
+        collect(args.root, args.out)
+        return 0
+    if args.size is None:
+        p.error("train needs a size")
+    for command in (
+        horizon_commands(args.root) if args.size == "horizons" else rung_commands(RUNGS[args.size], args.root)
+    ):
+        command.append(f"runs_root={args.root}")
+        print(shlex.join(command), flush=True)
+        if not args.print and (code := subprocess.run(command).returncode):
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
