@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from lawa_exp.compose import compose, read
+from lawa_exp.data.text import read_pydocs
 from lawa_exp.distributed import Ranks
 from lawa_exp.run import Prepared, prepare, start_device
 from lawa_exp.rundir import RunDir
@@ -55,9 +56,7 @@ def prepared(size: str, overrides: list[str], folder: Path, device: str = "cpu")
 
 def write_tokens(folder: Path) -> None:
     """Python's documentation in nanoGPT's format: its 64 most frequent bytes by rank, all others as one token."""
-    from pydoc_data.topics import topics
-
-    text = np.frombuffer("\n".join(topics[name] for name in sorted(topics)).encode(), np.uint8)
+    text = np.frombuffer("".join(read_pydocs()[0].values()).encode(), np.uint8)
     rank = np.empty(256, np.uint16)
     rank[np.argsort(-np.bincount(text, minlength=256), kind="stable")] = np.arange(256)
     tokens = np.minimum(rank[text], VOCABULARY - 1).astype(np.uint16)

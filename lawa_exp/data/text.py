@@ -1,4 +1,4 @@
-"""Text as data: Python's own documentation, or any UTF-8 file or folder, as bytes, GPT-2 or GPT-NeoX BPE."""
+"""Text as data: the documentation of CPython 3.11.7, or any UTF-8 file or folder, as bytes, GPT-2 or GPT-NeoX BPE."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from lawa_exp.data.blocks import Blocks
 from lawa_exp.data.places import find, is_hidden, sole
 from lawa_exp.data.tokenizers import Tokenizer, load_tokenizer
 
+PYDOCS = Path(__file__).with_name("pydocs.txt.xz")  # README.md here says what it was made from and how
 HELD_OUT = 0.05  # of the text: the last twentieth is test, the one before it val
 SPLIT_FILES = {"train": ("train.txt",), "val": ("val.txt", "valid.txt", "validation.txt"), "test": ("test.txt",)}
 
@@ -30,7 +31,7 @@ SOURCES = {  # by folder: where the files come from
 
 @dataclass(frozen=True)
 class PydocsSettings:
-    """The reference documentation that every Python carries (`pydoc_data.topics`), topics in alphabetical order."""
+    """The documentation of CPython 3.11.7 (its `pydoc_data.topics`, topics in alphabetical order), embedded."""
 
     inputs: ClassVar[str] = "tokens"
     name: str = setting(text())
@@ -63,9 +64,16 @@ class TextSettings:
 
 
 def read_pydocs() -> tuple[dict[str, str], str]:
-    from pydoc_data.topics import topics  # type: ignore[import-not-found]
+    """The splits of the embedded text, and how they were cut. UserError: Python without lzma."""
+    try:
+        import lzma
+    except ImportError:
+        raise UserError(
+            "dataset=pydocs: this Python was built without lzma, which its text is compressed with; take a Python that "
+            "has it, or give a text with dataset=text dataset.path=PATH"
+        ) from None
 
-    return _cut_splits("\n".join(topics[name] for name in sorted(topics)))
+    return _cut_splits(lzma.decompress(PYDOCS.read_bytes()).decode())
 
 
 def read_splits(place: Path) -> tuple[dict[str, str], str]:

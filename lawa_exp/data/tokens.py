@@ -40,7 +40,7 @@ class OpenWebTextSettings:
     path: str | None = setting(optional(text()))
 
     def open(self, context: int) -> Blocks:
-        get = f"{_prepare('openwebtext')}, or train at once on Python's own documentation with `dataset=pydocs`"
+        get = f"{_prepare('openwebtext')}, or train at once on Python's documentation with `dataset=pydocs`"
         return open_bins(find(self.name, self.path, "openwebtext", ("train.bin",), get), self.name, 50257, context)
 
 

@@ -1,13 +1,18 @@
 """Texts and token files as data sets: splits, fingerprints, and what each mistake is answered with."""
 
+import lzma
 import os
+import re
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lawa_exp.config import UserError
-from lawa_exp.data.text import PydocsSettings, TextSettings
+from lawa_exp.data.masked import PydocsMLMSettings
+from lawa_exp.data.text import PYDOCS, PydocsSettings, TextSettings
 from lawa_exp.data.tokens import OpenWebTextSettings, TokensSettings
 
 
@@ -23,13 +28,31 @@ def whole(data, split: str) -> bytes:
 LINES = [f"line {i} of a small text, with ümlauts\n" for i in range(1000)]
 
 
-def test_pydocs_is_python_documentation_in_three_parts():
-    data = PydocsSettings(name="pydocs").open(128)
-    assert b"statement" in whole(data, "train") and data.vocab_size == 256
-    sizes = [len(data.splits[s]) for s in ("train", "val", "test")]
-    assert sum(sizes) > 300_000
-    assert sizes[1] / sum(sizes) == pytest.approx(0.05, abs=0.01)
+def test_pydocs_is_the_same_text_in_every_python(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)  # the interpreter's own text: another in each
+    data, masked = PydocsSettings(name="pydocs").open(128), PydocsMLMSettings(name="pydocs_mlm").open(128)
+    assert data.fingerprint == "8bb403881b0696dc59c5118fe95e888650662ca44621cf126b7fbd959df64d02"
+    assert masked.fingerprint == "18327fbd9546723f3f3615e5d813f30e3d9f1474357e78f4ba71a41ee3fabfe6"
+    assert data.sizes == {"train": 3277, "val": 181, "test": 181} and data.vocab_size == 256
+    assert masked.sizes == {"train": 4990, "val": 269, "test": 266}
+    assert b"statement" in whole(data, "train")
     assert data.fingerprint == PydocsSettings(name="pydocs").open(64).fingerprint
+
+
+@pytest.mark.skipif(sys.version_info[:3] != (3, 11, 7), reason="CPython 3.11.7 alone can write the text again")
+def test_pydocs_is_what_its_recipe_writes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipes = re.findall(r"```python\n(.*?)```", PYDOCS.with_name("README.md").read_text(), re.DOTALL)
+    (recipe,) = (code for code in recipes if PYDOCS.name in code)
+    Path("recipe.py").write_text(recipe)
+    runpy.run_path("recipe.py")
+    assert lzma.decompress(Path(PYDOCS.name).read_bytes()) == lzma.decompress(PYDOCS.read_bytes())
+
+
+def test_a_python_without_lzma_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lzma", None)
+    with pytest.raises(UserError, match="dataset=pydocs: this Python was built without lzma"):
+        PydocsSettings(name="pydocs").open(128)
 
 
 def test_a_file_is_cut_by_place_and_nothing_is_lost(tmp_path):
