@@ -82,7 +82,8 @@ def told(configuration: Configuration, compared: Compared | None, stated: list[S
     return "same", [f"{'same':<18} {configuration.name}: {compared.facts:,} facts"]
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], checkout: Path = HERE.parents[1], lists: Path = HERE) -> int:
+    """lists: the folder of configurations.yaml and differences.yaml."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("same_bytes", description=same_bytes.__doc__, formatter_class=raw)
     parser.add_argument("ref", help="a commit")
@@ -90,15 +91,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", default="*", metavar="NAME,...", help="configurations; stars are allowed")
     parser.add_argument("--jobs", type=int, default=2, help="configurations at a time (default: 2)")
     asked = parser.parse_args(arguments)
-    every = configurations((HERE / "configurations.yaml").read_text())
+    every = configurations((lists / "configurations.yaml").read_text())
     chosen = [c for c in every if any(fnmatchcase(c.name, glob) for glob in asked.only.split(","))]
     if not chosen:
         parser.error(f"--only {asked.only}: none of {', '.join(c.name for c in every)}")
-    stated, renamed = differences((HERE / "differences.yaml").read_text())
+    stated, renamed = differences((lists / "differences.yaml").read_text())
     folder = Path(tempfile.mkdtemp(prefix="same-bytes-"))
     try:
-        sides = [export(HERE.parents[1], c, folder / n) for n, c in (("ref", asked.ref), ("tree", asked.against))]
+        sides = [export(checkout, c, folder / n) for n, c in (("ref", asked.ref), ("tree", asked.against))]
     except ValueError as error:
+        shutil.rmtree(folder)
         parser.error(str(error))
     return compare_all(Comparison(folder, (sides[0], sides[1]), renamed), chosen, stated, asked.jobs)
 
