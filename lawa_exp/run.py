@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from lawa_exp import distributed, plan, signals
-from lawa_exp.averaging.swap import live_tensors
+from lawa_exp.averaging.swap import averaged_names, live_tensors
 from lawa_exp.batchnorm import group_norms
 from lawa_exp.checkpoint.commit import steps_in
 from lawa_exp.config import Config, Failed, Options, UserError
@@ -184,6 +184,7 @@ def size(p: Prepared) -> tuple[dict[str, torch.Tensor], int, float]:
     """The model's tensors by name, without content; its trained parameters; the FLOPs of training on one sample."""
     with torch.device("cpu" if isinstance(p.config.model, CustomSettings) else "meta"):  # not everything builds on meta
         model = build_model(p.config.model)
+    averaged_names(model)  # refuses what cannot be averaged
     trained = sum(t.numel() for t in model.parameters() if t.requires_grad)
     if isinstance(p.config.model, ImageModelSettings):
         flops = 3.0 * forward_flops(model, p.config.model)  # the backward pass is counted as two

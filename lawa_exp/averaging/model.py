@@ -14,7 +14,16 @@ from torch import distributed as dist
 
 from lawa_exp.averaging import settings as kinds
 from lawa_exp.averaging.accumulator import SLOT
-from lawa_exp.averaging.swap import Swap, averaged_names, is_sharded, live_tensors, local_part, named_tensors, unwrapped
+from lawa_exp.averaging.swap import (
+    Swap,
+    averaged_names,
+    is_sharded,
+    live_tensors,
+    local_part,
+    named_tensors,
+    observed_tensors,
+    unwrapped,
+)
 from lawa_exp.averaging.window import Snapshot, Window
 from lawa_exp.config import UserError, build, setting_names
 
@@ -61,8 +70,9 @@ class ModelAverager:
     def update(self, step: int) -> None:
         """Call after each optimizer update; step: the number of updates completed, so 1 after the first.
 
-        ValueError for a step that does not come after the last observed one; RuntimeError inside `applied`. A warning,
-        once, where steps that it would have observed were left out.
+        ValueError for a step that does not come after the last observed one, and where the model has other parameters
+        than it was made with; RuntimeError inside `applied`. A warning, once, where steps that it would have observed
+        were left out.
         """
         self._refuse_while_applied()
         if 0 < step <= self.averager.step:
@@ -71,9 +81,12 @@ class ModelAverager:
         self._updated = step
         if self.averager.step == 0:  # what the window holds from here on is of an earlier training of the model
             self.window.drop(lambda s: s >= step)
-        live = {}
+        live: dict[str, Tensor] = {}
         if kinds.observes(self.settings, step):
-            live = live_tensors(self.model)
+            live, averaged = observed_tensors(self.model)
+            for name in sorted(averaged ^ self.averager.averaged):
+                change = "a parameter that it did not have" if name in averaged else "no parameter of it any more"
+                raise ValueError(f"{self.id}: the model has changed, {name} is {change}; make a new averager")
             if _devices(live) != self._devices:  # the model has been moved
                 tensors, scalars = self.averager.state()
                 self._take_over(tensors, scalars, live)

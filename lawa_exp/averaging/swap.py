@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lawa_exp.config import UserError
+
 COMPILED = "_orig_mod."  # what torch.compile puts into names
+CHECKPOINTED = "_checkpoint_wrapped_module."  # what torch's activation checkpoints put into names, but no state dict's
 
 _swapped: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models in which other weights are in place
 
@@ -41,23 +44,37 @@ def reshard(model: nn.Module) -> None:
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The model's parameters and persistent buffers by name, no copies; of tied weights the first name.
 
-    Those of a sharded model (FSDP2) are DTensors. Names are those of the model inside torch.compile and DDP. TypeError
-    for a model inside the older FullyShardedDataParallel.
+    Those of a sharded model (FSDP2) are DTensors. Names are those of the state dict of the model inside torch.compile
+    and DDP. TypeError for a model inside the older FullyShardedDataParallel.
     """
+    return {name: tensor.detach() for name, tensor in _stored(model).items()}
+
+
+def _stored(model: nn.Module) -> dict[str, Tensor]:
+    """`named_tensors`, of which each is the very object that the model computes with."""
     model = unwrapped(model)
     reshard(model)
     seen: set[int] = set()
-    tensors = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
+    tensors: dict[str, Tensor] = {}
+    for given, tensor in model.state_dict(keep_vars=True).items():
         if isinstance(tensor, Tensor) and id(tensor) not in seen:
             seen.add(id(tensor))
-            tensors[name.replace(COMPILED, "")] = tensor.detach()
+            name = given.replace(COMPILED, "")
+            if name in tensors:
+                raise UserError(f"{given}: the model has two tensors of this name without torch.compile's {COMPILED}")
+            tensors[name] = tensor
     return tensors
 
 
 def live_tensors(model: nn.Module) -> dict[str, Tensor]:
     """`named_tensors`, of a sharded model this rank's shards."""
     return {name: local_part(tensor) for name, tensor in named_tensors(model).items()}
+
+
+def observed_tensors(model: nn.Module) -> tuple[dict[str, Tensor], frozenset[str]]:
+    """(`live_tensors`, the names of those that are parameters to be averaged). UserError as of `averaged_names`."""
+    stored = _stored(model)
+    return {name: local_part(t.detach()) for name, t in stored.items()}, frozenset(_parameters(model, stored))
 
 
 def is_sharded(tensor: Any) -> bool:
@@ -70,22 +87,93 @@ def local_part(tensor: Any) -> Tensor:
 
 
 def averaged_names(model: nn.Module) -> frozenset[str]:
-    """What averagers average: floating-point parameters. All else is carried as it was last."""
-    named = unwrapped(model).named_parameters()
-    return frozenset(name.replace(COMPILED, "") for name, p in named if p.is_floating_point())
+    """What averagers average: floating-point parameters. All else is carried as it was last.
+
+    Names are those of the state dict, whatever the modules are called: what is averaged is known by the tensor itself.
+    UserError names a parameter that the state dict does not hold itself, a complex one that is trained, and what lies
+    in the memory of a parameter under a name of its own.
+    """
+    stored = _stored(model)
+    averaged = _parameters(model, stored)
+    taken: dict[int, list[tuple[int, int, str]]] = {}
+    for name, parameter in averaged.items():
+        storage, begin, end = _memory(parameter)
+        taken.setdefault(storage, []).append((begin, end, name))
+    for name in stored.keys() - averaged.keys():
+        storage, begin, end = _memory(stored[name])
+        for first, last, parameter_name in taken.get(storage, []):
+            if begin < last and first < end:
+                raise UserError(
+                    f"{name} cannot be averaged: it is no parameter, and lies in the memory of {parameter_name}; "
+                    "make it a buffer that is not persistent, or leave it out of the state_dict()"
+                )
+    return frozenset(averaged)
+
+
+def _parameters(model: nn.Module, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of `stored`, the model's state dict, that are averaged."""
+    model = unwrapped(model)
+    names = {id(tensor): name for name, tensor in stored.items()}
+    averaged: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in names:
+            name = unwrapped_name(name)
+            # A frozen one that the state dict leaves out is its own average.
+            if parameter.requires_grad or (parameter.is_floating_point() and name in stored):
+                raise UserError(
+                    f"{name} cannot be averaged: the model's state_dict() holds a copy of this parameter, or nothing, "
+                    "in its place; average a model without the hook that casts, copies or leaves it out"
+                )
+        elif parameter.is_floating_point():
+            averaged[names[id(parameter)]] = parameter
+        elif parameter.requires_grad:
+            raise UserError(
+                f"{names[id(parameter)]} has dtype {str(parameter.dtype).removeprefix('torch.')}, which is not "
+                "averaged; expected floating-point parameters (of complex ones: torch.view_as_real)"
+            )
+    return averaged
+
+
+def _memory(tensor: Tensor) -> tuple[int, int, int]:
+    """Its storage, and the first byte and the end in it; nothing for one that is sharded, or has no memory."""
+    if is_sharded(tensor) or tensor.layout != torch.strided or not tensor.numel():
+        return 0, 0, 0
+    try:
+        storage = tensor.untyped_storage().data_ptr()
+    except RuntimeError:  # of a class that wraps other tensors
+        return 0, 0, 0
+    first = int(tensor.storage_offset())
+    last = first + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    size = tensor.element_size() if storage else 0  # on meta
+    return storage, first * size, (last + 1) * size
+
+
+def unwrapped_name(name: str) -> str:
+    """A module's or a parameter's, as it is without wrappers."""
+    return name.replace(COMPILED, "").replace(CHECKPOINTED, "")
 
 
 def norms_in(model: nn.Module) -> dict[str, _BatchNorm]:
     """The BatchNorm modules that keep running statistics, by name."""
     modules = unwrapped(model).named_modules()
-    kept = ((n.replace(COMPILED, ""), m) for n, m in modules if isinstance(m, _BatchNorm))
+    kept = ((unwrapped_name(n), m) for n, m in modules if isinstance(m, _BatchNorm))
     return {name: m for name, m in kept if m.running_mean is not None}
 
 
 def statistics_names(model: nn.Module) -> frozenset[str]:
-    """BatchNorm's running means and variances, as they are named in `named_tensors`."""
-    prefixes = (f"{name}." if name else "" for name in norms_in(model))
-    return frozenset(prefix + kind for prefix in prefixes for kind in ("running_mean", "running_var"))
+    """BatchNorm's running means and variances, as they are named in `named_tensors`.
+
+    UserError names one that the state dict does not hold itself.
+    """
+    names = {id(tensor): name for name, tensor in _stored(model).items()}
+    found = set()
+    for prefix, norm in norms_in(model).items():
+        for kind, tensor in (("running_mean", norm.running_mean), ("running_var", norm.running_var)):
+            if id(tensor) not in names:
+                name = f"{prefix}.{kind}".lstrip(".")
+                raise UserError(f"{name}: the model's state_dict() holds a copy of it, or nothing, in its place")
+            found.add(names[id(tensor)])
+    return frozenset(found)
 
 
 class Swap:

@@ -15,6 +15,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_model, save_file
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
@@ -60,12 +61,14 @@ def plain(seed: int = 0) -> Net:
     return Net()
 
 
-def sharded(reshard: bool = True, bf16: bool = False, compiled: bool = False) -> Net:
+def sharded(reshard: bool = True, bf16: bool = False, compiled: bool = False, checkpointed: bool = False) -> Net:
     model = plain()
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32)
     for i, block in enumerate(model.blocks):
         if compiled:
             model.blocks[i] = block = torch.compile(block, backend="eager")
+        if checkpointed:
+            model.blocks[i] = block = checkpoint_wrapper(block)
         fully_shard(block, reshard_after_forward=reshard, mp_policy=policy)
     return fully_shard(model, reshard_after_forward=reshard, mp_policy=policy)
 
@@ -243,12 +246,13 @@ def check_export(folder: Path) -> None:
         assert torch.equal(logits(other), expected)
 
 
-def check_compiled(folder: Path) -> None:
-    """Compiled block by block and as a whole: names are the model's own, evaluation follows the swap."""
+def check_wrapped(folder: Path) -> None:
+    """Compiled as a whole and block by block, and with activation checkpoints: names are the model's own, evaluation
+    follows the swap."""
     expected = unsharded(7)
-    for model in (torch.compile(sharded(), backend="eager"), sharded(compiled=True)):
-        names = {n for n, _ in model.named_parameters()}
-        assert any("_orig_mod." in n for n in names)
+    whole = torch.compile(sharded(), backend="eager")
+    for model in (whole, sharded(compiled=True), sharded(checkpointed=True), sharded(compiled=True, checkpointed=True)):
+        assert any("_orig_mod." in n or "_checkpoint_wrapped_module." in n for n, _ in model.named_parameters())
         observers = averagers(model)
         logits(model)  # compiles
         observe(model, 1, 7, observers)

@@ -15,7 +15,7 @@ CHECKS = [
     "evaluation",
     "export",
     "refuse_flattened_parameters",
-    "compiled",
+    "wrapped",
     "save",
     "resume_on_the_same_ranks",
     "resume_on_any_ranks",
