@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lawa_exp.averaging.accumulator import SLOT
 from lawa_exp.averaging.feedback import Feedback
-from lawa_exp.averaging.swap import is_sharded, reshard
+from lawa_exp.averaging.swap import is_sharded, reshard, unwrapped_name
 from lawa_exp.averaging.window import Snapshot, Window
 from lawa_exp.checkpoint.commit import step_name
 from lawa_exp.checkpoint.store import Store
@@ -111,7 +111,7 @@ class State:
 
 def _parameter(key: str) -> str:
     """The parameter's name of a saved tensor: it itself, an averager's `slot|name`, an optimizer's `name/entry`."""
-    return (key.partition(SLOT)[2] or key).partition("/")[0]
+    return unwrapped_name((key.partition(SLOT)[2] or key).partition("/")[0])
 
 
 def saved_averagers(folder: Path) -> list[str]:
@@ -163,7 +163,8 @@ def _optimizer_state(
         for key, value in state.items():
             name = names[id(parameter)]
             if is_sharded(value):
-                as_parameter = name in store.rows and tuple(value.shape) == store.rows[name].shape
+                rows = store.rows.get(unwrapped_name(name))
+                as_parameter = rows is not None and tuple(value.shape) == rows.shape
                 assert as_parameter and value.placements == parameter.placements, f"{name}/{key}"
                 value = value.to_local()
             tensors[f"{name}/{key}"] = value

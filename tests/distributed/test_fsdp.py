@@ -198,3 +198,37 @@ def test_killed_and_stopped_ends_with_the_same_bytes(folder: Path, two: dict, tm
         f: h for f, h in theirs.items() if not f.startswith(before)
     }
     assert any(f.startswith("resume/step_00000020/") for f in ours)
+
+
+WRAPPED = """
+from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+
+class Net(nn.Module):
+    def __init__(self, vocab_size, wrapped):
+        super().__init__()
+        self.embed = nn.Embedding(vocab_size, 6)
+        blocks = [nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(2)]
+        self.blocks = nn.ModuleList(checkpoint_wrapper(b) if wrapped else b for b in blocks)
+        self.head = nn.Linear(6, vocab_size)
+
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x)
+"""
+
+
+def test_a_model_with_activation_checkpoints_of_its_own(tmp_path: Path) -> None:
+    """Snapshots and averages are those of the same model without them; and it goes on from its states."""
+    (tmp_path / "mine.py").write_text(WRAPPED)
+    asked = [o for o in UNBOUNDED if not o.startswith("model.")] + ["trainer=fsdp", "model=custom", "model.context=32"]
+    for name, wrapped, steps in (("plain", False, 20), ("run", True, 10), ("run", True, 20)):
+        built = ["model.builder=mine:Net", f"model.args={{vocab_size: 256, wrapped: {wrapped}}}", f"steps={steps}"]
+        done = run(*asked, *built, f"run_dir={tmp_path / name}", ranks=2, warm=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    plain, run_dir = contents(tmp_path / "plain"), contents(tmp_path / "run")
+    compared = [f for f in plain if f.startswith(("trajectory", "averages", "metrics"))]
+    assert len(compared) > 10 and [f for f in compared if plain[f] != run_dir.get(f)] == []
