@@ -157,9 +157,9 @@ def train(
         background.drain()
         if store.writes:
             scalars = {"metrics_bytes": rows and rows.sync(), "environment": saved["environment"]}
-            state.save(run.resume, scalars)
-            if state.step in config.save.keep:
+            if state.step in config.save.keep:  # before what a restart goes on from: it would not come back here
                 state.save(run.states, scalars)
+            state.save(run.resume, scalars)
         if ranks.is_main:
             remove_old_states(run, state.step)
         ranks.barrier()

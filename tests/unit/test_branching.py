@@ -9,6 +9,7 @@ import torch
 from helpers import UPDATE, Strike, assert_same_run, rows, run, states, tiny
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from lawa_exp.checkpoint.commit import same_content
 from lawa_exp.checkpoint.tensors import read_tensors
 from lawa_exp.compose import compose, read
 from lawa_exp.config import UserError
@@ -67,6 +68,27 @@ def test_a_killed_branch_ends_as_its_twin(stable, tmp_path):
     assert branch(tmp_path / "run", stable, *overrides).returncode == 0
     assert_same_run(tmp_path / "run", tmp_path / "twin")
     assert not list((tmp_path / "run").glob("metrics.before-*"))  # killed before its first state, it had lost nothing
+
+
+def test_a_kept_state_is_not_lost_by_a_kill(stable, tmp_path):
+    """Whether it comes while that is written, or between the two commits of its step; and a state of the same step that
+    was there before is replaced."""
+    folder, asked = tmp_path / "run", tiny("save.keep=[40]", f"run_dir={tmp_path / 'run'}")
+    kept = folder / "states" / "step_00000040"
+    for strike in (
+        Strike("pathlib:Path.rename", of="states/.partial-step_00000040"),
+        Strike("lawa_exp.state:State.save", "after", n=1),  # of this process, which goes on from step 30
+    ):
+        died = run(*asked, strike=strike)
+        assert died.returncode == -9 and states(folder) == [15, 30], died.stdout + died.stderr
+    assert same_content(kept, stable / "states" / kept.name)
+    assert branch(tmp_path / "branch", folder, "init.step=40", *WSD).returncode == 0
+    shutil.rmtree(kept)
+    shutil.copytree(folder / "resume" / "step_00000030", kept)
+    assert run(*asked, warm=True).returncode == 0
+    assert_same_run(folder, stable)
+    assert branch(tmp_path / "twin", stable, "init.step=40", *WSD).returncode == 0
+    assert_same_run(tmp_path / "branch", tmp_path / "twin")
 
 
 def test_read_outs_of_a_branch_reach_back_into_its_source(stable, tmp_path):
