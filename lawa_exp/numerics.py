@@ -24,6 +24,7 @@ def set_up_arithmetic(config: Config) -> None:
     if config.trainer.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32; bfloat16 is a GPU's default
+    torch.backends.cudnn.allow_tf32 = False  # of convolutions too
     torch.backends.cudnn.benchmark = False
     keep_freed_memory()
 

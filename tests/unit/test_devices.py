@@ -16,6 +16,8 @@ from lawa_exp.averaging import EmaSettings, LawaSettings, SwaSettings, WmaSettin
 from lawa_exp.averaging import window as window_module
 from lawa_exp.averaging.swap import averaged_names, live_tensors
 from lawa_exp.averaging.window import Window
+from lawa_exp.compose import compose, read
+from lawa_exp.numerics import set_up_arithmetic
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
@@ -141,3 +143,48 @@ def test_snapshots_are_the_live_bytes_although_the_next_update_follows_at_once(
     )
     same = [torch.equal(kept[s][n], live[s][n].cpu()) for s in kept for n in ("weight", "narrow")]
     assert all(same) if fenced else not any(same)
+
+
+EXACT = """
+import torch
+from torch import nn
+
+
+class Net(nn.Sequential):
+    def forward(self, images):
+        assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
+        return super().forward(images)
+
+
+def net():
+    return Net(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10))
+"""
+
+
+def test_float32_is_float32_wherever_a_model_computes(tmp_path: Path) -> None:
+    """In a training, a read-out and the curvature; torch's own default for convolutions is TF32."""
+    (tmp_path / "mine.py").write_text(EXACT)
+    folder = str(tmp_path / "run")
+    sizes = ["steps=4", "batch.size=8", "evaluate.every=2", "evaluate.samples=8", "avg=lawa", "k=2", "spacing=1"]
+    asked = ["model=custom", "model.builder=mine:net", "dataset=digits", *sizes, "trainer.dtype=float32"]
+    small = ["--samples", "8", "--iterations", "2", "--batches", "2", "--batch", "2"]
+    for module, arguments in {
+        "lawa_exp": [*asked, f"run_dir={folder}"],
+        "lawa_exp.readout": [folder, "--avg", "lawa", "--k", "3", "--spacing", "1"],
+        "lawa_exp.curvature": [folder, *small],
+    }.items():
+        done = run(*arguments, module=module, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
+@on_each_device
+def test_a_convolution_in_float32_is_exact(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32, of 10 bits, is a thousandth away."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's default
+    ((values, given),), _ = compose(["trainer.dtype=float32"])
+    set_up_arithmetic(read(values, given)[0])
+    torch.manual_seed(0)
+    images, weights = torch.randn(8, 32, 16, 16), torch.randn(64, 32, 3, 3)
+    exact = nn.functional.conv2d(images.double(), weights.double())
+    found = nn.functional.conv2d(images.to(device), weights.to(device)).cpu()
+    assert (found - exact).abs().max() < 1e-5 * exact.abs().max()
