@@ -110,12 +110,16 @@ def train(
     diverged = torch.zeros((), dtype=torch.bool, device=device)
     progress = Progress(config.steps, state.step, ranks.is_main, data.unit, run.heartbeat)
 
-    def evaluate_all(split: str) -> list[dict[str, Any]]:
-        """A row of the live weights and of every average that is defined; evaluated on val, averages go to the disk."""
+    def settle() -> None:
+        """From here on the window's snapshots can be read, on every rank, and the live weights be changed in place."""
         state.window.fence()
         if window_on_disk:
             background.drain()
             ranks.barrier()
+
+    def evaluate_all(split: str) -> list[dict[str, Any]]:
+        """A row of the live weights and of every average that is defined; evaluated on val, averages go to the disk."""
+        settle()
         score = functools.partial(evaluate, objective, data, split, config.evaluate, ranks, device, autocast)
         seen = {"trained_samples": batches.samples(state.step), "trained_tokens": batches.tokens(state.step)}
         at = {"step": state.step, "split": split}
@@ -281,6 +285,7 @@ def train(
                 how = "stopped"
                 break
         if how == "diverged":  # on a GPU a running average may have seen the last weights twice more
+            settle()
             for id, averager in state.averagers.items():
                 if (weights := averager.average()) is not None:
                     keep_average(id, averager, weights)

@@ -1,7 +1,8 @@
-"""Models that fail on rank 1 alone."""
+"""Models that fail on rank 1 alone, or whose files are late on rank 0."""
 
 import errno
 import os
+import threading
 from pathlib import Path
 
 import torch
@@ -36,4 +37,25 @@ def without_room() -> nn.Module:
         return original(path, pieces)
 
     store.write_pieces = write_pieces
+    return nn.Sequential(nn.Embedding(256, 16), nn.Linear(16, 256))
+
+
+def with_late_files() -> nn.Module:
+    """What is written beside training is written no sooner than it is waited for."""
+    from lawa_exp.background import Background
+    from lawa_exp.checkpoint import store
+
+    commit, drain, waited_for = store.commit, Background.drain, threading.Event()
+
+    def late_commit(target: Path, files: dict) -> dict:
+        if threading.current_thread() is not threading.main_thread():
+            waited_for.wait()
+        return commit(target, files)
+
+    def late_drain(background: Background) -> None:
+        waited_for.set()
+        drain(background)
+        waited_for.clear()
+
+    store.commit, Background.drain = late_commit, late_drain
     return nn.Sequential(nn.Embedding(256, 16), nn.Linear(16, 256))

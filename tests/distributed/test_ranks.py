@@ -6,7 +6,9 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import UPDATE, Strike, assert_same_run, assert_whole, markers, rows, run, run_all, states, tiny
+from safetensors.torch import load_file
 
 pytestmark = pytest.mark.distributed
 
@@ -114,6 +116,24 @@ def test_feedback_and_a_window_on_the_disk(tmp_path: Path) -> None:
     done = run(*asked, f"run_dir={folder}", ranks=2, warm=True)
     assert done.returncode == 0 and "continuing from step 30" in done.stdout, done.stderr
     assert_same_run(folder, other)
+
+
+def test_divergence_with_a_window_on_the_disk(tmp_path: Path) -> None:
+    """The rank that writes nothing waits for the files of the one that does."""
+    custom = ["model=custom", "model.builder=failing:with_late_files", "model.context=32"]
+    burst = ["fault=rate", "fault.at=25", "fault.length=1", "fault.factor=1e30", "optimizer.clip_norm=0"]
+    asked = [o for o in tiny("spacing=5", "trajectory.window=disk", *burst) if not o.startswith("model.")]
+    done = run(*asked, *custom, f"run_dir={tmp_path}", ranks=2, warm=True)
+    assert "error" not in done.stderr, done.stderr
+    assert done.returncode == 3 and markers(tmp_path) == ["DIVERGED"]
+    last = json.loads((tmp_path / "DIVERGED").read_text())["step"]
+    assert last == 26  # its weights are enormous, but finite
+    found = {p.parents[1].name: load_file(p) for p in tmp_path.glob(f"averages/*/step_{last:08d}/model.safetensors")}
+    assert found.keys() == {"lawa-k3-s5", "ema-d0.9-e1", "swa-e5-from20"}
+    assert all(torch.isfinite(t).all() for tensors in found.values() for t in tensors.values())
+    held = [load_file(tmp_path / f"trajectory/step_{s:08d}/model.safetensors") for s in (15, 20, 25)]
+    for name, mean in found["lawa-k3-s5"].items():
+        assert torch.equal(mean, sum(t[name].double() for t in held).div(3).float())
 
 
 def test_three_ranks_killed(tmp_path: Path) -> None:
