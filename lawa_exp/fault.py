@@ -6,6 +6,7 @@ same in a resumed run, and on other ranks. It is part of the trajectory id, even
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,12 +67,33 @@ FAULTS: dict[str, type] = {"none": NoFault, "batches": BadBatches, "rate": RateB
 
 @dataclass(frozen=True)
 class Noisy:
-    """The training batches of `data`, but noise from sample number `first` up to `end`. No batch is half of each."""
+    """`data`, but with training batches of noise from sample number `first` up to `end`. No batch is half of each."""
 
     data: Any
     first: int
     end: int
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "data"), name)  # which a copy in the making does not have yet
+
     def train_batch(self, seed: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        bad = self.first <= first < self.end
-        return (self.data.noise_batch if bad else self.data.train_batch)(seed, first, count)
+        return (self.data.noise_batch if self._struck(first) else self.data.train_batch)(seed, first, count)
+
+    @property
+    def train_parts(self) -> Callable[..., tuple[np.ndarray, ...]]:
+        """Of data that are finished on the device; noise is a whole batch behind a number, where an image would be."""
+        read = self.data.train_parts
+
+        def parts(seed: int, first: int, count: int) -> tuple[np.ndarray, ...]:
+            noise = self._struck(first)
+            return (np.zeros(()), *self.data.noise_batch(seed, first, count)) if noise else read(seed, first, count)
+
+        return parts
+
+    @property
+    def finished(self) -> Callable[..., tuple[Any, ...]]:
+        finish = self.data.finished
+        return lambda first, *others: finish(first, *others) if first.ndim else others
+
+    def _struck(self, first: int) -> bool:
+        return self.first <= first < self.end

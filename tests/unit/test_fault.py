@@ -1,13 +1,17 @@
 """Injected faults: which steps they strike and with what, that they are part of the run, and through kills."""
 
+import copy
+import itertools
 import math
 import signal
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from helpers import UPDATE, Strike, assert_same_run, rows, run, states, tiny
+from PIL import Image
 
 from lawa_exp import plan
 from lawa_exp.batches import Batches
@@ -16,13 +20,18 @@ from lawa_exp.config import UserError
 from lawa_exp.data.blocks import Blocks
 from lawa_exp.data.digits import DigitsSettings
 from lawa_exp.data.fairseq import PAD, Lines
+from lawa_exp.data.image_folder import ImageFolderSettings
 from lawa_exp.data.images import smoothed
 from lawa_exp.data.masked import IGNORE, MaskedBlocks
 from lawa_exp.distributed import Ranks
 from lawa_exp.fault import BadBatches, NoFault, RateBurst
+from lawa_exp.loading import train_batches
 from lawa_exp.run import prepare
 from lawa_exp.settings import config_from, config_to
 from lawa_exp.sweep import stable_runs
+
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
 
 
 def asked(*overrides):
@@ -116,6 +125,53 @@ def test_steps_at_plus_1_to_at_plus_length_are_struck():
     assert struck == [t for t in range(20) if rate.rate_factor(t) == 3.0] == [9, 10, 11, 12, 13]
     assert {rate.rate_factor(t) for t in range(20)} == {1.0, 3.0}
     assert rate.drawn(data, batches) is data and BadBatches(8, 5).rate_factor(9) == 1.0
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve images in files, of two classes."""
+    for split, name in itertools.product(("train", "val"), ("cat", "dog")):
+        (tmp_path / split / name).mkdir(parents=True)
+        for number in range(6):
+            pixels = np.random.default_rng(number).integers(0, 256, (12, 10, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / split / name / f"{number}.png")
+    plain = {"flip": True, "mixup": 0.0, "label_smoothing": 0.0, "image_size": 8, "resize": 9, "smallest_crop": 0.3}
+    return lambda **changes: ImageFolderSettings(
+        name="imagenet", path=str(tmp_path), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), **{**plain, **changes}
+    ).open(None)
+
+
+@on_each_device
+@pytest.mark.parametrize("name", ["text", "digits", "mix", "mlm", "files", "mixed files", "decoded files"])
+def test_beside_the_noise_nothing_changes(name, folder, device):
+    """Neither the batches nor how they get to the device: in parts, read ahead, decoded by other processes."""
+    data = {
+        "text": text,
+        "digits": digits,
+        "mix": lambda: digits(mixup=0.4),
+        "mlm": masked,
+        "files": folder,
+        "mixed files": lambda: folder(mixup=0.4),
+        "decoded files": folder,
+    }[name]()
+    if name == "decoded files":
+        data.workers = 1
+    drawn = BadBatches(2, 2).drawn(data, Batches([(0, 4)], 1))
+    names = {n for n in (*dir(data), *vars(data)) if not n.startswith("_")} - {"decoders"}  # started when asked
+    assert names >= {"train_batch", "eval_batch", "sizes"} and [n for n in names if not hasattr(drawn, n)] == []
+    assert hasattr(drawn, "train_parts") == hasattr(drawn, "finished") == hasattr(data, "finished")
+    assert copy.copy(drawn) == drawn
+    requests = [(5, first, 2) for first in range(0, 24, 2)]
+    plain, coming = (train_batches(d, iter(requests), torch.device(device)) for d in (data, drawn))
+    reading = set()
+    for request, clean, found in zip(requests, plain, coming, strict=True):
+        reading |= {t.name.partition("_")[0] for t in threading.enumerate()}
+        noise = tuple(torch.from_numpy(a).to(device) for a in data.noise_batch(*request))
+        struck = 8 <= request[1] < 16
+        expected, other = (noise, clean) if struck else (clean, noise)
+        assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        assert not torch.equal(found[0], other[0])
+    assert ("reading" in reading) == (name == "decoded files" or (device == "cuda" and hasattr(data, "finished")))
 
 
 def test_a_fault_multiplies_what_schedule_scaling_and_warm_up_give():
