@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import os
@@ -118,6 +119,7 @@ def prepare(
     data = data or data_for(config, options.plan)
     config = plan.resolve_trainer(plan.resolve(config, data), device.type, ranks.local_world)
     if hasattr(data, "workers"):
+        data = copy.copy(data)  # others that have the same data open have workers of their own
         data.workers = config.trainer.workers
     splits = plan.splits(config, data, ranks.world)
     if config.batch.norm_group:

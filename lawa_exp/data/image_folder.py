@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -87,7 +86,10 @@ class ImageFolderSettings(ImageSettings):
 
 
 class FolderImages(LabelledImages):
-    """`paths`: of the images of each split. They are decoded by `workers` processes, or without any by this one."""
+    """`paths`: of the images of each split. They are decoded by `workers` processes, or without any by this one.
+
+    A copy with other `workers` has processes of its own; copies with as many share them.
+    """
 
     def __init__(
         self,
@@ -102,11 +104,15 @@ class FolderImages(LabelledImages):
         self.paths = paths
         self.mean, self.std = (np.array(v, np.float32) for v in (settings.mean, settings.std))
         self.workers = 0
-        self._started = threading.Lock()
+        self._started: dict[int, Decoders] = {}  # by their number
+        self._starting = threading.Lock()
 
-    @cached_property
+    @property
     def decoders(self) -> Decoders:
-        return Decoders(self.workers, (self.image_size, self.image_size, 3))
+        with self._starting:  # several threads read ahead
+            if self.workers not in self._started:
+                self._started[self.workers] = Decoders(self.workers, (self.image_size, self.image_size, 3))
+            return self._started[self.workers]
 
     def _normalised(self, images: Tensor) -> Tensor:
         return super()._normalised(images.float().div_(255))
@@ -119,12 +125,7 @@ class FolderImages(LabelledImages):
 
     def _decoded(self, paths: Iterable[str], draws: Iterable[np.ndarray | None]) -> np.ndarray:
         asked = [(self.folder, *one) for one in zip(paths, draws, strict=True)]
-        if self.workers:
-            with self._started:  # several threads read ahead
-                decoders = self.decoders
-            found = decoders.map(pixels, asked)
-        else:
-            found = np.stack([pixels(*one) for one in asked])
+        found = self.decoders.map(pixels, asked) if self.workers else np.stack([pixels(*one) for one in asked])
         return found.transpose(0, 3, 1, 2)
 
     def _spread(self, draws: np.ndarray) -> np.ndarray:

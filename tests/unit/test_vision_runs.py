@@ -5,8 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import UPDATE, Strike, assert_same_run, lines_of, markers, rows, run, states
 from PIL import Image
+
+from lawa_exp.compose import compose, read
+from lawa_exp.distributed import Ranks
+from lawa_exp.run import prepare
 
 COMMON = [
     *("dataset=digits", "dataset.flip=true", "dataset.crop_padding=1", "dataset.mixup=0.2", "batch.size=64"),
@@ -106,6 +111,20 @@ def test_imagenets_folder_with_and_without_processes_killed_and_continued(imagen
     last = rows(other)[-1]
     assert last["weights"] == "lawa-k2-s2" and last["bn"] == "recalibrate" and last["eval_samples"] == 12
     assert rows(other)[-2]["accuracy"] > 0.5  # of three colours
+
+
+def test_entries_of_a_multirun_keep_their_own_workers(imagenet: Path) -> None:
+    """They share the open data set: its images are listed once."""
+    prepared = []
+    for workers in (2, 0, 1, 1):
+        ((values, given),), _ = compose([*on_folder(imagenet), f"trainer.workers={workers}"])
+        prepared.append(prepare(*read(values, given), torch.device("cpu"), Ranks()))
+    two, none, one, same = (p.data for p in prepared)
+    assert [p.data.workers for p in prepared] == [p.config.trainer.workers for p in prepared] == [2, 0, 1, 1]
+    assert all(data.paths is two.paths for data in (none, one, same))
+    batches = [data.train_batch(0, 0, 9)[0] for data in (two, none, one, same)]
+    assert all(np.array_equal(batches[0], other) for other in batches)
+    assert [len(data.decoders.processes) for data in (two, one)] == [2, 1] and one.decoders is same.decoders
 
 
 @pytest.mark.slow
