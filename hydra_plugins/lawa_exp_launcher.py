@@ -15,11 +15,14 @@ CLUSTER: dict[str, Any] = {}  # the settings of hydra/launcher=slurm, where that
 class Collect(Launcher):
     """Composes every entry and starts none."""
 
+    started = False  # whether a multirun got as far as to its launcher
+
     def __init__(self) -> None:
         CLUSTER.clear()
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         self.context, self.config = hydra_context, config
+        Collect.started = True
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from lawa_exp.compose import with_recipe

@@ -22,7 +22,8 @@ FLAGS = {  # Hydra's own
     *("-m", "--multirun", "-i", "--info", "-sc", "--shell-completion", "-cp", "--config-path", "-cn", "--config-name"),
     *("-cd", "--config-dir", "--experimental-rerun"),
 }
-LAUNCHER = "hydra/launcher="
+COLLECT, SLURM = (f"hydra_plugins.lawa_exp_launcher.{name}" for name in ("Collect", "Slurm"))
+SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 DEFAULT_RECIPE = "as_published"
 CONF = INSIDE if INSIDE.is_dir() else BESIDE
 
@@ -37,7 +38,7 @@ def command(arguments: list[str]) -> int:
     composed, multirun = compose(arguments)
     if not composed:  # --help, --cfg and the like have printed what they had to
         return 0
-    cluster = cluster_asked_for(arguments, multirun)
+    cluster = cluster_asked_for()
     entries = [read(values, overrides) for values, overrides in composed]
     if cluster:
         from lawa_exp.slurm.submit import submit
@@ -48,12 +49,10 @@ def command(arguments: list[str]) -> int:
     return run_all(entries, [o for _, o in composed]) if multirun else run_one(*entries[0])
 
 
-def cluster_asked_for(arguments: list[str], multirun: bool) -> Any:
+def cluster_asked_for() -> Any:
     """The checked settings of `hydra/launcher=slurm`, once all is composed; None without."""
     from hydra_plugins import lawa_exp_launcher
 
-    if not multirun and any(a.startswith(LAUNCHER) for a in arguments):
-        raise UserError(f"{LAUNCHER}...: only under -m; for one run see launch/sbatch_single.sh")
     asked = dict(lawa_exp_launcher.CLUSTER)
     lawa_exp_launcher.CLUSTER.clear()  # for the next call in this process
     if not asked:
@@ -87,6 +86,7 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
                 *arguments,
                 f"sweep=sweep-{hashlib.sha256(chr(10).join(asked).encode()).hexdigest()[:8]}",
             ]
+        arguments = [*arguments, "hydra.callbacks.check.multirun=true"]
     single = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -98,20 +98,54 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
         recipes = [o.partition("=")[2] for o in overrides if o.split("=")[0].lstrip("+") == "recipe"]
         if recipes and not multirun:  # under -m the launcher does it for each entry
             arguments = with_recipe(arguments, chosen_model(overrides), recipes[-1])
-        sys.argv = [before[0], *arguments]
+        words = [a for a in arguments if a.startswith("~") or ("=" in a and not a.startswith("-"))]
+        sys.argv = [before[0], *words, *(a for a in arguments if a not in words)]  # Hydra wants them without a gap
         collect()
         from hydra_plugins import lawa_exp_launcher  # only now: Hydra loads its plugins anew
 
+        if lawa_exp_launcher.Collect.started and not lawa_exp_launcher.COMPOSED:
+            named = [o for o in overrides if "(" in o] or overrides
+            raise UserError(f"-m {' '.join(named)}: has no value, so there is nothing to train (glob is for groups)")
         found = lawa_exp_launcher.COMPOSED or single
         return [(plain(OmegaConf, config), mine) for config, mine in found], multirun
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
+        for mistake in (error, error.__cause__):
+            if isinstance(mistake, UserError):
+                raise mistake from None
         raise UserError(explain(error, overrides)) from None
     finally:
         sys.argv = before
         if launcher := sys.modules.get("hydra_plugins.lawa_exp_launcher"):  # for the next call in this process
             launcher.COMPOSED.clear()
+            launcher.Collect.started = False
+
+
+def check_composed(
+    multirun: bool, mode: Any, launcher: str, sweeper: str, choices: Mapping[str, Any], fixed: Mapping[str, Any]
+) -> Any:
+    """Hydra calls it (`hydra.callbacks`) when all is composed and nothing runs yet.
+
+    UserError for a part of Hydra's that would do nothing here, in silence. multirun: whether -m was given. fixed: what
+    Hydra may not decide: {key: {value, expected, instead}}.
+    """
+    from hydra.experimental.callback import Callback
+    from hydra.types import RunMode
+
+    if mode == RunMode.MULTIRUN and not multirun:
+        raise UserError("hydra.mode=MULTIRUN: give -m on the command line")
+    if launcher not in (COLLECT, SLURM):
+        name = choices["hydra/launcher"]
+        raise UserError(f"hydra/launcher={name}: expected one of {', '.join(launchers())}; {launcher} is not used here")
+    if sweeper != SWEEPER:
+        raise UserError(f"hydra/sweeper={choices['hydra/sweeper']}: expected basic, which trains every combination")
+    if launcher == SLURM and not multirun:
+        raise UserError(
+            f"hydra/launcher={choices['hydra/launcher']}: only under -m; for one run see launch/sbatch_single.sh"
+        )
+    for key, entry in fixed.items():
+        if entry["value"] not in (None, entry["expected"]):
+            raise UserError(f"hydra.{key}={entry['value']}: not used here; {entry['instead']}")
+    return Callback()
 
 
 def chosen_model(overrides: list[str]) -> str:
@@ -168,7 +202,8 @@ def read(values: dict[str, Any], overrides: list[str]) -> tuple[Config, Options]
         init["from"] = str(Path(init["from"]).expanduser().resolve())
     for key in ("k", "spacing"):  # read by the averagers through interpolation
         values.pop(key)
-    return config_from(values), options
+    config = config_from(values)
+    return config, options
 
 
 def expand(averagers: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -197,7 +232,7 @@ def check_budgets(overrides: list[str]) -> None:
 def explain(error: BaseException, overrides: list[str]) -> str:
     """One line for an error of Hydra's: the key, the value, and what could stand there."""
     text = " ".join(str(e) for e in (error, error.__cause__) if e)
-    choices = groups()
+    choices = groups() | {"hydra/launcher": launchers(), "hydra/sweeper": ["basic"]}
     for override in overrides:
         key, _, value = override.partition("=")
         name = key.lstrip("+~")
@@ -231,6 +266,11 @@ def groups() -> dict[str, list[str]]:
         for folder in sorted(CONF.iterdir())
         if folder.is_dir() and folder.name != "hydra"
     }
+
+
+def launchers() -> list[str]:
+    """The choices of hydra/launcher that train."""
+    return sorted(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml"))
 
 
 def siblings(parent: str) -> list[str]:

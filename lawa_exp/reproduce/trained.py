@@ -112,7 +112,7 @@ def plan_set(chosen: TrainingSet, scale: str, runs_root: str, more: Sequence[str
     words = ("-m", *asked, f"runs_root={runs_root}", f"sweep=reproduce-{scale}-{chosen.name}")
     try:
         composed, _ = compose(list(words))
-        cluster_asked_for(list(words), True)  # its settings are for the command that queues
+        cluster_asked_for()  # its settings are for the command that queues
         entries = [read(values, overrides) for values, overrides in composed]
         device, ranks = start_device(entries[0][0].trainer.device, plan=True)
         sweep = gather(entries, [o for _, o in composed], device, ranks)

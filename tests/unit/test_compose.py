@@ -103,6 +103,15 @@ def test_the_command_of_the_card(capsys):
         (["--steps", "100"], ["--steps", "key=value"]),
         (["-m", "+run_dir=x"], ["run_dir"]),
         (["-m", "k=3,5", "run_dir=x"], ["run_dir", "runs_root"]),
+        (["hydra.mode=MULTIRUN", "seed=0,1"], ["hydra.mode=MULTIRUN", "give -m"]),
+        (["-m", "seed=glob(*)"], ["seed=glob(*)", "nothing to train"]),
+        (["-m", "k=3", "seed=range(5,5)"], ["seed=range(5,5)", "nothing to train"]),
+        (["hydra.run.dir=elsewhere"], ["hydra.run.dir=elsewhere", "run_dir=DIR"]),
+        (["-m", "hydra.sweep.dir=elsewhere", "seed=0,1"], ["hydra.sweep.dir=elsewhere", "sweep=NAME"]),
+        (["hydra.job.chdir=true"], ["hydra.job.chdir=True"]),
+        (["hydra/launcher=slurm"], ["hydra/launcher=slurm", "only under -m"]),
+        (["-m", "hydra/launcher=joblip", "seed=0,1"], ["hydra/launcher=joblip", "local, slurm"]),
+        (["-m", "hydra/sweeper=random", "seed=0,1"], ["hydra/sweeper=random", "basic"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -110,6 +119,44 @@ def test_a_mistake_is_one_line_that_names_it(capsys, arguments, parts):
     line = refused(capsys, *arguments)
     for part in parts:
         assert part in line, line
+
+
+LAUNCHER, SWEEPER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher", "mine.Sweeper"
+
+
+@pytest.mark.parametrize(
+    "file, content, arguments, parts",
+    [
+        ("hydra/launcher/other.yaml", f"_target_: {LAUNCHER}", ["-m", "hydra/launcher=other"], ["local, slurm"]),
+        ("hydra/sweeper/other.yaml", f"_target_: {SWEEPER}", ["-m", "hydra/sweeper=other"], ["expected basic"]),
+        (
+            "experiment/other.yaml",
+            "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 0,1",
+            ["experiment=other"],
+            ["hydra.mode=MULTIRUN", "give -m"],
+        ),
+    ],
+    ids=["launcher", "sweeper", "mode"],
+)
+def test_what_hydra_composed_is_refused_wherever_it_stands(capsys, tmp_path, file, content, arguments, parts):
+    (tmp_path / "mine" / file).parent.mkdir(parents=True)
+    (tmp_path / "mine" / file).write_text(f"{content}\n")
+    line = refused(capsys, *arguments, "--config-dir", "mine", "runs_root=elsewhere", "seed=0")
+    assert all(part in line for part in parts), line
+    assert not (tmp_path / "elsewhere").exists()  # nothing ran, of Hydra's neither
+
+
+def test_the_launcher_of_another_plugin_is_refused(capsys, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs hydra-joblib-launcher")
+    line = refused(capsys, "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1")
+    assert "hydra/launcher=joblib: expected one of local, slurm" in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [["seed=0,1", "-m", "k=3"], ["seed=0,1", "k=3", "-m"]])
+def test_flags_stand_anywhere(arguments):
+    entries, multirun = compose.compose(arguments)
+    assert multirun and [values["seed"] for values, _ in entries] == [0, 1]
 
 
 def test_a_text_that_is_too_short_or_not_utf8(capsys, tmp_path):
