@@ -21,6 +21,15 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """The flag of every command that may run what a run directory names."""
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="run the model.builder that RUN names; without, only what you have trained with yourself",
+    )
+
+
 def exit_code(command: Callable[[], int]) -> int:
     """Runs `command`; UserError becomes 2, and a failure that needs no traceback 1, each with one line on stderr."""
     join_ranks()

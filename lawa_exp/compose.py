@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lawa_exp import signals
+from lawa_exp import custom, signals
 from lawa_exp.cli import exit_code
 from lawa_exp.config import BUDGET_UNITS, STABLE, Config, Options, UserError, build, near
 
@@ -203,6 +203,7 @@ def read(values: dict[str, Any], overrides: list[str]) -> tuple[Config, Options]
     for key in ("k", "spacing"):  # read by the averagers through interpolation
         values.pop(key)
     config = config_from(values)
+    custom.allow(config.model)  # these are the user's own words
     return config, options
 
 

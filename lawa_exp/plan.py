@@ -13,6 +13,7 @@ from lawa_exp import schedules
 from lawa_exp.averaging.feedback import FEEDBACK, NoFeedback
 from lawa_exp.batches import Batches, ConstantBatch
 from lawa_exp.config import Config, UserError, resolve_steps, setting_names
+from lawa_exp.custom import Code
 from lawa_exp.fault import FAULTS, NoFault, RateBurst
 from lawa_exp.files import size_text
 from lawa_exp.formats.stored import STATISTICS
@@ -133,14 +134,16 @@ def rate_of(config: Config, batches: Batches, step: int, measured: float | None 
     return config.fault.rate_factor(step) * rate
 
 
-def identity(config: Config, data: Any, origin: Origin | None = None) -> dict[str, Any]:
-    """What determines the live weights, from the resolved configuration; names and places do not."""
+def identity(config: Config, data: Any, origin: Origin | None = None, code: Code | None = None) -> dict[str, Any]:
+    """What determines the live weights, from the resolved configuration; names and places do not. code: the model's."""
     content = {k: v for k, v in config_to(config).items() if k in DETERMINING}
     for part in ("model", "dataset"):
         content[part] = {
             k: v for k, v in content[part].items() if k not in ("name", "path", "folder", "tokenizer_path")
         }
     content["dataset"]["fingerprint"] = data.fingerprint
+    if code:
+        content["model"]["code"] = code.identity
     if isinstance(config.fault, NoFault):
         del content["fault"]
     if not config.lr.uses_horizon:

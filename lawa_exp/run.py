@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from lawa_exp import distributed, plan, signals
+from lawa_exp import custom, distributed, plan, signals
 from lawa_exp.averaging.swap import averaged_names, live_tensors
 from lawa_exp.batchnorm import group_norms
 from lawa_exp.checkpoint.commit import steps_in
@@ -56,6 +56,7 @@ class Prepared:
     identity: dict[str, Any]
     run_dir: Path
     origin: Origin | None = None
+    code: custom.Code | None = None  # of a custom model
 
     @property
     def trajectory(self) -> str:
@@ -130,9 +131,12 @@ def prepare(
         init = replace(config.init, from_=str(origin.source), step=origin.step or None, optimizer=how)
         config = replace(config, init=init)
         check_origin(origin, config, data, stable)
-    identity = plan.identity(config, data, origin)
+    builder = config.model.builder if isinstance(config.model, CustomSettings) else None
+    code = custom.fingerprint(builder, "model.builder") if builder else None
+    identity = plan.identity(config, data, origin, code)
     folder = plan.run_folder(Path(options.runs_root), config, plan.trajectory_id(identity))
-    return Prepared(config, data, splits, identity, Path(options.run_dir) if options.run_dir else folder, origin)
+    run_dir = Path(options.run_dir) if options.run_dir else folder
+    return Prepared(config, data, splits, identity, run_dir, origin, code)
 
 
 def branch_point(config: Config, stable: Prepared) -> Origin:
@@ -266,6 +270,10 @@ def carry_out(
         run.path.mkdir(parents=True, exist_ok=True)
         run.mark(None)
         run.write_config({"trajectory_id": p.trajectory, **config_to(p.config), "identity": p.identity})
+        if p.code:
+            custom.write_copies(p.code, run.path / custom.COPIES)
+            if problem := custom.record(p.config.model, p.code):
+                say(f"warning: {problem}")
         job, start = this_job()
         earlier = run.add_provenance(
             slurm={"job": job, "start": start} if job else None,

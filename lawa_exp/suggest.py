@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from lawa_exp import signals
-from lawa_exp.cli import Parser, exit_code
+from lawa_exp.cli import Parser, add_trust, exit_code
 
 EPILOG = """
 Candidates: the live weights, the averages that were attached and kept, and of the snapshots LAWA over k x spacing, WMA
@@ -47,6 +47,7 @@ def parser() -> Parser:
     p.add_argument("run", metavar="RUN", help="a run directory")
     p.add_argument("--json", action="store_true", help="the suggestion as JSON, and nothing else")
     p.add_argument("--device", help="auto, cpu or cuda (default: the run's)")
+    add_trust(p)
     p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the run's)")
     p.set_defaults(bn=None, every=None, start=None)  # what a read-out of ours asks for besides
     return p

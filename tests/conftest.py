@@ -2,8 +2,11 @@
 
 import os
 import signal
+import tempfile
 
 # One thread unless a test says otherwise: as many tests run at once as there are cores, and several ranks with all
 # threads each take many times as long. Before anything imports torch or numpy.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+STATE = tempfile.TemporaryDirectory(prefix="lawa_exp-state-")  # what the user trained with is on record there
+os.environ["XDG_STATE_HOME"] = STATE.name
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and would be in what the tests start

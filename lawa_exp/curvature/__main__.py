@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from lawa_exp import signals
-from lawa_exp.cli import Parser, exit_code
+from lawa_exp.cli import Parser, add_trust, exit_code
 
 EPILOG = """
 The model: the Hessian of a batch of B is that of the whole set of N plus a random matrix whose entries have the
@@ -53,6 +53,7 @@ def parser() -> Parser:
     p.add_argument("--name", help="the results go to RUN/curvature/NAME (default: WEIGHTS-step_XXXXXXXX)")
     p.add_argument("--out", metavar="DIR", help="another folder for the results")
     p.add_argument("--device", help="auto, cpu or cuda (default: the run's)")
+    add_trust(p)
     return p
 
 

@@ -19,6 +19,7 @@ from lawa_exp.checkpoint.commit import Damaged, steps_in, verify
 from lawa_exp.checkpoint.tensors import map_stored
 from lawa_exp.config import Config, Failed, Options, Rule, UserError, either, integer, one_of
 from lawa_exp.curvature.theory import implied_noise, outlier, saturation, stable_rate
+from lawa_exp.custom import admit
 from lawa_exp.evaluate import fixed_set
 from lawa_exp.files import write_text_atomically
 from lawa_exp.hessian import Spectrum, TrainingLoss, gradient_step, lanczos, random_unit
@@ -93,7 +94,7 @@ def measure(args: argparse.Namespace) -> int:
     if written is None:
         raise UserError(f"RUN={args.run}: no run there (config.yaml is missing)")
     step, folder = snapshot(run, args.weights, args.step)
-    loss, config = loss_of(run, written, folder, args.device)
+    loss, config = loss_of(run, written, folder, args.device, args.trust)
     training_set = loss.data.sizes["train"]
     whole = fixed_set(training_set, flag("samples", args.samples, either(integer(2), one_of("all"))))
     sizes = batch_sizes(args.batch, plan.batches_of(config, loss.data).sizes[-1], len(whole))
@@ -136,9 +137,12 @@ def measure(args: argparse.Namespace) -> int:
     return 0
 
 
-def loss_of(run: RunDir, written: dict[str, Any], folder: Path, device_name: str | None) -> tuple[TrainingLoss, Config]:
-    """The training loss of a run at the weights in `folder`, and its configuration."""
+def loss_of(
+    run: RunDir, written: dict[str, Any], folder: Path, device_name: str | None, trust: bool
+) -> tuple[TrainingLoss, Config]:
+    """The training loss of a run at the weights in `folder`, and its configuration. trust: see `custom.admit`."""
     config = config_from(written)
+    admit(config.model, written, run.path, trust)
     device, ranks = start_device(device_name or config.trainer.device)
     options = Options(run_dir=str(run.path), runs_root=".", sweep=None, plan=False, rerun=False)
     in_memory = replace(config.trajectory, window="memory")

@@ -11,9 +11,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import itertools
-import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lawa_exp.config import Rule, UserError, boolean, integer, mapping, number, one_of, optional, setting, text
@@ -329,13 +327,10 @@ def forward_flops(model: nn.Module, settings: ImageModelSettings) -> int:
 
 
 def build_custom(settings: CustomSettings) -> nn.Module:
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        builder = load(settings.builder)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"model.builder={settings.builder}: expected package.module:function ({error})") from None
+    from lawa_exp import custom
+
     arguments = settings.args or {}
+    builder = custom.load(settings.builder, arguments, "model.builder")
     try:
         inspect.signature(builder).bind(**arguments)
     except (TypeError, ValueError) as error:

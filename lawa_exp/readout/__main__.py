@@ -8,7 +8,7 @@ import sys
 from lawa_exp import signals
 from lawa_exp.averaging import AVERAGERS
 from lawa_exp.averaging.flags import add_flags
-from lawa_exp.cli import Parser, exit_code
+from lawa_exp.cli import Parser, add_trust, exit_code
 from lawa_exp.config import BN_POLICIES
 
 FOREIGN = """
@@ -63,6 +63,7 @@ def parser() -> Parser:
         help="BatchNorm's statistics of averages, as evaluate.bn (default: the run's)",
     )
     p.add_argument("--device", help="auto, cpu or cuda (default: the run's)")
+    add_trust(p)
     p.add_argument(
         "--threads",
         type=positive,

@@ -15,6 +15,7 @@ from lawa_exp.averaging import AVERAGERS, PowerEmaSettings
 from lawa_exp.averaging.flags import start_note
 from lawa_exp.checkpoint.commit import steps_in
 from lawa_exp.config import Options, UserError, setting_names
+from lawa_exp.custom import admit
 from lawa_exp.evaluate import fixed_set
 from lawa_exp.metrics import averager_ids, read_rows
 from lawa_exp.numerics import return_freed_memory
@@ -93,6 +94,7 @@ def averages_of(
     weights are taken where there is no snapshot.
     """
     config = config_from(written)
+    admit(config.model, written, run.path, args.trust)
     period = int(config.trajectory.every or 1)
     device, ranks = start_device(args.device or config.trainer.device)
     options = Options(run_dir=args.run, runs_root=".", sweep=None, plan=False, rerun=False)

@@ -67,6 +67,7 @@ def distances(snapshots: Sequence[Mapping[str, Tensor]], averaged: frozenset[str
 def measure_line(folder: Path, id: str) -> Along | None:
     """Of a finished run and the average `id` that was kept after its last step; None where either is not there."""
     from lawa_exp.config import Options, UserError
+    from lawa_exp.custom import admit
     from lawa_exp.origin import snapshots_of
     from lawa_exp.readout.kept import Attached
     from lawa_exp.replay import read_snapshot
@@ -80,6 +81,7 @@ def measure_line(folder: Path, id: str) -> Along | None:
     if written is None:
         return None
     config = config_from(written)
+    admit(config.model, written, folder, trust=False)
     step = int(config.steps)
     snapshots = snapshots_of(run)
     kept = next((Attached(a, run) for a in config.averagers if a.id == id), None)

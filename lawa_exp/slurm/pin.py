@@ -25,7 +25,8 @@ def pin(folder: Path, modules: Iterable[str] = ()) -> Path:
     modules: names of the user's own modules, copied along. UserError where there is no such module.
     """
     files = {}
-    for source, root in [*ours(), *(part for name in sorted(set(modules)) for part in own(name))]:
+    tops = sorted({name.partition(".")[0] for name in modules})
+    for source, root in [*ours(), *(part for name in tops for part in own(name))]:
         for file in sorted(source.rglob("*") if source.is_dir() else [source]):
             if file.is_file() and "__pycache__" not in file.parts:
                 files[str(file.relative_to(root))] = file
@@ -57,11 +58,13 @@ def ours() -> list[tuple[Path, Path]]:
 
 
 def own(module: str) -> list[tuple[Path, Path]]:
-    """The user's module, or the package that it is in; nothing where that is installed."""
+    """The user's module or package of this name; nothing where that is installed."""
     try:
-        spec = importlib.util.find_spec(module.split(".")[0])
+        spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         spec = None
+    if spec is not None and not spec.origin:  # a folder without __init__.py
+        return [(Path(folder), Path(folder).parent) for folder in spec.submodule_search_locations or ()]
     if spec is None or not spec.origin:
         raise UserError(f"model.builder={module}: no such module here")
     origin = Path(spec.origin)

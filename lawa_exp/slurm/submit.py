@@ -21,7 +21,6 @@ from lawa_exp.config import Config, Options, UserError
 from lawa_exp.distributed import Ranks
 from lawa_exp.files import locked
 from lawa_exp.metrics import averager_ids, read_rows
-from lawa_exp.models import CustomSettings
 from lawa_exp.origin import snapshots_of
 from lawa_exp.replay import problem_with
 from lawa_exp.run import EXIT, Prepared, check_folder, show_plan
@@ -155,9 +154,7 @@ def send(sweep: Sweep, found: list[Standing], cluster: Slurm) -> list[str]:
             due.setdefault(training.run_dir, []).append(training)
     if not due:
         return []
-    models = [training.config.model for training, _ in sweep.trainings]
-    builders = {m.builder.partition(":")[0] for m in models if isinstance(m, CustomSettings)}
-    code = pin(sweep.folder / "code", builders)
+    code = pin(sweep.folder / "code", {name for p, _ in sweep.trainings if p.code for name in p.code.sources})
     first = {run_dir: chain for run_dir, chain in due.items() if run_dir in sweep.stable}
     rest = {run_dir: chain for run_dir, chain in due.items() if run_dir not in sweep.stable}
     before = [s.job for (p, _), s in zip(sweep.trainings, found, strict=True) if p.run_dir in sweep.stable and s.job]

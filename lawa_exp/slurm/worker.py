@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from lawa_exp import signals
+from lawa_exp import custom, signals
 from lawa_exp.cli import exit_code
 from lawa_exp.config import InUse, Options, UserError
 from lawa_exp.files import write_text_atomically
@@ -50,13 +50,14 @@ def train_pinned(path: Path) -> int:
     content = yaml.safe_load(path.read_text())
     sys.argv = ["lawa_exp", *content["command"]]
     config = config_from(content["config"])
+    custom.allow(config.model)  # the user submitted it
     options = Options(content["run_dir"], str(Path(content["run_dir"]).parent), None, False, False)
     try:
         device, ranks = start_device(config.trainer.device)
         prepared = prepare(config, options, device, ranks)
         if prepared.trajectory != content["trajectory_id"]:
             raise UserError(
-                f"run_dir={options.run_dir}: its data, or what it goes on from, changed since it was queued"
+                f"run_dir={options.run_dir}: its data, its code or what it goes on from changed since it was queued"
             )
     except Exception as error:
         mark_before_it_began(content, error)

@@ -1,0 +1,313 @@
+"""Code of the user's own: what is in the id of it, and that looking at a run directory runs none."""
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helpers import rows, run
+
+from lawa_exp.config import UserError
+from lawa_exp.custom import Code, fingerprint
+
+ROOT = Path(__file__).parents[2]
+TREE = {  # `custom_tree.model:build`, with a mark in each file that is part of it
+    "custom_tree/__init__.py": '"""A package."""\nFIRST = 1\n',
+    "custom_tree/model.py": """
+import os
+import yaml
+import custom_alone as alone
+from torch import nn
+from . import sibling
+from .deep import part
+from custom_tree.deep.inner import value
+
+def build(width):
+    import custom_late
+    return nn.Linear(width + 1, width)
+""",
+    "custom_tree/sibling.py": "import importlib\nlater = importlib.import_module('custom_named')\nA = 1\n",
+    "custom_tree/deep/part.py": "from .star import *\nA = 1\n",  # deep has no __init__.py
+    "custom_tree/deep/inner.py": "value = 1\n",
+    "custom_tree/deep/star/__init__.py": "A = 1\n",
+    "custom_tree/deep/star/one.py": "A = 1\n",
+    "custom_alone.py": "A = 1\n",
+    "custom_late.py": "try:\n    import custom_absent\nexcept ImportError:\n    A = 1\n",
+    "custom_named.py": "A = 1\n",
+}
+UNUSED = {"custom_tree/unused.py": "A = 1\n", "custom_other.py": "A = 1\n"}
+MODEL = "custom_tree/model.py"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current one, with TREE in it."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, TREE | UNUSED)
+    return tmp_path
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def of(address: str) -> Code:
+    return fingerprint(address, "model.builder")
+
+
+def test_the_sources_of_a_builder_and_the_packages_that_they_import(folder: Path) -> None:
+    code = of("custom_tree.model:build")
+    assert {name: content.decode() for name, content in code.files.items()} == TREE
+    assert code.packages == {name: metadata.version(name) for name in ("torch", "PyYAML")}
+    assert code.sources.keys() == {
+        *("custom_tree", "custom_tree.model", "custom_tree.sibling", "custom_tree.deep.part", "custom_tree.deep.inner"),
+        *("custom_tree.deep.star", "custom_tree.deep.star.one", "custom_alone", "custom_late", "custom_named"),
+    }
+    assert not any(name.startswith("custom_") for name in sys.modules)
+
+
+def test_it_is_a_function_of_what_the_sources_do_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = of("custom_tree.model:build").identity
+    text = TREE[MODEL].replace("def build(width):", 'def build(\n    width,  # [features]\n):\n    """Builds."""')
+    moved = folder / "elsewhere" / "deeper"
+    write(moved, TREE | {MODEL: f'"""A model."""\n# of ours\n{text}\n"A remark."\n', "custom_tree/unused.py": "A = 2"})
+    monkeypatch.chdir(moved)
+    assert of("custom_tree.model:build").identity == before
+    for name, text in TREE.items():  # of every file that is part of it
+        write(moved, {name: text.replace("1", "2")})
+        assert of("custom_tree.model:build").identity != before, name
+        write(moved, {name: text})
+    assert of("custom_tree.model:build").identity == before
+    write(moved, {"custom_absent.py": "A = 1\n"})  # what could not be imported before
+    assert of("custom_tree.model:build").identity != before
+
+
+@pytest.mark.parametrize("one, two", [("1", "1.0"), ("1", "True"), ("'a'", "b'a'"), ("{**x, 1: 2}", "{1: 2, **x}"),
+                                      ("x[1:]", "x[:1]"), ("a, b", "a"), ("lambda: None", "lambda: 0")])  # fmt: skip
+def test_sources_that_differ_little(folder: Path, one: str, two: str) -> None:
+    write(folder, {"custom_one.py": f"y = {one}\n", "custom_two.py": f"y = {two}\n"})
+    (first,), (second,) = (of(f"custom_{name}:y").sources.values() for name in ("one", "two"))
+    assert first != second
+
+
+def test_nothing_of_it_runs(folder: Path) -> None:
+    touch = f"from pathlib import Path\nPath({str(folder / 'ran')!r}).touch()\n"
+    files = {name: touch + text for name, text in TREE.items()}
+    write(folder, files)
+    assert of("custom_tree.model:build").files == {name: text.encode() for name, text in files.items()}
+    assert not (folder / "ran").exists()
+
+
+def test_what_is_not_the_users_own(folder: Path) -> None:
+    assert of("os:system") == Code() == of("lawa_exp.models.gpt:GPT")  # no choice of ours has our code in its id
+    assert of("torch.nn:Linear") == Code(packages={"torch": metadata.version("torch")})
+
+
+@pytest.mark.parametrize(
+    "address, said",
+    [
+        ("custom_absent:f", "No module named 'custom_absent'"),
+        ("custom_tree.absent:f", "No module named 'custom_tree.absent'"),
+        ("custom_tree.model", "package.module:function"),
+        ("custom_tree:a:b", "package.module:function"),
+        ("./custom_tree:a", "package.module:function"),
+        ("custom_broken:f", "custom_broken.py: invalid syntax"),
+        ("custom_null:f", "custom_null.py: source code string cannot contain null bytes"),
+    ],
+)
+def test_what_is_wrong_is_one_line(folder: Path, address: str, said: str) -> None:
+    write(folder, {"custom_broken.py": "def f(:\n", "custom_null.py": "A = 1\0\n"})
+    with pytest.raises(UserError) as error:
+        of(address)
+    line = str(error.value)
+    assert line.startswith(f"model.builder={address}: ") and said in line and "\n" not in line
+
+
+# Runs of a model of one's own
+
+MINE = """
+from torch import nn
+from ours import WIDTH
+
+def build(width):
+    return nn.Sequential(nn.Embedding(256, width), nn.Linear(width, 256))
+"""
+ASKED = [
+    *("model=custom", "model.builder=mine:build", "model.args={width: 8}", "model.context=32", "batch.size=4"),
+    *("steps=4", "evaluate.every=2", "evaluate.samples=16", "avg=lawa", "k=2", "spacing=1", "lr.warmup_steps=0"),
+    *("trainer.threads=1", "save.every=2"),
+]
+SHORT = [*(word for word in ASKED if not word.startswith("steps=")), "steps=1"]
+READING = {  # every command that builds the model of a run directory
+    "readout": ["lawa_exp.readout", "RUN", "--k", "2", "--spacing", "1", "--out", "out"],
+    "suggest": ["lawa_exp.suggest", "RUN"],
+    "curvature": ["lawa_exp.curvature", "RUN", "--samples", "8", "--iterations", "3", "--batch", "2", "--out", "out"],
+}
+LOOKING = {  # others that are given one
+    "perplexity": ["lawa_exp.readout", "RUN", "--k", "2", "--evaluate", "perplexity", "--text", "text", "--out", "out"],
+    "export": ["lawa_exp.export", "RUN", "--to", "huggingface", "--out", "out"],
+    "average": ["lawa_exp.average", "--trajectory", "RUN", "--k", "2", "--spacing", "1", "--out", "out"],
+    "status": ["lawa_exp.status", "RUN"],
+    "dashboard": ["lawa_exp.dashboard", "RUN", "--out", "out.html"],
+    "summary": ["lawa_exp.summary", "RUN"],
+    "critical_batch": ["lawa_exp.critical_batch", "RUN"],
+    "push": ["lawa_exp.push", "RUN", "--show"],
+    "init.from": ["lawa_exp", "init.from=RUN", "init.optimizer=reset", "model.width=8", "steps=1"],
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """mine.py, and `run`, trained with it in this folder."""
+    folder = tmp_path_factory.mktemp("project")
+    write(folder, {"mine.py": MINE, "ours.py": "WIDTH = 8\n", "text": "some words of English " * 40})
+    done = run(*ASKED, "run_dir=run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def mine(project: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(project, tmp_path / "project")
+
+
+def command(words: list[str], folder: Path, run_dir: str = "run", *more: str) -> Any:
+    module, *arguments = (word.replace("RUN", run_dir) for word in words)
+    return run(*arguments, *more, module=module, cwd=folder)
+
+
+def test_the_sources_are_in_the_id_and_in_the_run(mine: Path) -> None:
+    identity = yaml.safe_load((mine / "run" / "config.yaml").read_text())["identity"]["model"]
+    assert identity["code"]["sources"].keys() == {"mine", "ours"} and identity["code"]["packages"].keys() == {"torch"}
+    copies = {path.name: path.read_text() for path in (mine / "run" / "code").iterdir()}
+    assert copies == {"mine.py": MINE, "ours.py": "WIDTH = 8\n"}
+    write(mine, {"mine.py": MINE.replace("\ndef", "\n# A comment.\ndef")})
+    again = run(*ASKED, "run_dir=run", cwd=mine)
+    assert again.returncode == 0 and "done already" in again.stdout, again.stderr
+    write(mine, {"ours.py": "WIDTH = 9\n"})
+    other = run(*ASKED, "run_dir=run", cwd=mine)
+    assert other.returncode == 2 and "holds another trajectory (model.code.sources.ours=" in other.stderr
+    fresh = run(*SHORT, cwd=mine)
+    assert fresh.returncode == 0, fresh.stderr
+    (made,) = (mine / "runs").iterdir()
+    assert made.name.rpartition("-")[2] != yaml.safe_load((mine / "run/config.yaml").read_text())["trajectory_id"]
+
+
+@pytest.mark.parametrize("name", READING)
+def test_what_the_user_trained_is_read(mine: Path, name: str) -> None:
+    done = command(READING[name], mine)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_source_that_has_changed_since(mine: Path) -> None:
+    before = command(READING["readout"], mine)
+    assert before.returncode == 0, before.stderr
+    expected = rows(mine / "out")
+    shutil.rmtree(mine / "out")
+    write(mine, {"ours.py": "WIDTH = 9\n"})
+    for more in ([], ["--trust"]):
+        done = command(READING["readout"], mine, "run", *more)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+        copies = mine / "run" / "code"
+        assert f"{mine / 'ours.py'} is not what run was trained with" in done.stderr and str(copies) in done.stderr
+    environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": f"{copies}:{ROOT}"}
+    words = [word.replace("RUN", "run") for word in READING["readout"]]
+    done = subprocess.run([sys.executable, "-m", *words], cwd=mine, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert rows(mine / "out") == expected
+
+
+@pytest.fixture
+def hostile(project: Path, tmp_path: Path) -> Path:
+    """A copy whose config.yaml asks for a shell command, which makes a file."""
+    shutil.copytree(project, tmp_path / "hostile")
+    config = tmp_path / "hostile" / "run" / "config.yaml"
+    content = yaml.safe_load(config.read_text())
+    content["model"] |= {"builder": "os:system", "args": {"command": f"touch {tmp_path / 'ran'}"}}
+    content["identity"]["model"] |= {"builder": "os:system", "code": {"sources": {}, "packages": {}}}
+    config.write_text(yaml.safe_dump(content))
+    return tmp_path / "hostile"
+
+
+@pytest.mark.parametrize("name", READING)
+def test_a_command_in_a_run_directory_is_refused(hostile: Path, name: str) -> None:
+    done = command(READING[name], hostile)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "model.builder=os:system with" in done.stderr and "touch " in done.stderr and "--trust" in done.stderr
+    assert not (hostile.parent / "ran").exists()
+
+
+@pytest.mark.parametrize("name", LOOKING)
+def test_other_commands_run_none(hostile: Path, name: str) -> None:
+    command(LOOKING[name], hostile)
+    assert not (hostile.parent / "ran").exists()
+
+
+def test_a_module_in_a_run_directory_is_refused_and_not_imported(mine: Path) -> None:
+    """Also where it has the name and arguments of one that the user trained with."""
+    for folder, more in ((mine, ""), (mine / "run" / "code", "import pathlib\n")):
+        write(folder, {"mine.py": f"{more}open({str(mine / 'ran')!r}, 'w')\n{MINE}"})
+        config = mine / "run" / "config.yaml"
+        content = yaml.safe_load(config.read_text())
+        content["identity"]["model"]["code"] = fingerprint_at(folder)
+        config.write_text(yaml.safe_dump(content))
+        for name, words in READING.items():
+            done = command(words, folder, str(mine / "run"))
+            assert done.returncode == 2 and "model.builder=mine:build with" in done.stderr, (name, done.stderr)
+    assert not (mine / "ran").exists()
+
+
+def fingerprint_at(folder: Path) -> dict[str, Any]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        return of("mine:build").identity
+    finally:
+        os.chdir(before)
+
+
+def test_trust_runs_it(hostile: Path) -> None:
+    done = command(READING["readout"], hostile, "run", "--trust")
+    assert done.returncode == 2 and "expected a torch.nn.Module, got int" in done.stderr
+    assert (hostile.parent / "ran").exists()
+
+
+def in_one_process(folder: Path, script: str, **environment: str) -> Any:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    launch = [sys.executable, "-c", script]
+    return subprocess.run(launch, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_where_nothing_can_be_on_record_only_trust_works(tmp_path: Path) -> None:
+    write(tmp_path, {"mine.py": MINE, "ours.py": "WIDTH = 8\n", "state": "a file"})
+    read = [word.replace("RUN", "run") for word in READING["readout"][1:]]
+    script = (
+        "from lawa_exp.compose import main\nfrom lawa_exp.readout.__main__ import main as readout\n"
+        f"assert main({[*ASKED, 'run_dir=run']!r}) == 0\n"
+        f"assert readout({read!r}) == 2\nassert readout({[*read, '--trust']!r}) == 0\n"
+    )
+    done = in_one_process(tmp_path, script, XDG_STATE_HOME=str(tmp_path / "state"))
+    assert done.returncode == 0, done.stderr
+    assert "warning: mine:build is not on record" in done.stdout
+    assert "--trust runs it, which is the only way here" in done.stderr and "state/lawa_exp/builders" in done.stderr
+
+
+def test_a_source_that_is_edited_while_the_process_lives(tmp_path: Path) -> None:
+    """As in a notebook: the second training would be the first code under the id of the second."""
+    write(tmp_path, {"mine.py": MINE, "ours.py": "WIDTH = 8\n"})
+    script = (
+        "from pathlib import Path\nfrom lawa_exp.compose import main\n"
+        f"asked = {[*ASKED, 'plan=true']!r}\nassert main(asked) == 0 == main(asked)\n"
+        "Path('ours.py').write_text('WIDTH = 9')\nassert main(asked) == 2\n"
+    )
+    done = in_one_process(tmp_path, script)
+    assert done.returncode == 0, done.stderr
+    assert f"{tmp_path / 'ours.py'} has changed since it was imported here" in done.stderr
