@@ -24,7 +24,7 @@ from .configured import Configuration, Renamed, configurations, differences
 from .sides import WARM, export, run_side
 
 HERE = Path(__file__).parent
-SHOWN = 8  # facts of a red configuration
+SHOWN = 8  # paths of a red configuration
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,17 @@ class Comparison:
         for number, command in enumerate(configuration.commands, 1):
             code = found[1][f"command {number}:exit code"]
             if code != str(command.ends):
-                wrong.append(f"command {number} ended with {code}, expected {command.ends}: {command.run}")
+                err = self.runs(configuration, self.sides[1]) / "log" / f"{number}.err"
+                said = "".join(f": {line}" for line in err.read_text().splitlines()[-1:])
+                wrong.append(f"command {number} ended with {code}, expected {command.ends}{said}")
         if not any(".safetensors:" in fact or ".jsonl:" in fact for fact in found[1]):
             wrong.append("nothing was trained or read out: there is nothing to compare")
         return Compared(difference(*found), wrong, len(found[1]))
+
+
+def telling(path: str) -> tuple[bool, bool, str]:
+    """A key that puts exit codes, ids and rows before tensors."""
+    return not path.startswith("command "), not path.endswith((".yaml", ".jsonl")), path
 
 
 def told(configuration: Configuration, compared: Compared | None, stated: list[Stated]) -> tuple[str, list[str]]:
@@ -72,10 +79,14 @@ def told(configuration: Configuration, compared: Compared | None, stated: list[S
     if red or compared.wrong:
         lines = [f"{'RED':<18} {configuration.name}: {len(red)} of {compared.facts:,} facts differ unstated"]
         lines += [f"    {line}" for line in compared.wrong]
-        for fact in red[:SHOWN]:
-            theirs, ours = ("not there" if value is None else value for value in compared.differ[fact])
-            lines.append(f"    {fact}  {theirs} -> {ours}")
-        return "RED", lines + ([f"    and {len(red) - SHOWN} more"] if len(red) > SHOWN else [])
+        of: dict[str, list[str]] = {}
+        for fact in red:
+            of.setdefault(fact.partition(":")[0], []).append(fact)
+        for path in sorted(of, key=telling)[:SHOWN]:
+            theirs, ours = ("not there" if value is None else value for value in compared.differ[of[path][0]])
+            more = f"  (and {len(of[path]) - 1} more in it)" if len(of[path]) > 1 else ""
+            lines.append(f"    {of[path][0]}  {theirs} -> {ours}{more}")
+        return "RED", lines + ([f"    and {len(of) - SHOWN} more paths"] if len(of) > SHOWN else [])
     if reasons:
         lines = [f"{'differs as stated':<18} {configuration.name}: {compared.facts:,} facts"]
         return "as stated", lines + [f"    {times} facts: {reason}" for reason, times in reasons.items()]

@@ -117,13 +117,13 @@ def flat(content: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 def difference(theirs: Facts, ours: Facts) -> dict[str, Pair]:
     """Facts that differ. A file that one side lacks is one fact, and so is a state whose layout alone differs."""
-    differ = {fact for fact in theirs.keys() | ours.keys() if theirs.get(fact) != ours.get(fact)}
+    differ = [fact for fact in theirs | ours if theirs.get(fact) != ours.get(fact)]  # rows in the order of time
     found: dict[str, Pair] = {}
-    for state in {s for fact in differ if (s := _state_of(fact))}:
-        moved = _moved({f for f in differ if _state_of(f) == state}, theirs, ours)
+    for state in sorted({s for fact in differ if (s := _state_of(fact))}):
+        moved = _moved([f for f in differ if _state_of(f) == state], theirs, ours)
         if moved:
             found[f"{state}:{LAYOUT}"] = (f"{len(moved) // 2} tensors", "elsewhere")
-            differ -= moved | {f for f in differ if f.startswith(f"{state}/") and _derived(f)}
+            differ = [f for f in differ if f not in moved and not (f.startswith(f"{state}/") and _derived(f))]
     paths = [{fact.partition(":")[0] for fact in side} for side in (theirs, ours)]
     for fact in differ:
         path = fact.partition(":")[0]
@@ -132,7 +132,7 @@ def difference(theirs: Facts, ours: Facts) -> dict[str, Pair]:
         else:
             found[fact] = theirs.get(fact), ours.get(fact)
     detailed = {f.partition(":")[0] for f in found if not f.endswith(f":{WHOLE}")}
-    return {f: found[f] for f in sorted(found) if not (f.endswith(f":{WHOLE}") and f.partition(":")[0] in detailed)}
+    return {f: pair for f, pair in found.items() if not (f.endswith(f":{WHOLE}") and f.partition(":")[0] in detailed)}
 
 
 def _derived(fact: str) -> bool:
@@ -146,10 +146,10 @@ def _state_of(fact: str) -> str | None:
     return None if at is None else "/".join(parts[: at + 2])
 
 
-def _moved(differ: set[str], theirs: Facts, ours: Facts) -> set[str]:
+def _moved(differ: list[str], theirs: Facts, ours: Facts) -> set[str]:
     """Tensors of a state that both sides have, but each in another place."""
     places: defaultdict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
-    for fact in sorted(differ):
+    for fact in differ:
         if ".safetensors:" in fact and not _derived(fact) and (fact in theirs) != (fact in ours):
             (places[theirs[fact]][0] if fact in theirs else places[ours[fact]][1]).append(fact)
     pairs = [pair for left, right in places.values() for pair in zip(left, right, strict=False)]

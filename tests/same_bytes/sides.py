@@ -19,7 +19,7 @@ from .configured import Command, Configuration, Renamed
 
 PATH = Path(__file__).parent / "path"  # sitecustomize.py and a model from outside
 WARM = ("torch._dynamo", "torch.distributed.run", "hydra", "matplotlib.pyplot")  # imported once, before commands fork
-LIMIT = 300  # seconds that a command may take
+LIMIT = 600  # seconds that a command may take
 # What is in our environment and not a command's.
 OURS = ("LAWA_", "SLURM_", "SBATCH_", "WANDB_", "HF_", "OMP_", "MKL_", "TORCH", "PYTHON", "SAME_BYTES_", "CUDA_")
 OURS += ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_")
