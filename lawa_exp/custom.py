@@ -97,6 +97,8 @@ class _Walk:
         self.code = Code()
         self.found: dict[str, list[str] | str] = {}  # the folders that hold its submodules, MISSING or ELSEWHERE
         self.imports: list[str] = []  # of the sources, still to be looked for
+        folders = {Path(folder).resolve() for folder in sys.path} - {Path.cwd()}  # which may have any name
+        self.installed = [folder for folder in folders if folder.name in INSTALLED]
 
     def follow(self) -> None:
         while self.imports:
@@ -123,8 +125,8 @@ class _Walk:
             return MISSING
         inside = list(spec.submodule_search_locations or [])
         file = Path(spec.origin) if spec.origin and spec.has_location else None
-        place = file or (Path(inside[0]) if inside else None)
-        if place is None or self._is_elsewhere(module, place.resolve()):
+        places = [file] if file else [Path(folder) for folder in inside]
+        if all([self._is_elsewhere(module, place.resolve()) for place in places]):
             return ELSEWHERE
         if file:
             self._add(module, file, bool(inside))
@@ -133,8 +135,8 @@ class _Walk:
     def _is_elsewhere(self, module: str, place: Path) -> bool:
         if place.is_relative_to(PACKAGE):
             return True
-        if not INSTALLED & set(place.parts):
-            return any(place.is_relative_to(folder) for folder in STDLIB)
+        if not any(place.is_relative_to(folder) for folder in self.installed):
+            return any(place.is_relative_to(folder) for folder in STDLIB) and not INSTALLED & set(place.parts)
         versions = installed(module.partition(".")[0])
         self.code.packages.update(versions)
         return bool(versions)  # without: a file that somebody put there

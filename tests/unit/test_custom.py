@@ -1,5 +1,6 @@
 """Code of the user's own: what is in the id of it, and that looking at a run directory runs none."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -105,6 +106,15 @@ def test_nothing_of_it_runs(folder: Path) -> None:
     assert not (folder / "ran").exists()
 
 
+def test_a_folder_cannot_pass_itself_off_as_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "site-packages"
+    write(
+        here, {"custom_fake.py": "A = 1\n", "custom_fake-1.0.dist-info/METADATA": "Name: custom_fake\nVersion: 1.0\n"}
+    )
+    monkeypatch.chdir(here)
+    assert of("custom_fake:A").sources.keys() == {"custom_fake"}
+
+
 def test_what_is_not_the_users_own(folder: Path) -> None:
     assert of("os:system") == Code() == of("lawa_exp.models.gpt:GPT")  # no choice of ours has our code in its id
     assert of("torch.nn:Linear") == Code(packages={"torch": metadata.version("torch")})
@@ -156,7 +166,7 @@ LOOKING = {  # others that are given one
     "average": ["lawa_exp.average", "--trajectory", "RUN", "--k", "2", "--spacing", "1", "--out", "out"],
     "status": ["lawa_exp.status", "RUN"],
     "dashboard": ["lawa_exp.dashboard", "RUN", "--out", "out.html"],
-    "summary": ["lawa_exp.summary", "RUN"],
+    "summary": ["lawa_exp.summary", "sweep"],
     "critical_batch": ["lawa_exp.critical_batch", "RUN"],
     "push": ["lawa_exp.push", "RUN", "--show"],
     "init.from": ["lawa_exp", "init.from=RUN", "init.optimizer=reset", "model.width=8", "steps=1"],
@@ -167,7 +177,9 @@ LOOKING = {  # others that are given one
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """mine.py, and `run`, trained with it in this folder."""
     folder = tmp_path_factory.mktemp("project")
+    entry = {"overrides": [], "run_dir": "run", "steps": 4, "averages": ["lawa-k2-s1"]}
     write(folder, {"mine.py": MINE, "ours.py": "WIDTH = 8\n", "text": "some words of English " * 40})
+    write(folder, {"sweep/manifest.json": json.dumps({"command": "", "entries": [entry]})})
     done = run(*ASKED, "run_dir=run", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder

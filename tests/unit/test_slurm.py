@@ -219,10 +219,10 @@ def test_what_another_rank_failed_with_is_kept(in_job):
 
 def test_the_copy_of_the_code(tmp_path):
     (tmp_path / "mine.py").write_text("WIDTH = 1\n")
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "one.py").write_text("WIDTH = 1\n")  # without __init__.py
     folder = tmp_path / "code"
-    script = (
-        f"from pathlib import Path; from lawa_exp.slurm.pin import pin; print(pin(Path({str(folder)!r}), ['mine']))"
-    )
+    script = f"from pathlib import Path; from lawa_exp.slurm.pin import pin; print(pin(Path({str(folder)!r}), ['mine', 'parts.one']))"
 
     def again() -> Path:
         done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -232,6 +232,7 @@ def test_the_copy_of_the_code(tmp_path):
     assert again() == first
     (tmp_path / "mine.py").write_text("WIDTH = 2\n")
     assert again() != first and (first / "mine.py").read_text() == "WIDTH = 1\n"
+    assert (first / "parts" / "one.py").exists()
     # It is whole: the command runs from it, and its runs know the commit of the checkout.
     asked = "import json, lawa_exp, lawa_exp.machine as m; print(lawa_exp.__file__, json.dumps(m.git_state()))"
     environment = {**os.environ, "PYTHONPATH": str(first), "PYTHONSAFEPATH": "1"}
