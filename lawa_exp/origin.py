@@ -7,7 +7,6 @@ longer run. Weights alone (`init.optimizer=reset`) begin at step 0: a fine-tunin
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from lawa_exp.averaging.feedback import NoFeedback
 from lawa_exp.checkpoint.commit import Damaged, steps_in, verify
 from lawa_exp.config import STABLE, Config, Init, UserError
+from lawa_exp.formats.stored import shards_of
 from lawa_exp.rundir import RunDir
 
 WEIGHTS = "model.safetensors"
@@ -161,7 +161,7 @@ def weight_files(source: Path) -> list[Path]:
     if (source / WEIGHTS).is_file():
         return [source / WEIGHTS]
     if index.is_file():
-        return [source / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        return shards_of(index)
     raise UserError(f"init.from={source}: neither a run nor a folder with {WEIGHTS}")
 
 

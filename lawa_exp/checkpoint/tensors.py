@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 import math
 import mmap
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from lawa_exp.formats.dtypes import SIZES
+from lawa_exp.formats.safetensors import SafetensorsFile
+from lawa_exp.formats.stored import Place, count, extent, shards_of
 
 DTYPES = {
     torch.float64: "F64",
@@ -29,7 +32,6 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-NAMES = {name: dtype for dtype, name in DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def stored(folder: Path, stem: str = "model") -> list[Path]:
     index = folder / f"{stem}.safetensors.index.json"
     if not index.is_file():
         return []
-    return [whole.parent / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    return shards_of(index)
 
 
 def map_stored(folder: Path, stem: str = "model") -> dict[str, Tensor]:
@@ -126,33 +128,33 @@ def map_stored(folder: Path, stem: str = "model") -> dict[str, Tensor]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, in memory of their own. ValueError names a file that is cut short or no safetensors."""
+    """All tensors of a file, in memory of their own. UserError names a file that is no whole safetensors file."""
     return {name: t.clone() for name, t in map_tensors(path).items()}
 
 
 def map_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file, in its mapped pages: memory that the system takes back and reads anew as it must.
 
-    What is written to them stays with this process. ValueError as in `read_tensors`.
+    What is written to them stays with this process. UserError as in `read_tensors`.
     """
+    return map_places(path, SafetensorsFile(path).tensors)
+
+
+def map_places(path: Path, places: Mapping[str, Place]) -> dict[str, Tensor]:
+    """The tensors at checked places of a file, in its mapped pages."""
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if size else b"")
-    try:
-        length = int.from_bytes(data[:8], "little")
-        header = json.loads(bytes(data[8 : 8 + length]).decode())
-        header.pop("__metadata__", None)
-        body = data[8 + length :]
-        tensors = {}
-        for name, entry in header.items():
-            begin, end = entry["data_offsets"]
-            if end > len(body):
-                raise ValueError("cut short")
-            dtype = NAMES[entry["dtype"]]
-            flat = torch.frombuffer(body[begin:end], dtype=torch.uint8) if end > begin else torch.empty(0).byte()
-            if flat.data_ptr() % dtype.itemsize:  # a file whose tensors are not aligned
-                flat = flat.clone()
-            tensors[name] = flat.view(dtype).reshape(entry["shape"])
-    except (ValueError, KeyError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error})") from None
-    return tensors
+        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    return {name: _mapped(pages, place) for name, place in places.items()}
+
+
+def _mapped(pages: mmap.mmap, place: Place) -> Tensor:
+    """The tensor at `place`; a copy where the file does not align it."""
+    dtype, size = getattr(torch, place.dtype), SIZES[place.dtype]
+    if not count(place.shape):
+        return torch.empty(place.shape, dtype=dtype)
+    reach = extent(place)
+    if place.offset % size:
+        flat = torch.frombuffer(bytearray(pages[place.offset : place.offset + reach * size]), dtype=dtype)
+    else:
+        flat = torch.frombuffer(pages, dtype=dtype, count=reach, offset=place.offset)
+    return flat.as_strided(place.shape, place.strides)

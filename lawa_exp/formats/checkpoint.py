@@ -8,7 +8,7 @@ from pathlib import Path
 from lawa_exp.checkpoint.commit import MANIFEST, has_checksum
 from lawa_exp.config import UserError
 from lawa_exp.formats.safetensors import SafetensorsFile
-from lawa_exp.formats.stored import Checkpoint, Region, Source, damaged, reading
+from lawa_exp.formats.stored import Checkpoint, Region, Source, damaged, read_index, reading, shards_of
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # a folder's only file of weights
 INDEX = ".index.json"  # of a folder's shards: {"weight_map": {tensor: file}}
@@ -75,15 +75,9 @@ def _open_file(path: Path, manifest: dict[str, dict] | None) -> Source:
 
 
 def _sharded(path: Path, index: Path, manifest: dict[str, dict] | None, extras: list[Path]) -> Checkpoint:
-    with reading(index):
-        content = json.loads(index.read_text())
-        weight_map: dict[str, str] = dict(content["weight_map"])
-        files = sorted(set(weight_map.values()))
-        if any(Path(name).name != name for name in files):
-            raise UserError(f"{index} names a file outside its folder")
-        if not files or not isinstance(content.get("metadata"), dict | None):
-            raise damaged(index, "it names no file, or its metadata is of another kind")
-    sources = [open_file(path / name, manifest) for name in files]
+    content = read_index(index)
+    weight_map: dict[str, str] = content["weight_map"]
+    sources = [open_file(file, manifest) for file in shards_of(index)]
     found: dict[str, str] = {}
     for source in sources:
         for name in source.tensors:

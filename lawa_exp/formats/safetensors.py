@@ -75,14 +75,17 @@ class SafetensorsFile:
         try:
             dtype, shape = entry["dtype"], tuple(entry["shape"])
             first, last = entry["data_offsets"]
-            whole = isinstance(dtype, str) and all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, first, last))
+            kinds = isinstance(dtype, str) and isinstance(entry["shape"], list)
+            whole = kinds and all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, first, last))
         except (KeyError, TypeError, ValueError):
             whole = False
         if not whole:
             raise damaged(self.path, f"the header's entry of {name} cannot be read")
         if dtype not in NAMES:
-            raise UserError(f"{self.path}: {name} has dtype {dtype}, which cannot be averaged")
+            raise UserError(f"{self.path}: {name} has dtype {dtype}; expected {', '.join(NAMES)}")
         dtype = NAMES[dtype]
+        if count(tuple(max(n, 1) for n in shape)) * SIZES[dtype] >= 1 << 63:  # empty, with strides beyond an int64
+            raise damaged(self.path, f"the header's entry of {name} has the shape {list(shape)}")
         if first != begin or last - first != count(shape) * SIZES[dtype]:
             raise damaged(self.path, f"the header's entry of {name} does not fit its shape and place")
         return Place(base + first, dtype, shape, contiguous(shape), region), last

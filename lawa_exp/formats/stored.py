@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -139,6 +140,27 @@ def may_overlap_itself(place: Place) -> bool:
 
 def damaged(path: Path, why: str) -> UserError:
     return UserError(f"{path} is damaged: {why}")
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """The content of a sharded Hugging Face folder's index. UserError: it is none, or names files elsewhere."""
+    with reading(path):
+        content = json.loads(path.read_text())
+        content["weight_map"] = dict(content["weight_map"])
+        files = set(content["weight_map"].values())
+        if any(Path(name).name != name for name in files):
+            raise UserError(f"{path} names a file outside its folder")
+        if not files or not isinstance(content.get("metadata"), dict | None):
+            raise damaged(path, "it names no file, or its metadata is of another kind")
+    return content
+
+
+def shards_of(index: Path) -> list[Path]:
+    """The files that an index names, sorted. UserError as in `read_index`, or where one is missing."""
+    files = [index.parent / name for name in sorted(set(read_index(index)["weight_map"].values()))]
+    if lacking := [file for file in files if not file.is_file()]:
+        raise damaged(index, f"{lacking[0].name}, which it names, is not there")
+    return files
 
 
 @contextmanager

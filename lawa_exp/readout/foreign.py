@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from lawa_exp.checkpoint.tensors import map_places
 from lawa_exp.config import UserError
 from lawa_exp.formats.checkpoint import open_checkpoint
-from lawa_exp.formats.dtypes import SIZES
 from lawa_exp.formats.matching import canonical
-from lawa_exp.formats.stored import Place, count
 from lawa_exp.models.fairseq import under_our_names
 
 
@@ -22,23 +19,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     opened = open_checkpoint(path)
     tensors: dict[str, Tensor] = {}
     for source in opened.sources:
-        with source.path.open("rb") as file:
-            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        tensors |= {canonical(name): mapped(pages, place) for name, place in source.tensors.items()}
+        tensors |= {canonical(name): t for name, t in map_places(source.path, source.tensors).items()}
     return tensors
-
-
-def mapped(pages: mmap.mmap, place: Place) -> Tensor:
-    """The tensor at `place`; a copy where the file does not align it."""
-    dtype, size = getattr(torch, place.dtype), SIZES[place.dtype]
-    if not count(place.shape):
-        return torch.empty(place.shape, dtype=dtype)
-    reach = 1 + sum((n - 1) * stride for n, stride in zip(place.shape, place.strides, strict=True))
-    if place.offset % size:
-        flat = torch.frombuffer(bytearray(pages[place.offset : place.offset + reach * size]), dtype=dtype)
-    else:
-        flat = torch.frombuffer(pages, dtype=dtype, count=reach, offset=place.offset)
-    return flat.as_strided(place.shape, place.strides)
 
 
 class Fitted:

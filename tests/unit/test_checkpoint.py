@@ -2,11 +2,15 @@
 
 import hashlib
 import json
+import random
+import re
 import zlib
+from typing import Any
 
 import pytest
 import torch
 
+from lawa_exp.averaging.swap import live_tensors
 from lawa_exp.checkpoint.commit import (
     MANIFEST,
     Damaged,
@@ -19,6 +23,9 @@ from lawa_exp.checkpoint.commit import (
     verify,
 )
 from lawa_exp.checkpoint.tensors import read_tensors, write_tensors
+from lawa_exp.config import Init, UserError
+from lawa_exp.origin import find_origin
+from lawa_exp.state import load_weights
 
 TENSORS = {
     "b": torch.randn(3, 5),
@@ -58,8 +65,130 @@ def test_a_file_cut_short_is_named(tmp_path, length):
     path = tmp_path / "model.safetensors"
     write_tensors(path, TENSORS)
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(ValueError, match=r"model\.safetensors is not a whole safetensors file"):
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged: .*cut short"):
         read_tensors(path)
+
+
+ENTRY = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
+ODD = [
+    0,
+    1,
+    -1,
+    2,
+    3,
+    6,
+    24,
+    28,
+    -24,
+    2**62,
+    2**63,
+    2**70,
+    1.5,
+    True,
+    None,
+    "F32",
+    "F64",
+    "I32",
+    "F3",
+    "",
+    [],
+    {},
+    [0],
+    [3, 2],
+]
+
+
+def mutated(rng: random.Random) -> bytes:
+    """A safetensors file whose header has been changed in one to three places: values, keys, bytes, length or data."""
+    header: Any = {"a": {**ENTRY, "shape": list(ENTRY["shape"]), "data_offsets": [0, 24]}, "__metadata__": {"k": "v"}}
+    header["b"] = {"dtype": "I64", "shape": [], "data_offsets": [24, 32]}
+    for _ in range(rng.randint(1, 2)):
+        value = rng.choice(ODD)
+        entry = header[rng.choice(list(header))]
+        if not isinstance(entry, dict) or not entry or rng.random() < 0.1:
+            header[rng.choice([*header, "c", "\ud800", "__metadata__"])] = value
+            continue
+        inner = entry[key := rng.choice(list(entry))]
+        if isinstance(inner, list) and inner and rng.random() < 0.7:
+            inner[rng.randrange(len(inner))] = value
+        elif rng.random() < 0.2:
+            del entry[key]
+        else:
+            entry[key] = value
+    text = bytearray(json.dumps(header).encode())
+    if rng.random() < 0.3:
+        text[rng.randrange(len(text))] = rng.choice(b'{}[]",:0-9x\xff\0')
+    if rng.random() < 0.05:
+        text = bytearray(b"[" * 100_000)
+    length = len(text) + rng.choice([0] * 20 + [1, -1, 2**40, 2**63])
+    data = torch.arange(6.0).numpy().tobytes() + torch.tensor(7).numpy().tobytes()
+    return length.to_bytes(8, "little") + text + data[: len(data) - rng.choice([0] * 10 + [1])]
+
+
+def test_a_mutated_header_reads_right_or_is_one_refusal(tmp_path):
+    """Right: as the safetensors library reads it, which refuses what is malformed, but for types that torch lacks."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path, rng, refused = tmp_path / "model.safetensors", random.Random(0), 0
+    for _ in range(1500):
+        path.write_bytes(content := mutated(rng))
+        try:
+            ours = read_tensors(path)
+        except UserError as error:
+            refused += 1
+            assert str(path) in str(error) and "\n" not in str(error), content
+            continue
+        try:
+            theirs = load_file(path)
+        except SafetensorError as error:
+            pytest.fail(f"read, and refused by safetensors ({error}): {content!r}")
+        assert ours.keys() == theirs.keys()
+        assert all(ours[n].dtype == t.dtype and torch.equal(ours[n], t) for n, t in theirs.items()), content
+    assert 1000 < refused < 1500
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": {**ENTRY, "data_offsets": [-24, 0]}},
+        {"a": {**ENTRY, "shape": [-2, -3]}},
+        {"a": {**ENTRY, "shape": "23"}},
+        {"a": {**ENTRY, "shape": [2, 4]}},
+        {"a": {**ENTRY, "data_offsets": [0, 24, 24]}},
+        {"a": {**ENTRY, "dtype": []}},
+        {"a": {**ENTRY, "dtype": "C64"}},
+        {"a": {"dtype": "F32", "shape": [0, 2**40, 2**40], "data_offsets": [0, 0]}, "b": ENTRY},
+        {"a": 5},
+        [],
+        "[" * 100_000,
+    ],
+)
+def test_malformed_weights_to_begin_from_are_one_line(header, tmp_path):
+    """As `init.from=FILE`, which takes the weights over a model's."""
+    text = header if isinstance(header, str) else json.dumps(header)
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text.encode() + bytes(24))
+    model = torch.nn.Linear(3, 2, bias=False)
+    with pytest.raises(UserError, match=r"x\.safetensors") as refused:
+        load_weights(model, live_tensors(model), path)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ("{", "index.json is damaged"),
+        ("{}", "index.json is damaged"),
+        ('{"weight_map": {"a": 5}}', "index.json is damaged"),
+        ('{"weight_map": {"weight": "../x.safetensors"}}', "names a file outside its folder"),
+        ('{"weight_map": {"weight": "x.safetensors"}}', "x.safetensors, which it names, is not there"),
+    ],
+)
+def test_a_malformed_index_to_begin_from_is_one_line(index, words, tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(UserError, match=re.escape(words)):
+        find_origin(Init(str(tmp_path), None, None))
 
 
 def files(content: str):
