@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shutil
+from pathlib import PosixPath
 
 import pytest
 import torch
@@ -27,6 +28,8 @@ from averaged_files import (
 )
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata, TensorProperties
+from torch.serialization import _get_layout
 
 from lawa_exp.checkpoint.tensors import write_tensors
 
@@ -99,6 +102,27 @@ def test_folders_of_distributed_checkpoint(tmp_path, capsys):
     metadata.write_bytes(pickle.dumps(Malicious(tmp_path / "was_run")))
     assert "mkdir" in refused(capsys, tmp_path / "dcp_*", "--out", tmp_path / "again")
     assert not (tmp_path / "was_run").exists() and not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("state", [{"hostile": 1}, (None, {"hostile": 1}), (None, {"__defaults__": (1,)})])
+@pytest.mark.parametrize(
+    "named", [Metadata, TensorProperties, _MEM_FORMAT_ENCODING, PosixPath, torch.Size, _get_layout, torch.float32]
+)
+def test_metadata_that_would_change_what_reads_it_is_refused(named, state, tmp_path, capsys):
+    """A class or function, BUILD on itself, and before what is read; named alone, it changes nothing."""
+    dcp.save({"model": {"w": torch.ones(3)}}, checkpoint_id=tmp_path / "dcp")
+    metadata = tmp_path / "dcp" / ".metadata"
+    content = metadata.read_bytes()
+    module, name = ("torch", str(named)[6:]) if named is torch.float32 else (named.__module__, named.__name__)
+    module = "pathlib" if named is PosixPath else module
+    name_it = f"c{module}\n{name}\n".encode()
+    metadata.write_bytes(b"\x80\2" + name_it + b"0" + content)
+    average(tmp_path / "dcp", "--out", tmp_path / "whole")
+    before = [dict(vars(named)) if hasattr(named, "__dict__") else {}, getattr(named, "__defaults__", None)]
+    metadata.write_bytes(b"\x80\2" + name_it + pickle.dumps(state, 2)[2:-1] + b"b0" + content)
+    assert str(tmp_path / "dcp") in refused(capsys, tmp_path / "dcp", "--out", tmp_path / "out")
+    assert before == [dict(vars(named)) if before[0] else {}, getattr(named, "__defaults__", None)]
+    assert not hasattr(named, "hostile") and not (tmp_path / "out").exists()
 
 
 def test_other_folders_go_by_the_numbers_in_their_names(tmp_path, capsys):
