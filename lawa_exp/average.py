@@ -79,7 +79,7 @@ def parser() -> Parser:
         description="Averages checkpoints: safetensors, PyTorch files, Hugging Face and DCP folders. The output is of "
         "the last input's kind, and loads where it did; it appears whole or not at all. Integers and BatchNorm "
         "statistics come from the last input, and so does the rest of a PyTorch file, but for the optimizer's state, "
-        "which is left empty.",
+        "which is left empty, and second copies of the weights (an EMA), which are left out.",
     )
     p.add_argument(
         "inputs",
@@ -201,6 +201,9 @@ def average(args: argparse.Namespace) -> int:
         for step, each in planned
     ]
     print("\n".join(lines if len(lines) <= SHOWN else [lines[0], f"... {len(lines) - 2} more", lines[-1]]))
+    left_out = dict.fromkeys(key for output in outputs for key in output.left_out)
+    if left_out:
+        print(f"left out, as second copies of the weights that could be loaded for the average: {', '.join(left_out)}")
     for note in start_note(args, {args.method} if args.trajectory else ()):
         print(note)
     return 0

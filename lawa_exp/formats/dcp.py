@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 from lawa_exp.config import UserError
+from lawa_exp.formats.copies import Copies
 from lawa_exp.formats.dtypes import SIZES
 from lawa_exp.formats.pytorch import WEIGHTS, TorchFile
 from lawa_exp.formats.stored import Checkpoint, damaged, reading
@@ -105,7 +106,7 @@ def open_dcp(path: Path) -> Checkpoint:
     source = TorchFile(file)
     source.keep = folder  # until the source is dropped
 
-    def convert(output: Path) -> None:
+    def convert(output: Path) -> list[str]:
         averages = torch.load(output / file.name, weights_only=True)
         state: dict[str, Any] = {}
         with reading(path):
@@ -116,12 +117,24 @@ def open_dcp(path: Path) -> Checkpoint:
                 _set(state, where[fqn], averages[names[fqn]])
             elif isinstance(value, torch.Tensor) and _is_optimizer_state(fqn, flat):
                 value.zero_()
+        left_out = _second_copies(averages).drop(state)
         (output / file.name).unlink()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that this is one process
             dcp.save(state, checkpoint_id=output)
+        return left_out
 
     return Checkpoint(path, [source], convert=convert)
+
+
+def _second_copies(averages: Mapping[str, torch.Tensor]) -> Copies:
+    own = {id(tensor) for tensor in averages.values()}
+
+    def shape_of(value: Any) -> tuple[int, ...] | None:
+        other = isinstance(value, torch.Tensor) and value.is_floating_point() and id(value) not in own
+        return tuple(value.shape) if other else None
+
+    return Copies({n: tuple(t.shape) for n, t in averages.items() if t.is_floating_point()}, shape_of)
 
 
 def _check(metadata: Metadata, names: Mapping[str, str], folder: Path) -> None:

@@ -31,6 +31,7 @@ class Output:
         # Inside the target if there is one: it may be on another disk than its parent.
         self.partial = (target if target.is_dir() else target.parent) / f"{PARTIAL}{target.name or 'average'}"
         self.files: list[OutFile] = []
+        self.left_out = [key for writer in writers for key in writer.left_out]
         self.made = _make_folders(self.partial.parent)
         try:
             shutil.rmtree(self.partial, ignore_errors=True)  # what a kill left
@@ -60,7 +61,7 @@ class Output:
         if self.like.index is not None:
             self._write(self.like.index_name, json.dumps(self._index(), indent=2, sort_keys=True) + "\n")
         if self.like.convert:
-            self.like.convert(self.partial)
+            self.left_out += self.like.convert(self.partial)
         sync(self.partial)
 
     def publish(self, overwrite: bool) -> bool:

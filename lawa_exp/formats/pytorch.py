@@ -6,7 +6,7 @@ older sequence of pickles (no checksums). The zip is what is written.
 What is averaged is the state dict: the file's own top level, or under `model` (nanoGPT, fairseq), `state_dict`
 (Lightning, pytorch-examples) or `model_state_dict`. Everything else comes from the last input, except what belongs to
 its live weights and would be wrong beside an average: an optimizer's state is left as a new optimizer has it (empty,
-`param_groups` kept), and `best_val_loss` (nanoGPT) becomes infinite.
+`param_groups` kept), `best_val_loss` (nanoGPT) becomes infinite, and second copies of the weights are left out.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import struct
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lawa_exp.config import UserError
+from lawa_exp.formats.copies import Copies
 from lawa_exp.formats.dtypes import FLOATS, SIZES
 from lawa_exp.formats.pickles import Call, Inert, Reader, Refused, Rewriter, Storage, Tensor, tensor_in, walk
 from lawa_exp.formats.stored import Place, Region, contiguous, count, damaged, extent, may_overlap_itself
@@ -191,6 +192,18 @@ def _reset_what_is_not_the_averages(top: Any, weights: Any) -> None:
         top["best_val_loss"] = math.inf
 
 
+def _second_copies(source: TorchFile, averaged: Container[int]) -> Copies:
+    """averaged: ids of the storages that the average is in."""
+
+    def shape_of(value: Any) -> tuple[int, ...] | None:
+        tensor = tensor_in(value)
+        if tensor is None or tensor.dtype not in FLOATS or id(tensor.storage) in averaged:
+            return None
+        return tensor.shape
+
+    return Copies({n: t.shape for n, t in source.weights.items() if t.dtype in FLOATS}, shape_of)
+
+
 def _covered(source: TorchFile) -> dict[int, int]:
     """How many of each storage's elements, from its first on, surely are an averaged tensor's."""
     covered: dict[int, int] = {}
@@ -209,9 +222,11 @@ class TorchWriter:
     def __init__(self, source: TorchFile, dtype: str | None) -> None:
         self.name = source.path.name
         top, under = source.content, source.under
+        averaged = {id(t.storage): t.storage for t in source.weights.values()}
+        self.left_out: list[str] = []
         if under is not None:
             _reset_what_is_not_the_averages(top, top[under])
-        averaged = {id(t.storage): t.storage for t in source.weights.values()}
+            self.left_out = _second_copies(source, averaged.keys()).drop(top)
         were = {id(storage): storage.dtype for storage in averaged.values()}
         if dtype:
             for value in walk(top):

@@ -105,6 +105,7 @@ class SafetensorsWriter:
         self.copies: list[tuple[str, Place, Place]] = []
         self.beneath: list[tuple[str, Place, Place]] = []
         self.regions: list[Region] = []
+        self.left_out: list[str] = []
         dtypes = {n: dtype if dtype and p.dtype in FLOATS else p.dtype for n, p in source.tensors.items()}
         names = list(source.tensors)
         if dtype:

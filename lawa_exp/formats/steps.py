@@ -25,7 +25,7 @@ def find_checkpoints(folder: Path, key: str) -> dict[int, Path]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or (step := step_in(path.name)) is None:
             continue
-        checkpoint = checkpoint_in(path) if path.is_dir() else path if path.suffix in SUFFIXES else None
+        checkpoint = checkpoint_in(path) if path.is_dir() else path if path.name.endswith(SUFFIXES) else None
         if checkpoint is None:
             continue
         if step in found:
@@ -53,5 +53,5 @@ def checkpoint_in(folder: Path) -> Path | None:
     """What a folder holds: itself where it is a checkpoint, the only file that may be one, or None."""
     if any((folder / name).is_file() for name in (*WHOLE, *(f"{w}{INDEX}" for w in WHOLE), DCP)):
         return folder
-    files = [p for p in sorted(folder.iterdir()) if p.suffix in SUFFIXES]
+    files = [p for p in sorted(folder.iterdir()) if p.name.endswith(SUFFIXES)]
     return files[0] if len(files) == 1 else None

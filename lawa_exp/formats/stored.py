@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from lawa_exp.config import UserError
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # of files that may be checkpoints
+SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin", ".ckpt")  # of files that may be checkpoints
 STATISTICS = re.compile(r"(^|\.)(running_mean|running_var)$")  # of BatchNorm: floats that are not averaged
 
 
@@ -47,6 +47,7 @@ class Writer(Protocol):
     copies: list[tuple[str, Place, Place]]  # taken as they are: what, in the source, here
     beneath: list[tuple[str, Place, Place]]  # the same, before everything else, which may be written over it
     regions: list[Region]
+    left_out: list[str]  # keys of the input that the output is without
 
     def finish(self, write: Callable[[int, bytes], None]) -> None:
         """Writes everything else, once the checksums of `regions` are known. write: offset, bytes."""
@@ -77,7 +78,7 @@ class Checkpoint:
     extras: list[Path] = field(default_factory=list)  # configuration and tokenizer files, to be copied along
     index: dict[str, Any] | None = None  # a sharded Hugging Face folder's index, and its name
     index_name: str = ""
-    convert: Callable[[Path], None] | None = None  # makes the output folder into the input's own format (DCP)
+    convert: Callable[[Path], list[str]] | None = None  # makes the output folder a DCP one; returns what it left out
 
     def writers(self, dtype: str | None) -> list[Writer]:
         """Of an output like this, in the order of the sources. UserError where one is too odd to be written again."""

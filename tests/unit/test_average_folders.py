@@ -28,6 +28,7 @@ from averaged_files import (
 )
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata, TensorProperties
 from torch.serialization import _get_layout
 
@@ -85,12 +86,17 @@ def test_sharded_hugging_face_folders(kind, tmp_path):
 def test_folders_of_distributed_checkpoint(tmp_path, capsys):
     def checkpoint(i: int) -> dict:
         tensors = {n: t for n, t in state(i).items() if n not in ("empty", "lm_head.weight")}
-        return {"app": {"model": tensors, "optim": optimizer_state()}, "step": i}
+        ema = {f"module.{n}": t + 1 for n, t in tensors.items() if t.is_floating_point()}
+        return {"app": {"model": tensors, "optim": optimizer_state(), "ema": ema}, "step": i}
 
     for i in INPUTS:
         dcp.save(checkpoint(i), checkpoint_id=tmp_path / f"dcp_{i}")
     average(tmp_path / "dcp_*", "--out", tmp_path / "out")
+    assert "for the average: app.ema\n" in capsys.readouterr().out
     found = checkpoint(9)
+    with pytest.raises(CheckpointException, match=r"Missing key in checkpoint state_dict: app\.ema"):
+        dcp.load(checkpoint(9), checkpoint_id=tmp_path / "out")
+    del found["app"]["ema"]
     dcp.load(found, checkpoint_id=tmp_path / "out")
     wanted = expected()
     for name, tensor in found["app"]["model"].items():

@@ -27,6 +27,8 @@ from averaged_files import (
     refused,
     state,
 )
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from lawa_exp.formats.pytorch import TorchFile
 
@@ -138,6 +140,149 @@ def test_memory_that_is_shared_in_the_last_input_alone_is_refused(tmp_path, caps
             capsys, tmp_path / "own.pt", tmp_path / "shared.pt", "--out", tmp_path / "out"
         )
     average(tmp_path / "shared.pt", tmp_path / "own.pt", "--out", tmp_path / "out")
+
+
+def network() -> nn.Module:
+    """With names of several lengths and a BatchNorm, of random weights and statistics."""
+    made = nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Sequential(nn.Flatten(), nn.Linear(4, 5))
+    )
+    for tensor in made.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.uniform_(0.5, 1)
+    return made
+
+
+def averaged_model(i: int) -> AveragedModel:
+    """torch's own, as torchvision's `model_ema` and Lightning's averages are: `module.` and `n_averaged`."""
+    made = AveragedModel(network())
+    made.n_averaged.fill_(i)
+    return made
+
+
+def with_prefix(tensors: dict, prefix: str) -> dict:
+    return {f"{prefix}{name}": t for name, t in tensors.items()}
+
+
+def parameters() -> list[torch.Tensor]:
+    return [p.detach() for p in network().parameters()]
+
+
+COPIES = {  # key of the weights, what else there is, and what of it is left out
+    "timm": ("state_dict", lambda i: {"state_dict_ema": network().state_dict()}, ["state_dict_ema"]),
+    "torchvision": ("model", lambda i: {"model_ema": averaged_model(i).state_dict()}, ["model_ema"]),
+    "DiT": ("model", lambda i: {"ema": OrderedDict(network().named_parameters())}, ["ema"]),
+    "mmengine": (
+        "state_dict",
+        lambda i: {"ema_state_dict": with_prefix(network().state_dict(), "module.") | {"steps": torch.tensor(i)}},
+        ["ema_state_dict"],
+    ),
+    "ema-pytorch": (
+        "model",
+        lambda i: {"ema": pytest.importorskip("ema_pytorch").EMA(network()).state_dict()},
+        ["ema"],
+    ),
+    "torch_ema": (
+        "model",
+        lambda i: {"ema": {"decay": 0.9, "shadow_params": parameters(), "collected_params": None}},
+        ["ema.shadow_params"],
+    ),
+    "several": (
+        "model",
+        lambda i: {"emas": [network().state_dict(), network().half().state_dict()]},
+        ["emas.1", "emas.0"],
+    ),
+    "Lightning": (
+        "state_dict",
+        lambda i: {
+            "current_model_state": network().state_dict(),
+            "averaging_state": {"n_averaged": torch.tensor(i)},
+            "callbacks": {"SWA": {"average_model_state": averaged_model(i).state_dict(), "n_averaged": i}},
+        },
+        ["current_model_state", "callbacks.SWA.average_model_state"],
+    ),
+    "fairseq": ("model", lambda i: {"extra_state": {"ema": network().state_dict(), "epoch": i}}, ["extra_state.ema"]),
+    "master weights": (
+        "model",
+        lambda i: {
+            "optimizer": {"optimizer": optimizer_state(), "fp32_from_fp16": [parameters()[:2], parameters()[2:]]}
+        },
+        ["optimizer.fp32_from_fp16"],
+    ),
+    "trained part alone": ("model", lambda i: {"ema": nn.Linear(4, 5).state_dict(prefix="2.1.")}, ["ema"]),
+    "wrapped": ("model", lambda i: {"ema": with_prefix(network().state_dict(), "_orig_mod.")}, ["ema"]),
+}
+
+
+@pytest.mark.parametrize("layout", COPIES)
+def test_second_copies_of_the_weights_are_left_out_by_name(layout, tmp_path, capsys):
+    key, others, left_out = COPIES[layout]
+    states = {i: network().state_dict() for i in (1, 2)}
+    kept = {"epoch": 1, "rng": torch.arange(7), "mask": {n: t > 0.7 for n, t in states[1].items()}}
+    inputs = make(tmp_path, lambda i: {key: states[i], **kept, **others(i)}, steps=[1, 2])
+    average(*inputs, "--out", tmp_path / "out")
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("left out"))
+    assert line.partition(": ")[2] == ", ".join(left_out)
+    found = torch.load(tmp_path / "out" / "in_2.pt", weights_only=False)
+    assert found.keys() - kept.keys() - {key} <= {path.split(".")[0] for path in left_out} | {"averaging_state"}
+    assert found["rng"].tolist() == list(range(7)) and found["mask"].keys() == states[1].keys()
+    means = {n: (states[1][n].double() + t.double()) / 2 for n, t in states[2].items() if "running" not in n}
+    assert all(
+        torch.equal(found[key][n], mean.to(found[key][n].dtype)) for n, mean in means.items() if mean.numel() > 1
+    )
+
+    def tensors_in(value) -> list[torch.Tensor]:
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return [value] if isinstance(value, torch.Tensor) else [t for part in inner for t in tensors_in(part)]
+
+    rest = [t for k, value in found.items() if k not in (key, *kept) for t in tensors_in(value)]
+    assert all(t.numel() == 1 for t in rest), "of two elements or more only the average is in the file"
+
+
+def test_what_is_no_second_copy_stays(tmp_path, capsys):
+    """Other shapes, other names, part of the weights' memory, a few tensors in a list; and an optimizer's own state."""
+    state = network().state_dict()
+    other = {
+        "discriminator": nn.Sequential(nn.Conv2d(3, 8, 3)).state_dict(),
+        "statistics": {"mean": torch.ones(4), "std": torch.ones(4)},
+        "views": {"2.1.weight": state["2.1.weight"][:, :]},
+        "normalise": [torch.ones(4), torch.ones(4)],
+    }
+    torch.save({"model": state, "optimizer": optimizer_state(), **other}, tmp_path / "a.pt")
+    average(tmp_path / "a.pt", "--out", tmp_path / "out")
+    assert "left out" not in capsys.readouterr().out
+    found = torch.load(tmp_path / "out" / "a.pt", weights_only=True)
+    assert str({k: found[k] for k in other}) == str(other) and found["optimizer"]["param_groups"]
+
+
+def test_timm_loads_the_average(tmp_path, capsys):
+    """By its own saver, averager and loader, which takes `state_dict_ema` before `state_dict`."""
+    timm = pytest.importorskip("timm")
+    from timm.models import load_checkpoint
+    from timm.utils import CheckpointSaver, ModelEmaV3
+
+    model = timm.create_model("test_vit", num_classes=10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    ema = ModelEmaV3(model, decay=0.9)
+    folders = {name: str(tmp_path) for name in ("checkpoint_dir", "recovery_dir")}
+    args = argparse.Namespace(model="test_vit")
+    saver = CheckpointSaver(model, optimizer, args=args, model_ema=ema, max_history=5, **folders)
+    for epoch in range(3):
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+        ema.update(model)
+        saver.save_checkpoint(epoch, metric=float(epoch))
+    average("--trajectory", tmp_path, "--k", 2, "--spacing", 1, "--at", 2, "--out", tmp_path / "out")
+    assert "left out" in capsys.readouterr().out
+    made = tmp_path / "out" / "checkpoint-2.pth.tar"
+    saved = [torch.load(tmp_path / f"checkpoint-{i}.pth.tar", weights_only=False)["state_dict"] for i in (1, 2)]
+    created = timm.create_model("test_vit", num_classes=10, checkpoint_path=str(made))
+    loaded = timm.create_model("test_vit", num_classes=10)
+    load_checkpoint(loaded, str(made))
+    for name, tensor in saved[1].items():
+        mean = ((saved[0][name].double() + tensor.double()) / 2).to(tensor.dtype)
+        assert torch.equal(created.state_dict()[name], mean) and torch.equal(loaded.state_dict()[name], mean), name
 
 
 def test_pickles_do_not_stay_in_memory(tmp_path, monkeypatch):
