@@ -85,7 +85,8 @@ def parser() -> Parser:
         "inputs",
         nargs="*",
         metavar="A",
-        help="files, folders or quoted patterns; ordered by the steps in their names, else as listed (oldest first)",
+        help="files, folders or quoted patterns; ordered by the steps in their names (of Lightning's also in the "
+        "files), else as listed (oldest first)",
     )
     p.add_argument("--trajectory", metavar="DIR", help="instead: a run, or a folder of checkpoints with steps in names")
     p.add_argument("--out", metavar="DIR", required=True, help="folder for the result")
@@ -258,14 +259,15 @@ def oldest_first(paths: list[Path]) -> list[Path]:
 
 
 def named_steps(paths: list[Path]) -> list[int] | None:
-    """The steps in their names, else in those of their folders; None where one has none, or two have the same."""
-    from lawa_exp.formats.steps import step_in
+    """The steps in their names, else in Lightning's files, else in their folders' names; None: two have the same."""
+    from lawa_exp.formats.steps import step_in, steps_inside
 
-    for names in ([path.name for path in paths], [path.parent.name for path in paths]):
+    def in_names(names: list[str]) -> list[int] | None:
         steps = [step for name in names if (step := step_in(name)) is not None]
-        if len(set(steps)) == len(paths):
-            return steps
-    return None
+        return steps if len(set(steps)) == len(paths) else None
+
+    found = in_names([path.name for path in paths]) or steps_inside(paths)
+    return found or in_names([path.parent.name for path in paths])
 
 
 def end_asked(args: argparse.Namespace, paths: dict[int, Path]) -> int | None:

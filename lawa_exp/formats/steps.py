@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from lawa_exp.checkpoint.commit import steps_in
 from lawa_exp.config import UserError
 from lawa_exp.formats.checkpoint import DCP, INDEX, WHOLE
 from lawa_exp.formats.stored import SUFFIXES
 
+TOKEN = re.compile(r"(?P<word>[A-Za-z]+)|(?P<number>\d+(?:\.\d+)*)")
+STEP = re.compile(r".*(step|iter|iteration|update)s?", re.IGNORECASE)
+COUNTER = re.compile(r"epochs?|ep|ba|batch(es)?|samples|tokens|images|kimg|ckpt|checkpoint|snapshot", re.IGNORECASE)
+NO_COUNTER = re.compile(  # metrics, and what else has a number behind it
+    r".*(loss|acc|accuracy|error|score)|err|metric|val|valid|top|f|auc|auroc|map|ap|iou|miou|dice|precision|recall|psnr|"
+    r"ssim|fid|bleu|rouge|ppl|perplexity|bpb|bpc|nll|wer|cer|mse|rmse|mae|reward|"
+    r"lr|wd|bs|dropout|seed|fold|rank|gpu|v|ver|version|fp|bf|int",
+    re.IGNORECASE,
+)
+
 
 def find_checkpoints(folder: Path, key: str) -> dict[int, Path]:
-    """The checkpoints in `folder` by their step, ascending; what has no number in its name is passed over.
+    """The checkpoints in `folder` by their step, ascending; what has no step in its name is passed over.
 
-    Snapshots of one of our runs are those that were committed. A folder that holds a single file is that file.
+    Snapshots of one of our runs are those that were committed. A folder that holds a single file is that file. Where no
+    name has a step, or two have the same, Lightning's files are asked for theirs.
     key: names the folder in messages. UserError: there is none, or two are of one step.
     """
     if not folder.is_dir():
@@ -22,31 +34,79 @@ def find_checkpoints(folder: Path, key: str) -> dict[int, Path]:
     found = steps_in(folder)
     if found:
         return found
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or (step := step_in(path.name)) is None:
-            continue
-        checkpoint = checkpoint_in(path) if path.is_dir() else path if path.name.endswith(SUFFIXES) else None
-        if checkpoint is None:
+    numbered = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and re.search(r"\d", p.name)]
+    opened = [checkpoint_in(p) if p.is_dir() else p if p.name.endswith(SUFFIXES) else None for p in numbered]
+    paths = [(entry, path) for entry, path in zip(numbered, opened, strict=True) if path is not None]
+    named = [step_in(entry.name) for entry, _ in paths]
+    known = [step for step in named if step is not None]
+    unclear = not known or len(set(known)) < len(known)
+    inside = steps_inside([path for _, path in paths]) if unclear else None
+    for step, (_, path) in zip(inside or named, paths, strict=True):
+        if step is None:
             continue
         if step in found:
             raise UserError(
-                f"{key}={folder}: {found[step].relative_to(folder)} and {checkpoint.relative_to(folder)} are both of "
+                f"{key}={folder}: {found[step].relative_to(folder)} and {path.relative_to(folder)} are both of "
                 f"step {step:,}; leave one of them in the folder"
             )
-        found[step] = checkpoint
+        found[step] = path
     if not found:
         raise UserError(
             f"{key}={folder}: no checkpoints there: files ({', '.join(SUFFIXES)}) or folders of them with the step in "
-            "their names (ckpt_1000.pt, step_00001000/)"
+            "their names (ckpt_1000.pt, epoch=3-val_loss=0.12.ckpt, step_00001000/)"
         )
     return dict(sorted(found.items()))
 
 
 def step_in(name: str) -> int | None:
-    """The number after `step`, `iter` or `update`; else the last number of the name."""
-    marked = re.findall(r"(?:step|iter|update)s?[-_=]?(\d+)", name, re.IGNORECASE)
-    numbers = marked or re.findall(r"\d+", name)
-    return int(numbers[-1]) if numbers else None
+    """The number after `step`, `iter` or `update`; else the last one that may count something; None without.
+
+    No part of a decimal is one, nor what stands behind a metric's name, or `v`, `lr`, ..., up to the next word that
+    counts, nor behind the `=` of any other key. `resnet18` is taken only where nothing else is there.
+    """
+    after_step: list[int] = []
+    loose: list[int] = []
+    glued: list[int] = []
+    owned = counts = False  # whether a metric owns the numbers that follow, and whether the word before counts
+    word = ""
+    for token in TOKEN.finditer(name):
+        if token["word"]:
+            word = token["word"]
+            counts = any(words.fullmatch(word) for words in (STEP, COUNTER))
+            owned = not counts and (owned or NO_COUNTER.fullmatch(word) is not None)
+            continue
+        before = name[: token.start()][-1:]
+        if not owned and "." not in token["number"] and (counts or before != "="):
+            is_glued = before.isalpha() and not counts
+            (after_step if STEP.fullmatch(word) else glued if is_glued else loose).append(int(token["number"]))
+        word, counts = "", False
+    numbers = after_step or loose or glued
+    return numbers[-1] if numbers else None
+
+
+def steps_inside(paths: list[Path]) -> list[int] | None:
+    """The `global_step`, else the `epoch`, of Lightning's files; None where one has none, or two have the same."""
+    held = [_lightning(path) for path in paths]
+    for field in ("global_step", "epoch"):
+        steps = [content[field] for content in held if type(content.get(field)) is int]
+        if paths and len(set(steps)) == len(paths):
+            return steps
+    return None
+
+
+def _lightning(path: Path) -> dict[str, Any]:
+    """The plain entries of a Lightning checkpoint; empty for anything else."""
+    if path.suffix != ".ckpt" or not path.is_file():
+        return {}
+    from lawa_exp.formats.pytorch import TorchFile  # takes milliseconds
+
+    try:
+        content = TorchFile(path).content
+    except UserError:  # it says so when it is read
+        return {}
+    if "pytorch-lightning_version" not in content:
+        return {}
+    return {field: content.get(field) for field in ("global_step", "epoch")}
 
 
 def checkpoint_in(folder: Path) -> Path | None:

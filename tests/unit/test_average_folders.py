@@ -7,7 +7,7 @@ import json
 import os
 import pickle
 import shutil
-from pathlib import PosixPath
+from pathlib import Path, PosixPath
 
 import pytest
 import torch
@@ -174,6 +174,76 @@ def test_listed_inputs_go_by_the_steps_in_their_names(tmp_path, capsys):
     average(tmp_path / "last.pt", shell[1], "--out", tmp_path / "mixed")
     assert (tmp_path / "mixed" / "ckpt_900.pt").is_file()
     assert "as listed: last.pt, ckpt_900.pt" in capsys.readouterr().out
+
+
+def lightning_file(path: Path, epoch: int, step: int) -> Path:
+    """What Lightning's Trainer saves, as far as steps go; the weights are `state(epoch)`."""
+    fields = {"epoch": epoch, "global_step": step, "pytorch-lightning_version": "2.6.6"}
+    torch.save({**fields, "state_dict": state(epoch), "loops": {}, "hyper_parameters": {"lr": 0.1}}, path)
+    return path
+
+
+@pytest.mark.parametrize("names", ["epoch", "metric alone", "equal epochs"])
+def test_a_metric_in_the_name_is_no_step(names, tmp_path, capsys):
+    """Losses that fall, so that their order is not that of time; EMA of files, in which order is all."""
+    losses = {1: "0.40", 2: "0.30", 3: "0.20"}
+    name = {"epoch": "epoch={}-val_loss={}", "metric alone": "val_loss={1}", "equal epochs": "epoch=7-val_loss={1}"}
+    paths = [
+        lightning_file(tmp_path / f"{name[names].format(epoch, loss)}.ckpt", epoch, 500 * epoch)
+        for epoch, loss in losses.items()
+    ]
+    shutil.copy(paths[-1], tmp_path / "last.ckpt")  # no number in its name: passed over
+    for order in (paths, paths[::-1]):
+        average(*order, "--method", "ema", "--decay", "0.5", "--out", tmp_path / "out")
+        said = capsys.readouterr().out
+        shares = ", ".join(f"{path.name} ({share})" for path, share in zip(paths, (0.25, 0.25, 0.5), strict=True))
+        assert f"in step order: {shares}" in said
+    found = torch.load(tmp_path / "out" / paths[-1].name, weights_only=True)["state_dict"]
+    assert_same(found, expected((0.25, 0.25, 0.5)))
+    steps = [1, 2, 3] if names == "epoch" else [500, 1000, 1500]
+    average("--trajectory", tmp_path, "--k", 2, "--out", tmp_path / "windows")
+    windows = [f"step_{step:08d}" for step in steps[1:]]
+    assert sorted(p.name for p in (tmp_path / "windows").iterdir()) == windows
+    average(*paths, "--at", steps[1], "--out", tmp_path / "at")
+    assert (tmp_path / "at" / paths[1].name).is_file()
+
+
+def test_where_no_step_can_be_told_the_listed_order_stays(tmp_path, capsys):
+    for loss in ("0.20", "0.40", "0.30"):
+        torch.save(state(1), tmp_path / f"val_loss={loss}.pt")
+    listed = [tmp_path / f"val_loss={loss}.pt" for loss in ("0.30", "0.20", "0.40")]
+    average(*listed, "--out", tmp_path / "out")
+    assert "as listed: val_loss=0.30.pt, val_loss=0.20.pt, val_loss=0.40.pt" in capsys.readouterr().out
+    assert "with the step in their names" in refused(capsys, "--trajectory", tmp_path, "--out", tmp_path / "none")
+    for name in ("epoch=2-val_loss=0.20.pt", "epoch=2-val_loss=0.30.pt"):
+        torch.save(state(1), tmp_path / name)
+    assert "are both of step 2;" in refused(capsys, "--trajectory", tmp_path, "--out", tmp_path / "none")
+
+
+@pytest.mark.parametrize(("name", "steps"), [("{epoch}-{val_loss:.2f}", [1, 2]), ("{val_loss:.3f}", [4, 6])])
+def test_files_that_lightning_wrote(name, steps, tmp_path, capsys):
+    """Its own ModelCheckpoint, with a metric in the name, and with nothing else in it. Two updates an epoch."""
+    lightning = pytest.importorskip("lightning.pytorch")
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 1)
+
+        def training_step(self, batch, number):
+            self.log("val_loss", 1 / (1 + self.global_step))
+            return self.layer(batch).square().mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    saver = lightning.callbacks.ModelCheckpoint(tmp_path / "saved", name, save_top_k=-1, every_n_train_steps=2)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = lightning.Trainer(max_epochs=3, callbacks=[saver], default_root_dir=tmp_path, **quiet)
+    trainer.fit(Module(), torch.utils.data.DataLoader(torch.randn(2, 2), batch_size=1))
+    average("--trajectory", tmp_path / "saved", "--k", 2, "--out", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert f"after step {steps[-1]}: steps {steps[0]}, {steps[1]}, each 0.5" in said
 
 
 def test_the_step_is_what_the_name_calls_so_and_a_folder_may_hold_one_file(tmp_path, capsys):
