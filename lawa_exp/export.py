@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 from lawa_exp.checkpoint.commit import commit, step_name, steps_in
 from lawa_exp.cli import Parser, exit_code
-from lawa_exp.config import UserError
+from lawa_exp.config import UserError, build
 from lawa_exp.files import sync
 from lawa_exp.formats.steps import step_in
 from lawa_exp.models import AdaptiveLMSettings, GPTSettings, PythiaSettings, RobertaSettings
@@ -74,8 +75,34 @@ def export(
 
 
 def to_nanogpt(source: Source, out: Path, tokenizer_path: str | None) -> str:
-    commit(out, {"ckpt.pt": lambda target: write_nanogpt(source, target)})
-    return f"{out / 'ckpt.pt'}: step {source.step:,}, for nanoGPT's sample.py (out_dir={out})"
+    """nanoGPT's sample.py decodes with GPT-2's BPE unless it finds os.path.join("data", dataset, "meta.pkl").
+
+    For bytes that file is written here, and `dataset` is this folder's absolute path, which such a join keeps.
+    """
+    said = f"{out / 'ckpt.pt'}: step {source.step:,}, for nanoGPT's sample.py (out_dir={out})"
+    files: dict[str, Callable[[Path], Any]] = {}
+    if source.tokenizer == "bytes":
+        dataset: str | None = str(out.resolve())
+        meta = pickle.dumps(bytes_as_characters(source.model.vocab_size))
+        files["meta.pkl"] = lambda target: target.write_bytes(meta)
+        said += (
+            ". By meta.pkl there it reads and writes bytes, as characters of Latin-1; if the folder moves, set "
+            "config['dataset'] in ckpt.pt to its new absolute path"
+        )
+    elif source.tokenizer == "gpt2":
+        dataset = "openwebtext"
+    else:
+        dataset = source.data
+        said += f". The tokens are those of {dataset or 'its data'}: without a meta.pkl there it takes them for GPT-2's"
+    commit(out, {"ckpt.pt": lambda target: write_nanogpt(source, dataset, target), **files})
+    return said
+
+
+def bytes_as_characters(vocab_size: int) -> dict[str, Any]:
+    """nanoGPT's meta.pkl for bytes, as Latin-1 has them; of a larger vocabulary the other tokens are nothing."""
+    stoi = {chr(byte): byte for byte in range(256)}
+    itos = {token: chr(token) if token < 256 else "" for token in range(vocab_size)}
+    return {"vocab_size": vocab_size, "itos": itos, "stoi": stoi}
 
 
 def gpt2_to_hugging_face(source: Source, out: Path, tokenizer_path: str | None) -> str:
@@ -189,35 +216,27 @@ def of_file(path: Path) -> Source:
 
 def of_nanogpt(path: Path) -> Source:
     """What nanoGPT's train.py saves. UserError: it is something else."""
+    from lawa_exp.models import gpt
     from lawa_exp.models.fairseq import opened
 
     if not path.is_file():
         raise UserError(f"RUN_OR_CHECKPOINT={path}: no such file")
     try:
         saved = opened(path)
-        given = saved["model_args"]
-        model = GPTSettings(
-            name=path.stem,
-            layers=given["n_layer"],
-            heads=given["n_head"],
-            width=given["n_embd"],
-            context=given["block_size"],
-            vocab_size=given["vocab_size"],
-            bias=given["bias"],
-            dropout=float(given["dropout"]),
-            scale_attn_by_inverse_layer_idx=False,
-        )
+        model = build(GPTSettings, {"name": path.stem, **gpt.of_nanogpt(saved["model_args"])}, "model_args")
         tensors = {name.removeprefix("_orig_mod."): t for name, t in saved["model"].items()}  # of a compiled model
         tensors = {n: t for n, t in tensors.items() if n != "lm_head.weight" and not n.endswith(".attn.bias")}
         step = int(saved.get("iter_num", 0))
+        data = (saved.get("config") or {}).get("dataset")
     except Exception as error:  # torch has many for a file that is not what it should be
         raise UserError(
             f"RUN_OR_CHECKPOINT={path}: no checkpoint of nanoGPT or fairseq ({type(error).__name__}: {error})"
         ) from None
-    return Source(tensors, model, step, "gpt2" if model.vocab_size in (50257, 50304) else None)
+    tokenizer = "gpt2" if model.vocab_size in (50257, 50304) else None
+    return Source(tensors, model, step, tokenizer, data=data)
 
 
-def write_nanogpt(source: Source, target: Path) -> None:
+def write_nanogpt(source: Source, dataset: str | None, target: Path) -> None:
     """A file for nanoGPT's sample.py; its attention has no scale by layer, so the query weights have it."""
     import torch
 
@@ -231,7 +250,7 @@ def write_nanogpt(source: Source, target: Path) -> None:
     shape = {"n_layer": s.layers, "n_head": s.heads, "n_embd": s.width, "block_size": s.context, "bias": s.bias}
     arguments = {**shape, "vocab_size": s.vocab_size, "dropout": s.dropout}
     content = {"model": tensors, "model_args": arguments, "iter_num": source.step, "best_val_loss": float("inf")}
-    torch.save(content | {"config": {"dataset": "openwebtext"}}, target)
+    torch.save(content | {"config": {"dataset": dataset} if dataset else {}}, target)
 
 
 def to_fairseq(source: Source, out: Path, tokenizer_path: str | None) -> str:

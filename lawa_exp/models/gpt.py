@@ -102,6 +102,33 @@ class GPT(nn.Module):
 TURNED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")  # Conv1D there: [in, out]
 
 
+NANOGPT = {  # our settings, and what nanoGPT's `model_args` call them
+    "layers": "n_layer",
+    "heads": "n_head",
+    "width": "n_embd",
+    "context": "block_size",
+    "vocab_size": "vocab_size",
+    "bias": "bias",
+    "dropout": "dropout",
+}
+
+
+def of_nanogpt(model_args: Any) -> dict[str, Any]:
+    """The settings that nanoGPT's checkpoints record, as far as they do; empty of any other kind.
+
+    Its attention is not divided by the layer's number, and has no word for that.
+    """
+    if not isinstance(model_args, Mapping) or "n_head" not in model_args:
+        return {}
+    found = {ours: model_args[theirs] for ours, theirs in NANOGPT.items() if theirs in model_args}
+    return found | {"scale_attn_by_inverse_layer_idx": False}
+
+
+def not_weights(layers: int) -> set[str]:
+    """Masks that nanoGPT's and transformers' checkpoints hold beside the weights."""
+    return {f"transformer.h.{layer}.attn.{name}" for layer in range(layers) for name in ("bias", "masked_bias")}
+
+
 def is_hugging_face(path: Path) -> bool:
     """Whether a folder is a GPT-2 as transformers saves it."""
     config = path / "config.json"

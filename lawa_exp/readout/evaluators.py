@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,8 @@ from lawa_exp.machine import default_threads
 from lawa_exp.plan import resolve_trainer
 from lawa_exp.published import pythia_rows
 from lawa_exp.readout.asked import readout_name
-from lawa_exp.readout.foreign import Fitted, read_checkpoint
+from lawa_exp.readout.foreign import Fitted, read_checkpoint, recorded
+from lawa_exp.readout.revisions import HUB
 from lawa_exp.report import NATS
 from lawa_exp.run import prepare, start_device
 from lawa_exp.rundir import RunDir
@@ -62,13 +64,11 @@ class Evaluator:
 def evaluator_for(args: argparse.Namespace, name: str, first: Callable[[], Path], beside: Path) -> Evaluator:
     """The one that the flags ask for. first: a checkpoint; beside: the folder that may hold its config.json, ..."""
     check_flags(args)
-    if args.evaluate == ZEROSHOT:
-        return zero_shot(args, name, beside)
-    if args.evaluate == PERPLEXITY:
-        return perplexity(args, name, beside)
-    if args.evaluate:
+    if args.evaluate and args.evaluate not in (ZEROSHOT, PERPLEXITY):
         return by_function(args, name, first())
-    return on_dataset(args, name, beside)
+    made = {ZEROSHOT: zero_shot, PERPLEXITY: perplexity}.get(args.evaluate, on_dataset)
+    record = {} if args.run.startswith(HUB) else recorded(first())
+    return made(args, name, beside, record)
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -101,11 +101,11 @@ def by_function(args: argparse.Namespace, name: str, first: Path) -> Evaluator:
     )
 
 
-def on_dataset(args: argparse.Namespace, name: str, beside: Path) -> Evaluator:
+def on_dataset(args: argparse.Namespace, name: str, beside: Path, record: dict[str, Any]) -> Evaluator:
     """--dataset, with --model or the model that config.json names."""
     if not args.dataset:
         raise UserError(f"RUN={args.run} is no run of ours: give --model and --dataset, or --evaluate")
-    config, options = composed(args, beside, [f"dataset={args.dataset}"])
+    config, options = composed(args, beside, record, [f"dataset={args.dataset}"])
     config = replace(config, evaluate=replace(config.evaluate, bn=args.bn or config.evaluate.bn))
     device, ranks = start_device(args.device or config.trainer.device)
     p = prepare(replace(config, averagers=()), options, device, ranks)
@@ -125,7 +125,7 @@ def on_dataset(args: argparse.Namespace, name: str, beside: Path) -> Evaluator:
     return replace(made, statistics=score.statistics, bn=score.bn, unit=f"nats per {p.data.unit}", notes=notes)
 
 
-def zero_shot(args: argparse.Namespace, name: str, beside: Path) -> Evaluator:
+def zero_shot(args: argparse.Namespace, name: str, beside: Path, record: dict[str, Any]) -> Evaluator:
     """--evaluate zeroshot --tasks ..."""
     from lawa_exp.zeroshot import ZeroShot, load_tasks, local_file
 
@@ -138,7 +138,7 @@ def zero_shot(args: argparse.Namespace, name: str, beside: Path) -> Evaluator:
             published = pythia_rows(Path(args.published), name, asked)
         except UserError as error:
             raise UserError(f"--published={args.published}, of {name}: {error}") from None
-    config, device, ranks, tokenizer = model_and_tokenizer(args, beside)
+    config, device, ranks, tokenizer = model_and_tokenizer(args, beside, record)
     folder = Path(args.task_data) if args.task_data else None
     files = {name: local_file(name, folder) if folder else shipped_file(name) for name in asked}
     tasks = load_tasks(files)
@@ -163,7 +163,7 @@ def zero_shot(args: argparse.Namespace, name: str, beside: Path) -> Evaluator:
     )
 
 
-def perplexity(args: argparse.Namespace, name: str, beside: Path) -> Evaluator:
+def perplexity(args: argparse.Namespace, name: str, beside: Path, record: dict[str, Any]) -> Evaluator:
     """--evaluate perplexity --text FILE."""
     from lawa_exp.perplexity import NORMALISED, Perplexity
 
@@ -174,7 +174,7 @@ def perplexity(args: argparse.Namespace, name: str, beside: Path) -> Evaluator:
         text = path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--text={path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
-    config, device, ranks, tokenizer = model_and_tokenizer(args, beside)
+    config, device, ranks, tokenizer = model_and_tokenizer(args, beside, record)
     score = Perplexity(config, device, ranks, tokenizer, text, path.name)
     identity = {"text": path.name, "content": file_digest(path), "tokenizer": tokenizer.fingerprint}
     made = of_model(args, score, f"{name} on {path.name}", identity | {"dtype": config.trainer.dtype})
@@ -197,9 +197,16 @@ def of_model(
     known = {*score.model.state_dict(), *beside_weights(score.config)}
     what = f"--model={args.model}" if args.model else f"model={score.config.model.name}"
     model = str(score.config.model)
-    fitted = Fitted(own, known, what)
+    fitted = Fitted(own, known, what, score.config.model, masks(score.config))
     made = Evaluator(score, fitted, score.averaged, title, score.device, score.ranks)
     return replace(made, identity={"model": model, **identity})
+
+
+def masks(config: Config) -> set[str]:
+    from lawa_exp.models import GPTSettings
+    from lawa_exp.models.gpt import not_weights
+
+    return not_weights(config.model.layers) if isinstance(config.model, GPTSettings) else set()
 
 
 def beside_weights(config: Config) -> set[str]:
@@ -212,14 +219,16 @@ def beside_weights(config: Config) -> set[str]:
     return not_weights(config.model.layers)
 
 
-def model_and_tokenizer(args: argparse.Namespace, beside: Path) -> tuple[Config, torch.device, Ranks, Tokenizer]:
+def model_and_tokenizer(
+    args: argparse.Namespace, beside: Path, record: dict[str, Any]
+) -> tuple[Config, torch.device, Ranks, Tokenizer]:
     """The language model and its tokenizer: --tokenizer, else the run's own, else the checkpoint's tokenizer.json."""
-    written = RunDir(Path(args.run)).read_config() if not args.run.startswith("hf:") else None
+    written = RunDir(Path(args.run)).read_config() if not args.run.startswith(HUB) else None
     if written is not None and not args.model:
         config = config_from(written)
         config = replace(config, averagers=())
     else:
-        config, _ = composed(args, beside, [])
+        config, _ = composed(args, beside, record, [])
     if config.model.inputs != "tokens":
         raise UserError(f"--evaluate {args.evaluate}: model={config.model.name} is no language model of tokens")
     device, ranks = start_device(args.device or config.trainer.device)
@@ -279,19 +288,33 @@ def check_tokenizer(tokenizer: Tokenizer, vocab_size: int, beside: Path, said: s
         raise UserError(f"{said} does not fit the model: {counts}")
 
 
-def composed(args: argparse.Namespace, beside: Path, more: list[str]) -> tuple[Config, Options]:
-    """The configuration of --model, or of what config.json names, with further settings."""
+def composed(args: argparse.Namespace, beside: Path, record: dict[str, Any], more: list[str]) -> tuple[Config, Options]:
+    """The configuration of --model, or of what config.json names, with further settings.
+
+    record: the model's settings that the checkpoints hold, which stand where the command says nothing. UserError where
+    it says something else.
+    """
     from lawa_exp.compose import compose
     from lawa_exp.compose import read as settings_of
 
     threads = [f"trainer.threads={args.threads}"] if args.threads else []
 
+    def values_of(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
+        return compose([*overrides, *more, *args.overrides, *threads])[0][0]
+
     def settled(overrides: list[str]) -> tuple[Config, Options]:
-        entries, _ = compose([*overrides, *more, *args.overrides, *threads])
-        return settings_of(*entries[0])
+        return settings_of(*values_of(overrides))
 
     if args.model:
-        return settled([f"model={args.model}"])
+        model = [f"model={args.model}"]
+        if record and values_of(model)[0]["model"].get("kind") == "gpt":
+            model += [f"model.{key}={json.dumps(said)}" for key, said in record.items()]
+            chosen = values_of(model)[0]["model"]
+            for key, said in record.items():
+                if chosen[key] != said:
+                    where = f"the checkpoints of RUN={args.run} record {json.dumps(said)}"
+                    raise UserError(f"model.{key}={json.dumps(chosen[key])}: {where}; leave model.{key} out")
+        return settled(model)
     if not (beside / "config.json").is_file():
         raise UserError(
             f"RUN={args.run} is no run of ours: give --model and --dataset, or --evaluate (there is no config.json in "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -211,6 +212,9 @@ def folder(args: argparse.Namespace, held: ExitStack) -> Subject:
         for path in paths.values():  # headers only: what does not fit is told before hours of evaluation
             read(path)
     notes = e.notes
+    if read.recorded and read.settings is not None:
+        said = ", ".join(f"{key}={json.dumps(value)}" for key, value in read.recorded.items())
+        notes.append(f"The model is as the checkpoints record it: {said}.")
     if read.left_out:
         notes.append(f"In the checkpoints, but not in {read.what}, and left out: {', '.join(sorted(read.left_out))}.")
     notes += [*absent, *period_note(args, replayed, period), *start_note(args, {s.kind for s in replayed})]

@@ -3,8 +3,11 @@
 import importlib.util
 import json
 import os
+import pickle
 import shutil
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +140,77 @@ def test_nanogpt_opens_ours(trained: Path, tmp_path: Path) -> None:
         torch.nn.functional.cross_entropy(expected.flatten(0, 1), tokens.flatten()).item(), abs=1e-6
     )
     assert saved["iter_num"] == 40
+
+
+# What sample.py of https://github.com/karpathy/nanoGPT (MIT licence, commit 3adf61e) does to encode and decode.
+SAMPLE = """
+load_meta = False
+if init_from == 'resume' and 'config' in checkpoint and 'dataset' in checkpoint['config']:
+    meta_path = os.path.join('data', checkpoint['config']['dataset'], 'meta.pkl')
+    load_meta = os.path.exists(meta_path)
+if load_meta:
+    with open(meta_path, 'rb') as f:
+        meta = pickle.load(f)
+    stoi, itos = meta['stoi'], meta['itos']
+    encode = lambda s: [stoi[c] for c in s]
+    decode = lambda l: ''.join([itos[i] for i in l])
+"""
+
+
+def codec_of(folder: Path) -> dict[str, Any]:
+    checkpoint = torch.load(folder / "ckpt.pt", weights_only=True)
+    names: dict[str, Any] = {"init_from": "resume", "checkpoint": checkpoint, "os": os, "pickle": pickle}
+    exec(SAMPLE, names)
+    return names
+
+
+def test_nanogpts_codec_of_an_export_is_that_of_bytes(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the lines of its sample.py, from another folder, and after the export has moved."""
+    monkeypatch.chdir(tmp_path)
+    said = export(trained, "nanogpt", Path("out"))
+    assert "if the folder moves, set config['dataset'] in ckpt.pt" in said
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    codec = codec_of(tmp_path / "out")
+    text = TEXT.encode().decode("latin-1")
+    assert codec["encode"](text) == list(TEXT.encode()) and codec["decode"](list(TEXT.encode())) == text
+    assert codec["encode"](codec["decode"](range(256))) == list(range(256))
+    (tmp_path / "out").rename(tmp_path / "moved")
+    assert "decode" not in codec_of(tmp_path / "moved"), "sample.py would go for GPT-2's BPE"
+    saved = torch.load(tmp_path / "moved" / "ckpt.pt", weights_only=True)
+    saved["config"]["dataset"] = str(tmp_path / "moved")  # as the command says
+    torch.save(saved, tmp_path / "moved" / "ckpt.pt")
+    assert codec_of(tmp_path / "moved")["encode"](text) == list(TEXT.encode())
+
+
+def test_nanogpts_own_sample_py_writes_bytes(trained: Path, tmp_path: Path) -> None:
+    nanogpt()
+    export(trained, "nanogpt", tmp_path / "out")
+    settings = [f"--out_dir={tmp_path / 'out'}", "--device=cpu", "--dtype=float32", "--num_samples=1"]
+    asked = [sys.executable, "sample.py", *settings, "--max_new_tokens=20", "--start=The "]
+    done = subprocess.run(asked, cwd=NANOGPT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    written = done.stdout.partition("meta.pkl...\n")[2].partition("\n---------------")[0]
+    assert written.startswith("The ") and len(written) == 24
+
+
+def test_an_export_to_nanogpt_keeps_what_says_its_tokens(trained: Path, tmp_path: Path) -> None:
+    """Of nanoGPT's own checkpoint its data set; of GPT-2's tokens none that has a meta.pkl; never bytes as GPT-2's."""
+    export(trained, "nanogpt", tmp_path / "ours")
+    saved = torch.load(tmp_path / "ours" / "ckpt.pt", weights_only=True)
+    torch.save({**saved, "config": {"dataset": "shakespeare_char"}}, tmp_path / "theirs.pt")
+    said = export(tmp_path / "theirs.pt", "nanogpt", tmp_path / "again")
+    assert "tokens are those of shakespeare_char: without a meta.pkl" in said
+    again = torch.load(tmp_path / "again" / "ckpt.pt", weights_only=True)
+    assert again["config"] == {"dataset": "shakespeare_char"} and again["model_args"] == saved["model_args"]
+    assert all(torch.equal(again["model"][n], t) for n, t in saved["model"].items())
+    source = Source(again["model"], settings(), 1, "gpt2")
+    TARGETS[GPTSettings]["nanogpt"](source, tmp_path / "bpe", None)
+    assert torch.load(tmp_path / "bpe" / "ckpt.pt", weights_only=True)["config"] == {"dataset": "openwebtext"}
+    TARGETS[GPTSettings]["nanogpt"](replace(source, tokenizer="neox"), tmp_path / "neox", None)
+    assert torch.load(tmp_path / "neox" / "ckpt.pt", weights_only=True)["config"] == {}
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -3,6 +3,9 @@
 import io
 import json
 import math
+import os
+import runpy
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ from helpers import rows, run
 from lawa_exp.checkpoint.commit import steps_in
 from lawa_exp.checkpoint.tensors import read_tensors
 from lawa_exp.cli import exit_code
+from lawa_exp.data.text import PydocsSettings
+from lawa_exp.evaluate import fixed_set
 from lawa_exp.models import build_model
 from lawa_exp.perplexity import windows
 from lawa_exp.readout.__main__ import parser
@@ -121,3 +126,116 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run(*MASKED, f"run_dir={folder}")
     assert done.returncode == 0, done.stderr
     return folder
+
+
+ARGS = {"n_layer": 3, "n_head": 4, "n_embd": 32, "block_size": 32, "bias": True, "vocab_size": 256, "dropout": 0.2}
+NANOGPT = Path(os.environ.get("NANOGPT", Path(__file__).parents[3] / "nanoGPT"))
+
+
+def by_transformers() -> torch.nn.Module:
+    """GPT-2 in the form of nanoGPT: the exact GELU, and no scale by layer. Its names are nanoGPT's, too."""
+    transformers = pytest.importorskip("transformers")
+    shape = {"n_layer": 3, "n_head": 4, "n_embd": 32, "n_positions": 32, "vocab_size": 256}
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape, activation_function="gelu", **ENDS))
+
+
+def by_nanogpt() -> torch.nn.Module:
+    if not (NANOGPT / "model.py").is_file():
+        pytest.skip("no checkout of nanoGPT (NANOGPT=DIR)")
+    theirs = runpy.run_path(str(NANOGPT / "model.py"))
+    return theirs["GPT"](theirs["GPTConfig"](**ARGS))
+
+
+ENDS = {"bos_token_id": None, "eos_token_id": None}
+TURNED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # [in, out] in transformers
+
+
+def loss_of(model: torch.nn.Module, samples: int) -> float:
+    """Nats per token of val's first `samples`, evenly spaced, by the reference's own forward."""
+    data = PydocsSettings("pydocs").open(32)
+    tokens, targets = map(torch.from_numpy, data.eval_batch("val", fixed_set(data.sizes["val"], samples)))
+    with torch.no_grad():
+        out = model.eval()(tokens) if hasattr(model, "generation_config") else model.eval()(tokens, targets)
+    logits = out.logits if hasattr(out, "logits") else out[0]
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten().long()).item()
+
+
+def save_nanogpt(folder: Path, reference: Callable[[], torch.nn.Module]) -> dict[int, float]:
+    """Two checkpoints as nanoGPT's train.py saves them; {step: loss by the reference}."""
+    losses = {}
+    for step in (100, 200):
+        torch.manual_seed(step)
+        model = reference()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))  # far from linear: heads and scales matter
+        losses[step] = loss_of(model, 16)
+        turned = hasattr(model, "generation_config")
+        state = {n: t.T if turned and n.endswith(TURNED) else t for n, t in model.state_dict().items()}
+        content = {"model": state, "model_args": ARGS, "iter_num": step, "config": {"n_head": 4}}
+        torch.save(content, folder / f"ckpt_{step}.pt")
+    return losses
+
+
+@pytest.mark.parametrize("reference", [by_transformers, by_nanogpt])
+@pytest.mark.parametrize("model", ["gpt2_small", "gpt_tiny"])
+def test_a_nanogpt_checkpoint_is_the_function_that_it_records(
+    model: str, reference: Callable[[], torch.nn.Module], tmp_path: Path
+) -> None:
+    (tmp_path / "nano").mkdir()
+    wanted = save_nanogpt(tmp_path / "nano", reference)
+    flags = ["--model", model, "--dataset", "pydocs", "--k", "1", "--threads", "1", "evaluate.samples=16"]
+    code, errors = readout(tmp_path / "nano", *flags, "--out", tmp_path / "out")
+    assert code == 0, errors
+    found = {r["step"]: r["loss"] for r in rows(tmp_path / "out") if r["weights"] == "live" and r["split"] == "val"}
+    assert found == pytest.approx(wanted, rel=1e-5)
+    said = (
+        "The model is as the checkpoints record it: layers=3, heads=4, width=32, context=32, vocab_size=256, bias=true"
+    )
+    assert said in (tmp_path / "out" / "summary.md").read_text()
+
+
+def test_what_contradicts_a_nanogpt_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "nano").mkdir()
+    save_nanogpt(tmp_path / "nano", by_transformers)
+    flags = ["--model", "gpt_tiny", "--dataset", "pydocs", "--k", "1", "--threads", "1", "evaluate.samples=16"]
+
+    def refused(*settings: str) -> str:
+        code, errors = readout(tmp_path / "nano", *flags, *settings, "--out", tmp_path / "out")
+        assert code == 2 and len(errors.splitlines()) == 1 and not (tmp_path / "out").exists(), errors
+        return errors
+
+    for key, value, recorded in (
+        ("heads", "3", "4"),
+        ("layers", "2", "3"),
+        ("bias", "false", "true"),
+        ("scale_attn_by_inverse_layer_idx", "true", "false"),
+    ):
+        said = refused(f"model.{key}={value}")
+        assert f"error: model.{key}={value}: " in said and f"record {recorded};" in said, said
+    same = ["model.heads=4", "model.dropout=0.2", "model.scale_attn_by_inverse_layer_idx=false"]
+    code, errors = readout(tmp_path / "nano", *flags, *same, "--out", tmp_path / "same")
+    assert code == 0, errors
+    second = tmp_path / "nano" / "ckpt_200.pt"
+    torch.save({**torch.load(second), "model_args": {**ARGS, "n_head": 2}}, second)  # two models in one folder
+    assert "ckpt_200.pt does not fit --model=gpt_tiny: it was made with model.heads=2, there it is 4" in refused()
+
+
+def test_a_layer_that_the_model_has_not_is_refused(tmp_path: Path) -> None:
+    """Of checkpoints without a record; masks and integers are no weights."""
+    (tmp_path / "nano").mkdir()
+    save_nanogpt(tmp_path / "nano", by_transformers)
+    flags = ["--model", "gpt_tiny", "--dataset", "pydocs", "--k", "1", "--threads", "1", "evaluate.samples=16"]
+    flags += ["model.width=32", "model.context=32", "model.bias=true", "--out", str(tmp_path / "out")]
+    for step in (100, 200):
+        path = tmp_path / "nano" / f"ckpt_{step}.pt"
+        tensors = torch.load(path)["model"]
+        masks = {f"transformer.h.{i}.attn.bias": torch.ones(1, 1, 32, 32).tril() for i in range(3)}
+        torch.save(tensors | masks | {"counter": torch.tensor([step, 1])}, path)
+    code, errors = readout(tmp_path / "nano", *flags, "model.layers=2")
+    assert code == 2 and not (tmp_path / "out").exists()
+    left = "transformer.h.2.attn.bias, transformer.h.2.attn.c_attn.bias, transformer.h.2.attn.c_attn.weight"
+    assert f"ckpt_100.pt does not fit --model=gpt_tiny: {left}, ... (13 tensors) would be left out" in errors
+    code, errors = readout(tmp_path / "nano", *flags, "model.layers=3")
+    assert code == 0, errors
+    assert "left out: counter, transformer.h.0.attn.bias, " in (tmp_path / "out" / "summary.md").read_text()
