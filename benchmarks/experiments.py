@@ -8,7 +8,6 @@ Every figure comes from the runs. A difference is paired by seed: mean and half 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import re
 import shlex
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from lawa_exp import manifest
 from lawa_exp.metrics import averager_ids, curve, mean_and_deviation, paired_difference
 from lawa_exp.report import STYLES, markdown, pyplot, save_figure
 from lawa_exp.scaling import SEQUENCE
@@ -76,12 +76,12 @@ class Sweep:
 
 
 def read_sweep(folder: Path) -> Sweep:
-    manifest = json.loads((folder / "manifest.json").read_text())
+    content = manifest.read(folder)
     found: dict[str, list[tuple[dict[str, str], Path, int, list[str]]]] = {}
-    for entry in manifest["entries"]:
+    for entry in content["entries"]:
         overrides = dict(o.split("=", 1) for o in entry["overrides"])
         name = " ".join(f"{k}={v}" for k, v in overrides.items() if k not in ("seed", "runs_root", "sweep"))
-        found.setdefault(name, []).append((overrides, Path(entry["run_dir"]), entry["steps"], entry["averages"]))
+        found.setdefault(name, []).append((overrides, entry["run_dir"], entry["steps"], entry["averages"]))
     cells = []
     for name, entries in found.items():
         losses: dict[tuple[str, str], dict[int, float]] = {}
@@ -96,7 +96,7 @@ def read_sweep(folder: Path) -> Sweep:
                         losses.setdefault((split, weights), {})[config["seed"]] = at_end
         config["steps"] = steps  # the run may have gone on for a larger budget
         cells.append(Cell(name, entries[0][0], config, losses))
-    return Sweep(folder.name, manifest, cells)
+    return Sweep(folder.name, content, cells)
 
 
 def minus(a: Sequence[float], b: Sequence[float]) -> Interval:
@@ -499,7 +499,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     body = EXPERIMENTS[name](sweeps, options.out)
     entries = [e for s in sweeps.values() for e in s.manifest["entries"]]
-    in_order = sorted(options.sweeps, key=lambda s: (s / "manifest.json").stat().st_mtime)
+    in_order = sorted(options.sweeps, key=lambda s: (s / manifest.NAME).stat().st_mtime)
     commands = [sweeps[s.name.removeprefix(f"{name}-")].command for s in in_order]
     commands.append(f"python benchmarks/experiments.py {name} runs/sweeps/{name}-* --out results/{name}")
     counts = {len(c.of()) for s in sweeps.values() for c in s.cells if ("test", "live") in c.losses}

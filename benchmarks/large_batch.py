@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
-import json
 import math
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
+from lawa_exp import manifest
 from lawa_exp.compose import main as main_command
 from lawa_exp.metrics import curve, mean_and_deviation, paired_difference, read_rows
 from lawa_exp.report import markdown, pyplot, save_figure
@@ -60,16 +60,16 @@ class Trainer:
                 sys.exit(code)
             known = self.finished(optimizer)
         self.entries += [known[key] for key in wanted]
-        return {key: Path(known[key]["run_dir"]) for key in wanted}
+        return {key: known[key]["run_dir"] for key in wanted}
 
     def finished(self, optimizer: str) -> dict[tuple[int, float, int], dict[str, Any]]:
         """Manifest entries of this optimizer's finished runs, by batch size, peak and seed."""
         found = {}
-        for manifest in sorted(self.root.glob("sweeps/*/manifest.json")):
-            for entry in json.loads(manifest.read_text())["entries"]:
+        for path in sorted(self.root.glob(f"sweeps/*/{manifest.NAME}")):
+            for entry in manifest.read(path.parent)["entries"]:
                 given = dict(o.split("=", 1) for o in entry["overrides"])
                 mine = {o for o in entry["overrides"] if o.startswith("optimizer")}
-                over = any((Path(entry["run_dir"]) / marker).exists() for marker in ("DONE", "DIVERGED"))
+                over = any((entry["run_dir"] / marker).exists() for marker in ("DONE", "DIVERGED"))
                 if over and given.get("experiment") == "large_batch" and mine == set(OPTIMIZERS[optimizer][0]):
                     found[int(given["batch.size"]), float(given["lr.peak"]), int(given["seed"])] = entry
         return found
@@ -99,7 +99,7 @@ def main() -> None:
                 runs[name] |= trainer.train(name, same, list(peaks), [seed])
     for name in OPTIMIZERS:  # what else was tried
         found = trainer.finished(name).items()
-        runs[name] |= {key: Path(e["run_dir"]) for key, e in found if key[0] in sizes and key[2] in seeds}
+        runs[name] |= {key: e["run_dir"] for key, e in found if key[0] in sizes and key[2] in seeds}
     options.out.mkdir(parents=True, exist_ok=True)
     write(options.out, runs, chosen, sizes, seeds, trainer.entries)
 

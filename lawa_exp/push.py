@@ -53,8 +53,14 @@ def main(arguments: list[str]) -> int:
 
 
 def runs_of(path: Path) -> list[RunDir]:
-    """A run, or those of a sweep that were begun, in the order of its entries. UserError: it is neither."""
+    """A run, or those of a sweep that were begun, in the order of its entries, and a line on each of the others.
+
+    UserError: it is neither.
+    """
     found = [RunDir(listed.path) for listed in list_runs(path, "RUN")]
+    for run in found:
+        if not run.config.exists():
+            print(f"{run.path}: no run there yet, nothing to send", flush=True)
     return [run for run in found if run.config.exists()]
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lawa_exp import manifest
 from lawa_exp.cli import Parser, exit_code
 from lawa_exp.config import UserError
 from lawa_exp.metrics import averager_ids, curve, mean_and_deviation, paired_difference, read_rows
 from lawa_exp.report import STYLES, markdown, pyplot, save_figure
+
+SHOWN = 3  # runs that an error names
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,10 @@ def main(arguments: list[str]) -> int:
 
 def summarise(sweep: Path, out: Path) -> str:
     """Writes `out`/summary.md and curves.png; returns the tables."""
-    path = sweep / "manifest.json"
-    if not path.exists():
-        raise UserError(f"SWEEP={sweep}: no manifest.json there")
-    manifest = json.loads(path.read_text())
-    groups, unfinished = read_groups(manifest["entries"])
+    content = manifest.read(sweep)
+    groups, unfinished = read_groups(content["entries"])
     if not groups:
-        raise UserError(f"SWEEP={sweep}: none of its runs is finished")
+        raise UserError(f"SWEEP={sweep}: none of its runs is finished" + named(unfinished))
     parts = []
     for group in groups:
         parts += [f"## {group.name} ({len(group.runs)} seed(s))", "", table(group), "", chosen(group), ""]
@@ -86,15 +85,21 @@ def summarise(sweep: Path, out: Path) -> str:
     head = [
         f"# {sweep.name}",
         "",
-        f"    {manifest['command']}",
+        f"    {content['command']}",
         "",
-        made_with(manifest["entries"]),
+        made_with(content["entries"]),
         "",
         "Losses in nats.",
         "",
     ]
     (out / "summary.md").write_text("\n".join([*head, "![curves](curves.png)", "", text]))
     return text
+
+
+def named(runs: list[str]) -> str:
+    """`: A, B, C and 5 more`."""
+    more = f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else ""
+    return f": {', '.join(runs[:SHOWN])}{more}" if runs else ""
 
 
 def made_with(entries: list[dict[str, Any]]) -> str:
@@ -122,8 +127,8 @@ def read_groups(entries: list[dict[str, Any]]) -> tuple[list[Group], list[str]]:
     unfinished = []
     for entry in entries:
         run = Path(entry["run_dir"])
-        if not (run / "DONE").exists():
-            unfinished.append(run.name + (" (diverged)" if (run / "DIVERGED").exists() else ""))
+        if why := manifest.not_finished(run):
+            unfinished.append(run.name + ("" if why == "not finished" else f" ({why})"))
             continue
         name = " ".join(o for o in entry["overrides"] if o.split("=")[0] in varying - averaging) or "all entries"
         union = found.setdefault(name, {}).setdefault(run, {"averages": [], "steps": 0})

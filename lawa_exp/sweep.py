@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lawa_exp import distributed, signals
+from lawa_exp import distributed, manifest, signals
 from lawa_exp.config import STABLE, Config, Failed, Init, Options, UserError
 from lawa_exp.files import write_text_atomically
 from lawa_exp.run import EXIT, Prepared, check_folder, command, execute, merge, prepare, show_plan, start_device
@@ -112,17 +112,13 @@ class Sweep:
 
     def write_manifest(self) -> None:
         """Says so where another sweep of that name had other runs."""
-        path = self.folder / "manifest.json"
         self.folder.mkdir(parents=True, exist_ok=True)
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            gone = {e["run_dir"] for e in json.loads(path.read_text())["entries"]} - self.run_dirs
+        with suppress(OSError, UserError, Failed):
+            mine = {Path(entry["run_dir"]).name for entry in self.manifest["entries"]}
+            gone = {entry["run_dir"].name for entry in manifest.read(self.folder)["entries"]} - mine
             if gone:
                 print(f"warning: {self.folder} had {len(gone)} other runs; they stay, but are not in this sweep now")
-        write_text_atomically(path, json.dumps(self.manifest, indent=1))
-
-    @property
-    def run_dirs(self) -> set[str]:
-        return {entry["run_dir"] for entry in self.manifest["entries"]}
+        write_text_atomically(self.folder / manifest.NAME, json.dumps(self.manifest, indent=1))
 
     def described(self, members: list[int]) -> str:
         return " | ".join(" ".join(self.overrides[i]) for i in members)
@@ -147,12 +143,13 @@ def gather(
         groups.setdefault((p.run_dir, p.config.steps), []).append(i)  # a larger budget continues the smaller one
     trainings = [(merge([prepared[i] for i in members]), members) for members in groups.values()]
     summary = [f"{len(entries)} entries, {len(trainings)} trainings (entries that differ only in averaging share one)"]
-    manifest = {
+    folder = sweep_folder(entries[0][1])
+    written = {
         "command": command(),
         "entries": [
             {
                 "overrides": mine,
-                "run_dir": str(p.run_dir),
+                "run_dir": manifest.as_written(p.run_dir, folder),
                 "steps": p.config.steps,
                 "averages": [a.id for a in p.config.averagers],
             }
@@ -160,11 +157,11 @@ def gather(
         ],
     }
     return Sweep(
-        sweep_folder(entries[0][1]),
+        folder,
         trainings,
         overrides,
         {s.run_dir for s, _, _ in stable},
-        manifest,
+        written,
         summary + savings(stable, prepared[len(stable) :], of),
     )
 

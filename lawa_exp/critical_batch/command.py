@@ -44,7 +44,7 @@ def analyse(args: argparse.Namespace, command: list[str]) -> int:
         "laws_by_seed": [vars(law) if law else None for law in laws[1:]],
         "hold_out": None if args.hold_out is None else held_out(measured, args.hold_out),
         "runs": [str(run.path) for seeds in measured.runs.values() for run in seeds.values()],
-        "notes": notes(fitted, laws[0], measured) + [f"{name} is not finished, and left out" for name in left_out],
+        "notes": notes(fitted, laws[0], measured) + left_out,
     }
     out = Path(args.out) if args.out else next((p for p in map(Path, args.paths) if is_sweep(p)), Path())
     out.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lawa_exp import manifest
 from lawa_exp.config import UserError
 from lawa_exp.critical_batch.fits import smoothed
 from lawa_exp.metrics import Curve, curve, read_rows
@@ -60,29 +61,30 @@ class Measured:
 
 
 def is_sweep(path: Path) -> bool:
-    return (path / "manifest.json").exists()
+    return (path / manifest.NAME).exists()
 
 
 def read_runs(paths: Sequence[str]) -> tuple[list[Run], list[str]]:
-    """The finished runs of these sweeps and run directories, each once, and the names of the others."""
+    """The finished runs of these sweeps and run directories, each once, and a line on each of the others."""
     folders: dict[Path, None] = {}
     for path in map(Path, paths):
         if is_sweep(path):
-            entries = json.loads((path / "manifest.json").read_text())["entries"]
-            folders |= dict.fromkeys(Path(e["run_dir"]) for e in entries)
+            folders |= dict.fromkeys(e["run_dir"] for e in manifest.read(path)["entries"])
         elif (path / "config.yaml").exists():
             folders[path] = None
         else:
             raise UserError(f"SWEEP={path}: expected a sweep (manifest.json) or a run directory (config.yaml)")
-    done = [folder for folder in folders if (folder / "DONE").exists()]
+    others = {folder: why for folder in folders if (why := manifest.not_finished(folder))}
+    done = [folder for folder in folders if folder not in others]
+    left_out = [f"{folder.name} is {why}, and left out" for folder, why in others.items()]
     if not done:
-        raise UserError(f"SWEEP={paths[0]}: none of its runs is finished")
+        raise UserError(f"SWEEP={paths[0]}: none of its runs is finished" + (f" ({left_out[0]})" if left_out else ""))
     identities = {folder: identity(folder) for folder in done}
     for part in ("model", "dataset"):
         one = next((f for f in done if identities[f][part] != identities[done[0]][part]), None)
         if one:
             raise UserError(f"SWEEP: {one.name} and {done[0].name} differ in {part}; expected the same everywhere")
-    return [read_run(f, identities[f]) for f in done], [folder.name for folder in folders if folder not in done]
+    return [read_run(f, identities[f]) for f in done], left_out
 
 
 def identity(folder: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from lawa_exp import manifest
 from lawa_exp.config import Failed, UserError
 from lawa_exp.metrics import averager_ids, curve, mean_and_deviation, paired_difference, read_rows
 from lawa_exp.readout.findings import Findings, Line, findings, plus_minus, range_of_saved
@@ -79,8 +80,7 @@ def collect(sweep: Path, out: Path, now: float) -> dict[str, Any]:
 
 
 def command_of(sweep: Path) -> str:
-    path = sweep / "manifest.json"
-    return json.loads(path.read_text()).get("command", "") if path.is_file() else ""
+    return manifest.read(sweep)["command"] if (sweep / manifest.NAME).is_file() else ""
 
 
 def unit_of(config: dict[str, Any]) -> str:

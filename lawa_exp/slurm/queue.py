@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lawa_exp.config import Failed, UserError
+from lawa_exp.manifest import as_written, find_run
 
 SUBMITTED = "submitted.jsonl"  # in a sweep's folder, one line for each run that was queued
 ENDING = "COMPLETING"  # the state of a job that is about to leave, or to be queued again: nobody can tell
@@ -89,19 +90,20 @@ def job_name(sweep: str) -> str:
 
 def record(sweep: Path, jobs: Mapping[Path, str]) -> None:
     """Adds the runs that were submitted, by run directory, to the sweep's record."""
-    lines = [{"run_dir": str(run_dir), "job": job, "time": time.time()} for run_dir, job in jobs.items()]
+    lines = [{"run_dir": as_written(run_dir, sweep), "job": job, "time": time.time()} for run_dir, job in jobs.items()]
     with (sweep / SUBMITTED).open("a") as file:
         file.write("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def read_record(sweep: Path) -> list[dict[str, Any]]:
-    """The lines of a sweep's record; half a line that a kill left is passed over."""
+    """The lines of a sweep's record, with the path of the run; half a line that a kill left is passed over."""
     found = []
     path = sweep / SUBMITTED
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
-            found.append(json.loads(line))
-        except ValueError:
+            content = json.loads(line)
+            found.append({**content, "run_dir": find_run(content["run_dir"], sweep)})
+        except (ValueError, KeyError, TypeError):
             continue
     return found
 
@@ -124,5 +126,5 @@ def active(sweeps: Iterable[Path], jobs: Mapping[str, Job]) -> dict[Path, tuple[
         for line in read_record(sweep):
             job = jobs.get(line["job"])
             if job and job.name == job_name(sweep.name):  # SLURM counts its jobs from 1 again one day
-                found[Path(line["run_dir"]).resolve()] = (job, sweep)
+                found[line["run_dir"].resolve()] = (job, sweep)
     return found

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lawa_exp import manifest
 from lawa_exp.config import Failed, UserError
 from lawa_exp.slurm.queue import SUBMITTED, read_record
 
-MANIFEST = "manifest.json"
 AVERAGING = ("k", "spacing", "avg")  # overrides that may differ between the entries of one training
 
 
@@ -34,14 +33,14 @@ def list_runs(sweep: Path, name: str = "SWEEP") -> list[Listed]:
 
     name: of the argument, for the message.
     """
-    if (sweep / MANIFEST).is_file():
+    if (sweep / manifest.NAME).is_file():
         return with_jobs(of_manifest(sweep), [sweep])
     if is_run(sweep):
         return with_jobs([Listed(sweep)], submitted_in(sweep.resolve().parent))
     found = sorted(p for p in sweep.iterdir() if is_run(p)) if sweep.is_dir() else []
     if not found:
         raise UserError(
-            f"{name}={sweep}: expected a sweep ({MANIFEST}), a run directory (config.yaml) or a folder of runs"
+            f"{name}={sweep}: expected a sweep ({manifest.NAME}), a run directory (config.yaml) or a folder of runs"
         )
     return with_jobs([Listed(p) for p in found], submitted_in(sweep))
 
@@ -52,23 +51,17 @@ def is_run(path: Path) -> bool:
 
 def of_manifest(sweep: Path) -> list[Listed]:
     """The runs of a sweep, each once."""
+    entries = manifest.read(sweep)["entries"]
+    found: dict[Path, list[dict[str, Any]]] = {}
+    for entry in entries:
+        found.setdefault(entry["run_dir"], []).append(entry)
     try:
-        entries = json.loads((sweep / MANIFEST).read_text())["entries"]
-        found: dict[Path, list[dict[str, Any]]] = {}
-        for entry in entries:
-            found.setdefault(place(entry["run_dir"], sweep), []).append(entry)
         shared = set.intersection(*(set(e["overrides"]) for e in entries)) if len(found) > 1 else set()
         return [
             Listed(path, own_overrides(mine, shared), max(e["steps"] for e in mine)) for path, mine in found.items()
         ]
     except (ValueError, KeyError, TypeError):
-        raise Failed(f"{sweep / MANIFEST} is damaged: start the sweep again, which writes it anew") from None
-
-
-def place(run_dir: str, sweep: Path) -> Path:
-    """The run directory, which a manifest names from where it was started; seen from elsewhere, beside sweeps/."""
-    path, beside = Path(run_dir), sweep.resolve().parent.parent / Path(run_dir).name
-    return beside if not path.exists() and beside.exists() else path
+        raise Failed(f"{sweep / manifest.NAME} is damaged: start the sweep again, which writes it anew") from None
 
 
 def own_overrides(entries: list[dict[str, Any]], shared: set[str]) -> tuple[str, ...]:
@@ -91,7 +84,7 @@ def with_jobs(runs: list[Listed], sweeps: list[Path]) -> list[Listed]:
     """The runs with their last submissions."""
     last: dict[str, tuple[str, float]] = {}
     for told in (line for sweep in sweeps for line in read_record(sweep)):
-        name, job = Path(told["run_dir"]).name, (told["job"], told["time"])
+        name, job = told["run_dir"].name, (told["job"], told["time"])
         if name not in last or last[name][1] <= job[1]:
             last[name] = job
     nothing = (None, None)

@@ -7,9 +7,12 @@ import json
 import math
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from lawa_exp import manifest
+from lawa_exp.config import Failed, UserError
 from lawa_exp.metrics import read_rows
 from lawa_exp.rundir import RunDir
 from lawa_exp.wandb_log.offline import Offline, files_of
@@ -44,11 +47,11 @@ def run_id(run: RunDir) -> str:
 
 def sweep_of(run: RunDir) -> str | None:
     """The multirun that started the run; of several the latest."""
-    manifests = run.path.resolve().parent.glob("sweeps/*/manifest.json")
+    manifests = run.path.resolve().parent.glob(f"sweeps/*/{manifest.NAME}")
     for path in sorted(manifests, key=lambda p: p.stat().st_mtime, reverse=True):
-        entries = json.loads(path.read_text()).get("entries", [])
-        if any(Path(entry["run_dir"]).name == run.path.resolve().name for entry in entries):
-            return path.parent.name
+        with suppress(UserError, Failed):  # another sweep's damaged manifest
+            if any(entry["run_dir"].name == run.path.resolve().name for entry in manifest.read(path.parent)["entries"]):
+                return path.parent.name
     return None
 
 

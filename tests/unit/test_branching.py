@@ -1,6 +1,5 @@
 """A training that goes on from another run's kept state, or from weights alone."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 from helpers import UPDATE, Strike, assert_same_run, rows, run, states, tiny
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from lawa_exp import manifest
 from lawa_exp.checkpoint.commit import same_content
 from lawa_exp.checkpoint.tensors import read_tensors
 from lawa_exp.compose import compose, read
@@ -215,9 +215,9 @@ def test_a_sweep_trains_the_stable_run_of_its_cool_downs_once(tmp_path):
     assert not list(tmp_path.rglob("manifest.json"))
     done = run(*sweep, warm=True)
     assert done.returncode == 0, done.stderr
-    manifest = json.loads((tmp_path / "sweeps/horizons/manifest.json").read_text())
-    steps = [entry["steps"] for entry in manifest["entries"]]
-    folders = [Path(entry["run_dir"]) for entry in manifest["entries"]]
+    entries = manifest.read(tmp_path / "sweeps/horizons")["entries"]
+    steps = [entry["steps"] for entry in entries]
+    folders = [entry["run_dir"] for entry in entries]
     assert steps == [40, 25, 50] and all((f / "DONE").exists() for f in folders)
     assert sorted(p.name for p in (folders[0] / "states").iterdir()) == ["step_00000020", "step_00000040"]
     whole = tmp_path / "whole"

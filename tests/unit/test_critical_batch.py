@@ -1,8 +1,10 @@
 """`python -m lawa_exp.critical_batch` on curves whose S_min, E_min and B_crit are known, and on a sweep of its own."""
 
 import csv
+import importlib
 import json
 import math
+import shutil
 import statistics
 import subprocess
 import sys
@@ -308,20 +310,79 @@ def test_a_decaying_rate_is_noted(tmp_path: Path, lr: dict[str, Any], said: bool
     assert any("the rate decays" in note for note in notes) == said
 
 
-def test_a_sweep_from_training_to_page(tmp_path: Path) -> None:
-    """Real run directories: what is read of them is what they hold, of averages too."""
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of real runs that was started with a relative runs_root, and moved with its runs."""
+    root = tmp_path_factory.mktemp("trained")
     asked = [*tiny("batch.size=4,8,16,32", "steps=60", "evaluate.every=10"), "avg=ema", "averagers.ema.decay=0.5"]
     asked = [o for o in asked if not o.startswith(("k=", "spacing=", "averagers.swa", "averagers.ema.decay=0.9"))]
-    extra = ["logger.noise_scale=true", "logger.every=1", "trainer.micro_batch=2", "sweep=s", f"runs_root={tmp_path}"]
-    done = run("-m", *asked, *extra, warm=True)
+    extra = ["logger.noise_scale=true", "logger.every=1", "trainer.micro_batch=2", "sweep=s"]
+    done = run("-m", *asked, *extra, warm=True, cwd=root)
     assert done.returncode == 0, done.stderr
-    sweep = tmp_path / "sweeps" / "s"
-    live, ema = (analysed(sweep, "--hold-out", "8", "--weights", w) for w in ("live", "ema-d0.5-e1"))
+    for entry in json.loads((root / "runs/sweeps/s/manifest.json").read_text())["entries"]:
+        assert (root / "runs/sweeps/s" / entry["run_dir"] / "DONE").is_file()
+    return (root / "runs").rename(root / "elsewhere") / "sweeps" / "s"
+
+
+def test_a_sweep_from_training_to_page(moved: Path) -> None:
+    """Real run directories: what is read of them is what they hold, of averages too."""
+    live, ema = (analysed(moved, "--hold-out", "8", "--weights", w) for w in ("live", "ema-d0.5-e1"))
     for found in (live, ema):
         assert found["tokens_per_sample"] == 32 and len(found["runs"]) == 4
         assert found["hold_out"]["evaluations"] >= 2 and found["hold_out"]["max_error"] < 0.3
         assert all(row["noise_scale"] > 0 for row in found["levels"])
     assert live["levels"] != ema["levels"]
+
+
+def test_a_sweep_is_read_from_any_folder_wherever_it_is(
+    moved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not only from the folder in which it was started, and a run that is gone is named, by each command."""
+    root = shutil.copytree(moved.parent.parent, tmp_path / "copied")
+    names = sorted(path.parent.name for path in root.glob("*/DONE"))
+    assert len(names) == 4
+
+    def said(module: str, *arguments: str) -> str:
+        capsys.readouterr()
+        assert importlib.import_module(module).main([*arguments]) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        return out
+
+    for cwd, sweep in ((tmp_path, "copied/sweeps/s"), (root / "sweeps" / "s", "."), (root, str(root / "sweeps" / "s"))):
+        monkeypatch.chdir(cwd)
+        told = json.loads(said("lawa_exp.status.__main__", sweep, "--json"))
+        assert told["counts"]["done"] == 4 and all(Path(r["run_dir"]).is_dir() for r in told["runs"])
+        text = said("lawa_exp.summary", sweep)
+        assert text.count("## batch.size=") == 4 and "left out" not in text
+        found = analysed(Path(sweep))["runs"]
+        assert sorted(Path(r).name for r in found) == names and all(Path(r).is_dir() for r in found)
+        said("lawa_exp.dashboard.__main__", sweep, "--out", str(tmp_path / "page.html"))
+        assert '"state":"done"' in (tmp_path / "page.html").read_text()
+    gone = root / names[0]
+    gone.rename(tmp_path / "gone")
+    assert f"Not finished, and left out: {gone.name} (not there)" in said("lawa_exp.summary", sweep)
+    assert f"{gone.name} is not there, and left out" in said("lawa_exp.critical_batch.__main__", sweep)
+    assert json.loads(said("lawa_exp.status.__main__", sweep, "--json"))["counts"]["not started"] == 1
+    for other in names[1:]:
+        (root / other / "DONE").unlink()
+    assert importlib.import_module("lawa_exp.summary").main([sweep]) == 2
+    told = capsys.readouterr().err
+    assert "none of its runs is finished: " in told and f"{gone.name} (not there)" in told
+
+
+def test_a_moved_sweep_is_pushed(moved: Path, tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    root = shutil.copytree(moved.parent.parent, tmp_path / "copied")
+    first, second, *others = sorted(path.parent for path in root.glob("*/DONE"))
+    for folder in others:
+        shutil.rmtree(folder)
+    first.rename(tmp_path / "gone")
+    done = run("copied/sweeps/s", "--offline", module="lawa_exp.push", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    sent, *rest = sorted(done.stdout.splitlines(), key=lambda line: "nothing to send" in line)
+    assert sent.startswith(f"copied/{second.name}: 61 of 61 steps sent, to copied/") and len(rest) == 3
+    assert f"copied/{first.name}: no run there yet, nothing to send" in rest
 
 
 def test_help_does_not_import_torch(tmp_path: Path) -> None:

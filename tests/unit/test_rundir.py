@@ -355,7 +355,7 @@ def test_multirun_trains_once_for_entries_that_differ_in_averaging(twin: Path, m
     entries = json.loads((sweep / "manifest.json").read_text())["entries"]
     assert [e["averages"][0] for e in entries] == ["lawa-k2-s10", "lawa-k2-s10", "lawa-k3-s10", "lawa-k3-s10"]
     assert entries[0]["run_dir"] == entries[2]["run_dir"] != entries[1]["run_dir"] == entries[3]["run_dir"]
-    runs = [Path(e["run_dir"]) for e in entries[:2]]
+    runs = [Path(os.path.normpath(sweep / e["run_dir"])) for e in entries[:2]]
     assert sorted(p for p in tmp_path.iterdir() if p.name != "sweeps") == sorted(runs)
     for folder in runs:
         assert markers(folder) == ["DONE"]

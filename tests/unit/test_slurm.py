@@ -30,24 +30,33 @@ def cluster(**settings) -> Slurm:
     return build(Slurm, {k: v for k, v in defaults.items() if not k.startswith("_")} | settings, "hydra.launcher")
 
 
-def test_the_record_of_a_sweep(tmp_path):
+def test_the_record_of_a_sweep(tmp_path, monkeypatch):
+    """Written from the folder in which the sweep was submitted, read from another, and where it was moved to."""
+    tmp_path = tmp_path / "runs"
     one, two = tmp_path / "one", tmp_path / "two"
-    queue.record(tmp_path, {one: "7_0", two: "7_1"})
-    queue.record(tmp_path, {two: "9"})
-    with (tmp_path / queue.SUBMITTED).open("a") as file:
+    for folder in (one, two, tmp_path / "sweeps" / "s"):
+        folder.mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path.parent)
+        queue.record(Path("runs/sweeps/s"), {Path("runs/one"): "7_0", Path("runs/two"): "7_1"})
+        queue.record(Path("runs/sweeps/s"), {Path("runs/two"): "9"})
+    with (tmp_path / "sweeps" / "s" / queue.SUBMITTED).open("a") as file:
         file.write('{"run_dir": "half')
-    assert [(line["run_dir"], line["job"]) for line in queue.read_record(tmp_path)] == [
-        (str(one), "7_0"),
-        (str(two), "7_1"),
-        (str(two), "9"),
+    sweep = tmp_path / "sweeps" / "s"
+    assert [(line["run_dir"], line["job"]) for line in queue.read_record(sweep)] == [
+        (one, "7_0"),
+        (two, "7_1"),
+        (two, "9"),
     ]
-    name = queue.job_name(tmp_path.name)
+    name = queue.job_name("s")
     jobs = {
         "7_0": Job("7_0", "RUNNING", "another sweep's, years later"),
         "9": Job("9", "PENDING", name),
         "10": Job("10", "RUNNING", name),
     }
-    assert queue.active([tmp_path], jobs) == {two: (jobs["9"], tmp_path)}
+    assert queue.active([sweep], jobs) == {two: (jobs["9"], sweep)}
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    assert queue.active([moved / "sweeps" / "s"], jobs) == {moved / "two": (jobs["9"], moved / "sweeps" / "s")}
 
 
 @pytest.fixture(scope="module")

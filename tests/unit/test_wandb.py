@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from helpers import IDS, UPDATE, Strike, assert_same_run, markers, rows, run, states, tiny
 
+from lawa_exp import manifest
 from lawa_exp.config import UserError
 from lawa_exp.files import locked
 
@@ -208,7 +209,7 @@ def test_push_of_a_sweep(tmp_path: Path) -> None:
     assert run("-m", *asked, warm=True).returncode == 0
     done = run(str(tmp_path / "sweeps" / "two"), "--offline", module="lawa_exp.push")
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 2, done.stdout + done.stderr
-    folders = [Path(e["run_dir"]) for e in json.loads((tmp_path / "sweeps/two/manifest.json").read_text())["entries"]]
+    folders = [entry["run_dir"] for entry in manifest.read(tmp_path / "sweeps/two")["entries"]]
     for folder in folders:
         file = one_file(folder)
         assert_has_rows(file, folder)
