@@ -4,6 +4,7 @@ flags and files are agreed over gloo on the CPU, so that no rank waits for a dev
 from __future__ import annotations
 
 import os
+import re
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from torch import distributed as dist
 from lawa_exp.config import Failed, UserError
 
 T = TypeVar("T")
-LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Socket Timeout")  # in errors' texts
+LOST = re.compile(r"\[(enforce fail at )?\S*\bgloo/\S+:\d+\]|\bNCCL\b")  # gloo names the place in its source
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def finish() -> None:
 def lost(error: Exception) -> str | None:
     """What to say of an error that another rank's end brought about; None for an error of this rank's own."""
     said = str(error)
-    if isinstance(error, dist.DistError) or any(sign in said for sign in LOST):
+    if isinstance(error, dist.DistError) or (type(error) is RuntimeError and LOST.search(said)):
         return f"another rank has ended ({said.splitlines()[0]}); the same command goes on from the last save"
     return None
 

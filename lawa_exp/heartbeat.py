@@ -52,11 +52,15 @@ class Heartbeat:
                 self.path.unlink(missing_ok=True)
 
     def write(self) -> None:
-        """Renews the file; a disk that is full or away is no reason to stop."""
+        """Renews the file, without the facts where they cannot be told; a disk that is full or away is no reason to stop."""
         who = {"time": time.time(), "host": platform.node(), "process": os.getpid(), "job": this_job()[0]}
         partial = self.path.with_name(f".partial-{self.path.name}")
+        try:
+            content = json.dumps({**who, **self.facts()})
+        except Exception:  # whatever it is, the process lives
+            content = json.dumps(who)
         with suppress(OSError):
-            partial.write_text(json.dumps({**who, **self.facts()}))
+            partial.write_text(content)
             partial.replace(self.path)  # unsynced: nobody reads it after a crash of the machine
 
 

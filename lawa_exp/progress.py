@@ -21,7 +21,6 @@ class Progress:
         self.unit = unit.split()[-1]  # token or image
         self.steps, self.step, self.stepped = steps, done, time.time()
         self.recent = deque([(time.perf_counter(), done)], maxlen=RECENT)
-        heartbeat.facts = self.facts
         self.shown = shown
         self.bar = tqdm(
             total=steps,
@@ -35,6 +34,7 @@ class Progress:
         self.tokens_since_mark = 0
         self.mark = time.perf_counter()
         self.speed = 0.0
+        heartbeat.facts = self.facts  # at once asked for, by its thread
 
     def trained(self, tokens: int, loss: float) -> None:
         """A step of so many tokens is done."""

@@ -21,7 +21,7 @@ class Failing(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         self.passes += self.training
         if self.passes == 8 and os.environ["RANK"] == "1":
-            raise ValueError("the eighth batch of rank 1")
+            raise ValueError("the eighth batch of rank 1, in /data/gloo/NCCL.jpg")  # not another rank's end
         return self.head(self.embedding(tokens))
 
 

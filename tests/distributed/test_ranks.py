@@ -85,8 +85,8 @@ def test_two_ranks_killed_and_stopped(two: Path, tmp_path: Path) -> None:
     asked = [*ASKED, f"run_dir={folder}"]
 
     died = run(*asked, ranks=2, warm=True, strike=Strike(UPDATE, n=20, rank=1))
-    assert died.returncode == 1, died.stderr
-    assert states(folder) == [15] and "DONE" not in markers(folder)
+    assert died.returncode == 1 and "error: another rank has ended ([" in died.stderr, died.stderr
+    assert states(folder) == [15] and markers(folder) == [] and not (folder / "errors.jsonl").exists()
 
     of = "resume/.partial-step_00000030/model.safetensors"
     half = Strike("lawa_exp.checkpoint.store:write_tensors", "half", of, rank=0, whom="everyone")

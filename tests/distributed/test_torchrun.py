@@ -34,15 +34,17 @@ def test_a_rank_that_fails_says_so_first(tmp_path: Path) -> None:
     _, err = failed.communicate(timeout=LIMIT)
     assert failed.returncode == 1, err
     first = re.search(r"^.*(error|Error|ERROR).*$", err, re.MULTILINE)
-    assert first and first[0] == "error on rank 1: ValueError: the eighth batch of rank 1", err
+    assert first and first[0] == "error on rank 1: ValueError: the eighth batch of rank 1, in /data/gloo/NCCL.jpg", err
     others = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert "error: rank 1: ValueError: the eighth batch of rank 1" in others
+    assert "error: rank 1: ValueError: the eighth batch of rank 1, in /data/gloo/NCCL.jpg" in others
     assert all("rank 1" in line or "another rank has ended" in line for line in others)
     summary = err.partition("Root Cause")[2]
     assert "rank      : 1" in summary and "the eighth batch of rank 1" in summary, err
     assert markers(tmp_path / "run") == ["FAILED"]
     told = json.loads((tmp_path / "run" / "FAILED").read_text())
-    assert told["rank"] == 1 and told["reason"] == "ValueError: the eighth batch of rank 1"
+    assert told["rank"] == 1 and told["reason"] == "ValueError: the eighth batch of rank 1, in /data/gloo/NCCL.jpg"
+    noted = [json.loads(line) for line in (tmp_path / "run" / "errors.jsonl").read_text().splitlines()]
+    assert [line["reason"] for line in noted] == [told["reason"]]
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from lawa_exp.averaging import window as window_module
 from lawa_exp.averaging.swap import averaged_names, live_tensors
 from lawa_exp.averaging.window import Window
 from lawa_exp.compose import compose, read
+from lawa_exp.distributed import lost
 from lawa_exp.numerics import set_up_arithmetic
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -25,6 +26,29 @@ on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", 
 DECAY = 0.9
 EMA = EmaSettings(DECAY, 1, 0, False)
 MEANS = [LawaSettings(3, 4, 0), WmaSettings(3, 4, 0), SwaSettings(2, 0)]
+
+
+GLOO = "/src/third_party/gloo/gloo/transport/tcp/"
+OTHERS_END = [
+    RuntimeError(f"[{GLOO}pair.cc:561] Connection closed by peer [127.0.0.1]:4331. This is typically caused by a"),
+    RuntimeError(f"[{GLOO}unbound_buffer.cc:78] Timed out waiting 6000ms for recv operation to complete"),
+    RuntimeError(f"[enforce fail at {GLOO}device.cc:10] rv != -1"),
+    torch.distributed.DistBackendError("NCCL communicator was aborted on rank 0."),
+    torch.distributed.DistNetworkError("The client socket has timed out after 60000ms"),
+]
+OWN = [
+    ValueError("/data/gloomy/x.jpg cannot be read"),
+    ValueError(f"[{GLOO}pair.cc:561] Connection closed by peer"),
+    RuntimeError("/data/gloo/x.jpg cannot be read"),
+    ConnectionResetError(104, "Connection reset by peer"),
+    NotImplementedError("NCCL"),
+]
+
+
+def test_an_error_of_this_rank_is_not_another_ranks_end() -> None:
+    """The texts of gloo's are those that torch raises where a rank is killed, or is silent for too long."""
+    assert all(str(lost(error)).startswith("another rank has ended (") for error in OTHERS_END)
+    assert [lost(error) for error in OWN] == [None] * len(OWN)
 
 
 @on_each_device

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from helpers import Strike, command, run, tiny
 
 from lawa_exp import heartbeat
+from lawa_exp.progress import Progress
 from lawa_exp.slurm.queue import Job
 from lawa_exp.status.__main__ import main
 from lawa_exp.status.runs import Listed, list_runs
@@ -140,6 +142,40 @@ def test_a_sweep_lists_each_training_once_with_what_tells_it_from_the_others(
     head, _, _, first, _ = capsys.readouterr().out.splitlines()
     assert head == "2 runs: 1 diverged, 1 done" and first.startswith("lr.peak=1000000000000.0  diverged")
     assert {r["run_dir"] for r in status(capsys, sweep.parent.parent)["runs"]} == {r["run_dir"] for r in told["runs"]}
+
+
+def test_a_heartbeat_goes_on_whatever_the_facts_raise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "EVERY", 0.001)
+    beats, asked = heartbeat.Heartbeat(tmp_path / heartbeat.NAME), []
+    again = threading.Event()
+
+    def facts() -> dict[str, Any]:
+        asked.append(threading.current_thread().name)
+        if len(asked) >= 3:
+            again.set()
+            return {"step": 7}
+        raise AttributeError("mark")
+
+    beats.facts = facts
+    with beats.beating():
+        first = heartbeat.read(beats.path)
+        assert first and first["process"] == os.getpid() and "step" not in first
+        assert again.wait(60), "the thread has died"
+    assert asked[1:3] == ["heartbeat", "heartbeat"]
+
+
+def test_facts_can_be_told_from_the_first_moment(tmp_path: Path) -> None:
+    """The thread asks as soon as it is given them, while the progress is still being made."""
+
+    class Eager(heartbeat.Heartbeat):
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            if name == "facts":
+                told.append(value())
+
+    told: list[dict[str, Any]] = []
+    Progress(10, 4, False, "token", Eager(tmp_path / heartbeat.NAME))
+    assert told[-1] == {**told[-1], "step": 4, "steps": 10, "tokens_per_second": 0.0, "seconds_left": None}
 
 
 def test_a_sweep_moved_with_its_runs_still_finds_them(sweep: Path, tmp_path: Path) -> None:
