@@ -52,7 +52,7 @@ class Heartbeat:
                 self.path.unlink(missing_ok=True)
 
     def write(self) -> None:
-        """Renews the file, without the facts where they cannot be told; a disk that is full or away is no reason to stop."""
+        """Renews the file; facts that cannot be told, and a disk that is full or away, are no reason to stop."""
         who = {"time": time.time(), "host": platform.node(), "process": os.getpid(), "job": this_job()[0]}
         partial = self.path.with_name(f".partial-{self.path.name}")
         try:

@@ -67,11 +67,11 @@ def read_snapshot(folder: Path) -> dict[str, Tensor]:
 
 def rebuild(
     averager: Any, settings: Any, folders: Mapping[int, Path], step: int, device: torch.device, store: Store
-) -> str | None:
-    """Brings a new averager to where it would be after `step`, from the snapshots; returns why not, if so."""
+) -> tuple[list[int], str | None]:
+    """Brings a new averager to where it would be after `step`, from the snapshots; returns their steps, or why not."""
     problem = problem_with(settings, folders, step)
     if problem and not settings.windowed:  # a window fills up as training goes on
-        return problem
+        return [], problem
     needed = [s for s in settings.needed(step) if s in folders]
     damage = None
     try:
@@ -80,10 +80,10 @@ def rebuild(
     except Damaged as error:
         damage = str(error)
     if damage := next(filter(None, store.ranks.all_of(damage)), None):
-        return f"{damage}; train again with it attached: the training's command with rerun=true"
+        return [], f"{damage}; train again with it attached: the training's command with rerun=true"
     for s in needed:
         averager.update(s, {n: t.to(device) for n, t in store.read(folders[s]).items()})
-    return None
+    return needed, None
 
 
 @dataclass(frozen=True)

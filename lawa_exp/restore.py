@@ -60,11 +60,11 @@ def restore(
     for settings in config.averagers:
         averager = build_averager(settings, averaged, window, statistics_names(model))
         if folder and settings.id not in held:
-            problem = rebuild(averager, settings, snapshots, step, device, store)
+            taken_in, problem = rebuild(averager, settings, snapshots, step, device, store)
             if problem:
                 say(f"warning: {settings.id} is not attached: {problem}")
                 continue
-            say(f"{settings.id} was rebuilt from the snapshots up to step {step:,}")
+            say(f"{settings.id} {how_rebuilt(taken_in, len(settings.needed(step)), step)}")
         attached[settings.id] = averager
     feedback = None
     if not isinstance(config.feedback, NoFeedback):
@@ -94,6 +94,17 @@ def restore(
             say(f"warning: {key} was {before} and is {now}: the run goes on, but not to the same bytes")
     say(f"continuing from step {step:,}")
     return state, saved | {"environment": environment}
+
+
+def how_rebuilt(taken_in: list[int], needed: int, step: int) -> str:
+    """What an averager that is attached after `step` begins with: the steps of its snapshots, of those needed."""
+    if not taken_in:
+        why = "the snapshots that it needs were not saved" if needed else "it takes in none before"
+        return f"starts empty after step {step:,}: {why}"
+    of = f"{needed} snapshot{'s' * (needed > 1)}"
+    if len(taken_in) < needed:
+        of = f"{len(taken_in)} of {of}, as the others were not saved"
+    return f"was rebuilt from {of}, up to that of step {taken_in[-1]:,}"
 
 
 def remove_old_states(run: RunDir, step: int) -> None:

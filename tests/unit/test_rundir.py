@@ -215,10 +215,16 @@ def test_larger_budget_continues(twin: Path, tmp_path: Path) -> None:
 def test_averagers_attached_later_are_rebuilt(killed: Path, twin: Path, tmp_path: Path) -> None:
     """Two windows with different spacings: rebuilding one must not drop what the other holds."""
     folder = copy(killed, tmp_path)
-    done = run(*tiny("k=1", "spacing=[35,25]"), f"run_dir={folder}", warm=True)
+    done = run(*tiny("k=[1,3]", "spacing=[35,25,7]", "averagers.swa.start=50"), f"run_dir={folder}", warm=True)
     assert done.returncode == 0, done.stderr
+    assert "lawa-k1-s35 was rebuilt from 1 snapshot, up to that of step 35\n" in done.stdout
+    assert "lawa-k3-s25 was rebuilt from 1 snapshot, up to that of step 25\n" in done.stdout
+    assert "lawa-k1-s7 starts empty after step 45: the snapshots that it needs were not saved\n" in done.stdout
+    assert "lawa-k3-s7 was rebuilt from 1 of 3 snapshots, as the others were not saved, up to that of step 35\n" in (
+        done.stdout
+    )
+    assert "swa-e25-from50 starts empty after step 45: it takes in none before\n" in done.stdout
     for spacing, step in (35, 35), (25, 50):
-        assert f"lawa-k1-s{spacing} was rebuilt from the snapshots up to step 45" in done.stdout
         weights = folder / "averages" / f"lawa-k1-s{spacing}" / "step_00000060" / "model.safetensors"
         snapshot = twin / "trajectory" / f"step_{step:08d}" / "model.safetensors"
         assert weights.read_bytes() == snapshot.read_bytes()
