@@ -32,7 +32,7 @@ from lawa_exp.averaging.flags import DEFAULTS, add_flags, plain, start_note
 from lawa_exp.checkpoint.commit import step_name
 from lawa_exp.cli import Parser, exit_code, leave
 from lawa_exp.config import UserError, build, setting_names
-from lawa_exp.files import size_text
+from lawa_exp.files import clear, size_text
 from lawa_exp.formats.stored import Average, Checkpoint, Writer
 
 DTYPES = (
@@ -179,6 +179,8 @@ def average(args: argparse.Namespace) -> int:
             name = file_name(last)
             _spare_inputs(target, name, last, inputs)
             outputs.append(Output(target, last, writers.pop(each.inputs[-1]), args.dtype, name))
+        for folder in {folder for o in outputs for folder in (o.partial.parent, o.target.parent)}:
+            clear(folder)  # of what a kill left
         stream = Stream(opened, averages, [o.files for o in outputs], processes())
         with Bar(stream.total) as show:
             stream.run(show, 0.1)

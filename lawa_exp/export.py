@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import pickle
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 from lawa_exp.checkpoint.commit import commit, step_name, steps_in
 from lawa_exp.cli import Parser, exit_code
 from lawa_exp.config import UserError, build
-from lawa_exp.files import sync
+from lawa_exp.files import clear, sync, temporary
 from lawa_exp.formats.steps import step_in
 from lawa_exp.models import AdaptiveLMSettings, GPTSettings, PythiaSettings, RobertaSettings
 from lawa_exp.rundir import RunDir
@@ -257,7 +258,8 @@ def to_fairseq(source: Source, out: Path, tokenizer_path: str | None) -> str:
     from lawa_exp.models import fairseq
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.tmp")
+    clear(out.parent, glob.escape(out.name))
+    partial = temporary(out)
     fairseq.write(source.tensors, source.model, source.data, source.step, partial)
     sync(partial)
     partial.replace(out)

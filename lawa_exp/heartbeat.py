@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from lawa_exp.files import temporary
 from lawa_exp.machine import this_job
 
 NAME = ".heartbeat"
@@ -54,7 +55,7 @@ class Heartbeat:
     def write(self) -> None:
         """Renews the file; facts that cannot be told, and a disk that is full or away, are no reason to stop."""
         who = {"time": time.time(), "host": platform.node(), "process": os.getpid(), "job": this_job()[0]}
-        partial = self.path.with_name(f".partial-{self.path.name}")
+        partial = temporary(self.path)
         try:
             content = json.dumps({**who, **self.facts()})
         except Exception:  # whatever it is, the process lives

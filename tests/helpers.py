@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -101,6 +101,23 @@ def run(
         return _forked(strike, module, arguments, ranks, **options)
     launch = command(*arguments, strike=strike, module=module, ranks=ranks)
     return subprocess.run(launch, capture_output=True, text=True, timeout=LIMIT, **options)
+
+
+def held(strike: Strike, *arguments: str, module: str) -> subprocess.Popen[str]:
+    """The command as a process that has stopped itself at the strike, a SIGSTOP, until it gets a SIGCONT."""
+    pipe = subprocess.PIPE
+    launch = command(*arguments, strike=replace(strike, signal="SIGSTOP"), module=module)
+    process = subprocess.Popen(launch, stdout=pipe, stderr=pipe, text=True)
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status), f"{strike} did not hit"
+    return process
+
+
+def go_on(process: subprocess.Popen[str]) -> Done:
+    """Lets a `held` command run to its end."""
+    process.send_signal(signal.SIGCONT)
+    out, err = process.communicate(timeout=LIMIT)
+    return Done(process.args, process.returncode, out, err)
 
 
 def run_all(folder: Path, ranks: int, commands: dict[str, list[str]]) -> dict[str, Done]:

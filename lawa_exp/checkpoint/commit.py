@@ -7,16 +7,16 @@ renamed. What has no manifest does not exist; `verify` names what is damaged.
 from __future__ import annotations
 
 import filecmp
+import glob
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.files import sync
+from lawa_exp.files import LOCK, PARTIAL, clear, discard, sync, temporary, written_by
 
 MANIFEST = "manifest.json"
-PARTIAL = ".partial-"  # the folder being written
 REPLACED = ".replaced-"  # the folder that it replaces, for an instant
 
 
@@ -30,7 +30,8 @@ def commit(target: Path, files: Mapping[str, Callable[[Path], None]]) -> dict[st
     Where `target` exists with the same content it is left alone. Returns the manifest: {file: {bytes, crc32}}.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(PARTIAL + target.name)
+    clear(target.parent, glob.escape(target.name))
+    partial = temporary(target)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
@@ -58,7 +59,7 @@ def publish(partial: Path, target: Path, manifest: Mapping[str, dict]) -> None:
     sync(written)
     for folder in {p.parent for p in partial.rglob("*")}:
         sync(folder)
-    replaced = target.with_name(REPLACED + target.name)
+    replaced = temporary(target, REPLACED)
     if target.exists():
         shutil.rmtree(replaced, ignore_errors=True)
         target.rename(replaced)
@@ -69,25 +70,36 @@ def publish(partial: Path, target: Path, manifest: Mapping[str, dict]) -> None:
 
 def remove(folder: Path) -> None:
     """Deletes a committed folder; a kill half-way leaves a partial folder, not a damaged one."""
-    partial = folder.with_name(PARTIAL + folder.name)
+    partial = temporary(folder)
     shutil.rmtree(partial, ignore_errors=True)
     folder.rename(partial)
     shutil.rmtree(partial, ignore_errors=True)
 
 
 def tidy(root: Path) -> None:
-    """Clears what a kill left under `root`: partial folders go, a replaced folder without its successor comes back."""
-    for leftover in list(root.glob(f"**/{PARTIAL}*")):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
-    for leftover in list(root.glob(f"**/{REPLACED}*")):
-        original = leftover.with_name(leftover.name.removeprefix(REPLACED))
+    """Clears what a kill left under `root`, whose lock the caller holds; what other processes write stays.
+
+    Partial folders go, a replaced folder without its successor comes back.
+    """
+    for leftover in left_under(root, PARTIAL):
+        discard(leftover)
+    for leftover in left_under(root, REPLACED):
+        original = leftover.with_name(written_by(leftover, REPLACED)[0])
         if original.exists():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.rename(original)
+
+
+def left_under(root: Path, prefix: str) -> list[Path]:
+    """What processes that are gone left; a plain name is of one that held the lock of the nearest folder with one."""
+    found = []
+    for path in list(root.glob(f"**/{prefix}*")):
+        inner = path.relative_to(root).parents[:-1]  # folders between the two
+        lives = written_by(path, prefix)[1]
+        if lives is False or (lives is None and not any((root / folder / LOCK).exists() for folder in inner)):
+            found.append(path)
+    return found
 
 
 def verify(target: Path, part: int = 0, parts: int = 1) -> None:

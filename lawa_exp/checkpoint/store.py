@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lawa_exp.checkpoint.commit import PARTIAL, commit, publish
+from lawa_exp.checkpoint.commit import commit, publish
 from lawa_exp.checkpoint.tensors import (
     Kind,
     bytes_of,
@@ -29,6 +29,7 @@ from lawa_exp.checkpoint.tensors import (
     write_tensors,
 )
 from lawa_exp.distributed import Ranks
+from lawa_exp.files import PARTIAL
 
 SHARD_SIZE = 5 * 10**9  # bytes of a file, as in transformers
 
@@ -116,7 +117,7 @@ class Store:
         files: Mapping[str, tuple[str, dict[str, Kind]]],
         texts: Mapping[str, str],
     ) -> None:
-        ranks, partial = self.ranks, target.with_name(PARTIAL + target.name)
+        ranks, partial = self.ranks, target.with_name(PARTIAL + target.name)  # of the run, which rank 0 has locked
         layout = {file: (stem, kinds, *header_of(kinds)) for file, (stem, kinds) in files.items()}
 
         def begin() -> None:

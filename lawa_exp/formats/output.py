@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
-from lawa_exp.checkpoint.commit import PARTIAL
 from lawa_exp.config import UserError
-from lawa_exp.files import sync
+from lawa_exp.files import sync, temporary
 from lawa_exp.formats.dtypes import FLOATS, SIZES
 from lawa_exp.formats.stored import Checkpoint, Writer, count, using
 from lawa_exp.formats.stream import OutFile
@@ -29,12 +30,11 @@ class Output:
         if (target.exists() or target.is_symlink()) and not target.is_dir():
             raise UserError(f"--out: {target} is a file, or a link that leads nowhere; expected a folder")
         # Inside the target if there is one: it may be on another disk than its parent.
-        self.partial = (target if target.is_dir() else target.parent) / f"{PARTIAL}{target.name or 'average'}"
+        self.partial = temporary((target if target.is_dir() else target.parent) / (target.name or "average"))
         self.files: list[OutFile] = []
         self.left_out = [key for writer in writers for key in writer.left_out]
         self.made = _make_folders(self.partial.parent)
         try:
-            shutil.rmtree(self.partial, ignore_errors=True)  # what a kill left
             self.partial.mkdir()
             for writer in writers:
                 path = self.partial / (name or writer.name)
@@ -76,7 +76,12 @@ class Output:
         if len(there) == len(made) and not different:
             return False
         if not self.target.exists():
-            self.partial.rename(self.target)
+            try:
+                self.partial.rename(self.target)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                return self.publish(overwrite)  # another process came first
             sync(self.target.parent)
             self.made = []
             return True
@@ -93,7 +98,7 @@ class Output:
         self._close()
         shutil.rmtree(self.partial, ignore_errors=True)
         for folder in reversed(self.made):
-            if not any(folder.iterdir()):
+            with suppress(OSError):  # there is something in it
                 folder.rmdir()
 
     def _close(self) -> None:

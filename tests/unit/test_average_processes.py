@@ -22,7 +22,7 @@ from averaged_files import (
     safetensors,
     state,
 )
-from helpers import Strike, run
+from helpers import Strike, go_on, held, run
 
 from lawa_exp.average import main
 from lawa_exp.formats.blocks import Work
@@ -210,6 +210,28 @@ def test_what_is_stopped_leaves_no_output(signal, at, tmp_path):
     done = run(*inputs, "--out", str(out), module="lawa_exp.average", warm=True)
     assert done.returncode == 0, done.stderr
     assert [p.name for p in out.iterdir()] == ["in_3.pt"] and [p.name for p in out.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_two_processes_of_the_same_command(killed, tmp_path):
+    """The first has written everything and given nothing its name when the second begins, and is killed or ends."""
+    (tmp_path / "in").mkdir()
+    make(tmp_path / "in", state, steps=range(1, 6))
+    asked, module = ["--trajectory", str(tmp_path / "in"), "--k", "2", "--out"], "lawa_exp.average"
+    assert run(*asked, str(tmp_path / "alone"), module=module).returncode == 0
+    asked.append(str(tmp_path / "out"))
+    first = held(Strike("pathlib:Path.rename"), *asked, module=module)
+    try:
+        second = run(*asked, module=module, strike=Strike("lawa_exp.formats.stream:Stream.run") if killed else None)
+        assert second.returncode == (-signals.SIGKILL if killed else 0), second.stderr
+        done = go_on(first)
+    finally:
+        first.kill()
+    assert done.returncode == 0 and ("the same as was there already" in done.stdout) != killed, done.stderr
+    again = run(*asked, module=module)
+    assert again.returncode == 0 and "the same as was there already" in again.stdout, again.stderr
+    made, alone = ({p.relative_to(f): p.read_bytes() for p in f.rglob("*.pt")} for f in tmp_path.glob("[ao]*"))
+    assert made == alone and len(made) == 4 and len(list((tmp_path / "out").iterdir())) == 4
 
 
 def test_a_background_job_of_a_shell_is_interrupted_too(tmp_path):

@@ -2,8 +2,13 @@
 
 import hashlib
 import json
+import os
+import platform
 import random
 import re
+import signal
+import subprocess
+import sys
 import zlib
 from typing import Any
 
@@ -24,6 +29,7 @@ from lawa_exp.checkpoint.commit import (
 )
 from lawa_exp.checkpoint.tensors import read_tensors, write_tensors
 from lawa_exp.config import Init, UserError
+from lawa_exp.files import locked, temporary, write_text_atomically
 from lawa_exp.origin import find_origin
 from lawa_exp.state import load_weights
 
@@ -278,3 +284,50 @@ def test_what_a_kill_leaves_is_tidied(tmp_path):
     verify(target)
     assert json.loads((target / MANIFEST).read_text()) == manifest
     assert sorted(p.name for p in target.parent.iterdir()) == [target.name]
+
+
+def test_what_other_processes_write_is_not_tidied(tmp_path):
+    """By the names that they give it: of this machine those of processes that are gone are cleared."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    host = platform.node()
+    kept = [f".partial-{os.getppid()}@{host}@x", f".partial-{gone.pid}@another-{host}@x", f".replaced-1@{host}@x"]
+    left = [f".partial-{gone.pid}@{host}@x", ".partial-x", f".partial-{gone.pid}@{host}@metrics.jsonl"]
+    for name in (*kept, *left, f".replaced-{gone.pid}@{host}@back"):
+        (tmp_path / "sub" / name).mkdir(parents=True)
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / ".lock").touch()  # of a read-out
+    (tmp_path / "inner" / ".partial-y").touch()
+    tidy(tmp_path)
+    assert sorted(p.name for p in (tmp_path / "sub").iterdir()) == sorted([*kept, "back"])
+    assert (tmp_path / "inner" / ".partial-y").exists()
+    (tmp_path / "sub" / left[0]).mkdir()
+    commit(tmp_path / "sub" / "x", files("one"))  # clears what was left of the same folder
+    assert sorted(p.name for p in (tmp_path / "sub").iterdir()) == sorted([*kept, "back", "x"])
+
+
+def test_two_processes_write_one_file(tmp_path):
+    """The first is stopped before it renames what it wrote; under a lock the names are plain."""
+    path = tmp_path / "manifest.json"
+    code = """if True:
+        import os, signal, sys
+        from pathlib import Path
+        from lawa_exp import files
+        sync = files.sync
+        files.sync = lambda path: (os.kill(os.getpid(), signal.SIGSTOP), sync(path))
+        files.write_text_atomically(Path(sys.argv[1]), "first")
+    """
+    first = subprocess.Popen([sys.executable, "-c", code, str(path)])
+    try:
+        os.waitpid(first.pid, os.WUNTRACED)
+        write_text_atomically(path, "second")
+        assert path.read_text() == "second"
+        while first.poll() is None:  # at the file, then at its folder
+            first.send_signal(signal.SIGCONT)
+        assert first.returncode == 0 and path.read_text() == "first"
+    finally:
+        first.kill()
+    assert list(tmp_path.iterdir()) == [path]
+    with locked(tmp_path / ".lock", "x"):
+        assert temporary(tmp_path / "sub" / "x").name == ".partial-x"
+    assert temporary(tmp_path / "sub" / "x").name == f".partial-{os.getpid()}@{platform.node()}@x"

@@ -19,6 +19,8 @@ from helpers import (
     assert_whole,
     command,
     contents,
+    go_on,
+    held,
     lines_of,
     markers,
     rows,
@@ -230,6 +232,40 @@ def test_averagers_attached_later_are_rebuilt(killed: Path, twin: Path, tmp_path
         assert weights.read_bytes() == snapshot.read_bytes()
     for id in [*IDS, "live"]:  # what was attached before stays attached
         assert lines_of(folder, id) == lines_of(twin, id) != []
+
+
+AT_WORK = {  # a command: where its results are written and have not got their names, and its arguments
+    "average": ("lawa_exp.formats.output:Output.publish", "", "--trajectory {run} --at 60 --out {run}/mean"),
+    "readout": ("lawa_exp.files:sync", "metrics.jsonl", "{run} --k 2 --spacing 10"),
+}
+
+
+@pytest.mark.parametrize("name", AT_WORK)
+def test_a_start_leaves_alone_what_another_process_writes(name: str, twin: Path, tmp_path: Path) -> None:
+    """And clears what a process had written that was killed."""
+    folder = copy(twin, tmp_path)
+    at, of, arguments = AT_WORK[name]
+    module, strike, asked = f"lawa_exp.{name}", Strike(at, of=of), arguments.format(run=folder).split()
+
+    def partial() -> int:
+        return len(list(folder.rglob(".partial-*")))
+
+    def start() -> None:
+        again = run(*TINY, f"run_dir={folder}")
+        assert again.returncode == 0 and "was done already" in again.stdout, again.stderr
+
+    assert run(*asked, module=module, strike=strike).returncode == -signal.SIGKILL and partial() == 1
+    start()
+    assert partial() == 0
+    other = held(strike, *asked, module=module)
+    try:
+        start()
+        assert partial() == 1
+        done = go_on(other)
+    finally:
+        other.kill()
+    assert done.returncode == 0 and partial() == 0, done.stderr
+    assert list(folder.glob("mean/model.safetensors" if name == "average" else "readouts/*/summary.md"))
 
 
 def test_averaging_only_observes(twin: Path, tmp_path: Path) -> None:
