@@ -22,6 +22,7 @@ from lawa_exp.averaging.swap import averaged_names, live_tensors
 from lawa_exp.batchnorm import group_norms
 from lawa_exp.checkpoint.commit import steps_in
 from lawa_exp.config import Config, Failed, Options, UserError
+from lawa_exp.data.content import content_digest
 from lawa_exp.data.places import NotHere
 from lawa_exp.data.stated import stated
 from lawa_exp.distributed import Ranks
@@ -227,6 +228,7 @@ def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -
     say(f"run_dir={p.run_dir}")
     run = RunDir(p.run_dir)
     with on_main(ranks, opened(run, p)):
+        ranks.together(lambda: check_content(run, p, say) if ranks.is_main else None)
         found: tuple[str, dict[str, Any]] | None = ranks.from_main(run.marker() if ranks.is_main else None)
         marker, facts = found or ("", {})
         if marker == "DIVERGED" and not options.rerun:
@@ -282,6 +284,7 @@ def carry_out(
             device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
             micro_batch=plan.micro_batches(p.splits),
             data_fingerprint=p.data.fingerprint,
+            **({"data_content": content} if (content := content_of(p.data)) else {}),
         )
         if earlier:
             say(f"start {earlier + 1} of this run ({len(run.errors())} of those before it ended with an error)")
@@ -401,6 +404,21 @@ def opened(run: RunDir, p: Prepared) -> Iterator[None]:
     check_folder(run, p)
     with run.locked():
         yield
+
+
+def content_of(data: Any, say: Callable[[str], None] = lambda _: None) -> str | None:
+    """The content of an open data set beyond its fingerprint; None where that covers it."""
+    return content_digest(data.sampled, say) if len(data.sampled) else None
+
+
+def check_content(run: RunDir, p: Prepared, say: Callable[[str], None] = lambda _: None) -> None:
+    """UserError where files of the data set were edited in place since the run began."""
+    content, before = content_of(p.data, say), run.data_content()
+    if content and before and content != before:
+        raise UserError(
+            f"dataset={p.config.dataset.name}: its files were edited in place since {run.path} began (their sizes and "
+            "names are the same, their content is not); put them back, or choose another run_dir"
+        )
 
 
 def check_folder(run: RunDir, p: Prepared) -> None:

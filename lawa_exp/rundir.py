@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,6 +154,15 @@ class RunDir:
             return None
         aside = next(p for i in range(1, 10**6) if not (p := self.path / f"metrics.before-{i}.jsonl").exists())
         return self.metrics.rename(aside)
+
+    def data_content(self) -> str | None:
+        """The content of the data that the run began on, see `data.content`; None where no start tells it."""
+        path = self.path / "provenance.jsonl"
+        for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+            with suppress(ValueError, AttributeError):
+                if content := json.loads(line).get("data_content"):
+                    return content
+        return None
 
     def add_provenance(self, **facts: Any) -> int:
         """One line per start: what ran, on what, from where. Returns how many starts there were before."""

@@ -25,7 +25,7 @@ from lawa_exp.files import write_text_atomically
 from lawa_exp.hessian import Spectrum, TrainingLoss, gradient_step, lanczos, random_unit
 from lawa_exp.numerics import objective_for, seeded_model, set_up_arithmetic
 from lawa_exp.report import markdown, pyplot, save_figure
-from lawa_exp.run import prepare, start_device
+from lawa_exp.run import check_content, prepare, start_device
 from lawa_exp.rundir import RunDir
 from lawa_exp.settings import config_from
 from lawa_exp.state import load_live
@@ -149,6 +149,7 @@ def loss_of(
     p = prepare(replace(config, averagers=(), trajectory=in_memory), options, device, ranks)
     if p.data.fingerprint != written["identity"]["dataset"]["fingerprint"]:
         raise UserError(f"dataset={config.dataset.name}: its content is not what {run.path} was trained on")
+    check_content(run, p)
     set_up_arithmetic(p.config)
     model = seeded_model(p.config, device)
     try:

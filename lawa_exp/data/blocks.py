@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,14 @@ class Blocks:
     unit = "token"
 
     def __init__(
-        self, splits: dict[str, np.ndarray], context: int, vocab_size: int, fingerprint: str, name: str, note: str
+        self,
+        splits: dict[str, np.ndarray],
+        context: int,
+        vocab_size: int,
+        fingerprint: str,
+        name: str,
+        note: str,
+        sampled: Sequence[str] = (),
     ) -> None:
         self.splits = splits
         self.context = context
@@ -30,6 +37,7 @@ class Blocks:
         self.sample = f"{context} tokens"
         self.vocab_size = vocab_size
         self.fingerprint = fingerprint
+        self.sampled = sampled
         self.note = note
         for split, tokens in splits.items():
             if len(tokens) < 2 * context:
@@ -79,6 +87,11 @@ def fingerprint_files(paths: list[Path]) -> str:
         for piece in pieces(path):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def sampled(paths: Iterable[Path]) -> list[str]:
+    """The files that their fingerprint does not read whole."""
+    return [str(path) for path in paths if path.stat().st_size > WHOLE_FILE]
 
 
 def pieces(path: Path) -> Iterator[bytes]:

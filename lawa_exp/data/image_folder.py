@@ -82,7 +82,9 @@ class ImageFolderSettings(ImageSettings):
             )
             for split, files in found.items()
         }
-        return FolderImages(self, *complete(parts), fingerprint(root, parts))
+        images = FolderImages(self, *complete(parts), fingerprint(root, parts))
+        images.sampled = [path for paths, _ in parts.values() for path in paths]
+        return images
 
 
 class FolderImages(LabelledImages):

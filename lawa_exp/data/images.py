@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
@@ -60,6 +61,7 @@ class LabelledImages:
 
     tokens_per_sample = 1
     unit = "image"
+    sampled: Sequence[str] = ()
     mean: np.ndarray  # float32 [channels], by which images are normalised
     std: np.ndarray
 

@@ -7,6 +7,7 @@ is the run's; that of evaluation is always fairseq's default, 1, in its first ep
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -14,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from lawa_exp.config import UserError, one_of, optional, setting, text
-from lawa_exp.data.blocks import fingerprint_files
+from lawa_exp.data.blocks import fingerprint_files, sampled
 from lawa_exp.data.fairseq import (
     BOS,
     PAD,
@@ -61,7 +62,7 @@ class MaskedLMSettings:
         if self.format == "fairseq" or (self.format == "auto" and is_binary(place)):
             ids, splits, files = open_binary(place, self.name)
             note = "" if (place / "test.idx").is_file() else sole("valid")
-            return MaskedBlocks(splits, ids, context, fingerprint_files(files), self.name, note)
+            return MaskedBlocks(splits, ids, context, fingerprint_files(files), self.name, note, sampled(files))
         return self._from_text(*read_splits(place), context)
 
     def _from_text(self, texts: dict[str, str], note: str, context: int) -> MaskedBlocks:
@@ -116,7 +117,14 @@ class MaskedBlocks:
     in_bits = True  # so are the losses that fairseq prints, and what was published from them
 
     def __init__(
-        self, splits: dict[str, Lines], ids: dict[str, int], context: int, fingerprint: str, name: str, note: str
+        self,
+        splits: dict[str, Lines],
+        ids: dict[str, int],
+        context: int,
+        fingerprint: str,
+        name: str,
+        note: str,
+        sampled: Sequence[str] = (),
     ) -> None:
         """ids: of the dictionary's symbols; <mask> gets the next one. UserError: no line fits into `context`."""
         self.tokens = {split: lines.tokens for split, lines in splits.items()}
@@ -125,6 +133,7 @@ class MaskedBlocks:
         self.mask = ids.get("<mask>", len(ids))
         self.vocab_size = max(len(ids), self.mask + 1)
         self.fingerprint = fingerprint
+        self.sampled = sampled
         weights = np.ones(self.vocab_size)
         weights[: len(SPECIAL)] = 0  # what a token is replaced with at random
         self.cumulated = (weights / weights.sum()).cumsum()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from lawa_exp.config import UserError, one_of, optional, setting, text
+from lawa_exp.data import cache
 from lawa_exp.data.blocks import Blocks
 from lawa_exp.data.places import find, is_hidden, sole
 from lawa_exp.data.tokenizers import Tokenizer, load_tokenizer
@@ -127,19 +127,9 @@ def _encoded(content: str, tokenizer: Tokenizer, key: str) -> np.ndarray:
 
 
 def kept(key: str, encode: Callable[[], np.ndarray]) -> np.ndarray:
-    """What `encode` gives, from a cache (LAWA_CACHE, else ~/.cache/lawa_exp) where it has `key`."""
-    cached = Path(os.environ.get("LAWA_CACHE", "~/.cache/lawa_exp")).expanduser() / f"{key}.npy"
-    try:
-        return np.load(cached, mmap_mode="r")
-    except (OSError, ValueError):
-        pass
-    tokens = encode()
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        partial = cached.with_suffix(f".{os.getpid()}.tmp")
-        with partial.open("wb") as file:
-            np.save(file, tokens)
-        partial.replace(cached)
-    except OSError:  # a cache that cannot be written costs time only
-        pass
+    """What `encode` gives, from the cache where that has `key`."""
+    tokens = cache.load(key)
+    if tokens is None:
+        tokens = encode()
+        cache.save(key, tokens)
     return tokens

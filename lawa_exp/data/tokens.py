@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from lawa_exp.config import UserError, integer, optional, setting, text
-from lawa_exp.data.blocks import Blocks, fingerprint_files, pieces
+from lawa_exp.data.blocks import Blocks, fingerprint_files, pieces, sampled
 from lawa_exp.data.places import find, sole
 from lawa_exp.data.sources import CORPORA
 
@@ -67,8 +67,8 @@ def open_bins(folder: Path, name: str, vocab_size: int, context: int) -> Blocks:
         if highest >= vocab_size:
             raise UserError(f"dataset={name}: {path} holds token {highest}, beyond its vocabulary of {vocab_size}")
     splits = {s: np.memmap(p, np.uint16, "r") if p.stat().st_size else np.empty(0, np.uint16) for s, p in paths.items()}
-    fingerprint = fingerprint_files(sorted(set(paths.values())))
-    return Blocks(splits, context, vocab_size, fingerprint, name, note)
+    files = sorted(set(paths.values()))
+    return Blocks(splits, context, vocab_size, fingerprint_files(files), name, note, sampled(files))
 
 
 def _vocab_size(meta: Path) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from lawa_exp.config import one_of, optional, setting, text
-from lawa_exp.data.blocks import Blocks, fingerprint_files
+from lawa_exp.data.blocks import Blocks, fingerprint_files, sampled
 from lawa_exp.data.fairseq import EOS, UNK, count_dictionary, encode_lines, is_binary, open_binary
 from lawa_exp.data.places import find, sole
 from lawa_exp.data.text import kept, read_splits
@@ -37,6 +38,7 @@ class WordsSettings:
             "test.txt with dataset.path=DIR"
         )
         place = find(self.name, self.path, self.folder, (), get)
+        files: list[Path] = []
         if self.format == "fairseq" or (self.format == "auto" and is_binary(place)):
             ids, lines, files = open_binary(place, self.name)
             splits = {split: found.tokens for split, found in lines.items()}
@@ -53,7 +55,7 @@ class WordsSettings:
             }
         for split in ("val", "test"):  # as fairseq's: its first target is the first word
             splits[split] = np.concatenate([np.array([EOS], splits[split].dtype), splits[split]])
-        return Blocks(splits, context, len(ids), fingerprint, self.name, note)
+        return Blocks(splits, context, len(ids), fingerprint, self.name, note, sampled(files))
 
 
 def _words(ids: dict[str, int], line: str) -> np.ndarray:

@@ -28,7 +28,7 @@ from lawa_exp.readout.kept import Attached, Rebuilt, tracked_widths
 from lawa_exp.readout.revisions import HUB, Folder, Hub, Source, chosen
 from lawa_exp.replay import Replay, Snapshots, live_rows, missing_steps, next_longer, problem_with, read_snapshot
 from lawa_exp.report import NATS
-from lawa_exp.run import prepare, start_device
+from lawa_exp.run import check_content, prepare, start_device
 from lawa_exp.rundir import RunDir
 from lawa_exp.scoring import OnModel, Score
 from lawa_exp.settings import config_from
@@ -110,6 +110,7 @@ def averages_of(
     p = prepare(config_from({**written, **changed}), options, device, ranks)
     if p.data.fingerprint != written["identity"]["dataset"]["fingerprint"]:
         raise UserError(f"dataset={config.dataset.name}: its content is not what {args.run} was trained on")
+    check_content(run, p)
     rows = read_rows(run.metrics)
     live = live_rows(rows)
     if not live:

@@ -71,7 +71,7 @@ def measure_line(folder: Path, id: str) -> Along | None:
     from lawa_exp.origin import snapshots_of
     from lawa_exp.readout.kept import Attached
     from lawa_exp.replay import read_snapshot
-    from lawa_exp.run import prepare, start_device
+    from lawa_exp.run import check_content, prepare, start_device
     from lawa_exp.rundir import RunDir
     from lawa_exp.scoring import OnModel
     from lawa_exp.settings import config_from
@@ -93,6 +93,7 @@ def measure_line(folder: Path, id: str) -> Along | None:
     p = prepare(dataclasses.replace(config, averagers=(), trajectory=in_memory), options, device, ranks)
     if p.data.fingerprint != written["identity"]["dataset"]["fingerprint"]:
         raise UserError(f"dataset={config.dataset.name}: its content is not what {folder} was trained on")
+    check_content(run, p)
     score = OnModel(p.config, p.data, device, ranks)
     tensors = [read_snapshot(path) for path in snapshots.values()]
     live, average = read_snapshot(snapshots[step]), kept.weights(step)

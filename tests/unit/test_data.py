@@ -4,15 +4,18 @@ import lzma
 import os
 import re
 import runpy
+import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lawa_exp.config import UserError
+from lawa_exp.data import blocks, content
 from lawa_exp.data.masked import PydocsMLMSettings
-from lawa_exp.data.text import PYDOCS, PydocsSettings, TextSettings
+from lawa_exp.data.text import PYDOCS, PydocsSettings, TextSettings, kept
 from lawa_exp.data.tokens import OpenWebTextSettings, TokensSettings
 
 
@@ -126,16 +129,81 @@ def test_token_files_that_do_not_fit(bins, tmp_path):
 
 
 def test_a_large_files_fingerprint_sees_its_size_and_its_ends(tmp_path, monkeypatch):
-    from lawa_exp.data import blocks
-
     monkeypatch.setattr(blocks, "WHOLE_FILE", 1000)
     monkeypatch.setattr(blocks, "PIECE", 10)
     path = tmp_path / "train.bin"
     seen = set()
-    for content in (b"a" * 5000, b"a" * 4999 + b"b", b"b" + b"a" * 4999, b"a" * 5001):
-        path.write_bytes(content)
+    for whole in (b"a" * 5000, b"a" * 4999 + b"b", b"b" + b"a" * 4999, b"a" * 5001):
+        path.write_bytes(whole)
         seen.add(blocks.fingerprint_files([path]))
     assert len(seen) == 4
+
+
+def test_an_edit_in_place_is_noticed_where_the_fingerprint_reads_pieces(bins, tmp_path, monkeypatch):
+    """By any time or path: a copy, or a file that was only touched, has the same content."""
+    monkeypatch.setattr(blocks, "WHOLE_FILE", 1000)
+    monkeypatch.setattr(blocks, "PIECE", 10)
+    monkeypatch.setattr(content, "FRESH", 0)
+    monkeypatch.setenv("LAWA_CACHE", str(tmp_path / "cache"))
+    read, original = [], content.file_crc32
+    monkeypatch.setattr(content, "file_crc32", lambda path: read.append(path.name) or original(path))
+
+    def seen(folder: Path) -> tuple[str, str, list[str]]:
+        data = TokensSettings("tokens", str(folder), 5000).open(10)
+        read.clear()
+        return data.fingerprint, content.content_digest(data.sampled), sorted(read)
+
+    train = bins / "train.bin"
+    both = ["train.bin", "val.bin"]
+    assert train.stat().st_size > 1000 and (bins / "val.bin").stat().st_size > 1000
+    fingerprint, digest, first = seen(bins)
+    assert first == both and seen(bins) == (fingerprint, digest, [])
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    for name in both:
+        shutil.copy(bins / name, copied / name)
+    assert seen(copied) == (fingerprint, digest, both)
+    train.touch()
+    assert seen(bins) == (fingerprint, digest, ["train.bin"])
+    times, whole = train.stat(), train.read_bytes()
+    middle = len(whole) // 2 // 2 * 2 + 16  # between two pieces
+    train.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    os.utime(train, ns=(times.st_atime_ns, times.st_mtime_ns))  # as if it had not been edited
+    edited = seen(bins)
+    assert edited[0] == fingerprint and edited[1] != digest and edited[2] == ["train.bin"]
+    train.write_bytes(whole)
+    assert seen(bins)[:2] == (fingerprint, digest)
+
+
+def test_a_change_right_after_another_is_read_again(tmp_path, monkeypatch):
+    """It may come within one tick of the clock that files have."""
+    path, (size, written, _, number) = tmp_path / "train.bin", (5, 1, 1, 7)
+    monkeypatch.setattr(content, "_facts", lambda file: (size, written, time.time_ns(), number))
+    path.write_bytes(b"first")
+    before = content.content_digest([str(path)])
+    path.write_bytes(b"other")
+    assert content.content_digest([str(path)]) != before
+
+
+def test_a_damaged_cache_of_tokens_is_made_anew(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LAWA_CACHE", str(tmp_path / "cache"))
+    tokens, made = np.arange(1000, dtype=np.uint16), []
+
+    def encode() -> np.ndarray:
+        made.append(1)
+        return tokens
+
+    for damage in (lambda whole: b"", lambda whole: whole[:-7], lambda whole: whole[:-1] + b"\xff", None):
+        assert (kept("key", encode) == tokens).all()
+        said = capsys.readouterr().err
+        assert (kept("key", encode) == tokens).all() and capsys.readouterr().err == ""
+        (file,) = (tmp_path / "cache").iterdir()
+        if damage:
+            file.write_bytes(damage(file.read_bytes()))
+        assert said == ("" if len(made) == 1 else f"warning: {file} is damaged: it is removed, and made anew\n")
+    assert len(made) == 4
+    (tmp_path / "cache" / "old.npy").write_bytes(b"")  # as the first caches were called, which had no checksum
+    assert (kept("old", encode) == tokens).all() and not (tmp_path / "cache" / "old.npy").exists()
 
 
 @pytest.mark.data

@@ -1,5 +1,7 @@
 """Trainings on images: killed ones end with the bytes of undisturbed ones; every row has an accuracy."""
 
+import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -125,6 +127,34 @@ def test_entries_of_a_multirun_keep_their_own_workers(imagenet: Path) -> None:
     batches = [data.train_batch(0, 0, 9)[0] for data in (two, none, one, same)]
     assert all(np.array_equal(batches[0], other) for other in batches)
     assert [len(data.decoders.processes) for data in (two, one)] == [2, 1] and one.decoders is same.decoders
+
+
+def test_a_run_on_pictures_that_were_edited_in_place_does_not_go_on(imagenet: Path, tmp_path: Path) -> None:
+    """Their names and sizes are what the fingerprint sees; a copy, and what was only touched, is the same data."""
+    folder, pictures = tmp_path / "run", shutil.copytree(imagenet, tmp_path / "pictures")
+    assert run(*on_folder(pictures), f"run_dir={folder}", warm=True).returncode == 0
+    started = json.loads((folder / "provenance.jsonl").read_text())
+    one = sorted((pictures / "train").glob("*/*.JPEG"))[5]
+    one.touch()
+    for same in (pictures, shutil.copytree(pictures, tmp_path / "copied")):
+        again = run(*on_folder(same), f"run_dir={folder}", warm=True)
+        assert again.returncode == 0 and "was done already" in again.stdout, again.stderr
+    whole = one.read_bytes()
+    one.write_bytes(whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:])
+    for module, asked in (
+        ("lawa_exp", [*on_folder(pictures), f"run_dir={folder}"]),
+        ("lawa_exp", [*on_folder(pictures), f"run_dir={folder}", "rerun=true"]),
+        ("lawa_exp.readout", [str(folder), "--k", "1", "--spacing", "2"]),
+        ("lawa_exp.curvature", [str(folder)]),
+    ):
+        refused = run(*asked, module=module, warm=True)
+        assert refused.returncode == 2, refused.stdout
+        assert "error: dataset=imagenet: its files were edited in place since" in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+    assert json.loads((folder / "provenance.jsonl").read_text()) == started and len(started["data_content"]) == 64
+    new = run(*on_folder(pictures), f"run_dir={tmp_path / 'new'}", warm=True)
+    assert new.returncode == 0, new.stderr
+    assert json.loads((tmp_path / "new" / "provenance.jsonl").read_text())["data_content"] != started["data_content"]
 
 
 @pytest.mark.slow

@@ -1,0 +1,59 @@
+"""Arrays that took time to make, kept for the next start: in LAWA_CACHE, else ~/.cache/lawa_exp."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from lawa_exp.checkpoint.commit import file_crc32
+from lawa_exp.files import clear, sync, temporary
+
+
+def load(key: str) -> np.ndarray | None:
+    """The array of that key, mapped; None where there is none. What is not what was written is removed, and said."""
+    for path in _files(key):
+        with suppress(FileNotFoundError):  # another process removes it too
+            with suppress(OSError, ValueError, EOFError):
+                if path.name == _name(key, path):
+                    return np.load(path, mmap_mode="r")
+            path.stat()
+            print(f"warning: {path} is damaged: it is removed, and made anew", file=sys.stderr)
+            path.unlink()
+    return None
+
+
+def save(key: str, array: np.ndarray) -> None:
+    """Keeps it in place of what was kept under that key; a cache that cannot be written costs time only."""
+    plain = _folder() / f"{key}.npy"  # the name of the first caches', which had no checksum
+    with suppress(OSError):
+        plain.parent.mkdir(parents=True, exist_ok=True)
+        clear(plain.parent, glob.escape(plain.name))
+        partial = temporary(plain)
+        with partial.open("wb") as file:
+            np.save(file, array)
+        sync(partial)
+        path = plain.with_name(_name(key, partial))
+        partial.replace(path)
+        sync(path.parent)
+        for other in (plain, *_files(key)):
+            if other != path:
+                other.unlink(missing_ok=True)
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("LAWA_CACHE", "~/.cache/lawa_exp")).expanduser()
+
+
+def _files(key: str) -> Iterable[Path]:
+    return list(_folder().glob(f"{glob.escape(key)}.*.npy"))
+
+
+def _name(key: str, path: Path) -> str:
+    """The name of a file with this content: it has the checksum."""
+    return f"{key}.{file_crc32(path):08x}.npy"
