@@ -27,7 +27,7 @@ VOCABULARY = 65  # nanoGPT's for tinyshakespeare: the 10.6M model is the one of 
 
 # Overrides of `python -m lawa_exp`. Nothing is evaluated, saved or kept while it is timed, unless a benchmark says so.
 QUIET = ["evaluate.every=1000000", "evaluate.samples=32", "save.every=1000000", "trajectory.keep=none", "steps=1000000"]
-QUIET += ["logger.every=10"]
+QUIET += ["logger.every=10", "evaluate.bn_samples=32"]
 SIZES = {
     "10.6M": [
         *("model=gpt_tiny", "model.name=gpt_10m", "model.layers=6", "model.heads=6", "model.width=384"),
@@ -40,7 +40,7 @@ SIZES = {
         name: [f"model={name}", "dataset=tokens", "dataset.vocab_size=50304"]
         for name in ("gpt2_small", "gpt2_medium", "gpt2_large")
     },
-    "resnet50": ["model=resnet50"],
+    "resnet50": ["model=resnet50", "batch.norm_group=null"],
 }
 
 

@@ -74,7 +74,7 @@ def _list_of(rule: Rule) -> Rule:
 
 
 UNITS = one_of("samples", "tokens", "epochs")
-NORM_GROUP = optional(integer(1))  # consecutive samples of a batch that share BatchNorm statistics; None: micro-batches
+NORM_GROUP = optional(integer(1))  # consecutive samples of a batch that share BatchNorm statistics; None: a pass's
 
 
 def _samples(amount: float, unit: str, tokens_per_sample: int, samples_per_epoch: int) -> float:

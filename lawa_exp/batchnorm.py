@@ -1,9 +1,9 @@
-"""BatchNorm: which samples share statistics in training, and what statistics averaged weights are evaluated with.
+"""BatchNorm: which samples share statistics in training, and what statistics weights are evaluated with.
 
-`evaluate.bn`, for averaged weights (the live ones have their running statistics):
-    recalibrate  those of the averaged weights themselves, on training samples (Izmailov et al. 2018, section 3.2)
-    average      the running statistics, averaged as the weights are
-    latest       those of the latest observed weights
+`evaluate.bn`, for the live weights and for every average of them:
+    recalibrate  those of the weights themselves, on training samples (Izmailov et al. 2018, section 3.2)
+    average      the running statistics, averaged as the weights are; of the live weights those that training left
+    latest       the running statistics of the latest observed weights
 """
 
 from __future__ import annotations
@@ -25,13 +25,23 @@ from lawa_exp.loading import train_batches
 
 
 def policy(config: Config, model: nn.Module) -> str | None:
-    """What rows of averages say of BatchNorm: `evaluate.bn`, or None for a model without running statistics."""
+    """What rows say of BatchNorm: `evaluate.bn`, or None for a model without running statistics."""
     return config.evaluate.bn if norms_in(model) else None
 
 
 def policy_field(bn: str | None) -> dict[str, str]:
     """How it stands in a row."""
     return {} if bn is None else {"bn": bn}
+
+
+def running_field(bn: str | None, loss: float) -> dict[str, float]:
+    """How the loss of the live weights with the statistics that training left stands in their row."""
+    return {} if bn is None else {"loss_running_bn": loss}
+
+
+def made_with(row: Mapping[str, Any], bn: str | None) -> bool:
+    """Whether a row of the live weights was made with the statistics of `bn`: without the field with running ones."""
+    return bn is None or (row.get("bn") == "recalibrate") == (bn == "recalibrate")
 
 
 def with_statistics(averager: Any, weights: Mapping[str, Tensor], bn: str | None) -> dict[str, Tensor]:

@@ -259,7 +259,7 @@ LOGGERS: dict[str, type] = {"jsonl": Logger, "wandb": WandbLogger}
 class Evaluate:
     """When and on how much the weights are evaluated; `batch_size` is samples in one forward pass.
 
-    bn: with which BatchNorm statistics averaged weights are (`batchnorm.py`), recalibrated on `bn_samples`.
+    bn: with which BatchNorm statistics they are (`batchnorm.py`), recalibrated on `bn_samples`.
     """
 
     every: int | str = setting(steps(1))

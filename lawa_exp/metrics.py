@@ -86,6 +86,12 @@ def curve(
     return sorted((step, value) for step, value in chosen if value is not None and math.isfinite(value))
 
 
+def with_newer(rows: Iterable[dict[str, Any]], newer: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, those that are in `newer` again as they are there."""
+    again = {(r["step"], r["split"], r["weights"]) for r in newer if "weights" in r}
+    return [*(r for r in rows if (r["step"], r["split"], r["weights"]) not in again), *newer]
+
+
 def averager_ids(rows: Iterable[dict[str, Any]]) -> list[str]:
     """The averagers that were evaluated, in order of appearance."""
     return list(dict.fromkeys(r["weights"] for r in rows if r["weights"] != "live"))

@@ -202,7 +202,8 @@ def split_batch(config: Config, size: int, tokens_per_sample: int, world: int) -
     group = config.batch.norm_group or 1
     if share % group:
         raise UserError(
-            f"batch.norm_group={group}: expected a divisor of {share}, the samples of one rank in a batch of {size}"
+            f"batch.norm_group={group}: expected null, or a divisor of {share}, the samples of one rank in a batch of "
+            f"{size}"
         )
     if wanted is not None and wanted % group:
         raise UserError(f"trainer.micro_batch={wanted}: expected a multiple of batch.norm_group={group}")
@@ -243,6 +244,11 @@ def check_noise_scale(config: Config, splits: dict[int, Split], world: int) -> N
             smaller = max((m for m in range(1, size) if size % m == 0), default=None)
             choice = f"choose trainer.micro_batch={smaller} or a smaller one" if smaller else "choose a larger batch"
             raise UserError(f"logger.noise_scale=true: a batch of {size} is one micro-batch on one rank; {choice}")
+
+
+def splits_statistics(config: Config, splits: dict[int, Split]) -> bool:
+    """Whether BatchNorm, where the model has it, would see fewer samples at once than the whole batch."""
+    return config.batch.norm_group is None and any(split.micro < size for size, split in splits.items())
 
 
 def micro_batches(splits: dict[int, Split]) -> int | list[int]:
@@ -334,7 +340,8 @@ def describe(
         fed_back = config.feedback.averager
         running += fed_back.copies + (len(fed_back.needed(steps)) if fed_back.windowed else 0)
     e = config.evaluate
-    bn = f"averages with evaluate.bn={e.bn}" + (
+    has_norms = any(map(STATISTICS.search, tensors))
+    bn = f"live weights and averages with evaluate.bn={e.bn}" + (
         f", on {e.bn_samples} training samples" if e.bn == "recalibrate" else ""
     )
     horizon = int(config.lr.horizon or steps)
@@ -355,6 +362,12 @@ def describe(
         lines.append(
             f"batch       {from_step}{size} samples{in_tokens[size]} a step: "
             f"{world} rank(s) x {split.accumulate} x {split.micro}"
+        )
+    if has_norms and config.batch.norm_group is None:
+        micro = sorted({split.micro for split in splits.values()})
+        lines.append(
+            f"            BatchNorm statistics of {' or '.join(map(str, micro))} samples; "
+            f"batch.norm_group={math.gcd(*micro)} fixes this on any machine"
         )
     lines += [
         f"machine     {config.trainer.device}, {config.trainer.dtype}, {config.trainer.threads} CPU thread(s) a rank"
@@ -378,8 +391,7 @@ def describe(
         f"states      every {config.save.every} steps: the last 2, at most "
         f"{size_text(2 * model_bytes * (3 + held + running))}"
         + (f"; kept at {list(config.save.keep)}" if config.save.keep else ""),
-        f"evaluation  every {config.evaluate.every} steps"
-        + (f"; {bn}" if any(map(STATISTICS.search, tensors)) else ""),
+        f"evaluation  every {config.evaluate.every} steps" + (f"; {bn}" if has_norms else ""),
         "averages    " + (", ".join(a.id for a in config.averagers) or "none"),
     ]
     if not isinstance(config.feedback, NoFeedback):

@@ -15,7 +15,7 @@ from torch import Tensor
 from lawa_exp import signals
 from lawa_exp.averaging import build_averager, observed_steps, row_fields
 from lawa_exp.averaging.window import Snapshot, Window
-from lawa_exp.batchnorm import policy_field, with_statistics
+from lawa_exp.batchnorm import made_with, policy_field, running_field, with_statistics
 from lawa_exp.checkpoint.commit import Damaged, verify
 from lawa_exp.checkpoint.store import Store
 from lawa_exp.checkpoint.tensors import map_stored
@@ -99,7 +99,6 @@ class Average(Protocol):
 
     id: str
     fields: dict[str, Any]  # how a row names it
-    bn: str | None  # as `batchnorm.policy` gives it
 
     def key(self, step: int) -> Hashable | None:
         """None: there is no such average after `step`. Weights of equal keys are the same bytes."""
@@ -150,8 +149,11 @@ class Replay:
         statistics: frozenset[str] = frozenset(),
         bn: str | None = None,
     ) -> None:
-        """live: steps after which the snapshot itself is asked for, too. statistics: names of BatchNorm's."""
-        self.snapshots, self.device = snapshots, device
+        """live: steps after which the snapshot itself is asked for, too. statistics: names of BatchNorm's.
+
+        bn: with which of them all weights are evaluated, as `batchnorm.policy` gives it.
+        """
+        self.snapshots, self.device, self.bn = snapshots, device, bn
         self.window = Window()
         averagers = [build_averager(s, averaged, self.window, statistics) for s in settings]
         self.averages = [Replayed(a, snapshots.paths, bn) for a in averagers]
@@ -236,11 +238,6 @@ def evaluated(
         raise Failed(f"{error} (weights {id}, step {step:,})") from None
 
 
-def evaluation(key: Hashable, bn: str | None, samples: int | None) -> Hashable:
-    """Equal for what gives the same: the same weights may be evaluated with other statistics than the live ones."""
-    return key, bn, samples
-
-
 def evaluations(replay: Replay, averages: Sequence[Average], live: Mapping[int, dict[str, Any] | None]) -> int:
     """How many weights `read_out` evaluates."""
     last = max(live)
@@ -248,11 +245,11 @@ def evaluations(replay: Replay, averages: Sequence[Average], live: Mapping[int, 
     found: set[Hashable] = set()
     for step, row in live.items():
         samples = None if row is None else row["eval_samples"]
-        here = evaluation(exactly(step), None, samples)
-        keys = {evaluation(key, a.bn, samples) for a in averages if (key := a.key(step)) is not None}
-        if row is not None:
+        here = exactly(step), samples
+        keys: set[Hashable] = {(key, samples) for a in averages if (key := a.key(step)) is not None}
+        if is_scored(row):
             told.add(here)
-        if row is None or (step == last and step in replay.wanted):
+        if not is_scored(row) or (step == last and step in replay.wanted):
             keys.add(here)
         found |= keys if step == last else keys - told
     return len(found)
@@ -269,9 +266,9 @@ def read_out(
 ) -> ReadOut:
     """Evaluates averages where the live weights were, in one pass; the same weights never twice.
 
-    live: the val rows of the live weights by step, ascending; None: evaluated here. After the last step the live
-    weights are evaluated again where their snapshot is at hand, for the losses of single batches. Failed names the
-    first step whose live weights have no finite loss.
+    live: the val rows of the live weights by step, ascending; None, or one without a loss: evaluated here. After the
+    last step the live weights are evaluated again where their snapshot is at hand, for the losses of single batches.
+    Failed names the first step whose live weights have no finite loss.
     """
     rows: list[dict[str, Any]] = []
     measures: list[dict[str, Any]] = []
@@ -280,13 +277,11 @@ def read_out(
     sums: dict[str, np.ndarray] = {}
     last = max(live)
 
-    def scored(
-        id: str, key: Hashable, weights: Callable[[], Mapping[str, Tensor] | None], bn: str | None = None
-    ) -> Scored:
+    def scored(id: str, key: Hashable, weights: Callable[[], Mapping[str, Tensor] | None]) -> Scored:
         """From what is known, or evaluated; after the last step with sums."""
-        of = evaluation(key, bn, samples)
+        of = key, samples
         if of not in known and (of not in told or step == last) and (tensors := weights()) is not None:
-            known[of] = evaluated(score, tensors, id, step, "val", samples, bn)
+            known[of] = evaluated(score, tensors, id, step, "val", samples, replay.bn)
         found = known[of] if of in known else told[of]
         if step == last and found.sums is not None:
             sums[id] = found.sums
@@ -308,10 +303,13 @@ def read_out(
         if row is not None:
             samples = row["eval_samples"]  # the set that the live row was made on
             seen = {key: row[key] for key in ("trained_samples", "trained_tokens") if key in row}
-            told[evaluation(exactly(step), None, samples)] = Scored({k: row[k] for k in SCORED if k in row}, None)
+            if is_scored(row):
+                told[exactly(step), samples] = Scored({k: row[k] for k in SCORED if k in row}, None)
         here = scored("live", exactly(step), lambda step=step: replay.live(step))  # type: ignore[misc]
-        if row is None:
-            rows.append({**at, "weights": "live", **here.fields})
+        if not is_scored(row):
+            weights = replay.live(step)
+            assert weights is not None, f"the weights of step {step} are not there"
+            rows.append(live_row({**at, **here.fields}, score, weights, replay.bn, samples) | seen)
             measures += [{**at, "weights": "live", **m} for m in here.measures]
         if not math.isfinite(here.fields["loss"]):
             raise Failed(
@@ -323,7 +321,7 @@ def read_out(
             key = average.key(step)
             if key is None:
                 continue
-            of = scored(average.id, key, lambda average=average, step=step: average.weights(step), average.bn)  # type: ignore[misc]
+            of = scored(average.id, key, lambda average=average, step=step: average.weights(step))  # type: ignore[misc]
             rows.append({**at, **average.fields, **of.fields, **seen})
             measures += [{**at, **average.fields, **m} for m in of.measures]
             losses[average.id] = of.fields["loss"]
@@ -331,6 +329,22 @@ def read_out(
         if progress:
             progress.add(step, rows[before[0] :], measures[before[1] :])
     return ReadOut(rows, last, sums, measures)
+
+
+def is_scored(row: Mapping[str, Any] | None) -> bool:
+    """Whether a row of the live weights says what they are worth."""
+    return row is not None and "loss" in row
+
+
+def live_row(
+    of: dict[str, Any], score: Score, weights: Mapping[str, Tensor], bn: str | None, samples: int | None = None
+) -> dict[str, Any]:
+    """The row of the live weights, from its step, its split and what came `of` evaluating them with `bn`."""
+    loss = of["loss"]
+    if bn == "recalibrate":
+        loss = evaluated(score, weights, "live", of["step"], of["split"], samples).fields["loss"]
+    place = {"step": of["step"], "split": of["split"], "weights": "live"}
+    return {**place, **policy_field(bn), **of, **running_field(bn, loss)}
 
 
 def progress_line(step: int, measure: str, live: float, losses: dict[str, float]) -> str:
@@ -345,6 +359,41 @@ def live_rows(rows: Iterable[dict[str, Any]], end: int | None = None) -> dict[in
     """A run's finite val rows of the live weights by step, ascending, from step 1 to `end`."""
     chosen = [r for r in rows if r["split"] == "val" and r["weights"] == "live" and r["loss"] is not None]
     return {r["step"]: r for r in sorted(chosen, key=lambda r: r["step"]) if 0 < r["step"] <= (end or r["step"])}
+
+
+def comparable(
+    live: dict[int, dict[str, Any] | None], bn: str | None, saved: Mapping[int, Any]
+) -> tuple[dict[int, dict[str, Any] | None], list[str]]:
+    """A run's rows of the live weights as `read_out` compares averages with `bn` to them, and what is to be said of it.
+
+    A row of other statistics is left without its loss, so that the weights are evaluated again; where they were not
+    `saved`, its loss with the running statistics is what there is, or the step is left out. UserError: all would be.
+    """
+    found: dict[int, dict[str, Any] | None] = {}
+    again, left_out = [], []
+    for step, row in live.items():
+        assert row is not None
+        if made_with(row, bn):
+            found[step] = row
+        elif step in saved:
+            found[step] = {k: v for k, v in row.items() if k not in SCORED or k == "eval_samples"}
+            again.append(step)
+        elif bn != "recalibrate" and row.get("loss_running_bn") is not None:
+            beside = {k: v for k, v in row.items() if k not in ("accuracy", "loss_bits")}
+            found[step] = {**beside, "bn": bn, "loss": row["loss_running_bn"]}
+        else:
+            left_out.append(step)
+    if not found:
+        raise UserError(
+            f"evaluate.bn={bn}: the live weights were evaluated with other BatchNorm statistics, and no snapshot was "
+            f"kept to evaluate them again; choose {'latest' if bn == 'recalibrate' else 'recalibrate'}, as readout --bn"
+        )
+    other = "The live weights were evaluated with other BatchNorm statistics"
+    notes = [f"{other}: evaluated again with evaluate.bn={bn}, at {len(again):,} steps."] if again else []
+    if left_out:
+        were = ", ".join(f"{s:,}" for s in left_out[:SHOWN]) + (", ..." if len(left_out) > SHOWN else "")
+        notes.append(f"{other}, and at step {were} no snapshot was kept to evaluate them again: left out.")
+    return found, notes
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -369,9 +418,12 @@ def replay_run(
     They are those that the same averagers would have written online, byte for byte.
     """
     score = OnModel(config, data, device, ranks)
-    live = live_rows(read_rows(run.metrics), end)
     snapshots = Snapshots(snapshots_of(run), read_snapshot)
-    replay = Replay(settings, score.averaged, snapshots, device, (), score.statistics, score.bn)
+    live, notes = comparable(live_rows(read_rows(run.metrics), end), score.bn, snapshots.paths)
+    for note in notes:
+        say(note)
+    again = [step for step, row in live.items() if not is_scored(row)]
+    replay = Replay(settings, score.averaged, snapshots, device, again, score.statistics, score.bn)
     found = read_out(replay, replay.averages, score, live, say)
     if ranks.is_main:
         write_rows(out / "metrics.jsonl", found.rows)

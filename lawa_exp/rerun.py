@@ -68,8 +68,8 @@ def merge_rerun(again: RunDir, run: RunDir, say: Callable[[str], None]) -> bool:
 
 
 def keyed(rows: list[dict[str, Any]]) -> dict[tuple, dict[str, Any]]:
-    """The rows by what they are of; an evaluation on another set is another thing."""
-    return {(r["step"], r["split"], r["weights"], r.get("eval_samples")): r for r in rows}
+    """The rows by what they are of; an evaluation on another set, or with other statistics, is another thing."""
+    return {(r["step"], r["split"], r["weights"], r.get("eval_samples"), r.get("bn")): r for r in rows}
 
 
 def whole_steps_in(root: Path) -> dict[int, Path]:

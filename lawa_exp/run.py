@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lawa_exp import custom, distributed, plan, signals
 from lawa_exp.averaging.swap import averaged_names, live_tensors
@@ -28,7 +30,7 @@ from lawa_exp.data.stated import stated
 from lawa_exp.distributed import Ranks
 from lawa_exp.files import DISK_FULL, write_text_atomically
 from lawa_exp.machine import this_job
-from lawa_exp.metrics import averager_ids, encode, read_rows
+from lawa_exp.metrics import averager_ids, encode, read_rows, with_newer
 from lawa_exp.models import CustomSettings, ImageModelSettings, build_model, forward_flops
 from lawa_exp.origin import Origin, check_continues, find_origin, snapshots_of
 from lawa_exp.replay import next_longer, problem_with, replay_run
@@ -125,7 +127,7 @@ def prepare(
         data.workers = config.trainer.workers
     splits = plan.splits(config, data, ranks.world)
     if config.batch.norm_group:
-        group_norms(build_model(config.model), config.batch.norm_group)
+        group_norms(outline(config.model), config.batch.norm_group)
     origin = branch_point(config, stable) if stable else find_origin(config.init)
     if origin:
         how = "keep" if origin.keep else "reset"
@@ -135,6 +137,8 @@ def prepare(
     builder = config.model.builder if isinstance(config.model, CustomSettings) else None
     code = custom.fingerprint(builder, "model.builder") if builder else None
     identity = plan.identity(config, data, origin, code)
+    if plan.splits_statistics(config, splits) and has_norms(config.model):
+        identity["batch"]["norm_samples"] = plan.micro_batches(splits)  # who has fewer ranks trains other weights
     folder = plan.run_folder(Path(options.runs_root), config, plan.trajectory_id(identity))
     run_dir = Path(options.run_dir) if options.run_dir else folder
     return Prepared(config, data, splits, identity, run_dir, origin, code)
@@ -187,10 +191,20 @@ def merge(entries: list[Prepared]) -> Prepared:
     return replace(first, config=config)
 
 
+def outline(model: Any) -> nn.Module:
+    """The model of these settings, without content where it can be had so: not everything builds on meta."""
+    with torch.device("cpu" if isinstance(model, CustomSettings) else "meta"):
+        return build_model(model)
+
+
+def has_norms(model: Any) -> bool:
+    """Whether the model of these settings has BatchNorm; none of ours of language does."""
+    return model.inputs in ("images", "any") and any(isinstance(m, _BatchNorm) for m in outline(model).modules())
+
+
 def size(p: Prepared) -> tuple[dict[str, torch.Tensor], int, float]:
     """The model's tensors by name, without content; its trained parameters; the FLOPs of training on one sample."""
-    with torch.device("cpu" if isinstance(p.config.model, CustomSettings) else "meta"):  # not everything builds on meta
-        model = build_model(p.config.model)
+    model = outline(p.config.model)
     averaged_names(model)  # refuses what cannot be averaged
     trained = sum(t.numel() for t in model.parameters() if t.requires_grad)
     if isinstance(p.config.model, ImageModelSettings):
@@ -236,17 +250,19 @@ def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -
                 f"this training diverged after step {facts.get('step', 0):,}; the averages hold its last finite weights"
             )
             return EXIT["diverged"]
-        if marker == "DONE" and facts["step"] >= p.config.steps and not options.rerun:
-            return already_done(p, run, ranks, device, facts["step"], say)
         earlier = ranks.from_main(run.read_config() if ranks.is_main else None)
-        if earlier:  # what was attached before stays attached
-            before = config_from(earlier)
+        before = config_from(earlier) if earlier else None
+        if before and marker == "DONE" and facts["step"] >= p.config.steps and not options.rerun:
+            return already_done(p, before, run, ranks, device, facts["step"], say)
+        if before:  # what was attached before stays attached
             attached = {a.id: a for a in (*p.config.averagers, *before.averagers)}
             steps = max(p.config.steps, before.steps) if options.rerun else p.config.steps
             every = math.gcd(int(p.config.trajectory.every or 1), int(before.trajectory.every or 1))
             config = replace(p.config, averagers=tuple(attached.values()), budget=("steps", steps))
             p = replace(p, config=replace(config, trajectory=replace(config.trajectory, every=every)))
         say(show_plan(p, ranks))
+        if before and ranks.is_main and not options.rerun:
+            warn_of_statistics(p.config, before, read_rows(run.metrics), say)
         target = RunDir(run.path / "rerun", run.heartbeat) if options.rerun else run
         with following(None if options.rerun else p.config.logger, run, say) as begun:
             outcome = carry_out(p, target, device, ranks, say, begun)
@@ -347,11 +363,12 @@ def command() -> str:
 
 
 def already_done(
-    p: Prepared, run: RunDir, ranks: Ranks, device: torch.device, step: int, say: Callable[[str], None]
+    p: Prepared, before: Config, run: RunDir, ranks: Ranks, device: torch.device, step: int, say: Callable[[str], None]
 ) -> int:
-    """Says so; what was not attached is read out of the snapshots.
+    """Says so; what was not attached is read out of the snapshots, with the BatchNorm statistics of the others.
 
-    UserError, after all others were read out, names the averages for which the snapshots do not suffice.
+    before: how it was trained. UserError, after all others were read out, names the averages for which the snapshots
+    do not suffice.
     """
     rows = ranks.from_main(read_rows(run.metrics) if ranks.is_main else None)
     end = min(step, p.config.steps)
@@ -359,8 +376,14 @@ def already_done(
     say(f"this training was done already, up to step {step:,}{asked}")
     rows = [r for r in rows if r["step"] <= end]
     known = set(averager_ids(rows))
-    if others := sorted({r["bn"] for r in rows if "bn" in r} - {p.config.evaluate.bn}):
-        say(f"its averages were evaluated with evaluate.bn={', '.join(others)}; python -m lawa_exp.readout has --bn")
+    if any("bn" in r for r in rows):
+        ours, theirs = statistics_of(p.config), statistics_of(before)
+        if ours != theirs:
+            said = " ".join(f"evaluate.{name}={value}" for name, value in theirs.items())
+            say(f"it was evaluated with {said}, and so is what is read out; python -m lawa_exp.readout has --bn")
+            p = replace(p, config=replace(p.config, evaluate=replace(p.config.evaluate, **theirs)))
+        if unlike(rows):
+            say(f"warning: {UNLIKE}; python -m lawa_exp.readout evaluates both alike")
     for warning in plan.warnings(p.config):
         say(f"warning: {warning}")
     evaluated = {r["step"] for r in rows if r["split"] == "val"}
@@ -379,12 +402,12 @@ def already_done(
         earlier = ranks.from_main(read_rows(out / "metrics.jsonl") if ranks.is_main else None)
         if earlier and earlier[-1]["step"] >= max(r["step"] for r in rows if r["split"] == "val"):
             say(f"{settings.id} was read out already, into {out}")
-            rows += [r for r in earlier if r["step"] <= end]
+            rows = with_newer(rows, [r for r in earlier if r["step"] <= end])
         elif problem := problem_with(settings, saved, end):
             refused.append(f"{settings.id} cannot be read out: {problem}{instead(settings, saved, end)}")
         else:
             say(f"reading {settings.id} out of the snapshots into {out}")
-            rows += replay_run(p.config, p.data, run, [settings], out, device, ranks, say, end)
+            rows = with_newer(rows, replay_run(p.config, p.data, run, [settings], out, device, ranks, say, end))
     if ranks.is_main:
         say("\n" + loss_table(rows))
     if refused:
@@ -396,6 +419,33 @@ def instead(settings: Any, saved: set[int], end: int) -> str:
     """`, or ask for KEY=VALUE`: the next longer spacing of the same average that the snapshots give; empty without."""
     found = next_longer(settings, saved, end)
     return f", or ask for averagers.{settings.kind}.{found[0]}={found[1]}, which they give" if found else ""
+
+
+def warn_of_statistics(config: Config, before: Config, rows: list[dict[str, Any]], say: Callable[[str], None]) -> None:
+    """That a run of a model with BatchNorm goes on, and is evaluated in another way than up to now."""
+    now, then = (" ".join(f"evaluate.{n}={v}" for n, v in statistics_of(c).items()) for c in (config, before))
+    if now != then and any("bn" in r for r in rows):
+        say(f"warning: evaluated with {now} from here on, and with {then} up to here; rerun=true evaluates all alike")
+    elif unlike(rows):
+        say(f"warning: up to here {UNLIKE}; rerun=true evaluates all alike")
+
+
+def statistics_of(config: Config) -> dict[str, Any]:
+    """The settings of the BatchNorm statistics that weights are evaluated with."""
+    names = ("bn", "bn_samples", "batch_size") if config.evaluate.bn == "recalibrate" else ("bn",)
+    return {name: getattr(config.evaluate, name) for name in names}
+
+
+UNLIKE = (
+    "the live weights were evaluated with their running BatchNorm statistics, the averages with recalibrated ones: the "
+    "losses, and the steps saved, differ by that too"
+)
+
+
+def unlike(rows: list[dict[str, Any]]) -> bool:
+    """Whether that is so, as it was before rows of the live weights had `bn`."""
+    live = [r for r in rows if r["split"] == "val" and r["weights"] == "live"]
+    return any("bn" not in r for r in live) and any(r.get("bn") == "recalibrate" for r in rows)
 
 
 @contextmanager
@@ -432,6 +482,8 @@ def check_folder(run: RunDir, p: Prepared) -> None:
         there, here = flat(existing.get("identity", {})), flat(p.identity)
         keys = sorted(k for k in there.keys() | here.keys() if there.get(k) != here.get(k))
         named = ", ".join(f"{k}={there.get(k)} there, {here.get(k)} here" for k in keys[:3])
+        if "batch.norm_samples" in keys[:3]:
+            named += ": samples that share BatchNorm statistics, by the ranks and micro-batches"
         raise UserError(f"run_dir={run.path} holds another trajectory ({named}); choose another run_dir")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from lawa_exp import manifest
 from lawa_exp.cli import Parser, exit_code
 from lawa_exp.config import UserError
-from lawa_exp.metrics import averager_ids, curve, mean_and_deviation, paired_difference, read_rows
+from lawa_exp.metrics import averager_ids, curve, mean_and_deviation, paired_difference, read_rows, with_newer
 from lawa_exp.report import STYLES, markdown, pyplot, save_figure
 
 SHOWN = 3  # runs that an error names
@@ -146,7 +146,8 @@ def read_run(run: Path, averages: list[str], steps: int) -> tuple[list[dict[str,
     rows = read_rows(run / "metrics.jsonl")
     online = set(averager_ids(rows))
     for id in averages:
-        rows += [r for r in read_rows(run / "readouts" / id / "metrics.jsonl") if r["weights"] not in online]
+        found = read_rows(run / "readouts" / id / "metrics.jsonl")
+        rows = with_newer(rows, [r for r in found if r["weights"] not in online])  # live: with other statistics
     mine = {"live", *averages}
     test = [r for r in read_rows(run / "readouts" / "test" / "metrics.jsonl") if r["weights"] in mine]
     return [r for r in rows if r["weights"] in mine and r["step"] <= steps], test

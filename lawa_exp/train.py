@@ -18,9 +18,18 @@ from torch import Tensor, nn
 
 from lawa_exp import parallel
 from lawa_exp.averaging import observes, row_fields
-from lawa_exp.averaging.swap import Swap, averaged_names, live_tensors
+from lawa_exp.averaging.swap import Swap, averaged_names, live_tensors, statistics_names
 from lawa_exp.background import Background, Readback, spill, write_average, write_snapshot
-from lawa_exp.batchnorm import TrainingStatistics, group_norms, policy, policy_field, recalibrate, with_statistics
+from lawa_exp.batchnorm import (
+    TrainingStatistics,
+    group_norms,
+    policy,
+    policy_field,
+    recalibrate,
+    running_field,
+    statistics_kept,
+    with_statistics,
+)
 from lawa_exp.checkpoint.store import Store
 from lawa_exp.config import Config
 from lawa_exp.data.order import hash_of
@@ -110,6 +119,16 @@ def train(
     diverged = torch.zeros((), dtype=torch.bool, device=device)
     progress = Progress(config.steps, state.step, ranks.is_main, data.unit, run.heartbeat)
 
+    @contextlib.contextmanager
+    def in_place(averager: Any, weights: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """The average in place of the live weights; gives it with the statistics that it is evaluated with."""
+        weights = with_statistics(averager, weights, bn)
+        with swap.applied(weights):
+            if bn == "recalibrate":
+                recalibrate(model, data, config, ranks, device, autocast)
+                weights |= {name: live[name].clone() for name in statistics_names(model)}
+            yield weights
+
     def settle() -> None:
         """From here on the window's snapshots can be read, on every rank, and the live weights be changed in place."""
         state.window.fence()
@@ -124,17 +143,21 @@ def train(
         seen = {"trained_samples": batches.samples(state.step), "trained_tokens": batches.tokens(state.step)}
         at = {"step": state.step, "split": split}
         with swap.applied(evaluated(live)) if evaluated else contextlib.nullcontext():
-            found = [{**at, "weights": "live", **score(), **seen}]
+            scored = score()
+            running = running_field(bn, scored["loss"])
+            if bn == "recalibrate":
+                with statistics_kept(model):
+                    recalibrate(model, data, config, ranks, device, autocast)
+                    scored = score()
+            found = [{**at, "weights": "live", **policy_field(bn), **scored, **running, **seen}]
         for id, averager in state.averagers.items():
             weights = averager.average()
             if weights is None:
                 continue
-            with swap.applied(with_statistics(averager, weights, bn)):
-                if bn == "recalibrate":
-                    recalibrate(model, data, config, ranks, device, autocast)
+            with in_place(averager, weights) as as_evaluated:
                 found.append({**at, **row_fields(averager.settings), **policy_field(bn), **score(), **seen})
             if split == "val":
-                keep_average(id, averager, weights)
+                keep_average(id, averager, as_evaluated)
         return found
 
     def keep_average(id: str, averager: Any, weights: dict[str, Tensor]) -> None:
@@ -288,7 +311,8 @@ def train(
             settle()
             for id, averager in state.averagers.items():
                 if (weights := averager.average()) is not None:
-                    keep_average(id, averager, weights)
+                    with in_place(averager, weights) as as_evaluated:
+                        keep_average(id, averager, as_evaluated)
         background.drain()
         if rows:
             rows.sync()

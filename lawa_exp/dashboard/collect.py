@@ -90,14 +90,19 @@ def unit_of(config: dict[str, Any]) -> str:
 
 
 def val_rows(run: Path) -> Rows:
-    """The run's val rows, and those that were read out later of averages (or at steps) that it has none of."""
+    """The run's val rows, and those that were read out later of averages (or at steps) that it has none of.
+
+    What was evaluated with other BatchNorm statistics than the live weights of its step is left out.
+    """
     found: dict[tuple[int, str], dict[str, Any]] = {}
     files = [run / "metrics.jsonl", *sorted(run.glob("readouts/*/metrics.jsonl"))]
     for file in files:
         if file.parent.name not in RESERVED:
             for row in read_rows(file):
                 if row.get("split") == "val" and "task" not in row:
-                    found.setdefault((row["step"], row["weights"]), row)
+                    bn = found.get((row["step"], "live"), {}).get("bn")
+                    if bn in (None, row.get("bn")):
+                        found.setdefault((row["step"], row["weights"]), row)
     return sorted(found.values(), key=lambda row: row["step"])
 
 

@@ -21,7 +21,7 @@ from lawa_exp.readout.progress import Revisiting
 from lawa_exp.readout.report import Named, Test, chosen_line, measures_paragraph, savings_paragraph, write_summary
 from lawa_exp.readout.revisions import HUB
 from lawa_exp.readout.subject import Subject, folder, our_run
-from lawa_exp.replay import Average, ReadOut, Stopped, evaluated, evaluations, read_out, write_rows
+from lawa_exp.replay import Average, ReadOut, Stopped, evaluated, evaluations, live_row, read_out, write_rows
 from lawa_exp.savings import Price
 
 WRITTEN = ("metrics.jsonl", "summary.md", "curves.png", "heatmap.png")
@@ -106,8 +106,8 @@ def price_of(args: argparse.Namespace, subject: Subject) -> Price:
 def with_earlier(found: list[dict[str, Any]], subject: Subject) -> list[dict[str, Any]]:
     """The rows found, and the training's own of attached averages at steps whose weights were not kept; by step."""
     have = {(r["step"], r["weights"]) for r in found}
-    kept = {average.id: average.bn for average in subject.kept}
-    mine = [r for r in subject.rows if r["weights"] in kept and r.get("bn") == kept[r["weights"]]]
+    kept = {average.id for average in subject.kept}
+    mine = [r for r in subject.rows if r["weights"] in kept and r.get("bn") == subject.replay.bn]
     return sorted([*found, *(r for r in mine if (r["step"], r["weights"]) not in have)], key=lambda r: r["step"])
 
 
@@ -121,13 +121,13 @@ def on_test(
     row = subject.live[found.step] or {}
     best = next(average for average in averages if average.id == f.best)
     samples = row.get("eval_samples")
-    both = (("live", live, None), (best.id, best.weights(found.step), best.bn))
-    scored = [evaluated(subject.score, weights, id, found.step, "test", samples, bn) for id, weights, bn in both]
+    both, bn = (("live", live), (best.id, best.weights(found.step))), subject.replay.bn
+    scored = [evaluated(subject.score, weights, id, found.step, "test", samples, bn) for id, weights in both]
     seen = {key: row[key] for key in ("trained_samples", "trained_tokens") if key in row}
     at = {"step": found.step, "split": "test"}
-    rows = [
-        {**at, **fields, **s.fields, **seen}
-        for fields, s in zip(({"weights": "live"}, best.fields), scored, strict=True)
+    rows: list[dict[str, Any]] = [
+        live_row({**at, **scored[0].fields}, subject.score, live, bn, samples) | seen,
+        {**at, **best.fields, **scored[1].fields, **seen},
     ]
     sums = [s.sums for s in scored]
     half = paired(sums[1], sums[0])[1] if sums[0] is not None and sums[1] is not None else math.nan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Sequence
+from collections.abc import Container, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,11 @@ GROWTH = 1.25  # of the distances between the saved steps that a rebuilt width i
 class Attached:
     """An average that was attached while the run trained, at the steps whose weights were kept (at least the last)."""
 
-    def __init__(self, settings: Any, run: RunDir, bn: str | None = None) -> None:
-        self.id, self.bn, self.fields = settings.id, bn, {**row_fields(settings), **policy_field(bn)}
-        self.paths = steps_in(run.averages / settings.id)
+    def __init__(self, settings: Any, run: RunDir, bn: str | None = None, steps: Container[int] | None = None) -> None:
+        """steps: those whose files have the statistics of `bn`; None: any do."""
+        self.id, self.fields = settings.id, {**row_fields(settings), **policy_field(bn)}
+        found = steps_in(run.averages / settings.id)
+        self.paths = {s: path for s, path in found.items() if steps is None or s in steps}
 
     def key(self, step: int) -> Hashable | None:
         return (self.id, step) if step in self.paths else None
@@ -48,10 +50,12 @@ class Rebuilt:
         run: RunDir,
         averaged: frozenset[str],
         bn: str | None = None,
+        evaluated: Container[int] | None = None,
     ) -> None:
+        """evaluated: the steps whose files have the statistics of `bn`; None: any do."""
         wanted = PowerEmaSettings(sigma_rel=sigma_rel, every=tracked[0].every)
         self.id = f"{wanted.id}-rebuilt"
-        self.bn = bn
+        self.evaluated = evaluated
         self.fields = {**row_fields(wanted), "weights": self.id, "rebuilt_from": [s.id for s in tracked]}
         self.fields |= policy_field(bn)
         self.sigma_rel, self.averaged = sigma_rel, averaged
@@ -59,7 +63,8 @@ class Rebuilt:
         self.steps = sorted(set.intersection(*(set(paths) for paths in self.paths.values())))
 
     def key(self, step: int) -> Hashable | None:
-        return (self.id, step) if step in self.steps else None
+        known = self.evaluated is None or step in self.evaluated
+        return (self.id, step) if known and step in self.steps else None
 
     def weights(self, step: int) -> dict[str, Tensor]:
         profiles = self._profiles(step)

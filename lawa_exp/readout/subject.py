@@ -14,6 +14,7 @@ from typing import Any
 
 from lawa_exp.averaging import AVERAGERS, PowerEmaSettings
 from lawa_exp.averaging.flags import start_note
+from lawa_exp.batchnorm import made_with
 from lawa_exp.checkpoint.commit import steps_in
 from lawa_exp.config import Options, UserError, setting_names
 from lawa_exp.custom import admit
@@ -26,7 +27,17 @@ from lawa_exp.readout.asked import combinations, typed
 from lawa_exp.readout.evaluators import evaluator_for
 from lawa_exp.readout.kept import Attached, Rebuilt, tracked_widths
 from lawa_exp.readout.revisions import HUB, Folder, Hub, Source, chosen
-from lawa_exp.replay import Replay, Snapshots, live_rows, missing_steps, next_longer, problem_with, read_snapshot
+from lawa_exp.replay import (
+    Replay,
+    Snapshots,
+    comparable,
+    is_scored,
+    live_rows,
+    missing_steps,
+    next_longer,
+    problem_with,
+    read_snapshot,
+)
 from lawa_exp.report import NATS
 from lawa_exp.run import check_content, prepare, start_device
 from lawa_exp.rundir import RunDir
@@ -112,10 +123,9 @@ def averages_of(
         raise UserError(f"dataset={config.dataset.name}: its content is not what {args.run} was trained on")
     check_content(run, p)
     rows = read_rows(run.metrics)
-    live = live_rows(rows)
-    if not live:
+    evaluated = live_rows(rows)
+    if not evaluated:
         raise UserError(f"RUN={args.run}: its live weights were not evaluated yet")
-    last = max(live)
     saved = snapshots_of(run)
     snapshots = Snapshots({**(states or {}), **saved}, read_snapshot)
     samples = len(fixed_set(p.data.sizes["val"], p.config.evaluate.samples))
@@ -123,20 +133,27 @@ def averages_of(
     score = OnModel(replace(p.config, averagers=()), p.data, device, ranks, batch_size)
     if args.bn and score.bn is None:
         raise UserError(f"--bn={args.bn}: model={config.model.name} has no BatchNorm")
+    live, bn_notes = comparable(evaluated, score.bn, snapshots.paths)
+    last = max(live)
     online = averager_ids(rows)
-    replayed, left_out, notes = [], [], data_note(p.data)
+    replayed, left_out, notes = [], [], [*data_note(p.data), *bn_notes]
     kept: list[Attached | Rebuilt] = []
+    files = files_with(score.bn, evaluated)
     for settings in p.config.averagers:
         problem = too_few(settings, last) or problem_with(settings, saved, last)
         if not problem:
             replayed.append(settings)
-        elif score.bn == "average":
-            left_out.append(f"{settings.id}: {problem}; a kept average has the latest statistics alone")
+        elif files is not None and last not in files:
+            there = kept_with(evaluated[last])
+            left_out.append(f"{settings.id}: {problem}; kept averages have the statistics of evaluate.bn={there} alone")
         elif settings.id in online and last in steps_in(run.averages / settings.id):
-            kept.append(Attached(settings, run, score.bn))
+            kept.append(Attached(settings, run, score.bn, files))
             notes.append(f"{settings.id} is the one that was attached while the run trained.")
         elif settings.kind == "power_ema" and widths and settings.every == widths[0].every:
-            rebuilt = Rebuilt(settings.sigma_rel, widths, run, score.averaged, score.bn)
+            if score.bn == "average":
+                left_out.append(f"{settings.id}: --bn=average: expected recalibrate, for what is rebuilt from others")
+                continue
+            rebuilt = Rebuilt(settings.sigma_rel, widths, run, score.averaged, score.bn, files)
             kept.append(rebuilt)
             notes.append(
                 f"{rebuilt.id} was not tracked: it is rebuilt from {' and '.join(s.id for s in widths)}, and at step "
@@ -145,10 +162,13 @@ def averages_of(
         else:
             left_out.append(f"{settings.id}: {problem}{instead(settings, saved, last)}")
     notes += [*period_note(args, replayed, period), *start_note(args, {s.kind for s in replayed})]
-    replay = Replay(replayed, score.averaged, snapshots, device, [last], score.statistics, score.bn)
+    asked_live = [last, *(step for step, row in live.items() if not is_scored(row))]
+    replay = Replay(replayed, score.averaged, snapshots, device, asked_live, score.statistics, score.bn)
     suffix = f"-bn-{score.bn}" if score.bn and score.bn != config.evaluate.bn else ""
     title = f"{config.model.name} on {config.dataset.name}, run {run.path.resolve().name}"
-    known = [row for row in rows if row["split"] == "val"]
+    at_first = [r for r in rows if r["split"] == "val" and r["step"] == 0 and made_with(r, score.bn)]
+    of_averages = [r for r in rows if r["split"] == "val" and r["weights"] != "live"]
+    known = [*at_first, *(row for row in live.values() if row and is_scored(row)), *of_averages]
     return Subject(
         title,
         run.readouts,
@@ -245,6 +265,19 @@ def folder(args: argparse.Namespace, held: ExitStack) -> Subject:
             {"averages": [s.id for s in replayed], "live": live, **source.identity, **e.identity},
         )
     return subject
+
+
+def kept_with(row: Mapping[str, Any] | None) -> str:
+    """The BatchNorm statistics in the files of averages of its step, by the row of the live weights.
+
+    It had no `bn` when files had the latest, whatever was evaluated.
+    """
+    return (row or {}).get("bn", "latest")
+
+
+def files_with(bn: str | None, live: Mapping[int, dict[str, Any] | None]) -> set[int] | None:
+    """The steps whose files of averages can be evaluated with `bn`; None: all, which are recalibrated or have none."""
+    return None if bn in (None, "recalibrate") else {step for step, row in live.items() if kept_with(row) == bn}
 
 
 def of_averagers(args: argparse.Namespace, revisions: bool) -> argparse.Namespace:

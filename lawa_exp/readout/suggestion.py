@@ -26,7 +26,7 @@ from lawa_exp.readout.findings import findings
 from lawa_exp.readout.noise import paired
 from lawa_exp.readout.report import Named, write_summary
 from lawa_exp.readout.subject import Subject, averages_of
-from lawa_exp.replay import Average, ReadOut, Replay, live_rows, read_out, write_rows
+from lawa_exp.replay import Average, ReadOut, Replay, is_scored, live_rows, read_out, write_rows
 from lawa_exp.rundir import RunDir
 
 NAME = "suggest"  # of the folder in readouts/
@@ -102,6 +102,7 @@ def suggest(args: argparse.Namespace) -> tuple[Suggestion, Subject, ReadOut]:
         raise UserError(f"RUN={args.run}: no average can be had: " + "; ".join(subject.left_out[:1]))
     say = print if subject.is_main and not args.json else lambda *_: None
     say(f"{len(averages)} averages after step {last:,} and at evaluations before it: evaluating on val")
+    live = subject.live
     subject.live = {s: live[s] for s in (*earlier_steps(list(live)), last)}
     found = read_out(subject.replay, averages, subject.score, subject.live, lambda _: None)
     rows = with_earlier(found.rows, subject)
@@ -111,7 +112,9 @@ def suggest(args: argparse.Namespace) -> tuple[Suggestion, Subject, ReadOut]:
     fields = {"live": {"weights": "live"}, **{a.id: a.fields for a in averages}}
     chosen, _ = choose(sums, {id: cost(f) for id, f in fields.items()}, TOLERANCE[by])
     if chosen != "live":
-        rows = [*rows, *at_other_steps(chosen, subject, live, {r["step"] for r in rows if r["weights"] == chosen})]
+        have = {(r["step"], r["weights"]) for r in rows}
+        more = at_other_steps(chosen, subject, live, {step for step, weights in have if weights == chosen})
+        rows = [*rows, *(r for r in more if (r["step"], r["weights"]) not in have)]
         rows.sort(key=lambda row: row["step"])
     every_row = [*(r for r in subject.rows if r["weights"] == "live"), *rows]
     suggestion = judged(args.run, int(written["steps"]), by, sums, fields, every_row, list(subject.live), subject.unit)
@@ -122,7 +125,7 @@ def suggest(args: argparse.Namespace) -> tuple[Suggestion, Subject, ReadOut]:
         f = findings(found, every_row, [average.id for average in averages])
         command = shlex.join(["python", "-m", "lawa_exp.suggest", args.run])
         chosen_text = "\n".join(f"- {line}" for line in lines_of(suggestion))
-        notes = [note for note in subject.notes if note.startswith("Data:")]
+        notes = [note for note in subject.notes if note.startswith(("Data:", "The live weights"))]
         write_summary(
             out, f, every_row, Named(subject.title, subject.unit, subject.measure), chosen_text, notes, command
         )
@@ -184,9 +187,9 @@ def at_other_steps(
         subject.score.averaged,  # type: ignore[attr-defined]
         subject.snapshots,
         subject.replay.device,
-        (),
+        [step for step, row in steps.items() if not is_scored(row)],
         subject.score.statistics,  # type: ignore[attr-defined]
-        average.bn,
+        subject.replay.bn,
     )
     return read_out(replay, replay.averages, subject.score, steps, lambda _: None).rows
 

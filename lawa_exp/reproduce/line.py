@@ -47,13 +47,17 @@ def losses_on_line(
     averaged: frozenset[str],
     step: int,
     id: str,
+    bn: str | None = None,
 ) -> list[float]:
-    """The val loss at (1 - alpha) live + alpha average for each of ALPHAS; what is not averaged is the average's."""
+    """The val loss at (1 - alpha) live + alpha average for each of ALPHAS; what is not averaged is the average's.
+
+    bn: as `batchnorm.policy` gives it.
+    """
     from lawa_exp.averaging.arithmetic import weighted_mean
     from lawa_exp.replay import evaluated
 
     points = (weighted_mean([live, average], [1 - a, a], averaged) for a in ALPHAS)
-    return [evaluated(score, w, id, step).fields["loss"] for w in points]
+    return [evaluated(score, w, id, step, bn=bn).fields["loss"] for w in points]
 
 
 def distances(snapshots: Sequence[Mapping[str, Tensor]], averaged: frozenset[str]) -> list[list[float]]:
@@ -97,7 +101,7 @@ def measure_line(folder: Path, id: str) -> Along | None:
     score = OnModel(p.config, p.data, device, ranks)
     tensors = [read_snapshot(path) for path in snapshots.values()]
     live, average = read_snapshot(snapshots[step]), kept.weights(step)
-    losses = losses_on_line(score, live, average, score.averaged, step, id)
+    losses = losses_on_line(score, live, average, score.averaged, step, id, score.bn)
     apart = distances([live, average], score.averaged)[0][1]
     every = distances(tensors, score.averaged)
     return Along(step, id, ALPHAS, tuple(losses), apart, tuple(snapshots), tuple(tuple(row) for row in every))

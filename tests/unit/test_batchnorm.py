@@ -1,15 +1,20 @@
-"""BatchNorm: the statistics that averages are evaluated with, and groups of samples that share them in training."""
+"""BatchNorm: the statistics that weights are evaluated with, and groups of samples that share them in training."""
 
 import copy
 import json
+import re
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from helpers import IDS, UPDATE, Strike, assert_same_run, contents, lines_of, rows, run, tiny
 from normed import NORMED, Normed
 from torch import nn
+from torch.nn import functional as F
 
 from lawa_exp import plan
 from lawa_exp.averaging import EmaSettings, LawaSettings, SwaSettings, WmaSettings, build_averager
@@ -21,8 +26,10 @@ from lawa_exp.checkpoint.commit import steps_in
 from lawa_exp.checkpoint.tensors import read_tensors
 from lawa_exp.compose import compose, read
 from lawa_exp.distributed import Ranks
+from lawa_exp.evaluate import fixed_set
+from lawa_exp.metrics import curve, encode, steps_saved
 from lawa_exp.numerics import autocast_for, seeded_model
-from lawa_exp.run import prepare
+from lawa_exp.run import Prepared, measure, prepare
 from lawa_exp.rundir import RunDir
 from lawa_exp.settings import config_from, config_to
 
@@ -42,13 +49,34 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {bn: root / bn for bn in POLICIES}
 
 
+@pytest.fixture(scope="module")
+def from_before(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recalibrated run as it was when live weights were not: without their `bn`, the latest statistics in files."""
+    folder = tmp_path_factory.mktemp("before") / "run"
+    shutil.copytree(runs["recalibrate"], folder)
+    shutil.rmtree(folder / "averages")
+    shutil.copytree(runs["latest"] / "averages", folder / "averages")
+    for path in (folder / "metrics.jsonl", folder / "readouts/test/metrics.jsonl"):
+        found = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in found:
+            if "loss_running_bn" in row:
+                row["loss"] = row.pop("loss_running_bn")
+                del row["bn"]
+        path.write_text("".join(map(encode, found)))
+    return folder
+
+
 def prepared(*arguments: str):
     ((values, overrides),), _ = compose(list(arguments))
     return prepare(*read(values, overrides), CPU, Ranks())
 
 
-def losses(folder: Path, id: str) -> dict[int, float]:
-    return {r["step"]: r["loss"] for r in rows(folder) if r["weights"] == id and r["split"] == "val"}
+def losses(folder: Path, id: str, loss: str = "loss") -> dict[int, float]:
+    return {r["step"]: r[loss] for r in rows(folder) if r["weights"] == id and r["split"] == "val"}
+
+
+def read_out(folder: Path, *flags: str, module: str = "lawa_exp.readout"):
+    return run(str(folder), *flags, module=module, warm=True)
 
 
 @pytest.mark.parametrize("samples, sizes", [(100, [32, 32, 32, 4]), (97, [32, 32, 32]), (20, [20])])
@@ -129,34 +157,56 @@ def test_averaged_statistics_are_the_closed_form_and_an_average_has_the_latest(s
             assert torch.equal(tensor, seen[observed[-1]][name])
 
 
-def test_policies_differ_on_averages_alone(runs: dict[str, Path]) -> None:
-    """The live rows, the snapshots, the files of averages and the saved states are the same bytes."""
-    live = {bn: lines_of(folder, "live") + lines_of(folder, "live", split="train") for bn, folder in runs.items()}
-    assert live["recalibrate"] == live["average"] == live["latest"] and len(live["latest"]) == 64
-    assert not any("bn" in json.loads(line) for line in live["latest"])
+def test_policies_differ_in_evaluation_alone(runs: dict[str, Path]) -> None:
+    """The training rows, the snapshots and the tensors of the saved states are the same bytes."""
+    trained = [lines_of(folder, "live", split="train") for folder in runs.values()]
+    assert trained[0] == trained[1] == trained[2] and len(trained[0]) == 60 and "bn" not in trained[0][0]
     files = [{f: h for f, h in contents(folder).items() if f.endswith("safetensors")} for folder in runs.values()]
-    assert files[0] == files[1] == files[2] and any(f.startswith("averages") for f in files[0])
+    files = [{f: h for f, h in of.items() if not f.startswith("averages")} for of in files]
+    assert files[0] == files[1] == files[2] and {f.split("/")[0] for f in files[0]} == {"trajectory", "resume"}
+    running = losses(runs["latest"], "live", "loss_running_bn")
     for bn, folder in runs.items():
-        averaged = [r for r in rows(folder) if r["weights"] != "live"]
-        assert {r["bn"] for r in averaged} == {bn} and {r["weights"] for r in averaged} == set(EVALUATED)
+        found = [r for r in rows(folder) + rows(folder, "readouts/test/metrics.jsonl") if r["split"] != "train"]
+        assert {r["bn"] for r in found} == {bn} and {r["weights"] for r in found} == {"live", *EVALUATED}
+        assert all(("loss_running_bn" in r) == (r["weights"] == "live") for r in found)
+        assert losses(folder, "live", "loss_running_bn") == running and len(running) == 4
+        apart = [losses(folder, "live")[s] != loss for s, loss in running.items()]
+        assert apart == [bn == "recalibrate"] * 4
     for id in IDS:  # of weights that are far apart
         for step in losses(runs["latest"], id):
             if (id, step) != ("swa-e10-from20", 20):
                 found = [losses(runs[bn], id)[step] for bn in POLICIES]
                 assert min(abs(a - b) for a, b in zip(found, [*found[1:], found[0]], strict=True)) > 1e-4, (id, found)
-    one = {bn: losses(folder, "lawa-k1-s10") for bn, folder in runs.items()}
-    live_losses = losses(runs["latest"], "live")
-    assert one["latest"] == one["average"] == {s: live_losses[s] for s in one["latest"]}
-    assert all(one["recalibrate"][s] != live_losses[s] for s in one["latest"])
 
 
-def test_files_of_averages_have_the_latest_statistics(runs: dict[str, Path]) -> None:
-    last = read_tensors(runs["average"] / "trajectory/step_00000060/model.safetensors")
-    for id in IDS:
-        average = read_tensors(runs["average"] / "averages" / id / "step_00000060/model.safetensors")
-        for name in last:
-            same = torch.equal(average[name], last[name])
-            assert same == ("running" in name or "tracked" in name), (id, name)
+@pytest.mark.parametrize("bn", POLICIES)
+def test_an_average_that_is_the_live_weights_gains_nothing(runs: dict[str, Path], bn: str) -> None:
+    """LAWA of one snapshot, at the steps whose weights it has: the live loss to the last bit, on val and on test."""
+    found = rows(runs[bn])
+    live, one = curve(found, "live"), curve(found, "lawa-k1-s10")
+    assert one == [point for point in live if point[0] in (20, 40, 60)]
+    assert [steps_saved(live, step, loss) for step, loss in one] == [(0, True)] * 3
+    test = {r["weights"]: r["loss"] for r in rows(runs[bn], "readouts/test/metrics.jsonl")}
+    assert test["lawa-k1-s10"] == test["live"]
+    assert re.search(r"\| +60 \| +(\d\.\d+) \| +\1 \| +0 \|", (runs[bn] / "report.md").read_text())
+
+
+@pytest.mark.parametrize("bn", POLICIES)
+def test_the_file_of_an_average_gives_the_loss_that_was_printed(runs: dict[str, Path], bn: str) -> None:
+    """In plain torch. Of the policies' files all tensors but the running statistics are the same bytes."""
+    p = prepared(*NORMED)
+    inputs, targets = map(torch.from_numpy, p.data.eval_batch("val", fixed_set(p.data.sizes["val"], 32)))
+    for id in EVALUATED:
+        path = f"averages/{id}/step_00000060/model.safetensors"
+        tensors, latest = (read_tensors(runs[policy] / path) for policy in (bn, "latest"))
+        assert {n for n in tensors if not torch.equal(tensors[n], latest[n])} == (
+            statistics_names(Normed()) if bn == "recalibrate" or (bn == "average" and "-k1" not in id) else set()
+        )
+        model = Normed()
+        model.load_state_dict(tensors)
+        with torch.no_grad():
+            loss = F.cross_entropy(model.eval()(inputs).flatten(0, 1), targets.flatten().long())
+        assert float(loss) == pytest.approx(losses(runs[bn], id)[60], rel=1e-6)
 
 
 @pytest.mark.parametrize("bn", POLICIES)
@@ -166,6 +216,11 @@ def test_read_outs_are_the_rows_of_a_training_with_that_policy(runs: dict[str, P
     assert done.returncode == 0, done.stderr
     swa = lines_of(tmp_path, "swa-e10-from20")
     assert swa == lines_of(runs[bn], "swa-e10-from20") != []
+    assert lines_of(tmp_path, "live") == ([] if bn == "recalibrate" else lines_of(runs[bn], "live")[1:])
+    assert lines_of(tmp_path, "live", split="test") == lines_of(
+        runs[bn], "live", split="test", name="readouts/test/metrics.jsonl"
+    )
+    assert losses(tmp_path, "lawa-k1-s10-from20") == {s: losses(runs[bn], "live")[s] for s in (20, 40, 60)}
     ours = losses(tmp_path, "lawa-k3-s10-from20")
     assert ours == {s: loss for s, loss in losses(runs[bn], "lawa-k3-s10").items() if s in ours} != {}
     test = "readouts/test/metrics.jsonl"
@@ -182,10 +237,92 @@ def test_names_of_read_outs_and_policies_that_cannot_be(runs: dict[str, Path], t
         done = run(str(folder), "--k", "2", "--spacing", "10", *flags, module="lawa_exp.readout", warm=True)
         assert done.returncode == 0, done.stderr
     assert {p.name for p in (folder / "readouts").iterdir()} == {"test", "lawa-k2-s10", "lawa-k2-s10-bn-latest"}
-    refused = run(str(folder), "--avg", "ema", "--decay", "0.9", "--every", "1", module="lawa_exp.readout", warm=True)
-    assert refused.returncode == 2 and "a kept average has the latest statistics alone" in refused.stderr
+    kept = ["--avg", "ema", "--decay", "0.9", "--every", "1"]
+    for bn in ("average", "recalibrate"):
+        assert read_out(folder, *kept, "--bn", bn, "--name", bn).returncode == 0
+        assert losses(folder / "readouts" / bn, "ema-d0.9-e1")[60] == losses(runs[bn], "ema-d0.9-e1")[60]
+    refused = read_out(folder, *kept, "--bn", "latest")
+    assert refused.returncode == 2
+    assert "kept averages have the statistics of evaluate.bn=average alone" in refused.stderr
     refused = run(str(folder), "--bn", "latest", "--evaluate", "a:b", module="lawa_exp.readout", warm=True)
     assert refused.returncode == 2 and refused.stderr.startswith("error: --bn=latest: not with --evaluate")
+
+
+def test_a_run_from_before_is_read_out_with_live_weights_that_are_evaluated_alike(
+    runs: dict[str, Path], from_before: Path, tmp_path: Path
+) -> None:
+    flags = ["--avg", "lawa,ema", "--k", "1", "--spacing", "10", "--decay", "0.9", "--every", "1"]
+    done = read_out(from_before, *flags, "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert "evaluated again with evaluate.bn=recalibrate, at 3 steps" in done.stdout
+    expected = lines_of(runs["recalibrate"], "live")[1:]
+    assert lines_of(tmp_path / "out", "live") == expected
+    assert losses(tmp_path / "out", "lawa-k1-s10") == losses(tmp_path / "out", "live")
+    assert losses(tmp_path / "out", "ema-d0.9-e1") == losses(runs["recalibrate"], "ema-d0.9-e1")
+    done = read_out(from_before, "--bn", "latest", *flags, "--out", str(tmp_path / "latest"))
+    assert lines_of(tmp_path / "latest", "live") == [] and "evaluated again" not in done.stdout
+    assert losses(tmp_path / "latest", "ema-d0.9-e1")[60] == losses(runs["latest"], "ema-d0.9-e1")[60]
+
+    folder = tmp_path / "run"
+    shutil.copytree(from_before, folder)
+    done = read_out(folder, module="lawa_exp.suggest")
+    assert done.returncode == 0, done.stderr
+    of_live = losses(folder / "readouts/suggest", "live")
+    assert {40, 60} <= of_live.keys()
+    for step, loss in of_live.items():  # in batches of another size
+        assert loss == pytest.approx(losses(runs["recalibrate"], "live")[step], rel=1e-6)
+
+    shutil.rmtree(folder / "trajectory/step_00000040")
+    done = read_out(folder, "--avg", "lawa", "--k", "3", "--spacing", "10", "--out", str(tmp_path / "gap"))
+    assert done.returncode == 0 and "at step 40 no snapshot was kept to evaluate them again: left out" in done.stdout
+    assert list(losses(tmp_path / "gap", "live")) == [20, 60]
+    shutil.rmtree(folder / "trajectory")
+    refused = read_out(folder, "--avg", "ema", "--decay", "0.9", "--every", "1")
+    assert refused.returncode == 2 and "no snapshot was kept to evaluate them again; choose latest" in refused.stderr
+
+
+def test_what_is_trained_is_not_judged_by_how_it_is_evaluated(from_before: Path, tmp_path: Path) -> None:
+    """A finished run, asked for again with other statistics: what is read out has its own, and a rerun is no other."""
+    folder = tmp_path / "run"
+    shutil.copytree(from_before, folder)
+    asked = [*NORMED, "k=[1,3,2]", f"run_dir={folder}", "evaluate.bn=latest"]
+    done = run(*asked, warm=True)
+    assert done.returncode == 0, done.stderr
+    assert "it was evaluated with evaluate.bn=recalibrate evaluate.bn_samples=100" in done.stdout
+    assert "warning: the live weights were evaluated with their running BatchNorm statistics" in done.stdout
+    out = folder / "readouts/lawa-k2-s10"
+    assert {r["bn"] for r in rows(out)} == {"recalibrate"} and {r["weights"] for r in rows(out)} == {
+        "live",
+        "lawa-k2-s10",
+    }
+    for bn in ("latest", "recalibrate"):
+        done = run(*asked, f"evaluate.bn={bn}", "rerun=true", warm=True)
+        assert done.returncode == 0 and "the rerun equals the first training" in done.stdout, done.stdout
+        assert {r["bn"] for r in rows(folder) if r["split"] == "val"} == {bn}
+
+
+def test_weights_of_schedule_free_have_statistics_of_their_own(tmp_path: Path) -> None:
+    """Its averaged weights x, with the running statistics of y in training, and recalibrated as any others."""
+    asked = [*NORMED, "optimizer=schedule_free", "lr=constant", "lr.peak=0.01", "avg=lawa", "k=1", "steps=20"]
+    asked = [a for a in asked if not a.startswith(("averagers.", "steps=60", "k=3"))]
+    done = run(*asked, f"run_dir={tmp_path}", warm=True)
+    assert done.returncode == 0, done.stderr
+    (of_live,) = (r for r in rows(tmp_path) if r["weights"] == "live" and r["split"] == "val" and r["step"] == 20)
+    assert of_live["loss"] == losses(tmp_path, "lawa-k1-s10")[20] != of_live["loss_running_bn"]
+    p = prepared(*asked)
+    model = Normed()
+    model.load_state_dict(read_tensors(tmp_path / "trajectory/step_00000020/model.safetensors"))
+    inputs, targets = map(torch.from_numpy, p.data.eval_batch("val", fixed_set(p.data.sizes["val"], 32)))
+
+    @torch.no_grad()
+    def loss() -> float:
+        return float(F.cross_entropy(model.eval()(inputs).flatten(0, 1), targets.flatten().long()))
+
+    assert loss() == pytest.approx(of_live["loss_running_bn"], rel=1e-6)
+    parts = [(first, min(32, 100 - first)) for first in range(0, 100, 32)]
+    batches = [torch.from_numpy(p.data.train_batch(p.config.seed, *part)[0]) for part in parts]
+    torch.optim.swa_utils.update_bn(batches, model)
+    assert loss() == pytest.approx(of_live["loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("bn", ["recalibrate", "average"])
@@ -211,6 +348,43 @@ def test_models_without_it_say_nothing_of_it_and_configurations_from_before_open
     assert plan.trajectory_id(plan.identity(opened, p.data)) == p.trajectory
     assert prepared(*NORMED, "evaluate.bn=latest").trajectory == prepared(*NORMED).trajectory
     assert prepared(*NORMED, "batch.norm_group=4").trajectory != prepared(*NORMED).trajectory
+
+
+def test_how_many_samples_share_statistics_is_in_the_id_where_they_are_fewer_than_the_batch() -> None:
+    """The ids of a whole batch, and with norm_group, are those that they were at commit a6535a4."""
+
+    def planned(*arguments: str, **batch: Any) -> Callable[..., Prepared]:
+        ((values, overrides),), _ = compose(list(arguments))
+        config, options = read(values, overrides)
+        config = replace(config, batch=replace(config.batch, **batch))
+
+        def on(ranks: int, micro: int | None = None) -> Prepared:
+            asked = replace(config, trainer=replace(config.trainer, micro_batch=micro))
+            return prepare(asked, options, CPU, Ranks(0, ranks, 0, ranks))
+
+        return on
+
+    resnet = ["model=resnet20", "model.layers=8", "dataset=digits"]
+    of = planned(*resnet, size=32)
+    assert of(1).trajectory == of(1, 32).trajectory == "e8ce6f57ae40"
+    micro = of(1, 8)
+    assert micro.identity["batch"]["norm_samples"] == 8
+    assert of(1, 16).trajectory == of(2).trajectory != micro.trajectory != of(1).trajectory
+    described = plan.describe(micro.config, micro.data, micro.splits, 1, *measure(micro))
+    assert "BatchNorm statistics of 8 samples; batch.norm_group=8 fixes this on any machine" in described
+    of = planned(*resnet, size=32, norm_group=8)
+    assert {of(1).trajectory, of(2).trajectory, of(1, 8).trajectory} == {"ca4fd497b186"}
+    of = planned(*resnet, "batch=steps", size=32, sizes=(64,), at=(1.0,))
+    assert of(1, 32).identity["batch"]["norm_samples"] == [32, 32]
+    of = planned("model=cct_2", "dataset=digits")  # without BatchNorm
+    assert of(1).trajectory == of(2).trajectory
+    of = planned(*NORMED)  # a model from outside
+    assert of(1).trajectory != of(2).trajectory
+
+
+def test_a_run_goes_on_with_as_many_samples_that_share_statistics(runs: dict[str, Path]) -> None:
+    refused = run(*ASKED, "trainer.micro_batch=2", f"run_dir={runs['latest']}", warm=True)
+    assert refused.returncode == 2 and "batch.norm_samples=None there, 2 here: samples that share" in refused.stderr
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -253,7 +427,7 @@ def test_groups_are_as_if_torch_saw_one_after_the_other(cls: type, shape: tuple,
     "arguments, message",
     [
         (tiny("batch.norm_group=2"), "batch.norm_group=2: expected null, the model has no BatchNorm"),
-        ([*NORMED, "batch.norm_group=3"], "batch.norm_group=3: expected a divisor of 8, the samples of one rank"),
+        ([*NORMED, "batch.norm_group=3"], "batch.norm_group=3: expected null, or a divisor of 8, the samples of"),
         ([*NORMED, "batch.norm_group=4", "trainer.micro_batch=2"], "trainer.micro_batch=2: expected a multiple of"),
         ([*NORMED, "evaluate.bn=all"], "evaluate.bn=all: expected one of recalibrate, average, latest"),
         ([*NORMED, "evaluate.bn_samples=0"], "evaluate.bn_samples=0: expected an integer of at least 1 or one of all"),
