@@ -44,7 +44,8 @@ class Stated:
 
 def contents(folder: Path, renamed: Mapping[str, str] | None = None) -> Facts:
     """Every fact in a folder. renamed: new to old spelling, of overrides that text files repeat."""
-    facts, names = {}, _without_ids(folder)
+    facts: Facts = {}
+    names = _without_ids(folder)
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         relative = path.relative_to(folder)
         if any(fnmatchcase(part, glob) for part in relative.parts for glob in IGNORED):

@@ -21,8 +21,10 @@ PATH = Path(__file__).parent / "path"  # sitecustomize.py and a model from outsi
 WARM = ("torch._dynamo", "torch.distributed.run", "hydra", "matplotlib.pyplot")  # imported once, before commands fork
 LIMIT = 600  # seconds that a command may take
 # What is in our environment and not a command's.
-OURS = ("LAWA_", "SLURM_", "SBATCH_", "WANDB_", "HF_", "OMP_", "MKL_", "TORCH", "PYTHON", "SAME_BYTES_", "CUDA_")
-OURS += ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_")
+OURS = (
+    *("LAWA_", "SLURM_", "SBATCH_", "WANDB_", "HF_", "OMP_", "MKL_", "TORCH", "PYTHON", "SAME_BYTES_", "CUDA_"),
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_"),
+)
 
 
 def export(repository: Path, commit: str | None, to: Path) -> Path:
@@ -72,7 +74,7 @@ def _become(words: list[str], command: Command, side: Path, cwd: Path, out: Path
     """The command, in this process, which has imported what takes long."""
     code = 1
     try:
-        for number, path in enumerate((os.devnull, out, out.with_suffix(".err"))):
+        for number, path in enumerate((Path(os.devnull), out, out.with_suffix(".err"))):
             os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666), number)
         signal.signal(signal.SIGALRM, _late)
         signal.alarm(LIMIT)

@@ -273,6 +273,11 @@ def test_a_side_is_never_compared_on_the_code_of_another(checkout: Path):
     done = same_bytes(checkout, "HEAD", "--only", "killed")
     said = "command 2 ended with 97, expected 0: error: lawa_exp is None, expected that of "
     assert done.returncode == 1 and said in done.stdout, done.stdout + done.stderr
+    path = f"{ROOT / 'tests/same_bytes/path'}:{ROOT}"
+    environment = {**os.environ, "PYTHONPATH": path, "SAME_BYTES_SIDE": str(checkout)}
+    launch = [sys.executable, "-m", "lawa_exp", "--help"]  # as torchrun starts its ranks
+    rank = subprocess.run(launch, capture_output=True, text=True, env=environment, cwd=checkout)
+    assert rank.returncode == 97 and "expected that of" in rank.stderr, rank.stderr
 
 
 def test_mistakes_are_told_in_a_line(checkout: Path):
