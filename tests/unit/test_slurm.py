@@ -231,7 +231,8 @@ def test_the_copy_of_the_code(tmp_path):
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "one.py").write_text("WIDTH = 1\n")  # without __init__.py
     folder = tmp_path / "code"
-    script = f"from pathlib import Path; from lawa_exp.slurm.pin import pin; print(pin(Path({str(folder)!r}), ['mine', 'parts.one']))"
+    asked = f"pin(Path({str(folder)!r}), ['mine', 'parts.one'])"
+    script = f"from pathlib import Path; from lawa_exp.slurm.pin import pin; print({asked})"
 
     def again() -> Path:
         done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -289,7 +290,7 @@ def test_the_sbatch_script():
     "arguments, line",
     [
         (["-m"], "hydra/launcher=slurm: no SLURM on this machine (sbatch is not in PATH)"),
-        ([], "hydra/launcher=...: only under -m"),
+        ([], "hydra/launcher=slurm: only under -m"),
         (["-m", "hydra.launcher.time=0"], "hydra.launcher.time=0: expected"),
         (
             ["-m", "hydra.launcher.time=2"],
