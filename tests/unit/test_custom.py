@@ -237,6 +237,21 @@ def test_a_source_that_has_changed_since(mine: Path) -> None:
     assert rows(mine / "out") == expected
 
 
+def test_a_run_is_read_where_its_sources_are_not(mine: Path, tmp_path: Path) -> None:
+    done = command(READING["readout"], tmp_path, str(mine / "run"))
+    assert done.returncode == 2 and "module mine is not what" in done.stderr, done.stderr
+    done = command(READING["readout"], mine / "run" / "code", str(mine / "run"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_other_versions_of_packages_are_told(mine: Path) -> None:
+    config = mine / "run" / "config.yaml"
+    config.write_text(config.read_text().replace(f"torch: {metadata.version('torch')}", "torch: 0.4.1"))
+    done = command(READING["readout"], mine)
+    assert done.returncode == 0, done.stderr
+    assert f"other packages: torch 0.4.1 there, {metadata.version('torch')} here" in done.stderr
+
+
 @pytest.fixture
 def hostile(project: Path, tmp_path: Path) -> Path:
     """A copy whose config.yaml asks for a shell command, which makes a file."""
