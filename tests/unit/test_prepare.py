@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import platform
 import resource
 import shutil
 import signal
@@ -281,7 +282,9 @@ def test_what_is_not_committed_is_cut_off(command: Command, tmp_path: Path) -> N
     for split in ("train", "val"):
         with (out / f"{split}.bin.partial").open("ab") as file:
             file.write(bytes((command.finished / f"{split}.bin").stat().st_size))  # more than will still be written
-    (out / ".partial-progress.json").write_text('{"documents": 40')
+    with subprocess.Popen(["true"]) as gone:
+        partial = f".partial-{gone.pid}@{platform.node()}@progress.json"
+    (out / partial).write_text('{"documents": 40')
     command.resume(out)
 
 
