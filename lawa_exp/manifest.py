@@ -27,19 +27,13 @@ def read(sweep: Path) -> dict[str, Any]:
 def find_run(run_dir: str, sweep: Path) -> Path:
     """The run that a file of the sweep's folder names; where it is nowhere, the place that it belongs in.
 
-    By its name in the runs root that holds sweeps/, else as written: from the sweep's folder, or (the first manifests)
-    from the folder in which the sweep was started.
+    By its name in the runs root that holds sweeps/, else as written: from the folder in which the sweep was started.
     """
     root = sweep.resolve().parent.parent
     if not sweep.is_absolute():
         root = Path(os.path.relpath(root))
-    beside = root / Path(run_dir).name
-    return next((path for path in (beside, sweep / run_dir, Path(run_dir)) if path.exists()), beside)
-
-
-def as_written(run_dir: Path, sweep: Path) -> str:
-    """The path from the sweep's folder to a run."""
-    return os.path.relpath(run_dir.resolve(), sweep.resolve())
+    sibling = root / Path(run_dir).name
+    return next((path for path in (sibling, Path(run_dir)) if path.exists()), sibling)
 
 
 def not_finished(run: Path) -> str | None:

@@ -149,7 +149,7 @@ def gather(
         "entries": [
             {
                 "overrides": mine,
-                "run_dir": manifest.as_written(p.run_dir, folder),
+                "run_dir": str(p.run_dir),
                 "steps": p.config.steps,
                 "averages": [a.id for a in p.config.averagers],
             }

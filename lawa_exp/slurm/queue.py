@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lawa_exp.config import Failed, UserError
-from lawa_exp.manifest import as_written, find_run
+from lawa_exp.manifest import find_run
 
 SUBMITTED = "submitted.jsonl"  # in a sweep's folder, one line for each run that was queued
 ENDING = "COMPLETING"  # the state of a job that is about to leave, or to be queued again: nobody can tell
@@ -90,7 +90,7 @@ def job_name(sweep: str) -> str:
 
 def record(sweep: Path, jobs: Mapping[Path, str]) -> None:
     """Adds the runs that were submitted, by run directory, to the sweep's record."""
-    lines = [{"run_dir": as_written(run_dir, sweep), "job": job, "time": time.time()} for run_dir, job in jobs.items()]
+    lines = [{"run_dir": str(run_dir), "job": job, "time": time.time()} for run_dir, job in jobs.items()]
     with (sweep / SUBMITTED).open("a") as file:
         file.write("".join(json.dumps(line) + "\n" for line in lines))
 

@@ -320,7 +320,7 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run("-m", *asked, *extra, warm=True, cwd=root)
     assert done.returncode == 0, done.stderr
     for entry in json.loads((root / "runs/sweeps/s/manifest.json").read_text())["entries"]:
-        assert (root / "runs/sweeps/s" / entry["run_dir"] / "DONE").is_file()
+        assert (root / entry["run_dir"] / "DONE").is_file()
     return (root / "runs").rename(root / "elsewhere") / "sweeps" / "s"
 
 
