@@ -60,7 +60,7 @@ def parser() -> Parser:
     p.add_argument(
         "--bn",
         choices=BN_POLICIES,
-        help="BatchNorm's statistics of averages, as evaluate.bn (default: the run's)",
+        help="BatchNorm's statistics of all weights, as evaluate.bn (default: the run's)",
     )
     p.add_argument("--device", help="auto, cpu or cuda (default: the run's)")
     add_trust(p)

@@ -123,9 +123,9 @@ def on_test(
     samples = row.get("eval_samples")
     both, bn = (("live", live), (best.id, best.weights(found.step))), subject.replay.bn
     scored = [evaluated(subject.score, weights, id, found.step, "test", samples, bn) for id, weights in both]
-    seen = {key: row[key] for key in ("trained_samples", "trained_tokens") if key in row}
+    seen: dict[str, Any] = {key: row[key] for key in ("trained_samples", "trained_tokens") if key in row}
     at = {"step": found.step, "split": "test"}
-    rows: list[dict[str, Any]] = [
+    rows = [
         live_row({**at, **scored[0].fields}, subject.score, live, bn, samples) | seen,
         {**at, **best.fields, **scored[1].fields, **seen},
     ]

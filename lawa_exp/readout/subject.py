@@ -144,8 +144,8 @@ def averages_of(
         if not problem:
             replayed.append(settings)
         elif files is not None and last not in files:
-            there = kept_with(evaluated[last])
-            left_out.append(f"{settings.id}: {problem}; kept averages have the statistics of evaluate.bn={there} alone")
+            there = f"evaluate.bn={kept_with(evaluated[last])}"
+            left_out.append(f"{settings.id}: {problem}; kept averages have the statistics of {there}: --bn recalibrate")
         elif settings.id in online and last in steps_in(run.averages / settings.id):
             kept.append(Attached(settings, run, score.bn, files))
             notes.append(f"{settings.id} is the one that was attached while the run trained.")

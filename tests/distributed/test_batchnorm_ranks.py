@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import UPDATE, Strike, assert_same_run, lines_of, rows, run, run_all, states
-from normed import NORMED
+from helpers import IDS, UPDATE, Strike, assert_same_run, lines_of, rows, run, run_all, states
+from normed import NORMED, Normed
+from torch.nn import functional as F
 
 from lawa_exp.checkpoint.tensors import read_tensors
+from lawa_exp.compose import compose, read
+from lawa_exp.evaluate import fixed_set
 
 pytestmark = pytest.mark.distributed
 
@@ -43,14 +46,32 @@ def test_groups_are_the_same_on_any_ranks_and_micro_batches(tmp_path: Path) -> N
     assert max(apart) > 1e-3, "groups of another size are another training"
 
 
-def test_every_rank_evaluates_rank_0s_statistics(plain: Path, tmp_path: Path) -> None:
-    """Live losses, half of whose batches rank 1 evaluated, are those of the snapshots on one rank."""
-    flags = ["--k", "1", "--spacing", "20", "--bn", "latest", "--out", str(tmp_path)]
-    done = run(str(plain), *flags, module="lawa_exp.readout", warm=True)
-    assert done.returncode == 0, done.stderr
-    found = {r["step"]: r["loss"] for r in rows(tmp_path) if r["weights"] == "lawa-k1-s20" and r["split"] == "val"}
-    live = {r["step"]: r["loss"] for r in rows(plain) if r["weights"] == "live" and r["split"] == "val"}
-    assert found == {step: live[step] for step in (20, 40, 60)}
+def test_every_rank_evaluates_the_same_statistics(plain: Path, tmp_path: Path) -> None:
+    """Live losses, half of whose batches rank 1 evaluated, are those of the snapshots on one rank.
+
+    With rank 0's running statistics, and recalibrated on both ranks.
+    """
+    for bn, loss in (("latest", "loss_running_bn"), ("recalibrate", "loss")):
+        flags = ["--k", "1", "--spacing", "20", "--bn", bn, "--out", str(tmp_path / bn)]
+        done = run(str(plain), *flags, module="lawa_exp.readout", warm=True)
+        assert done.returncode == 0, done.stderr
+        read = [r for r in rows(tmp_path / bn) if r["weights"] == "lawa-k1-s20" and r["split"] == "val"]
+        live = {r["step"]: r[loss] for r in rows(plain) if r["weights"] == "live" and r["split"] == "val"}
+        assert {r["step"]: r["loss"] for r in read} == {step: live[step] for step in (20, 40, 60)}
+
+
+def test_files_have_the_statistics_that_both_ranks_evaluated(plain: Path) -> None:
+    found = {r["weights"]: r["loss"] for r in rows(plain) if r["split"] == "val" and r["step"] == 60}
+    ((values, overrides),), _ = compose(list(NORMED))
+    config, _ = read(values, overrides)
+    data = config.dataset.open(config.model.context)
+    inputs, targets = map(torch.from_numpy, data.eval_batch("val", fixed_set(data.sizes["val"], 32)))
+    model = Normed().eval()
+    for id in IDS:
+        model.load_state_dict(read_tensors(plain / f"averages/{id}/step_00000060/model.safetensors"))
+        with torch.no_grad():
+            loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten().long())
+        assert float(loss) == pytest.approx(found[id], rel=1e-6)
 
 
 def test_recalibration_is_the_same_bytes_on_one_two_and_four_ranks(plain: Path, tmp_path: Path) -> None:

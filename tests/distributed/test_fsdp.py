@@ -137,7 +137,7 @@ def test_bfloat16_is_gathered_and_computed_with(folder: Path, two: dict) -> None
 def test_other_optimizers_feedback_and_batch_norm(tmp_path: Path) -> None:
     """Each as on one rank."""
     asked = {name: [*ASKED, *overrides] for name, (overrides, _) in OTHERS.items()}
-    asked["normed"] = [*(o for o in NORMED if not o.startswith("steps=")), "batch.norm_group=2", "steps=20"]
+    asked["normed"] = [*(o for o in NORMED if not o.startswith("steps=")), "batch.norm_group=2", "steps=20", "k=[1,3]"]
     done = run_all(tmp_path / "two", 2, {name: [*overrides, "trainer=fsdp"] for name, overrides in asked.items()})
     for name, overrides in asked.items():
         assert done[name].returncode == 0 and "fsdp: 1/2" in done[name].stdout, done[name].stdout
@@ -145,6 +145,14 @@ def test_other_optimizers_feedback_and_batch_norm(tmp_path: Path) -> None:
         assert alone.returncode == 0, alone.stderr
         allowed = OTHERS[name][1] if name in OTHERS else 1e-5
         assert losses(tmp_path / "two" / name) == pytest.approx(losses(tmp_path / name), rel=allowed), name
+    at_20 = {r["weights"]: r["loss"] for r in rows(tmp_path / "two/normed") if r["split"] == "val" and r["step"] == 20}
+    assert at_20["lawa-k1-s10"] == at_20["live"]
+    average = "averages/lawa-k1-s10/step_00000020"  # with the statistics that were evaluated, whole on each rank
+    ours, theirs = weights(tmp_path / "two/normed" / average), weights(tmp_path / "normed" / average)
+    for tensor in theirs:
+        torch.testing.assert_close(ours[tensor], theirs[tensor], rtol=1e-4, atol=1e-5)
+    last = weights(tmp_path / "two/normed/trajectory/step_00000020")
+    assert not torch.equal(ours["norm.running_var"], last["norm.running_var"])
 
 
 def test_what_needs_whole_gradients_is_refused(folder: Path, two: dict) -> None:

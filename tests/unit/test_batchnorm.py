@@ -25,6 +25,7 @@ from lawa_exp.batchnorm import TrainingStatistics, group_norms, policy, recalibr
 from lawa_exp.checkpoint.commit import steps_in
 from lawa_exp.checkpoint.tensors import read_tensors
 from lawa_exp.compose import compose, read
+from lawa_exp.dashboard.collect import val_rows
 from lawa_exp.distributed import Ranks
 from lawa_exp.evaluate import fixed_set
 from lawa_exp.metrics import curve, encode, steps_saved
@@ -32,6 +33,7 @@ from lawa_exp.numerics import autocast_for, seeded_model
 from lawa_exp.run import Prepared, measure, prepare
 from lawa_exp.rundir import RunDir
 from lawa_exp.settings import config_from, config_to
+from lawa_exp.summary import read_run
 
 POLICIES = ["recalibrate", "average", "latest"]
 CPU = torch.device("cpu")
@@ -241,9 +243,10 @@ def test_names_of_read_outs_and_policies_that_cannot_be(runs: dict[str, Path], t
     for bn in ("average", "recalibrate"):
         assert read_out(folder, *kept, "--bn", bn, "--name", bn).returncode == 0
         assert losses(folder / "readouts" / bn, "ema-d0.9-e1")[60] == losses(runs[bn], "ema-d0.9-e1")[60]
+    assert {row["bn"] for row in val_rows(folder)} == {"average"}, "the dashboard compares what is evaluated alike"
     refused = read_out(folder, *kept, "--bn", "latest")
     assert refused.returncode == 2
-    assert "kept averages have the statistics of evaluate.bn=average alone" in refused.stderr
+    assert "kept averages have the statistics of evaluate.bn=average: --bn recalibrate" in refused.stderr
     refused = run(str(folder), "--bn", "latest", "--evaluate", "a:b", module="lawa_exp.readout", warm=True)
     assert refused.returncode == 2 and refused.stderr.startswith("error: --bn=latest: not with --evaluate")
 
@@ -281,6 +284,19 @@ def test_a_run_from_before_is_read_out_with_live_weights_that_are_evaluated_alik
     assert refused.returncode == 2 and "no snapshot was kept to evaluate them again; choose latest" in refused.stderr
 
 
+@pytest.mark.parametrize("bn", ["recalibrate", "latest"])
+def test_checkpoints_without_rows_are_evaluated_alike(runs: dict[str, Path], bn: str, tmp_path: Path) -> None:
+    settings = [o for o in NORMED if o.startswith(("model.", "evaluate.", "trainer."))]
+    flags = ["--model", "custom", "--dataset", "pydocs", "--bn", bn, "--avg", "lawa", "--k", "1", "--spacing", "20"]
+    done = read_out(runs["latest"] / "trajectory", *flags, "--out", str(tmp_path), *settings)
+    assert done.returncode == 0, done.stderr
+    for key in ("loss", "loss_running_bn", "bn"):
+        found = losses(tmp_path, "live", key)
+        assert {s: found[s] for s in (20, 40, 60)} == {s: losses(runs[bn], "live", key)[s] for s in (20, 40, 60)}
+    one = losses(tmp_path, "lawa-k1-s20")
+    assert {s: one[s] for s in (20, 40, 60)} == {s: losses(tmp_path, "live")[s] for s in (20, 40, 60)}
+
+
 def test_what_is_trained_is_not_judged_by_how_it_is_evaluated(from_before: Path, tmp_path: Path) -> None:
     """A finished run, asked for again with other statistics: what is read out has its own, and a rerun is no other."""
     folder = tmp_path / "run"
@@ -295,6 +311,8 @@ def test_what_is_trained_is_not_judged_by_how_it_is_evaluated(from_before: Path,
         "live",
         "lawa-k2-s10",
     }
+    shown, _ = read_run(folder, ["lawa-k1-s10", "lawa-k2-s10"], 60)  # of a summary
+    assert dict(curve(shown, "live"))[60] == dict(curve(shown, "lawa-k1-s10"))[60]
     for bn in ("latest", "recalibrate"):
         done = run(*asked, f"evaluate.bn={bn}", "rerun=true", warm=True)
         assert done.returncode == 0 and "the rerun equals the first training" in done.stdout, done.stdout

@@ -241,7 +241,8 @@ def test_a_model_and_a_data_set_that_do_not_go_together():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_takes_other_choices_of_its_groups(name):
-    prepared(f"model={name}", "dataset=digits", "lr=constant", "optimizer=lamb", "batch=ramp", "batch.over=1")
+    ramp = ("batch=ramp", "batch.over=1", "batch.first=64", "batch.increment=64")  # of a recipe's norm_group
+    prepared(f"model={name}", "dataset=digits", "lr=constant", "optimizer=lamb", *ramp)
 
 
 def test_accuracy_is_counted_over_every_sample_once():
