@@ -126,7 +126,9 @@ def train(
         with swap.applied(weights):
             if bn == "recalibrate":
                 recalibrate(model, data, config, ranks, device, autocast)
-                weights |= {name: live[name].clone() for name in statistics_names(model)}
+                own = {name: live[name].clone() for name in statistics_names(model)}
+                if all(t.isfinite().all() for t in own.values()):  # what is kept after a divergence stays finite
+                    weights |= own
             yield weights
 
     def settle() -> None:

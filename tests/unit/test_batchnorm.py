@@ -343,6 +343,15 @@ def test_weights_of_schedule_free_have_statistics_of_their_own(tmp_path: Path) -
     assert loss() == pytest.approx(of_live["loss"], rel=1e-5)
 
 
+def test_averages_stay_finite_where_the_training_does_not(tmp_path: Path) -> None:
+    """The EMA has seen an update so large that nothing could be recalibrated on it."""
+    fault = ["fault=rate", "fault.at=30", "fault.length=5", "fault.factor=1e38"]
+    done = run(*NORMED, *fault, f"run_dir={tmp_path}", warm=True)
+    assert done.returncode == 3, done.stderr
+    found = list(tmp_path.glob("averages/*/step_0000003*/model.safetensors"))
+    assert len(found) == 3 and all(t.isfinite().all() for path in found for t in read_tensors(path).values())
+
+
 @pytest.mark.parametrize("bn", ["recalibrate", "average"])
 def test_killed_and_continued(bn: str, tmp_path: Path) -> None:
     folder, other = tmp_path / "run", tmp_path / "undisturbed"
