@@ -382,8 +382,6 @@ def already_done(
             said = " ".join(f"evaluate.{name}={value}" for name, value in theirs.items())
             say(f"it was evaluated with {said}, and so is what is read out; python -m lawa_exp.readout has --bn")
             p = replace(p, config=replace(p.config, evaluate=replace(p.config.evaluate, **theirs)))
-        if unlike(rows):
-            say(f"warning: {UNLIKE}; python -m lawa_exp.readout evaluates both alike")
     for warning in plan.warnings(p.config):
         say(f"warning: {warning}")
     evaluated = {r["step"] for r in rows if r["split"] == "val"}
@@ -426,26 +424,12 @@ def warn_of_statistics(config: Config, before: Config, rows: list[dict[str, Any]
     now, then = (" ".join(f"evaluate.{n}={v}" for n, v in statistics_of(c).items()) for c in (config, before))
     if now != then and any("bn" in r for r in rows):
         say(f"warning: evaluated with {now} from here on, and with {then} up to here; rerun=true evaluates all alike")
-    elif unlike(rows):
-        say(f"warning: up to here {UNLIKE}; rerun=true evaluates all alike")
 
 
 def statistics_of(config: Config) -> dict[str, Any]:
     """The settings of the BatchNorm statistics that weights are evaluated with."""
     names = ("bn", "bn_samples", "batch_size") if config.evaluate.bn == "recalibrate" else ("bn",)
     return {name: getattr(config.evaluate, name) for name in names}
-
-
-UNLIKE = (
-    "the live weights were evaluated with their running BatchNorm statistics, the averages with recalibrated ones: the "
-    "losses, and the steps saved, differ by that too"
-)
-
-
-def unlike(rows: list[dict[str, Any]]) -> bool:
-    """Whether that is so, as it was before rows of the live weights had `bn`."""
-    live = [r for r in rows if r["split"] == "val" and r["weights"] == "live"]
-    return any("bn" not in r for r in live) and any(r.get("bn") == "recalibrate" for r in rows)
 
 
 @contextmanager

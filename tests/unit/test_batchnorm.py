@@ -1,7 +1,6 @@
 """BatchNorm: the statistics that weights are evaluated with, and groups of samples that share them in training."""
 
 import copy
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from lawa_exp.compose import compose, read
 from lawa_exp.dashboard.collect import val_rows
 from lawa_exp.distributed import Ranks
 from lawa_exp.evaluate import fixed_set
-from lawa_exp.metrics import curve, encode, steps_saved
+from lawa_exp.metrics import curve, steps_saved
 from lawa_exp.numerics import autocast_for, seeded_model
 from lawa_exp.run import Prepared, measure, prepare
 from lawa_exp.rundir import RunDir
@@ -49,23 +48,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         done = run(*ASKED, f"evaluate.bn={bn}", f"run_dir={root / bn}", warm=True)
         assert done.returncode == 0, done.stderr
     return {bn: root / bn for bn in POLICIES}
-
-
-@pytest.fixture(scope="module")
-def from_before(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The recalibrated run as it was when live weights were not: without their `bn`, the latest statistics in files."""
-    folder = tmp_path_factory.mktemp("before") / "run"
-    shutil.copytree(runs["recalibrate"], folder)
-    shutil.rmtree(folder / "averages")
-    shutil.copytree(runs["latest"] / "averages", folder / "averages")
-    for path in (folder / "metrics.jsonl", folder / "readouts/test/metrics.jsonl"):
-        found = [json.loads(line) for line in path.read_text().splitlines()]
-        for row in found:
-            if "loss_running_bn" in row:
-                row["loss"] = row.pop("loss_running_bn")
-                del row["bn"]
-        path.write_text("".join(map(encode, found)))
-    return folder
 
 
 def prepared(*arguments: str):
@@ -251,36 +233,27 @@ def test_names_of_read_outs_and_policies_that_cannot_be(runs: dict[str, Path], t
     assert refused.returncode == 2 and refused.stderr.startswith("error: --bn=latest: not with --evaluate")
 
 
-def test_a_run_from_before_is_read_out_with_live_weights_that_are_evaluated_alike(
-    runs: dict[str, Path], from_before: Path, tmp_path: Path
-) -> None:
+def test_read_outs_with_other_statistics_evaluate_the_live_weights_alike(runs: dict[str, Path], tmp_path: Path) -> None:
     flags = ["--avg", "lawa,ema", "--k", "1", "--spacing", "10", "--decay", "0.9", "--every", "1"]
-    done = read_out(from_before, *flags, "--out", str(tmp_path / "out"))
+    done = read_out(runs["latest"], "--bn", "recalibrate", *flags, "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     assert "evaluated again with evaluate.bn=recalibrate, at 3 steps" in done.stdout
-    expected = lines_of(runs["recalibrate"], "live")[1:]
-    assert lines_of(tmp_path / "out", "live") == expected
+    assert lines_of(tmp_path / "out", "live") == lines_of(runs["recalibrate"], "live")[1:]
     assert losses(tmp_path / "out", "lawa-k1-s10") == losses(tmp_path / "out", "live")
     assert losses(tmp_path / "out", "ema-d0.9-e1") == losses(runs["recalibrate"], "ema-d0.9-e1")
-    done = read_out(from_before, "--bn", "latest", *flags, "--out", str(tmp_path / "latest"))
+    done = read_out(runs["latest"], *flags, "--out", str(tmp_path / "latest"))
     assert lines_of(tmp_path / "latest", "live") == [] and "evaluated again" not in done.stdout
     assert losses(tmp_path / "latest", "ema-d0.9-e1")[60] == losses(runs["latest"], "ema-d0.9-e1")[60]
 
     folder = tmp_path / "run"
-    shutil.copytree(from_before, folder)
-    done = read_out(folder, module="lawa_exp.suggest")
-    assert done.returncode == 0, done.stderr
-    of_live = losses(folder / "readouts/suggest", "live")
-    assert {40, 60} <= of_live.keys()
-    for step, loss in of_live.items():  # in batches of another size
-        assert loss == pytest.approx(losses(runs["recalibrate"], "live")[step], rel=1e-6)
-
+    shutil.copytree(runs["latest"], folder)
     shutil.rmtree(folder / "trajectory/step_00000040")
-    done = read_out(folder, "--avg", "lawa", "--k", "3", "--spacing", "10", "--out", str(tmp_path / "gap"))
+    again = ["--bn", "recalibrate", "--avg", "lawa", "--k", "3", "--spacing", "10", "--out", str(tmp_path / "gap")]
+    done = read_out(folder, *again)
     assert done.returncode == 0 and "at step 40 no snapshot was kept to evaluate them again: left out" in done.stdout
     assert list(losses(tmp_path / "gap", "live")) == [20, 60]
     shutil.rmtree(folder / "trajectory")
-    refused = read_out(folder, "--avg", "ema", "--decay", "0.9", "--every", "1")
+    refused = read_out(folder, "--bn", "recalibrate", "--avg", "ema", "--decay", "0.9", "--every", "1")
     assert refused.returncode == 2 and "no snapshot was kept to evaluate them again; choose latest" in refused.stderr
 
 
@@ -297,15 +270,14 @@ def test_checkpoints_without_rows_are_evaluated_alike(runs: dict[str, Path], bn:
     assert {s: one[s] for s in (20, 40, 60)} == {s: losses(tmp_path, "live")[s] for s in (20, 40, 60)}
 
 
-def test_what_is_trained_is_not_judged_by_how_it_is_evaluated(from_before: Path, tmp_path: Path) -> None:
+def test_what_is_trained_is_not_judged_by_how_it_is_evaluated(runs: dict[str, Path], tmp_path: Path) -> None:
     """A finished run, asked for again with other statistics: what is read out has its own, and a rerun is no other."""
     folder = tmp_path / "run"
-    shutil.copytree(from_before, folder)
+    shutil.copytree(runs["recalibrate"], folder)
     asked = [*NORMED, "k=[1,3,2]", f"run_dir={folder}", "evaluate.bn=latest"]
     done = run(*asked, warm=True)
     assert done.returncode == 0, done.stderr
     assert "it was evaluated with evaluate.bn=recalibrate evaluate.bn_samples=100" in done.stdout
-    assert "warning: the live weights were evaluated with their running BatchNorm statistics" in done.stdout
     out = folder / "readouts/lawa-k2-s10"
     assert {r["bn"] for r in rows(out)} == {"recalibrate"} and {r["weights"] for r in rows(out)} == {
         "live",
