@@ -2,10 +2,11 @@
 
     python benchmarks/ladder.py train 0.12m           # the pilot, the judged runs; goes on where it stopped
     python benchmarks/ladder.py train horizons        # the papers' horizons at 0.12M
-    python benchmarks/ladder.py train 0.12m --print   # the commands alone
-    python benchmarks/ladder.py collect --out results/ladder/rows.jsonl.gz
+    python benchmarks/ladder.py train 0.12m --print   # the commands, as far as the peaks are known
+    python benchmarks/ladder.py noise 0.12m           # of the evaluation's samples, from the weights of seed 0
+    python benchmarks/ladder.py collect               # results/ladder/rows.jsonl.gz
 
-Needs the data set enwiki2015 in LAWA_DATA. Every number that a rule needs is in the rows; nothing is chosen by hand.
+Needs the data set enwiki2015 in LAWA_DATA. Nothing is chosen by hand.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import gzip
 import json
 import math
 import shlex
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,6 +28,7 @@ import yaml
 
 PILOT = 100  # the seed of the pilot; never judged
 EMA4 = "ema-hl4pct-e1"
+SHORTEST_WARMUP = 60  # steps
 WITHIN = 0.05  # nats: a rate is "high" while its live end is this near to the best one's
 
 
@@ -43,8 +46,16 @@ class Rung:
     pilot: tuple[int, ...]  # the horizons at which peaks are chosen; one takes the peak of the last at or below it
 
     @property
+    def warmup(self) -> int:
+        return max(self.horizons[0] // 10, SHORTEST_WARMUP)
+
+    @property
+    def name(self) -> str:
+        return self.model.split()[0].partition("=")[2]
+
+    @property
     def words(self) -> str:
-        return f"experiment=ladder {self.model} trainer.dtype={self.dtype} lr.warmup_steps={self.horizons[0] // 10}"
+        return f"experiment=ladder {self.model} trainer.dtype={self.dtype} lr.warmup_steps={self.warmup}"
 
 
 def shape(name: str, layers: int, width: int, heads: int) -> str:
@@ -54,19 +65,19 @@ def shape(name: str, layers: int, width: int, heads: int) -> str:
 RUNGS = {
     "0.12m": Rung(
         shape("gpt_0.12m", 2, 64, 4), "float32", (150, 300, 600, 1200, 2400), (150, 300, 600, 1200, 2400), (0, 1, 2, 3),
-        (1e-3, 2e-3, 4e-3, 8e-3, 16e-3, 32e-3), (2e-3, 4e-3, 8e-3, 16e-3), (150, 300, 600, 1200, 2400),
+        (2e-3, 2.8e-3, 4e-3, 5.7e-3, 8e-3, 11.3e-3, 16e-3), (2e-3, 4e-3, 8e-3, 16e-3), (150, 300, 600, 1200, 2400),
     ),
     "0.8m": Rung(
         shape("gpt_0.8m", 4, 128, 4), "bfloat16", (1020, 2040, 4080, 8160), (1020, 2040, 4080, 8160), (0, 1, 2, 3),
-        (1e-3, 2e-3, 4e-3, 8e-3, 16e-3), (1e-3, 2e-3, 4e-3, 8e-3), (1020, 4080),
+        (1e-3, 1.4e-3, 2e-3, 2.8e-3, 4e-3, 5.7e-3, 8e-3), (1e-3, 2e-3, 4e-3, 8e-3), (1020, 4080),
     ),
     "2.7m": Rung(
         shape("gpt_2.7m", 6, 192, 6), "bfloat16", (3330, 6660, 13320), (3330, 6660), (0, 1),
-        (1e-3, 2e-3, 4e-3, 8e-3), (1e-3, 2e-3, 4e-3), (3330,),
+        (1e-3, 1.4e-3, 2e-3, 2.8e-3, 4e-3, 5.7e-3), (1e-3, 2e-3, 4e-3), (3330,),
     ),
     "4.8m": Rung(
         shape("gpt_4.8m", 6, 256, 8), "bfloat16", (5880,), (), (0, 1),
-        (1e-3, 2e-3, 4e-3), (1e-3, 2e-3, 4e-3), (5880,),
+        (1e-3, 1.4e-3, 2e-3, 2.8e-3, 4e-3), (1e-3, 2e-3, 4e-3), (5880,),
     ),
 }  # fmt: skip
 
@@ -149,29 +160,40 @@ def read_run(config: Path) -> dict[str, Any] | None:
     folder = config.parent
     files = [folder / "metrics.jsonl", folder / "readouts" / "test" / "metrics.jsonl"]
     rows = [json.loads(line) for file in files if file.exists() for line in file.read_text().splitlines()]
+    training = [r for r in rows if r["split"] == "train"]
     rows = [r for r in rows if r["split"] != "train"]
     if not rows:
         return None
-    id = values["trajectory_id"]
-    return {"id": id, "key": key, "diverged": (folder / "DIVERGED").exists(), "rows": rows}
+    facts = {"id": values["trajectory_id"], "key": key, "diverged": (folder / "DIVERGED").exists()}
+    return {**facts, "early": {h: early(training, h) for h in sorted({r["step"] for r in rows} - {0})}, "rows": rows}
 
 
-def best(losses: dict[float, float]) -> float:
-    return min(losses, key=lambda peak: losses[peak])
+def early(training: list[dict[str, Any]], horizon: int) -> float | None:
+    """The mean training loss around a fifth of the horizon: it tells a run that stays long on the first plateau."""
+    losses = [r["loss"] for r in training if 0.15 * horizon <= r["step"] <= 0.25 * horizon and r["loss"] is not None]
+    return statistics.fmean(losses) if losses else None
+
+
+def best(losses: dict[float, float], what: str) -> float:
+    """The peak with the lowest loss. Exits where it is at the edge of its grid, which is then to be extended."""
+    found = min(losses, key=lambda peak: losses[peak])
+    if found in (min(losses), max(losses)):
+        raise SystemExit(f"{what}: the best peak, {found:g}, is at the edge of {sorted(losses)}; extend the grid")
+    return found
 
 
 def peaks(rung: Rung, runs: Runs) -> dict[str, Any]:
     """What the pilot chooses, by the rules of results/ladder/README.md."""
-    name, at = rung.model.split()[0].partition("=")[2], rung.pilot[-1]
-    constant = {"schedule": "constant", "warmup_steps": rung.horizons[0] // 10}
+    name, at = rung.name, rung.pilot[-1]
+    constant = {"schedule": "constant", "warmup_steps": rung.warmup}
     live = {p: runs.loss(name, constant, p, PILOT, at, "live") for p in rung.constant}
     ema = {p: runs.loss(name, constant, p, PILOT, at, EMA4) for p in rung.constant}
-    usual = best(live)
+    usual = best(live, "constant rate")
     high = max(p for p in live if live[p] <= live[usual] + WITHIN)
-    cosine = {}
+    cosine: dict[int, float] = {}
     for h in rung.pilot:
-        kind = {"schedule": "cosine", "horizon": h, "warmup_steps": rung.horizons[0] // 10, "final_ratio": 0.1}
-        cosine[h] = best({p: runs.loss(name, kind, p, PILOT, h, "live") for p in rung.cosine})
+        kind = {"schedule": "cosine", "horizon": h, "warmup_steps": rung.warmup, "final_ratio": 0.1}
+        cosine[h] = best({p: runs.loss(name, kind, p, PILOT, h, "live") for p in rung.cosine}, f"cosine at {h}")
     of = {h: cosine[max(p for p in rung.pilot if p <= h)] for h in rung.horizons}
     return {"usual": usual, "high": high, "ema": min((usual, high), key=lambda p: ema[p]), "cosine": of}
 
@@ -183,8 +205,8 @@ def rung_commands(rung: Rung, root: Path) -> Iterator[list[str]]:
     print(f"peaks: {chosen}", flush=True)
     for seed in rung.seeds:
         yield trunk(rung, [chosen["usual"]], rung.horizons, [seed])
-        if rung.high_rate and chosen["high"] != chosen["usual"]:
-            last = rung.horizons if chosen["ema"] == chosen["high"] else rung.high_rate
+        last = rung.horizons if chosen["ema"] == chosen["high"] else rung.high_rate
+        if last and chosen["high"] != chosen["usual"]:
             yield trunk(rung, [chosen["high"]], last, [seed])
         for peak in sorted(set(chosen["cosine"].values())):
             yield cosines(rung, [peak], [h for h, p in chosen["cosine"].items() if p == peak], [seed])
@@ -216,7 +238,7 @@ def horizon_commands(root: Path) -> Iterator[list[str]]:
             at = kind if schedule in ONE_RUN else {**kind, "horizon": h}
             weights = EMA4 if schedule in ONE_RUN else "live"
             losses = {p: runs.loss("gpt_0.12m", at, p, PILOT, h, weights) for p in grid}
-            chosen[schedule, h] = best(losses)
+            chosen[schedule, h] = min(losses, key=lambda peak: losses[peak])  # of three: an edge is reported
     print(f"peaks: {chosen}", flush=True)
     for seed in range(8):
         for schedule in SCHEDULES:
@@ -226,6 +248,49 @@ def horizon_commands(root: Path) -> Iterator[list[str]]:
                     at = [h for h in HORIZONS if peak in (chosen[s, h] for s in ("constant", "wsd_linear", "wsd_sqrt"))]
                 if at:
                     yield multirun(words(schedule), lr_peak=[peak], steps=at, seed=[seed])
+
+
+def noise(rung: Rung, root: Path) -> dict[str, dict[str, float]]:
+    """The evaluation's samples' part in each effect: on test at the last horizon, seed 0, paired by batch."""
+    import torch
+
+    from lawa_exp.checkpoint.tensors import map_stored
+    from lawa_exp.distributed import Ranks
+    from lawa_exp.readout.noise import paired
+    from lawa_exp.run import open_dataset
+    from lawa_exp.scoring import OnModel
+    from lawa_exp.settings import config_from
+
+    chosen, last = peaks(rung, Runs(root)), rung.horizons[-1]
+    step = f"step_{last:08d}"
+    folders = {path.name.split("-")[-1]: path for path in root.glob("gpt_*")}
+
+    def run(schedule: str, peak: float, **more: Any) -> Path:
+        want = {"name": rung.name, "seed": 0, "schedule": schedule, "peak": peak, "warmup_steps": rung.warmup, **more}
+        found = [r for r in Runs(root).runs if all(r["key"].get(k) == v for k, v in want.items())]
+        return folders[found[0]["id"]]
+
+    usual, of_ema = run("constant", chosen["usual"]), run("constant", chosen["ema"])
+    weights = {
+        "live": usual / "resume" / step,
+        "ema": usual / "averages" / EMA4 / step,
+        "lawa": usual / "averages" / "lawa-k10-s8" / step,
+        "ema_equal": usual / "averages" / "ema-lawa10-e8" / step,
+        "ema_fair": of_ema / "averages" / EMA4 / step,
+        "cooldown": run("wsd", chosen["ema"], horizon=last) / "resume" / step,
+        "cosine": run("cosine", chosen["cosine"][last], horizon=last) / "resume" / step,
+    }
+    config = config_from(yaml.safe_load((usual / "config.yaml").read_text()))
+    score = OnModel(config, open_dataset(config.dataset, config.model.context), torch.device("cpu"), Ranks())
+    sums = {name: score(map_stored(folder), "test").sums for name, folder in weights.items()}
+    pairs = {
+        "E1": ("live", "ema"),
+        "E2": ("ema_fair", "cooldown"),
+        "E3": ("ema_fair", "cosine"),
+        "E5": ("lawa", "ema_equal"),
+    }
+    found = {effect: paired(sums[a], sums[b]) for effect, (a, b) in pairs.items()}
+    return {effect: {"difference": mean, "half": half} for effect, (mean, half) in found.items()}
 
 
 def collect(root: Path, out: Path) -> None:
@@ -239,7 +304,7 @@ def collect(root: Path, out: Path) -> None:
 
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("what", choices=["train", "collect"])
+    p.add_argument("what", choices=["train", "noise", "collect"])
     p.add_argument("size", nargs="?", choices=[*RUNGS, "horizons"])
     p.add_argument("--root", type=Path, default=Path("runs/ladder"))
     p.add_argument("--out", type=Path, default=Path("results/ladder/rows.jsonl.gz"))
@@ -249,7 +314,11 @@ def main() -> int:
         collect(args.root, args.out)
         return 0
     if args.size is None:
-        p.error("train needs a size")
+        p.error(f"{args.what} needs a size")
+    if args.what == "noise":
+        out = args.out.with_name(f"noise_{args.size}.json")
+        out.write_text(json.dumps(noise(RUNGS[args.size], args.root), indent=1) + "\n")
+        return 0
     for command in (
         horizon_commands(args.root) if args.size == "horizons" else rung_commands(RUNGS[args.size], args.root)
     ):
