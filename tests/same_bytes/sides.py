@@ -81,6 +81,7 @@ def _become(words: list[str], command: Command, side: Path, cwd: Path, out: Path
         environment = {k: v for k, v in os.environ.items() if not k.startswith(OURS)}
         environment |= {"PYTHONPATH": f"{PATH}:{side}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         environment |= {"CUDA_VISIBLE_DEVICES": "", "SAME_BYTES_SIDE": str(side)}
+        environment |= {"LAWA_CACHE": str(out.parent / "cache"), "XDG_STATE_HOME": str(out.parent / "state")}
         environment |= {"SAME_BYTES_SIGNAL": command.signal, "SAME_BYTES_AT": command.at}
         os.environ.clear()
         os.environ.update(environment)
