@@ -19,7 +19,7 @@ from pathlib import Path
 
 import same_bytes
 
-from .compare import Pair, Stated, difference, judge
+from .compare import Pair, Stated, carried, difference, judge
 from .configured import Configuration, Renamed, configurations, differences
 from .sides import WARM, export, run_side
 
@@ -41,6 +41,7 @@ class Comparison:
     folder: Path
     sides: tuple[Path, Path]
     renamed: list[Renamed]
+    stated: list[Stated]
 
     def runs(self, configuration: Configuration, side: Path) -> Path:
         return self.folder / "runs" / configuration.name / side.name
@@ -63,7 +64,8 @@ class Comparison:
                 wrong.append(f"command {number} ended with {code}, expected {command.ends}{said}")
         if not any(".safetensors:" in fact or ".jsonl:" in fact for fact in found[1]):
             wrong.append("nothing was trained or read out: there is nothing to compare")
-        return Compared(difference(*found), wrong, len(found[1]))
+        theirs = carried(configuration.name, found[0], self.stated)
+        return Compared(difference(theirs, found[1]), wrong, len(found[1]))
 
 
 def telling(path: str) -> tuple[bool, bool, str]:
@@ -113,19 +115,19 @@ def main(arguments: list[str], checkout: Path = HERE.parents[1], lists: Path = H
     except ValueError as error:
         shutil.rmtree(folder)
         parser.error(str(error))
-    return compare_all(Comparison(folder, (sides[0], sides[1]), renamed), chosen, stated, asked.jobs)
+    return compare_all(Comparison(folder, (sides[0], sides[1]), renamed, stated), chosen, asked.jobs)
 
 
-def compare_all(comparison: Comparison, chosen: list[Configuration], stated: list[Stated], jobs: int) -> int:
+def compare_all(comparison: Comparison, chosen: list[Configuration], jobs: int) -> int:
     times: Counter[str] = Counter()
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
         for configuration, compared in zip(chosen, pool.map(comparison, chosen), strict=True):
-            how, lines = told(configuration, compared, stated)
+            how, lines = told(configuration, compared, comparison.stated)
             times[how] += 1
             print("\n".join(lines), flush=True)
             if how != "RED":
                 shutil.rmtree(comparison.folder / "runs" / configuration.name, ignore_errors=True)
-    for s in stated:
+    for s in comparison.stated:
         if not s.used and any(fnmatchcase(c.name, s.configuration) for c in chosen):
             print(f"warning: stale, nothing differs so: {s.configuration}: {', '.join(s.differs)} ({s.since})")
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,7 +17,7 @@ import yaml
 # Not deterministic by contract: times, hosts, errors with their traces, drawings, Hydra's own file with its paths.
 IGNORED = ("timing.jsonl", "provenance.jsonl", "errors.jsonl", ".heartbeat", ".lock", "*.png", "multirun.yaml", "wandb")
 MARKERS = ("DONE", "FAILED", "DIVERGED", "STOPPED")
-ROW_KEYS = ("step", "split", "weights", "bn", "view", "task", "metric")  # what a row is about
+ROW_KEYS = ("step", "split", "weights", "view", "task", "metric")  # what a row is about
 WHOLE = "(bytes)"  # the fact that stands for a whole file
 LAYOUT = "(layout)"  # the same tensors of a state, in other files or under other names
 
@@ -26,20 +27,20 @@ Pair = tuple[str | None, str | None]  # of the two sides; None: not there
 
 @dataclass
 class Stated:
-    """A deliberate difference: globs of the facts that differ, in configurations of these names."""
+    """A deliberate difference: globs of the facts that differ, in configurations of these names.
+
+    took_over: globs of facts of rows, and the field that has to hold their values since.
+    """
 
     configuration: str
     differs: list[str]
     reason: str
     since: str
+    took_over: dict[str, str] = field(default_factory=dict)
     used: bool = field(default=False, init=False)
 
     def covers(self, configuration: str, fact: str) -> bool:
-        if not fnmatchcase(configuration, self.configuration):
-            return False
-        covered = any(fnmatchcase(fact, glob) for glob in self.differs)
-        self.used |= covered
-        return covered
+        return fnmatchcase(configuration, self.configuration) and any(fnmatchcase(fact, g) for g in self.differs)
 
 
 def contents(folder: Path, renamed: Mapping[str, str] | None = None) -> Facts:
@@ -84,6 +85,8 @@ def _facts_of(name: str, data: bytes) -> Iterator[tuple[str, str]]:
         yield WHOLE, hashlib.sha256(data).hexdigest()[:12]
         if name.endswith(".safetensors"):
             yield from _tensors(data)
+        elif name.endswith(".pt"):
+            yield from _saved(data)
         elif name.endswith(".jsonl"):
             yield from _rows(data)
         elif name.endswith(".json"):
@@ -98,6 +101,22 @@ def _tensors(data: bytes) -> Iterator[tuple[str, str]]:
             yield name, f"{entry['dtype']}{entry['shape']} {hashlib.sha256(data[first:last]).hexdigest()[:12]}"
 
 
+def _saved(data: bytes) -> list[tuple[str, str]]:
+    """Tensors and values that torch.save wrote; nothing of a file with other objects."""
+    import torch
+
+    def described(value: Any) -> str:
+        if not isinstance(value, torch.Tensor):
+            return repr(value)
+        content = value.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+        return f"{value.dtype}{list(value.shape)} {hashlib.sha256(content).hexdigest()[:12]}"
+
+    try:
+        return list(flat(torch.load(io.BytesIO(data), "cpu", weights_only=True), default=described))
+    except Exception:  # whatever torch finds in bytes that are none of its own
+        return []
+
+
 def _rows(data: bytes) -> Iterator[tuple[str, str]]:
     times: Counter[str] = Counter()
     for row in map(json.loads, data.splitlines()):
@@ -107,13 +126,20 @@ def _rows(data: bytes) -> Iterator[tuple[str, str]]:
         yield from ((f"row {about}:{key}", json.dumps(value)) for key, value in row.items())
 
 
-def flat(content: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every value in nested mappings and lists, by its dotted key."""
+def flat(content: Any, key: str = "", default: Callable[[Any], str] | None = None) -> Iterator[tuple[str, str]]:
+    """Every value in nested mappings and lists, by its dotted key. default: for what JSON does not have."""
     inside = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     if not inside:
-        yield key, json.dumps(content)
+        yield key, json.dumps(content, default=default)
     for name, value in inside:
-        yield from flat(value, f"{key}.{name}" if key else str(name))
+        yield from flat(value, f"{key}.{name}" if key else str(name), default)
+
+
+def carried(configuration: str, theirs: Facts, stated: list[Stated]) -> Facts:
+    """Facts of the older side, with its values in the fields that took over as well."""
+    globs = {g: new for s in stated if fnmatchcase(configuration, s.configuration) for g, new in s.took_over.items()}
+    new = {f"{f.rpartition(':')[0]}:{globs[g]}": theirs[f] for g in globs for f in theirs if fnmatchcase(f, g)}
+    return new | theirs
 
 
 def difference(theirs: Facts, ours: Facts) -> dict[str, Pair]:
@@ -163,6 +189,8 @@ def judge(configuration: str, differ: Mapping[str, Pair], stated: list[Stated]) 
     red = []
     for fact in differ:
         why = [s for s in stated if s.covers(configuration, fact)]
+        for s in why:
+            s.used = True
         if why:
             reasons[f"{why[0].reason} ({why[0].since})"] += 1
         else:

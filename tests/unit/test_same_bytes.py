@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors.numpy import save_file
-from same_bytes.compare import Stated, contents, difference, judge
+from same_bytes.compare import Stated, carried, contents, difference, judge
 from same_bytes.configured import configurations, differences, uncovered
 
 ROOT = Path(__file__).parents[2]
@@ -162,6 +163,47 @@ def test_what_differs_is_red_and_named(case: str, tmp_path: Path):
     assert [s.used for s in stated] == [bool(found), False]
 
 
+def test_a_field_that_took_over_holds_the_values_of_the_old_one(tmp_path: Path):
+    """The loss of live rows may be another one; that of before is in another field, and is compared."""
+    row, key = {"step": 10, "split": "val", "weights": "live"}, "run/metrics.jsonl:row 10 val live"
+    glob = "*row * val live:loss"
+    stated = [Stated("t*", [glob, "*row * val live:bn"], "mended", "#1", {glob: "loss_before"})]
+    for name, *found in (
+        ("old", {**row, "loss": 2.5}, {**row, "split": "train", "loss": 3.5}),
+        ("new", {**row, "bn": "x", "loss": 1.5, "loss_before": 2.5}, {**row, "split": "train", "loss": 3.5}),
+        ("wrong", {**row, "bn": "x", "loss": 1.5, "loss_before": 2.6}, {**row, "split": "train", "loss": 3.6}),
+        ("none", {**row, "bn": "x", "loss": 1.5}, {**row, "split": "train", "loss": 3.5}),
+    ):
+        (tmp_path / name / "run").mkdir(parents=True)
+        rows(tmp_path / name / "run/metrics.jsonl", *found)
+    facts = {name: contents(tmp_path / name) for name in ("old", "new", "wrong", "none")}
+    red = {n: judge("t1", difference(carried("t1", facts["old"], stated), facts[n]), stated)[1] for n in facts}
+    train = "run/metrics.jsonl:row 10 train live:loss"
+    assert red == {
+        "old": [f"{key}:loss_before"],
+        "new": [],
+        "wrong": [f"{key}:loss_before", train],
+        "none": [f"{key}:loss_before"],
+    }
+    assert difference(carried("t1", facts["new"], stated), facts["new"]) == {}  # an older side that has it
+    assert carried("other", facts["old"], stated) == facts["old"]
+
+
+def test_what_torch_saved_is_compared_by_its_tensors_and_values(tmp_path: Path):
+    def saved(name: str, **changed: object) -> dict[str, str]:
+        (tmp_path / name).mkdir()
+        content = {"model": {"w": torch.arange(6.0).view(2, 3).T, "n": torch.tensor(3)}, "config": {"dataset": "a"}}
+        torch.save({**content, "loss": float("inf"), **changed}, tmp_path / name / "ckpt.pt")
+        return contents(tmp_path / name)
+
+    theirs = saved("theirs")
+    assert difference(theirs, saved("same")) == {}
+    assert list(difference(theirs, saved("place", config={"dataset": "b"}))) == ["ckpt.pt:config.dataset"]
+    wrong = {"w": torch.arange(6.0).view(2, 3).T + 1e-6, "n": torch.tensor(3)}
+    assert list(difference(theirs, saved("wrong", model=wrong))) == ["ckpt.pt:model.w"]
+    assert list(saved("object", loss=Path("a"))) == ["ckpt.pt:(bytes)"]  # a class that torch does not load
+
+
 def test_run_directories_are_the_same_ones_under_another_id(tmp_path: Path):
     for side, id in (("theirs", "abc"), ("ours", "abd")):
         text("run/config.yaml", "abc", id)(left(tmp_path / side))
@@ -172,11 +214,13 @@ def test_run_directories_are_the_same_ones_under_another_id(tmp_path: Path):
 
 # A package of that name that "trains" in milliseconds, by the contracts alone.
 PACKAGE = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 options = dict(word.split("=") for word in sys.argv[1:])
 assert options.keys() <= {SETTINGS}, options
 print("run_dir=run")
+for name in ("LAWA_CACHE", "XDG_STATE_HOME"):  # neither the user's nor compared
+    assert Path(os.environ[name]).parent.name == "log", os.environ[name]
 run = Path("run")
 (run / "resume").mkdir(parents=True, exist_ok=True)
 for step in range(1, 4):
@@ -251,6 +295,7 @@ def same_bytes(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[s
         "sys.exit(main(sys.argv[2:], Path(sys.argv[1]), Path(sys.argv[1]).parent))"
     )
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}", "TMPDIR": str(checkout.parent)}
+    environment |= {"LAWA_CACHE": "users", "XDG_STATE_HOME": "users"}
     launch = [sys.executable, "-c", code, str(checkout), *arguments]
     return subprocess.run(launch, capture_output=True, text=True, env=environment, cwd=checkout.parent, timeout=100)
 
