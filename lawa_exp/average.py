@@ -198,15 +198,24 @@ def average(args: argparse.Namespace) -> int:
     of = f"{len(opened)} checkpoints" if len(opened) > 1 else "1 checkpoint"
     print(f"{out}: {what} of {of} ({size_text(stream.total)} in {seconds:.2f} s){were}")
     names = [str(step) for step in steps] if args.trajectory else labels(list(paths.values()))
-    listed = "as listed" if named_steps(list(paths.values())) is None else "in step order"
+    in_order = bool(args.trajectory) or named_steps(list(paths.values())) is not None
+    listed = "in step order" if in_order else "as listed"
     lines = [
         (f"after step {step}: steps " if args.trajectory else f"{listed}: ") + made_of(each, names)
         for step, each in planned
     ]
     print("\n".join(lines if len(lines) <= SHOWN else [lines[0], f"... {len(lines) - 2} more", lines[-1]]))
+    if not in_order and len({tuple(re.findall(r"\d+", path.name)) for path in paths.values()}) > 1:
+        print(
+            "warning: no steps could be read from the numbers in the inputs' names, so they are taken as listed, "
+            f"{names[-1]} as the latest; list them oldest first"
+        )
     left_out = dict.fromkeys(key for output in outputs for key in output.left_out)
     if left_out:
-        print(f"left out, as second copies of the weights that could be loaded for the average: {', '.join(left_out)}")
+        print(
+            "left out, as they have the names and shapes of the weights, or their shapes alone, and could be loaded for "
+            f"the average (the last input still has them): {', '.join(left_out)}"
+        )
     for note in start_note(args, {args.method} if args.trajectory else ()):
         print(note)
     return 0

@@ -5,29 +5,36 @@ A loader may take one of them first, as timm's takes `state_dict_ema`, and would
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lawa_exp.formats.matching import canonical
-from lawa_exp.formats.stored import count
+from lawa_exp.formats.stored import STATISTICS, count
 
 Shape = tuple[int, ...]
+KEPT = re.compile(
+    r"(^|_)(teacher|discriminator|critic|fisher|importance|masks?|old|init|initial|grads?|gradients)(_|$)", re.IGNORECASE
+)
 
 
 class Copies:
     """Tells second copies of `weights` (shapes by name) from everything else, by structure.
 
     shape_of: the shape of a floating-point tensor that is none of the weights themselves; None of anything else. A copy
-    is a mapping whose tensors all have a weight's name, perhaps behind a prefix, and its shape; or lists of tensors of
-    the weights' shapes, of at least half of them. Tensors of one element (`n_averaged`, `steps`) say nothing.
+    is a mapping in which at least half of the weights have their names (behind a common prefix) and shapes, and which
+    they are at least half of; a list of at least nine tenths of the weights' shapes and no others, which lacks buffers
+    and the second names of tied weights; or a tuple with one of these. Tensors of one element (`n_averaged`, `steps`)
+    say nothing. Mappings whose keys say that they are something else (`KEPT`) are none.
     """
 
     def __init__(self, weights: Mapping[str, Shape], shape_of: Callable[[Any], Shape | None]) -> None:
-        full = {canonical(name): shape for name, shape in weights.items()}
+        full = {canonical(name): shape for name, shape in weights.items() if count(shape) > 1}
         common = _common_prefix(list(full))
         self.shape_by_name = {name.removeprefix(common): shape for name, shape in full.items()} | full
-        self.shapes = Counter(shape for shape in full.values() if count(shape) > 1)
+        self.shapes = Counter(full.values())
+        self.averaged = sum(not STATISTICS.search(name) for name in full)
         self.shape_of = shape_of
 
     def drop(self, content: Any, seen: set[int] | None = None) -> list[str]:
@@ -36,24 +43,27 @@ class Copies:
         seen.add(id(content))
         dropped = []
         for key, value in _entries(content):
+            if KEPT.search(str(key)):
+                continue
             if self.is_copy(value):
                 dropped.append(str(key))
                 del content[key]
             elif id(value) not in seen:
                 inside = self.drop(value, seen)
                 dropped += [f"{key}.{where}" for where in inside]
-                if inside and not value:
+                if inside and not value and not isinstance(content, tuple):
                     del content[key]
         return dropped
 
     def is_copy(self, value: Any) -> bool:
         if isinstance(value, Mapping):
-            tensors = [(str(name), shape) for name, shape in self._tensors(value.items())]
-            return bool(tensors) and all(self._is_weight(name, shape) for name, shape in tensors)
+            return self._is_named(dict(self._tensors(value.items())))
+        if isinstance(value, tuple) and any(self.is_copy(part) for part in value):
+            return True
         if isinstance(value, list | tuple):
             inner = [part for part in value if isinstance(part, list | tuple)]
             shapes = Counter(shape for part in (value, *inner) for _, shape in self._tensors(enumerate(part)))
-            return 0 < self.shapes.total() <= 2 * shapes.total() and shapes <= self.shapes
+            return 0 < 9 * self.averaged <= 10 * shapes.total() and shapes <= self.shapes
         return False
 
     def _tensors(self, items: Any) -> Iterator[tuple[Any, Shape]]:
@@ -62,16 +72,26 @@ class Copies:
             if shape is not None and count(shape) > 1:
                 yield key, shape
 
-    def _is_weight(self, name: str, shape: Shape) -> bool:
-        parts = canonical(name).split(".")
-        return any(self.shape_by_name.get(".".join(parts[i:])) == shape for i in range(len(parts)))
+    def _is_named(self, tensors: Mapping[Any, Shape]) -> bool:
+        by_prefix: dict[str, dict[str, str]] = {}  # names of weights by names of tensors
+        for name, shape in tensors.items():
+            parts = canonical(str(name)).split(".")
+            for i in range(len(parts)):
+                weight = ".".join(parts[i:])
+                if self.shape_by_name.get(weight) == shape:
+                    by_prefix.setdefault(".".join(parts[:i]), {})[str(name)] = weight
+        copied: set[str] = set()
+        for found in by_prefix.values():
+            if 0 < self.averaged <= 2 * sum(not STATISTICS.search(weight) for weight in found.values()):
+                copied |= found.keys()
+        return 0 < len(tensors) <= 2 * len(copied)
 
 
 def _entries(content: Any) -> list[tuple[Any, Any]]:
     """Of a mapping but for an optimizer's state; of a list, from its end, so that entries can be deleted."""
     if isinstance(content, Mapping):
         return [(k, v) for k, v in content.items() if not (k == "state" and "param_groups" in content)]
-    return list(enumerate(content))[::-1] if isinstance(content, list) else []
+    return list(enumerate(content))[::-1] if isinstance(content, list | tuple) else []
 
 
 def _common_prefix(names: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,19 @@ from lawa_exp.config import UserError
 from lawa_exp.formats.checkpoint import DCP, INDEX, WHOLE
 from lawa_exp.formats.stored import SUFFIXES
 
-TOKEN = re.compile(r"(?P<word>[A-Za-z]+)|(?P<number>\d+(?:\.\d+)*)")
+TOKEN = re.compile(r"(?P<number>\d+(?:\.\d+)*(?:[eE][-+]\d+)?)|(?P<word>[A-Za-z]+)")
 STEP = re.compile(r".*(step|iter|iteration|update)s?", re.IGNORECASE)
-COUNTER = re.compile(r"epochs?|ep|ba|batch(es)?|samples|tokens|images|kimg|ckpt|checkpoint|snapshot", re.IGNORECASE)
-NO_COUNTER = re.compile(  # metrics, and what else has a number behind it
-    r".*(loss|acc|accuracy|error|score)|err|metric|val|valid|top|f|auc|auroc|map|ap|iou|miou|dice|precision|recall|psnr|"
-    r"ssim|fid|bleu|rouge|ppl|perplexity|bpb|bpc|nll|wer|cer|mse|rmse|mae|reward|"
-    r"lr|wd|bs|dropout|seed|fold|rank|gpu|v|ver|version|fp|bf|int",
+COUNTER = re.compile(
+    r"epochs?|ep|it|itr|rounds?|ba|batch(es)?|samples|tokens|images|kimg|ckpt|checkpoint|snapshot", re.IGNORECASE
+)
+KEY = re.compile(r"[ent]", re.IGNORECASE)  # these count before `=` alone
+METRIC = re.compile(
+    r".*(loss|acc|accuracy|error|score)|err|metric|val|valid|auc|auroc|iou|miou|dice|precision|recall|psnr|"
+    r"ssim|fid|bleu|rouge|ppl|perplexity|bpb|bpc|nll|wer|cer|mse|rmse|mae|reward",
     re.IGNORECASE,
 )
+NUMBERED_METRIC = re.compile(r"top|f|map|ap", re.IGNORECASE)  # top1, F1, mAP50
+SETTING = re.compile(r"lr|wd|bs|dropout|seed|fold|rank|gpu|v|ver|version|fp|bf|int", re.IGNORECASE)
 
 
 def find_checkpoints(folder: Path, key: str) -> dict[int, Path]:
@@ -61,26 +66,34 @@ def find_checkpoints(folder: Path, key: str) -> dict[int, Path]:
 def step_in(name: str) -> int | None:
     """The number after `step`, `iter` or `update`; else the last one that may count something; None without.
 
-    No part of a decimal is one, nor what stands behind a metric's name, or `v`, `lr`, ..., up to the next word that
-    counts, nor behind the `=` of any other key. `resnet18` is taken only where nothing else is there.
+    None of these may: a decimal, what stands behind a metric up to the next word that counts, a setting's own number
+    (`lr0.1`, `seed1`), and what stands behind the `=` of any other key. `resnet18` and `fold_2` are taken only where
+    nothing else is there.
     """
     after_step: list[int] = []
     loose: list[int] = []
-    glued: list[int] = []
+    weak: list[int] = []
     owned = counts = False  # whether a metric owns the numbers that follow, and whether the word before counts
     word = ""
     for token in TOKEN.finditer(name):
         if token["word"]:
             word = token["word"]
-            counts = any(words.fullmatch(word) for words in (STEP, COUNTER))
-            owned = not counts and (owned or NO_COUNTER.fullmatch(word) is not None)
+            is_key = name[token.end() :][:1] == "=" and KEY.fullmatch(word) is not None
+            counts = is_key or any(words.fullmatch(word) for words in (STEP, COUNTER))
+            owned = not counts and bool(
+                owned or METRIC.fullmatch(word) or (loose and NUMBERED_METRIC.fullmatch(word))
+            )
             continue
         before = name[: token.start()][-1:]
-        if not owned and "." not in token["number"] and (counts or before != "="):
-            is_glued = before.isalpha() and not counts
-            (after_step if STEP.fullmatch(word) else glued if is_glued else loose).append(int(token["number"]))
+        if not owned and token["number"].isdigit() and (counts or before != "="):
+            is_setting = SETTING.fullmatch(word) is not None
+            if STEP.fullmatch(word):
+                after_step.append(int(token["number"]))
+            elif not NUMBERED_METRIC.fullmatch(word) and not (is_setting and before.isalpha()):
+                is_weak = is_setting or (before.isalpha() and not counts)
+                (weak if is_weak else loose).append(int(token["number"]))
         word, counts = "", False
-    numbers = after_step or loose or glued
+    numbers = after_step or loose or weak
     return numbers[-1] if numbers else None
 
 
@@ -98,6 +111,12 @@ def _lightning(path: Path) -> dict[str, Any]:
     """The plain entries of a Lightning checkpoint; empty for anything else."""
     if path.suffix != ".ckpt" or not path.is_file():
         return {}
+    stat = path.stat()
+    return _plain_entries(path, stat.st_mtime_ns, stat.st_size)
+
+
+@cache  # the command asks several times
+def _plain_entries(path: Path, modified: int, size: int) -> dict[str, Any]:
     from lawa_exp.formats.pytorch import TorchFile  # takes milliseconds
 
     try:

@@ -33,6 +33,7 @@ from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
 from torch.serialization import _get_layout
 
 from lawa_exp.checkpoint.tensors import write_tensors
+from lawa_exp.formats.pytorch import TorchFile
 
 
 def test_safetensors_files_and_mixed_kinds(tmp_path):
@@ -213,11 +214,31 @@ def test_where_no_step_can_be_told_the_listed_order_stays(tmp_path, capsys):
         torch.save(state(1), tmp_path / f"val_loss={loss}.pt")
     listed = [tmp_path / f"val_loss={loss}.pt" for loss in ("0.30", "0.20", "0.40")]
     average(*listed, "--out", tmp_path / "out")
-    assert "as listed: val_loss=0.30.pt, val_loss=0.20.pt, val_loss=0.40.pt" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "as listed: val_loss=0.30.pt, val_loss=0.20.pt, val_loss=0.40.pt" in said
+    assert "warning: no steps could be read from the numbers" in said and "val_loss=0.40.pt as the latest" in said
     assert "with the step in their names" in refused(capsys, "--trajectory", tmp_path, "--out", tmp_path / "none")
     for name in ("epoch=2-val_loss=0.20.pt", "epoch=2-val_loss=0.30.pt"):
         torch.save(state(1), tmp_path / name)
     assert "are both of step 2;" in refused(capsys, "--trajectory", tmp_path, "--out", tmp_path / "none")
+
+
+def test_a_setting_before_the_step_leaves_it_the_step(tmp_path, capsys):
+    for i, step in enumerate((200, 400, 1000)):
+        torch.save(state(i + 1), tmp_path / f"seed1-{step}.pt")
+    shell = sorted(tmp_path.glob("seed1-*.pt"))
+    average(*shell, "--method", "ema", "--decay", "0.5", "--out", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "in step order: seed1-200.pt (0.25), seed1-400.pt (0.25), seed1-1000.pt (0.5)" in said
+    assert "warning" not in said
+
+
+def test_each_lightning_file_is_opened_once_for_its_step(tmp_path, monkeypatch):
+    paths = [lightning_file(tmp_path / f"val_loss=0.{9 - i}.ckpt", i, 500 * i) for i in (1, 2, 3)]
+    opened, begin = [], TorchFile.__init__
+    monkeypatch.setattr(TorchFile, "__init__", lambda self, path: (opened.append(path), begin(self, path))[1])
+    average(tmp_path / "val_loss*.ckpt", "--at", 1000, "--out", tmp_path / "out")
+    assert sorted(opened) == sorted([*paths, *paths[:2]]), "and once more to average it"
 
 
 @pytest.mark.parametrize(("name", "steps"), [("{epoch}-{val_loss:.2f}", [1, 2]), ("{val_loss:.3f}", [4, 6])])

@@ -209,7 +209,13 @@ COPIES = {  # key of the weights, what else there is, and what of it is left out
         },
         ["optimizer.fp32_from_fp16"],
     ),
-    "trained part alone": ("model", lambda i: {"ema": nn.Linear(4, 5).state_dict(prefix="2.1.")}, ["ema"]),
+    "more tensors": (
+        "model",
+        lambda i: {"ema": network().state_dict() | {"extra.weight": torch.ones(3, 2), "bound": torch.ones(2)}},
+        ["ema"],
+    ),
+    "in a tuple": ("model", lambda i: {"ema": (network().state_dict(), 0.99)}, ["ema"]),
+    "in a mapping in a tuple": ("model", lambda i: {"all": ({"ema": network().state_dict(), "n": 1}, i)}, ["all.0.ema"]),
     "wrapped": ("model", lambda i: {"ema": with_prefix(network().state_dict(), "_orig_mod.")}, ["ema"]),
 }
 
@@ -247,6 +253,13 @@ def test_what_is_no_second_copy_stays(tmp_path, capsys):
         "statistics": {"mean": torch.ones(4), "std": torch.ones(4)},
         "views": {"2.1.weight": state["2.1.weight"][:, :]},
         "normalise": [torch.ones(4), torch.ones(4)],
+        "means": parameters()[:4],
+        "proj": nn.Linear(3, 5).state_dict(prefix="2.1."),
+        "criterion": {"1.weight": torch.ones(4)},
+        "fisher": dict(network().named_parameters()),
+        "old_params": network().state_dict(),
+        "initial_weights": network().state_dict(),
+        "pruning": {"masks": network().state_dict()},
     }
     torch.save({"model": state, "optimizer": optimizer_state(), **other}, tmp_path / "a.pt")
     average(tmp_path / "a.pt", "--out", tmp_path / "out")
