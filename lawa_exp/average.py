@@ -213,7 +213,7 @@ def average(args: argparse.Namespace) -> int:
     left_out = dict.fromkeys(key for output in outputs for key in output.left_out)
     if left_out:
         print(
-            "left out, as they have the names and shapes of the weights, or their shapes alone, and could be loaded for "
+            "left out, as they have the names and shapes of the weights, or their shapes, and could be loaded for "
             f"the average (the last input still has them): {', '.join(left_out)}"
         )
     for note in start_note(args, {args.method} if args.trajectory else ()):

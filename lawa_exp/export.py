@@ -87,14 +87,15 @@ def to_nanogpt(source: Source, out: Path, tokenizer_path: str | None) -> str:
         meta = pickle.dumps(bytes_as_characters(source.model.vocab_size))
         files["meta.pkl"] = lambda target: target.write_bytes(meta)
         said += (
-            ". By meta.pkl there it reads and writes bytes, as characters of Latin-1; if the folder moves, set "
-            "config['dataset'] in ckpt.pt to its new absolute path"
+            ". With meta.pkl beside ckpt.pt it reads and writes bytes, as characters of Latin-1; if the folder moves, "
+            "set config['dataset'] in ckpt.pt to its new absolute path"
         )
     elif source.tokenizer == "gpt2":
         dataset = "openwebtext"
     else:
         dataset = source.data
-        said += f". The tokens are those of {dataset or 'its data'}: without a meta.pkl there it takes them for GPT-2's"
+        where = f": without a meta.pkl in data/{dataset}" if dataset else ", and without a meta.pkl of them"
+        said += f". The tokens are those of {dataset or 'its data'}{where} sample.py takes them for GPT-2's"
     commit(out, {"ckpt.pt": lambda target: write_nanogpt(source, dataset, target), **files})
     return said
 

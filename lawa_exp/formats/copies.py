@@ -15,7 +15,8 @@ from lawa_exp.formats.stored import STATISTICS, count
 
 Shape = tuple[int, ...]
 KEPT = re.compile(
-    r"(^|_)(teacher|discriminator|critic|fisher|importance|masks?|old|init|initial|grads?|gradients)(_|$)", re.IGNORECASE
+    r"(^|_)(teacher|discriminator|critic|fisher|importance|masks?|old|init|initial|grads?|gradients)(_|$)",
+    re.IGNORECASE,
 )
 
 

@@ -80,9 +80,7 @@ def step_in(name: str) -> int | None:
             word = token["word"]
             is_key = name[token.end() :][:1] == "=" and KEY.fullmatch(word) is not None
             counts = is_key or any(words.fullmatch(word) for words in (STEP, COUNTER))
-            owned = not counts and bool(
-                owned or METRIC.fullmatch(word) or (loose and NUMBERED_METRIC.fullmatch(word))
-            )
+            owned = not counts and bool(owned or METRIC.fullmatch(word) or (loose and NUMBERED_METRIC.fullmatch(word)))
             continue
         before = name[: token.start()][-1:]
         if not owned and token["number"].isdigit() and (counts or before != "="):

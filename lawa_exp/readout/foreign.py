@@ -27,9 +27,13 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def recorded(path: Path) -> dict[str, Any]:
-    """The settings of its model that a checkpoint itself holds (nanoGPT's `model_args`); empty where it has none."""
+    """The settings of its model that a checkpoint itself holds (nanoGPT's `model_args`); empty where it has none.
+
+    Without `dropout`, which no evaluation uses.
+    """
     source = open_file(path, None) if path.is_file() else None
     found = of_nanogpt(source.content.get("model_args")) if isinstance(source, TorchFile) else {}
+    found.pop("dropout", None)
     for key, value in found.items():
         if not isinstance(value, int | float):
             raise UserError(f"{path}: {key} in its model_args is no number")
@@ -40,9 +44,10 @@ class Fitted:
     """Reads checkpoints as the tensors of `own`, names and shapes alike.
 
     known: names beside those of `own` that may be there without a word (of tied weights the others). what: whose
-    tensors `own` are, for messages; settings: of that model. Further tensors are in `left_out`, if they are no weights:
-    integers and `masks`. UserError: a weight is missing, has another shape or would be left out, or the checkpoint
-    records other settings.
+    tensors `own` are, for messages; settings: of that model. Further tensors are in `left_out`: integers, `masks`,
+    rotary frequencies, and floats outside the model, as of a loss. UserError: a weight is missing or has another shape,
+    weights of a layer that the model has, or has siblings of, would be left out, or the checkpoint records other
+    settings.
     """
 
     def __init__(
@@ -55,6 +60,8 @@ class Fitted:
     ) -> None:
         self.own, self.known, self.what = own, {*own, *known}, what
         self.settings, self.masks = settings, set(masks)
+        self.owner = what if settings is None else "the model"  # without settings it is another checkpoint
+        self.layers = {place for name in own for place in _layers(name)}
         self.left_out: set[str] = set()
         self.recorded: dict[str, Any] = {}
 
@@ -63,14 +70,20 @@ class Fitted:
         self._check_record(path)
         for name, own in self.own.items():
             if name not in tensors:
-                raise self._misfit(path, f"no {name}, but {', '.join(list(tensors)[:3])}, ...")
+                raise self._misfit(
+                    path, f"{self.owner} has {name}, the checkpoint has {', '.join(list(tensors)[:3])}, ..."
+                )
             if tensors[name].shape != own.shape:
-                raise self._misfit(path, f"{name} is {list(tensors[name].shape)}, there {list(own.shape)}")
+                shapes = f"{list(tensors[name].shape)}, {self.owner} has it with {list(own.shape)}"
+                raise self._misfit(path, f"the checkpoint has {name} with shape {shapes}")
         further = tensors.keys() - self.known
-        weights = sorted(name for name in further - self.masks if tensors[name].is_floating_point())
+        floats = [name for name in further - self.masks if tensors[name].is_floating_point()]
+        weights = sorted(name for name in floats if _layers(name) & self.layers and not name.endswith(".inv_freq"))
         if weights:
             more = f", ... ({len(weights)} tensors)" if len(weights) > 3 else ""
-            raise self._misfit(path, f"{', '.join(weights[:3])}{more} would be left out")
+            raise self._misfit(
+                path, f"the checkpoint has {', '.join(weights[:3])}{more}, {self.owner} has no such weights"
+            )
         self.left_out |= further
         return {name: tensors[name] for name in self.own}
 
@@ -79,7 +92,7 @@ class Fitted:
         for key, said in self.recorded.items():
             mine = getattr(self.settings, key, said)
             if mine != said:
-                raise self._misfit(path, f"it was made with model.{key}={said}, there it is {mine}")
+                raise self._misfit(path, f"the checkpoint has model.{key}={said}, the model has {mine}")
 
     def _misfit(self, path: Path, why: str) -> UserError:
         return UserError(f"{path} does not fit {self.what}: {why}")
@@ -90,3 +103,10 @@ class Fitted:
             return under_our_names(tensors)
         except UserError as error:
             raise self._misfit(path, str(error)) from None
+
+
+def _layers(name: str) -> set[str]:
+    """Where a tensor lies: its module, and the lists of modules (`transformer.h.*`) that this is in."""
+    *modules, _ = name.split(".")
+    lists = {".".join([*modules[:i], "*"]) for i, part in enumerate(modules) if part.isdigit()}
+    return lists | {".".join(modules)} - {""}

@@ -215,7 +215,7 @@ COPIES = {  # key of the weights, what else there is, and what of it is left out
         ["ema"],
     ),
     "in a tuple": ("model", lambda i: {"ema": (network().state_dict(), 0.99)}, ["ema"]),
-    "in a mapping in a tuple": ("model", lambda i: {"all": ({"ema": network().state_dict(), "n": 1}, i)}, ["all.0.ema"]),
+    "deep in a tuple": ("model", lambda i: {"all": ({"ema": network().state_dict(), "n": 1}, i)}, ["all.0.ema"]),
     "wrapped": ("model", lambda i: {"ema": with_prefix(network().state_dict(), "_orig_mod.")}, ["ema"]),
 }
 

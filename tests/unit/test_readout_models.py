@@ -217,12 +217,15 @@ def test_what_contradicts_a_nanogpt_checkpoint_is_refused(tmp_path: Path) -> Non
     code, errors = readout(tmp_path / "nano", *flags, *same, "--out", tmp_path / "same")
     assert code == 0, errors
     second = tmp_path / "nano" / "ckpt_200.pt"
+    torch.save({**torch.load(second), "model_args": {**ARGS, "dropout": 0.4}}, second)  # of no use in evaluation
+    code, errors = readout(tmp_path / "nano", *flags, "model.dropout=0.1", "--out", tmp_path / "dropout")
+    assert code == 0, errors
     torch.save({**torch.load(second), "model_args": {**ARGS, "n_head": 2}}, second)  # two models in one folder
-    assert "ckpt_200.pt does not fit --model=gpt_tiny: it was made with model.heads=2, there it is 4" in refused()
+    assert "ckpt_200.pt does not fit --model=gpt_tiny: the checkpoint has model.heads=2, the model has 4" in refused()
 
 
 def test_a_layer_that_the_model_has_not_is_refused(tmp_path: Path) -> None:
-    """Of checkpoints without a record; masks and integers are no weights."""
+    """Of checkpoints without a record; masks, integers and what is outside the model are no weights of it."""
     (tmp_path / "nano").mkdir()
     save_nanogpt(tmp_path / "nano", by_transformers)
     flags = ["--model", "gpt_tiny", "--dataset", "pydocs", "--k", "1", "--threads", "1", "evaluate.samples=16"]
@@ -231,11 +234,20 @@ def test_a_layer_that_the_model_has_not_is_refused(tmp_path: Path) -> None:
         path = tmp_path / "nano" / f"ckpt_{step}.pt"
         tensors = torch.load(path)["model"]
         masks = {f"transformer.h.{i}.attn.bias": torch.ones(1, 1, 32, 32).tril() for i in range(3)}
-        torch.save(tensors | masks | {"counter": torch.tensor([step, 1])}, path)
+        outside = {"criterion.weight": torch.ones(3), "rotary.inv_freq": torch.ones(2)}
+        outside |= {f"transformer.h.{i}.attn.rotary.inv_freq": torch.ones(2) for i in range(2)}
+        torch.save(tensors | masks | outside | {"counter": torch.tensor([step, 1])}, path)
     code, errors = readout(tmp_path / "nano", *flags, "model.layers=2")
     assert code == 2 and not (tmp_path / "out").exists()
     left = "transformer.h.2.attn.bias, transformer.h.2.attn.c_attn.bias, transformer.h.2.attn.c_attn.weight"
-    assert f"ckpt_100.pt does not fit --model=gpt_tiny: {left}, ... (13 tensors) would be left out" in errors
+    said = f"the checkpoint has {left}, ... (13 tensors), the model has no such weights"
+    assert f"ckpt_100.pt does not fit --model=gpt_tiny: {said}" in errors
     code, errors = readout(tmp_path / "nano", *flags, "model.layers=3")
     assert code == 0, errors
-    assert "left out: counter, transformer.h.0.attn.bias, " in (tmp_path / "out" / "summary.md").read_text()
+    said = (tmp_path / "out" / "summary.md").read_text()
+    assert "left out: counter, criterion.weight, rotary.inv_freq, transformer.h.0.attn.bias, " in said
+    for name in ("transformer.h.1.attn.q_norm.weight", "transformer.ln_f.scale"):
+        torch.save(torch.load(path) | {name: torch.ones(3)}, tmp_path / "nano" / "ckpt_200.pt")
+        code, errors = readout(tmp_path / "nano", *flags, "model.layers=3")
+        assert code == 2 and f"the checkpoint has {name}, the model has no such weights" in errors
+        torch.save({n: t for n, t in torch.load(path).items() if n != name}, path)
