@@ -242,7 +242,7 @@ def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -
     say(f"run_dir={p.run_dir}")
     run = RunDir(p.run_dir)
     with on_main(ranks, opened(run, p)):
-        ranks.together(lambda: check_content(run, p, say) if ranks.is_main else None)
+        content = check_content(run, p, ranks)
         found: tuple[str, dict[str, Any]] | None = ranks.from_main(run.marker() if ranks.is_main else None)
         marker, facts = found or ("", {})
         if marker == "DIVERGED" and not options.rerun:
@@ -265,7 +265,7 @@ def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -
             warn_of_statistics(p.config, before, read_rows(run.metrics), say)
         target = RunDir(run.path / "rerun", run.heartbeat) if options.rerun else run
         with following(None if options.rerun else p.config.logger, run, say) as begun:
-            outcome = carry_out(p, target, device, ranks, say, begun)
+            outcome = carry_out(p, target, device, ranks, content, say, begun)
             if outcome.how == "stopped":
                 say(f"stopped after step {outcome.step:,} and saved; the same command goes on")
             elif ranks.is_main:
@@ -280,10 +280,14 @@ def carry_out(
     run: RunDir,
     device: torch.device,
     ranks: Ranks,
+    content: str | None,
     say: Callable[[str], None],
     begun: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """One call of the loop in `run`, with its signals, provenance and marker. begun: see `train`."""
+    """One call of the loop in `run`, with its signals, provenance and marker.
+
+    content: see `check_content`. begun: see `train`.
+    """
     if ranks.is_main:
         run.path.mkdir(parents=True, exist_ok=True)
         run.mark(None)
@@ -300,7 +304,7 @@ def carry_out(
             device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
             micro_batch=plan.micro_batches(p.splits),
             data_fingerprint=p.data.fingerprint,
-            **({"data_content": content} if (content := content_of(p.data)) else {}),
+            **({"data_content": content} if content else {}),
         )
         if earlier:
             say(f"start {earlier + 1} of this run ({len(run.errors())} of those before it ended with an error)")
@@ -440,19 +444,19 @@ def opened(run: RunDir, p: Prepared) -> Iterator[None]:
         yield
 
 
-def content_of(data: Any, say: Callable[[str], None] = lambda _: None) -> str | None:
-    """The content of an open data set beyond its fingerprint; None where that covers it."""
-    return content_digest(data.sampled, say) if len(data.sampled) else None
+def check_content(run: RunDir, p: Prepared, ranks: Ranks) -> str | None:
+    """The content of the data set beyond its fingerprint, on every rank; None where that covers it.
 
-
-def check_content(run: RunDir, p: Prepared, say: Callable[[str], None] = lambda _: None) -> None:
-    """UserError where files of the data set were edited in place since the run began."""
-    content, before = content_of(p.data, say), run.data_content()
+    UserError where its files were edited in place since the run began.
+    """
+    content = content_digest(p.data.sampled, ranks)
+    before = ranks.from_main(run.data_content() if ranks.is_main else None)
     if content and before and content != before:
         raise UserError(
             f"dataset={p.config.dataset.name}: its files were edited in place since {run.path} began (their sizes and "
             "names are the same, their content is not); put them back, or choose another run_dir"
         )
+    return content
 
 
 def check_folder(run: RunDir, p: Prepared) -> None:
@@ -465,7 +469,7 @@ def check_folder(run: RunDir, p: Prepared) -> None:
     if existing is not None and existing.get("trajectory_id") != p.trajectory:
         there, here = flat(existing.get("identity", {})), flat(p.identity)
         keys = sorted(k for k in there.keys() | here.keys() if there.get(k) != here.get(k))
-        named = ", ".join(f"{k}={there.get(k)} there, {here.get(k)} here" for k in keys[:3])
+        named = "; ".join(f"the run has {k}={there.get(k)}, this command {here.get(k)}" for k in keys[:3])
         if "batch.norm_samples" in keys[:3]:
             named += ": samples that share BatchNorm statistics, by the ranks and micro-batches"
         raise UserError(f"run_dir={run.path} holds another trajectory ({named}); choose another run_dir")

@@ -149,7 +149,7 @@ def loss_of(
     p = prepare(replace(config, averagers=(), trajectory=in_memory), options, device, ranks)
     if p.data.fingerprint != written["identity"]["dataset"]["fingerprint"]:
         raise UserError(f"dataset={config.dataset.name}: its content is not what {run.path} was trained on")
-    check_content(run, p)
+    check_content(run, p, ranks)
     set_up_arithmetic(p.config)
     model = seeded_model(p.config, device)
     try:

@@ -121,7 +121,7 @@ def averages_of(
     p = prepare(config_from({**written, **changed}), options, device, ranks)
     if p.data.fingerprint != written["identity"]["dataset"]["fingerprint"]:
         raise UserError(f"dataset={config.dataset.name}: its content is not what {args.run} was trained on")
-    check_content(run, p)
+    check_content(run, p, ranks)
     rows = read_rows(run.metrics)
     evaluated = live_rows(rows)
     if not evaluated:

@@ -97,7 +97,7 @@ def measure_line(folder: Path, id: str) -> Along | None:
     p = prepare(dataclasses.replace(config, averagers=(), trajectory=in_memory), options, device, ranks)
     if p.data.fingerprint != written["identity"]["dataset"]["fingerprint"]:
         raise UserError(f"dataset={config.dataset.name}: its content is not what {folder} was trained on")
-    check_content(run, p)
+    check_content(run, p, ranks)
     score = OnModel(p.config, p.data, device, ranks)
     tensors = [read_snapshot(path) for path in snapshots.values()]
     live, average = read_snapshot(snapshots[step]), kept.weights(step)

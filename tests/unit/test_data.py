@@ -6,6 +6,7 @@ import re
 import runpy
 import shutil
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from lawa_exp.data import blocks, content
 from lawa_exp.data.masked import PydocsMLMSettings
 from lawa_exp.data.text import PYDOCS, PydocsSettings, TextSettings, kept
 from lawa_exp.data.tokens import OpenWebTextSettings, TokensSettings
+from lawa_exp.distributed import Ranks
 
 
 def text(path, **changes) -> TextSettings:
@@ -151,7 +153,7 @@ def test_an_edit_in_place_is_noticed_where_the_fingerprint_reads_pieces(bins, tm
     def seen(folder: Path) -> tuple[str, str, list[str]]:
         data = TokensSettings("tokens", str(folder), 5000).open(10)
         read.clear()
-        return data.fingerprint, content.content_digest(data.sampled), sorted(read)
+        return data.fingerprint, content.content_digest(data.sampled, Ranks()), sorted(read)
 
     train = bins / "train.bin"
     both = ["train.bin", "val.bin"]
@@ -175,14 +177,43 @@ def test_an_edit_in_place_is_noticed_where_the_fingerprint_reads_pieces(bins, tm
     assert seen(bins)[:2] == (fingerprint, digest)
 
 
-def test_a_change_right_after_another_is_read_again(tmp_path, monkeypatch):
-    """It may come within one tick of the clock that files have."""
-    path, (size, written, _, number) = tmp_path / "train.bin", (5, 1, 1, 7)
-    monkeypatch.setattr(content, "_facts", lambda file: (size, written, time.time_ns(), number))
+@pytest.mark.parametrize("fresh, noticed", [(10**15, True), (0, False)])
+def test_a_change_right_after_another_is_read_again(tmp_path, monkeypatch, fresh, noticed):
+    """It may come within one tick of the clock that files have: their facts are the same."""
+    path, facts = tmp_path / "train.bin", (5, 1, time.time_ns(), 7)
+    monkeypatch.setattr(content, "_facts", lambda file: facts)
+    monkeypatch.setattr(content, "FRESH", fresh)
     path.write_bytes(b"first")
-    before = content.content_digest([str(path)])
+    before = content.content_digest([str(path)], Ranks())
     path.write_bytes(b"other")
-    assert content.content_digest([str(path)]) != before
+    assert (content.content_digest([str(path)], Ranks()) != before) is noticed
+
+
+def test_what_a_killed_start_has_read_is_not_read_again(tmp_path, monkeypatch):
+    """It is kept while the rest is read, and the other ranks hear from this one meanwhile."""
+    monkeypatch.setattr(content, "FRESH", 0)
+    monkeypatch.setattr(content, "PERIOD", 0.01)
+    monkeypatch.setattr(content, "READERS", 1)
+    monkeypatch.setattr(content, "PART", 1)
+    files = [str(tmp_path / name) for name in ("a", "b", "c")]
+    for file in files:
+        Path(file).write_text(file)
+    read, goes_on, original = [], threading.Event(), content.file_crc32
+
+    def slow(path: Path) -> int:
+        read.append(path.name)
+        assert path.name == "a" or goes_on.wait(60)
+        return original(path)
+
+    monkeypatch.setattr(content, "file_crc32", slow)
+    reading = content._reading(files)
+    while "b" not in read:
+        assert next(reading) is None
+    assert next(reading) is None and next(reading) is None  # a is done by then
+    goes_on.set()
+    reading.close()
+    read.clear()
+    assert len(content.content_digest(files, Ranks())) == 64 and read == ["b", "c"]
 
 
 def test_a_damaged_cache_of_tokens_is_made_anew(tmp_path, monkeypatch, capsys):
