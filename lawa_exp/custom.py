@@ -241,7 +241,7 @@ _running: dict[str, str] = {}  # module: the hash of what this process imported
 
 
 def load(address: str, arguments: Mapping[str, Any], key: str) -> Any:
-    """The object at `package.module:name`, to be called with the arguments. UserError: it may not run, or is not there.
+    """The object at `package.module:name`, to be called with the arguments. UserError: it may not run, or is missing.
 
     The only place that imports such code.
     """
@@ -279,45 +279,44 @@ def admit(model: Any, written: Mapping[str, Any], folder: Path, trust: bool) -> 
     try:
         now = fingerprint(model.builder, "model.builder")
     except UserError:
-        if not (then and then["sources"]):
+        if not then["sources"]:
             raise
         now = Code()  # told below
-    if not trust and not (then and _is_recorded(model.builder, model.args, then["sources"])):
+    if not trust and not _is_recorded(model.builder, model.args, then["sources"]):
         text = json.dumps(model.args or {}, default=str)
         shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
         raise UserError(
             f"{named} with {shown} would be run by {folder / 'config.yaml'}, and no training of yours with it is on "
             f"record; --trust runs it{_without_record()}"
         )
-    if then:
-        for module in sorted(now.sources.keys() | then["sources"].keys()):
-            if now.sources.get(module) != then["sources"].get(module):
-                copies = (folder / COPIES).resolve()
-                more = f"; {copies} has it: PYTHONSAFEPATH=1 PYTHONPATH={copies} takes that" if copies.is_dir() else ""
-                changed = now.origins.get(module, f"module {module}")
-                raise UserError(f"{named}: {changed} is not what {folder} was trained with{more}")
-        other = [
-            f"{name} {there} there, {now.packages.get(name, 'none')} here"
-            for name, there in then["packages"].items()
-            if now.packages.get(name) != there
-        ]
-        if other and os.environ.get("RANK", "0") == "0":
-            print(f"warning: {named} was trained with other packages: {'; '.join(other)}", file=sys.stderr)
+    for module in sorted(now.sources.keys() | then["sources"].keys()):
+        if now.sources.get(module) != then["sources"].get(module):
+            copies = (folder / COPIES).resolve()
+            more = f"; {copies} has it: PYTHONSAFEPATH=1 PYTHONPATH={copies} takes that" if copies.is_dir() else ""
+            changed = now.origins.get(module, f"module {module}")
+            raise UserError(f"{named}: {changed} is not what {folder} was trained with{more}")
+    other = [
+        f"{name} {version}, which is {now.packages.get(name, 'missing')} now"
+        for name, version in then["packages"].items()
+        if now.packages.get(name) != version
+    ]
+    if other and os.environ.get("RANK", "0") == "0":
+        print(f"warning: {named} was trained with other packages: {'; '.join(other)}", file=sys.stderr)
     _named.add(_words(model.builder, model.args))
 
 
-def _written_code(written: Mapping[str, Any]) -> dict[str, dict[str, str]] | None:
-    """The `Code.identity` in a config.yaml; None: from before there was one."""
+def _written_code(written: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The `Code.identity` in a config.yaml; what it does not have is empty."""
     code: Any = written
     for key in ("identity", "model", "code"):
         code = code.get(key) if isinstance(code, Mapping) else None
-    if not isinstance(code, Mapping):
-        return None
-    parts: dict[str, Any] = {key: code.get(key) for key in ("sources", "packages")}
-    for part in parts.values():
-        if not isinstance(part, dict) or not all(isinstance(text, str) for item in part.items() for text in item):
-            return None
-    return parts
+    return {key: _texts(code.get(key) if isinstance(code, Mapping) else None) for key in ("sources", "packages")}
+
+
+def _texts(part: Any) -> dict[str, str]:
+    if isinstance(part, dict) and all(isinstance(text, str) for item in part.items() for text in item):
+        return part
+    return {}
 
 
 def _words(address: str, arguments: Mapping[str, Any] | None) -> str:
@@ -366,4 +365,4 @@ def _without_record() -> str:
     existing = next((p for p in (folder, *folder.parents) if p.exists()), None) if folder else None
     if existing and existing.is_dir() and os.access(existing, os.W_OK):
         return ""
-    return f", which is the only way here: {folder or 'a home directory'} cannot be written"
+    return f", the only way, as {folder or 'a home directory'} cannot be written"

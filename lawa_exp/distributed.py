@@ -18,7 +18,9 @@ from torch import distributed as dist
 from lawa_exp.config import Failed, UserError
 
 T = TypeVar("T")
-LOST = re.compile(r"\[(enforce fail at )?\S*\bgloo/\S+:\d+\]|\bNCCL\b")  # gloo names the place in its source
+LOST = re.compile(  # gloo names the place in its source
+    r"\[(enforce fail at )?\S*\bgloo/\S+:\d+\]|\bNCCL ([Ee]rror|timeout|communicator|operations|watchdog)\b"
+)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from lawa_exp.config import InUse
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PARTIAL = ".partial-"  # begins the name of what is being written, until it is whole
 PROCESS = re.compile(r"(\d{1,7})@([^@]*)@")  # goes on so, where no lock says whose it is: process and machine
+ABANDONED = 86_400  # seconds without a change, after which another machine's is a leftover: containers change names
 LOCK = ".lock"  # of the whole folder that it is in
 LOCKED: list[Path] = []  # such folders, whose locks this process holds
 
@@ -39,7 +41,15 @@ def written_by(path: Path, prefix: str = PARTIAL) -> tuple[str, bool | None]:
     if not process:
         return name, None
     number, machine = process.groups()
-    return name[process.end() :], machine != platform.node() or is_process(int(number))
+    lives = is_process(int(number)) if machine == platform.node() else _is_recent(path)
+    return name[process.end() :], lives
+
+
+def _is_recent(path: Path) -> bool:
+    try:
+        return time.time() - path.lstat().st_ctime < ABANDONED
+    except FileNotFoundError:  # whole by now
+        return True
 
 
 def is_process(number: int) -> bool:

@@ -15,7 +15,7 @@ NAME = "manifest.json"
 def read(sweep: Path) -> dict[str, Any]:
     """The manifest, with the path of each entry's run as its run_dir. UserError: there is none. Failed: damaged."""
     if not (sweep / NAME).is_file():
-        raise UserError(f"SWEEP={sweep}: no {NAME} there")
+        raise UserError(f"SWEEP={sweep}: no {NAME} in this folder")
     try:
         content = json.loads((sweep / NAME).read_text())
         entries = [{**entry, "run_dir": find_run(entry["run_dir"], sweep)} for entry in content["entries"]]
@@ -41,5 +41,5 @@ def not_finished(run: Path) -> str | None:
     if (run / "DONE").exists():
         return None
     if not run.exists():
-        return "not there"
+        return "missing"
     return "diverged" if (run / "DIVERGED").exists() else "not finished"

@@ -109,13 +109,13 @@ def check_continues(origin: Origin, config: Config, samples: int, there: Config,
     if config.optimizer != there.optimizer:
         raise UserError(
             "init.optimizer=keep: the optimizer is that of the source, whose settings differ "
-            f"({there.optimizer} there, {config.optimizer} here); choose reset, or the same"
+            f"(the source has {there.optimizer}, this command {config.optimizer}); choose reset, or the same"
         )
     kinds = {type(feedback) for feedback in (config.feedback, there.feedback)} - {NoFeedback}
     if len(kinds) > 1:
         raise UserError(
             "init.optimizer=keep: the feedback has a state of the source's, which is of another kind "
-            f"({there.feedback} there, {config.feedback} here); choose reset, none or the same"
+            f"(the source has {there.feedback}, this command {config.feedback}); choose reset, none or the same"
         )
     at = getattr(config.fault, "at", origin.step)
     if at < origin.step and config.fault != there.fault:

@@ -10,5 +10,5 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 STATE = tempfile.TemporaryDirectory(prefix="lawa_exp-state-")  # what the user trained with is on record there
 os.environ["XDG_STATE_HOME"] = STATE.name
 CACHE = tempfile.TemporaryDirectory(prefix="lawa_exp-cache-")  # not the user's own
-os.environ.setdefault("LAWA_CACHE", CACHE.name)
+os.environ["LAWA_CACHE"] = CACHE.name
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and would be in what the tests start

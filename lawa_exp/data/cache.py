@@ -16,21 +16,24 @@ from lawa_exp.files import clear, sync, temporary
 
 
 def load(key: str) -> np.ndarray | None:
-    """The array of that key, mapped; None where there is none. What is not what was written is removed, and said."""
+    """The array of that key, mapped; None where this user has none. Damage is said, and the file removed."""
     for path in _files(key):
-        with suppress(FileNotFoundError):  # another process removes it too
-            with suppress(OSError, ValueError, EOFError):
-                if path.name == _name(key, path):
-                    return np.load(path, mmap_mode="r")
-            path.stat()
-            print(f"warning: {path} is damaged: it is removed, and made anew", file=sys.stderr)
+        try:
+            if path.name == _name(key, path):
+                return np.load(path, mmap_mode="r")
+        except (FileNotFoundError, PermissionError):  # another process removed it; it is another user's
+            continue
+        except (OSError, ValueError, EOFError):
+            pass
+        print(f"warning: {path} is damaged: it is made anew", file=sys.stderr)
+        with suppress(OSError):
             path.unlink()
     return None
 
 
 def save(key: str, array: np.ndarray) -> None:
     """Keeps it in place of what was kept under that key; a cache that cannot be written costs time only."""
-    plain = _folder() / f"{key}.npy"  # the name of the first caches', which had no checksum
+    plain = _folder() / f"{key}.npy"
     with suppress(OSError):
         plain.parent.mkdir(parents=True, exist_ok=True)
         clear(plain.parent, glob.escape(plain.name))
@@ -41,7 +44,7 @@ def save(key: str, array: np.ndarray) -> None:
         path = plain.with_name(_name(key, partial))
         partial.replace(path)
         sync(path.parent)
-        for other in (plain, *_files(key)):
+        for other in _files(key):
             if other != path:
                 other.unlink(missing_ok=True)
 

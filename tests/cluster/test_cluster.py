@@ -138,7 +138,7 @@ def test_one_run_without_submitit(tmp_path: Path) -> None:
     until(lambda: states(run_dir))
     subprocess.run(["scontrol", "requeue", job], check=True)
     wrong = subprocess.run([*script, "seed=1", f"run_dir={run_dir}"], **options)
-    assert wrong.returncode == 2 and "holds another trajectory (seed=0 there, 1 here)" in wrong.stderr
+    assert wrong.returncode == 2 and "holds another trajectory (the run has seed=0, this command 1)" in wrong.stderr
     assert run(*LONG, f"run_dir={twin}", warm=True).returncode == 0
     until(lambda: job not in queue.queue())
     assert_same_run(run_dir, twin)

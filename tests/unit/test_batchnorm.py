@@ -383,7 +383,7 @@ def test_how_many_samples_share_statistics_is_in_the_id_where_they_are_fewer_tha
 
 def test_a_run_goes_on_with_as_many_samples_that_share_statistics(runs: dict[str, Path]) -> None:
     refused = run(*ASKED, "trainer.micro_batch=2", f"run_dir={runs['latest']}", warm=True)
-    assert refused.returncode == 2 and "batch.norm_samples=None there, 2 here: samples that share" in refused.stderr
+    assert refused.returncode == 2 and "batch.norm_samples=None, this command 2: samples that share" in refused.stderr
 
 
 @pytest.mark.parametrize("affine", [True, False])

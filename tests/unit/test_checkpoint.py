@@ -286,7 +286,7 @@ def test_what_a_kill_leaves_is_tidied(tmp_path):
     assert sorted(p.name for p in target.parent.iterdir()) == [target.name]
 
 
-def test_what_other_processes_write_is_not_tidied(tmp_path):
+def test_what_other_processes_write_is_not_tidied(tmp_path, monkeypatch):
     """By the names that they give it: of this machine those of processes that are gone are cleared."""
     gone = subprocess.Popen(["true"])
     gone.wait()
@@ -304,6 +304,9 @@ def test_what_other_processes_write_is_not_tidied(tmp_path):
     (tmp_path / "sub" / left[0]).mkdir()
     commit(tmp_path / "sub" / "x", files("one"))  # clears what was left of the same folder
     assert sorted(p.name for p in (tmp_path / "sub").iterdir()) == sorted([*kept, "back", "x"])
+    monkeypatch.setattr("lawa_exp.files.ABANDONED", 0)  # what another machine left long ago
+    tidy(tmp_path)
+    assert sorted(p.name for p in (tmp_path / "sub").iterdir()) == sorted([kept[0], kept[2], "back", "x"])
 
 
 def test_two_processes_write_one_file(tmp_path):

@@ -361,14 +361,14 @@ def test_a_sweep_is_read_from_any_folder_wherever_it_is(
         assert '"state":"done"' in (tmp_path / "page.html").read_text()
     gone = root / names[0]
     gone.rename(tmp_path / "gone")
-    assert f"Not finished, and left out: {gone.name} (not there)" in said("lawa_exp.summary", sweep)
-    assert f"{gone.name} is not there, and left out" in said("lawa_exp.critical_batch.__main__", sweep)
+    assert f"Not finished, and left out: {gone.name} (missing)" in said("lawa_exp.summary", sweep)
+    assert f"{gone.name} is missing, and left out" in said("lawa_exp.critical_batch.__main__", sweep)
     assert json.loads(said("lawa_exp.status.__main__", sweep, "--json"))["counts"]["not started"] == 1
     for other in names[1:]:
         (root / other / "DONE").unlink()
     assert importlib.import_module("lawa_exp.summary").main([sweep]) == 2
     told = capsys.readouterr().err
-    assert "none of its runs is finished: " in told and f"{gone.name} (not there)" in told
+    assert "none of its runs is finished: " in told and f"{gone.name} (missing)" in told
 
 
 def test_a_moved_sweep_is_pushed(moved: Path, tmp_path: Path) -> None:

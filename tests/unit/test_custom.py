@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import yaml
 from helpers import rows, run
 
 from lawa_exp.config import UserError
-from lawa_exp.custom import Code, fingerprint
+from lawa_exp.custom import Code, admit, fingerprint
 
 ROOT = Path(__file__).parents[2]
 TREE = {  # `custom_tree.model:build`, with a mark in each file that is part of it
@@ -206,7 +207,7 @@ def test_the_sources_are_in_the_id_and_in_the_run(mine: Path) -> None:
     assert again.returncode == 0 and "done already" in again.stdout, again.stderr
     write(mine, {"ours.py": "WIDTH = 9\n"})
     other = run(*ASKED, "run_dir=run", cwd=mine)
-    assert other.returncode == 2 and "holds another trajectory (model.code.sources.ours=" in other.stderr
+    assert other.returncode == 2 and "holds another trajectory (the run has model.code.sources.ours=" in other.stderr
     fresh = run(*SHORT, cwd=mine)
     assert fresh.returncode == 0, fresh.stderr
     (made,) = (mine / "runs").iterdir()
@@ -249,7 +250,7 @@ def test_other_versions_of_packages_are_told(mine: Path) -> None:
     config.write_text(config.read_text().replace(f"torch: {metadata.version('torch')}", "torch: 0.4.1"))
     done = command(READING["readout"], mine)
     assert done.returncode == 0, done.stderr
-    assert f"other packages: torch 0.4.1 there, {metadata.version('torch')} here" in done.stderr
+    assert f"other packages: torch 0.4.1, which is {metadata.version('torch')} now" in done.stderr
 
 
 @pytest.fixture
@@ -301,6 +302,13 @@ def fingerprint_at(folder: Path) -> dict[str, Any]:
         os.chdir(before)
 
 
+@pytest.mark.parametrize("code", [None, "x", {}, {"sources": {"mine": 3}, "packages": {}}, {"sources": ["mine"]}])
+def test_a_config_without_a_record_of_its_code_is_refused(tmp_path: Path, code: Any) -> None:
+    model = SimpleNamespace(builder="os:system", args={})
+    with pytest.raises(UserError, match="no training of yours with it is on record; --trust runs it"):
+        admit(model, {"identity": {"model": {"code": code}}}, tmp_path, trust=False)
+
+
 def test_trust_runs_it(hostile: Path) -> None:
     done = command(READING["readout"], hostile, "run", "--trust")
     assert done.returncode == 2 and "expected a torch.nn.Module, got int" in done.stderr
@@ -324,7 +332,7 @@ def test_where_nothing_can_be_on_record_only_trust_works(tmp_path: Path) -> None
     done = in_one_process(tmp_path, script, XDG_STATE_HOME=str(tmp_path / "state"))
     assert done.returncode == 0, done.stderr
     assert "warning: mine:build is not on record" in done.stdout
-    assert "--trust runs it, which is the only way here" in done.stderr and "state/lawa_exp/builders" in done.stderr
+    assert "--trust runs it, the only way, as " in done.stderr and "state/lawa_exp/builders" in done.stderr
 
 
 def test_a_source_that_is_edited_while_the_process_lives(tmp_path: Path) -> None:

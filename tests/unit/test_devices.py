@@ -34,19 +34,24 @@ OTHERS_END = [
     RuntimeError(f"[{GLOO}unbound_buffer.cc:78] Timed out waiting 6000ms for recv operation to complete"),
     RuntimeError(f"[enforce fail at {GLOO}device.cc:10] rv != -1"),
     torch.distributed.DistBackendError("NCCL communicator was aborted on rank 0."),
+    RuntimeError("NCCL communicator was aborted on rank 0."),
+    RuntimeError("NCCL error in: ../torch/csrc/distributed/c10d/NCCLUtils.hpp:317, unhandled system error"),
+    RuntimeError("[Rank 0] NCCL watchdog thread terminated with exception: CUDA error"),
+    RuntimeError("Some NCCL operations have failed or timed out. Due to the asynchronous nature of CUDA kernels"),
     torch.distributed.DistNetworkError("The client socket has timed out after 60000ms"),
 ]
 OWN = [
     ValueError("/data/gloomy/x.jpg cannot be read"),
     ValueError(f"[{GLOO}pair.cc:561] Connection closed by peer"),
     RuntimeError("/data/gloo/x.jpg cannot be read"),
+    RuntimeError("/data/NCCL/x.bin cannot be read"),
     ConnectionResetError(104, "Connection reset by peer"),
     NotImplementedError("NCCL"),
 ]
 
 
 def test_an_error_of_this_rank_is_not_another_ranks_end() -> None:
-    """The texts of gloo's are those that torch raises where a rank is killed, or is silent for too long."""
+    """The texts are those of torch where a rank is killed, or is silent for too long."""
     assert all(str(lost(error)).startswith("another rank has ended (") for error in OTHERS_END)
     assert [lost(error) for error in OWN] == [None] * len(OWN)
 

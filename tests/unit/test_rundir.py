@@ -304,8 +304,8 @@ def test_folder_with_another_trajectory(other: str, twin: Path) -> None:
     before = everything(twin)
     refused = run(*tiny(f"{other}=1"), f"run_dir={twin}")
     assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1
-    there = {"seed": "seed=0 there, 1 here", "lr.peak": "lr.peak=0.003 there, 1.0 here"}[other]
-    assert f"run_dir={twin} holds another trajectory ({there})" in refused.stderr
+    differ = {"seed": "seed=0, this command 1", "lr.peak": "lr.peak=0.003, this command 1.0"}[other]
+    assert f"run_dir={twin} holds another trajectory (the run has {differ})" in refused.stderr
     assert everything(twin) == before
 
 

@@ -313,7 +313,7 @@ def test_a_mistake_is_one_line(arguments, line, capsys, monkeypatch, tmp_path):
 def test_another_training_in_the_folder_is_told_by_the_plan(done, capsys):
     asked = [*SHORT, "seed=1", f"run_dir={done}"]
     assert compose.main([*asked, "plan=true"]) == 2
-    assert "holds another trajectory (seed=0 there, 1 here)" in capsys.readouterr().err
+    assert "holds another trajectory (the run has seed=0, this command 1)" in capsys.readouterr().err
 
 
 def test_a_plan_for_ranks_that_do_not_divide_the_batch(capsys, monkeypatch):
