@@ -20,7 +20,7 @@ BESIDE = Path(__file__).parent.parent / "conf"  # in a checkout
 FLAGS = {  # Hydra's own
     *("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p", "--package", "-r", "--run"),
     *("-m", "--multirun", "-i", "--info", "-sc", "--shell-completion", "-cp", "--config-path", "-cn", "--config-name"),
-    *("-cd", "--config-dir", "--experimental-rerun"),
+    *("-cd", "--config-dir"),  # --experimental-rerun is not among them: it unpickles a file, and checks nothing
 }
 COLLECT, SLURM = (f"hydra_plugins.lawa_exp_launcher.{name}" for name in ("Collect", "Slurm"))
 SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"

@@ -1,227 +1,37 @@
-"""Code of the user's own, `package.module:name`: what it consists of, and when it may run.
+"""Code of the user's own, `package.module:name`: when it may run, and that what was hashed is what runs.
 
-`fingerprint` reads the sources and runs nothing, and importing a module is running it. `load` alone runs them: what the
-user named on this command line (`allow`), and of a run directory that is read what `admit` lets through.
+Importing a module is running it. `load` alone does: what the user named on this command line (`allow`), and of a run
+directory that is read what `admit` lets through. It imports from the bytes that `fingerprint` read (`use`).
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import functools
 import hashlib
 import importlib
 import json
 import os
-import pkgutil
 import sys
-import sysconfig
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from importlib.machinery import PathFinder
-from importlib.util import find_spec
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import spec_from_file_location
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from lawa_exp.config import UserError
+from lawa_exp.fingerprint import (
+    Code,
+    add_current_folder,
+    file_of,
+    fingerprint,
+    hash_of,
+    installed_folders,
+    is_pythons_or_ours,
+)
 
-PACKAGE = Path(__file__).resolve().parent  # this package is in no id
-STDLIB = tuple(Path(sysconfig.get_paths()[name]).resolve() for name in ("stdlib", "platstdlib"))
-INSTALLED = {"site-packages", "dist-packages"}
 COPIES = "code"  # the folder of a run that holds the sources
-SHOWN = 80  # characters of the arguments in a message
-
-
-@dataclass(frozen=True)
-class Code:
-    """What some code consists of; `origins` are the files of its modules.
-
-    sources: {module: hash of its syntax tree} of what is neither installed nor Python's. packages: {name: version} of
-    the installed ones that these import. files: {path under a folder of sys.path: content} of the sources.
-    """
-
-    sources: dict[str, str] = field(default_factory=dict)
-    packages: dict[str, str] = field(default_factory=dict)
-    files: dict[str, bytes] = field(default_factory=dict)
-    origins: dict[str, Path] = field(default_factory=dict)
-
-    @property
-    def identity(self) -> dict[str, dict[str, str]]:
-        return {"sources": dict(sorted(self.sources.items())), "packages": dict(sorted(self.packages.items()))}
-
-
-def fingerprint(address: str, key: str) -> Code:
-    """The code of `package.module:name`, with all that it imports; nothing of it runs.
-
-    Imports count wherever they stand, also `import_module("name")`; names that are computed are not followed.
-    UserError names the setting `key`: no such module, or a source that cannot be read.
-    """
-    module, _, name = address.partition(":")
-    if not (module and name) or ":" in name or not all(part.isidentifier() for part in module.split(".")):
-        raise UserError(f"{key}={address}: expected package.module:function")
-    importlib.invalidate_caches()
-    with _current_folder():
-        try:
-            found = _Walk()
-            if found.visit(module) is MISSING:
-                raise UserError(f"{key}={address}: expected package.module:function (No module named {module!r})")
-            found.follow()
-        except (SyntaxError, OSError) as error:
-            raise UserError(f"{key}={address}: its source cannot be read ({error})") from None
-    return found.code
-
-
-def _add_current_folder() -> None:
-    """As `python -m` does, first of all; last where the user wants it not to (PYTHONSAFEPATH)."""
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(len(sys.path) if sys.flags.safe_path else 0, str(Path.cwd()))
-
-
-@contextlib.contextmanager
-def _current_folder() -> Iterator[None]:
-    before = list(sys.path)
-    _add_current_folder()
-    try:
-        yield
-    finally:
-        sys.path[:] = before
-
-
-MISSING, ELSEWHERE = "missing", "elsewhere"  # ELSEWHERE: installed, Python's, or ours
-
-
-class _Walk:
-    """Modules by name, each looked for without importing the packages that it is in."""
-
-    def __init__(self) -> None:
-        self.code = Code()
-        self.found: dict[str, list[str] | str] = {}  # the folders that hold its submodules, MISSING or ELSEWHERE
-        self.imports: list[str] = []  # of the sources, still to be looked for
-        folders = {Path(folder).resolve() for folder in sys.path} - {Path.cwd()}  # which may have any name
-        self.installed = [folder for folder in folders if folder.name in INSTALLED]
-
-    def follow(self) -> None:
-        while self.imports:
-            name = self.imports.pop()
-            if not name.endswith(".*"):
-                self.visit(name)
-            elif isinstance(folders := self.visit(name[:-2]), list):
-                self.imports += [f"{name[:-2]}.{module.name}" for module in pkgutil.iter_modules(folders)]
-
-    def visit(self, module: str) -> list[str] | str:
-        """Adds it and the packages that it is in; of what is elsewhere only the first name is looked for."""
-        if module not in self.found:
-            package, _, name = module.rpartition(".")
-            within = self.visit(package) if package else None
-            self.found[module] = within if isinstance(within, str) else self._look(module, name, within)
-        return self.found[module]
-
-    def _look(self, module: str, name: str, folders: list[str] | None) -> list[str] | str:
-        try:
-            spec = PathFinder.find_spec(name, folders) if folders is not None else find_spec(name)
-        except ValueError:  # a module in this process that came from nowhere
-            spec = None
-        if spec is None:
-            return MISSING
-        inside = list(spec.submodule_search_locations or [])
-        file = Path(spec.origin) if spec.origin and spec.has_location else None
-        places = [file] if file else [Path(folder) for folder in inside]
-        if all([self._is_elsewhere(module, place.resolve()) for place in places]):
-            return ELSEWHERE
-        if file:
-            self._add(module, file, bool(inside))
-        return inside
-
-    def _is_elsewhere(self, module: str, place: Path) -> bool:
-        if place.is_relative_to(PACKAGE):
-            return True
-        if not any(place.is_relative_to(folder) for folder in self.installed):
-            return any(place.is_relative_to(folder) for folder in STDLIB) and not INSTALLED & set(place.parts)
-        versions = installed(module.partition(".")[0])
-        self.code.packages.update(versions)
-        return bool(versions)  # without: a file that somebody put there
-
-    def _add(self, module: str, file: Path, is_package: bool) -> None:
-        content = file.read_bytes()
-        stem = "__init__" if is_package else module.rpartition(".")[2]
-        suffix = file.name.removeprefix(stem)
-        self.code.files[module.replace(".", "/") + ("/__init__" if is_package else "") + suffix] = content
-        self.code.origins[module] = file
-        if suffix != ".py":
-            self.code.sources[module] = hashlib.sha256(content).hexdigest()[:32]
-            return
-        try:
-            self.code.sources[module], more = _parsed(content, module if is_package else module.rpartition(".")[0])
-        except (SyntaxError, ValueError) as error:  # ValueError: a null byte
-            raise SyntaxError(f"{file}: {error}") from None
-        self.imports += more
-
-
-@functools.lru_cache(maxsize=4096)
-def _parsed(content: bytes, package: str) -> tuple[str, list[str]]:
-    """The hash of a source, and what it imports. A sweep asks for each of its entries."""
-    tree = ast.parse(content)
-    return tree_hash(tree), list(imported(tree, package))
-
-
-def imported(tree: ast.AST, package: str) -> Iterator[str]:
-    """The modules that it may import; of `from a import b` also a.b, which may be none, of `from a import *` a.*"""
-
-    def absolute(level: int, name: str) -> str:
-        above = package.split(".")[: len(package.split(".")) - level + 1] if level else []
-        return ".".join([*above, *([name] if name else [])])
-
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            if base := absolute(node.level, node.module or ""):
-                yield from (base, *(f"{base}.{alias.name}" for alias in node.names))
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            function, name = node.func, node.args[0].value
-            called = getattr(function, "attr", getattr(function, "id", ""))
-            if called in ("import_module", "__import__") and isinstance(name, str) and name.strip("."):
-                rest = name.lstrip(".")
-                yield absolute(len(name) - len(rest), rest)
-
-
-def tree_hash(tree: ast.AST) -> str:
-    """Of what a source does: without comments, docstrings and its layout, the same in every version of Python."""
-    digest = hashlib.sha256()
-    left: list[Any] = [tree]
-    while left:
-        node = left.pop()
-        if isinstance(node, ast.Constant):
-            value = f"{node.value:x}" if type(node.value) is int else ascii(node.value)  # of any length
-            digest.update(f"{type(node.value).__name__} {value};".encode())
-        elif isinstance(node, ast.AST):
-            given = [(name, getattr(node, name, None)) for name in sorted(node._fields)]
-            given = [(name, value) for name, value in given if value not in (None, []) and name != "type_comment"]
-            digest.update(f"{type(node).__name__}({','.join(name for name, _ in given)};".encode())
-            left += [value for _, value in reversed(given)]
-        elif isinstance(node, list):
-            kept = [part for part in node if not _is_text(part)]
-            digest.update(f"[{len(kept)};".encode())
-            left += reversed(kept)
-        else:
-            digest.update(f"{node!a};".encode())
-    return digest.hexdigest()[:32]
-
-
-def _is_text(statement: Any) -> bool:
-    """A docstring, or another text that stands alone."""
-    value = statement.value if isinstance(statement, ast.Expr) else None
-    return isinstance(value, ast.Constant) and isinstance(value.value, str)
-
-
-@functools.cache
-def installed(module: str) -> dict[str, str]:
-    """{name: version} of the installed packages that a module of this name belongs to."""
-    from importlib import metadata  # takes 0.1 s
-
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        return {module: metadata.version(module)}
-    return {name: metadata.version(name) for name in metadata.packages_distributions().get(module, [])}
+SHOWN, SHOWN_FILES = 80, 3  # characters of the arguments in a message, and files
 
 
 def write_copies(code: Code, folder: Path) -> None:
@@ -236,35 +46,107 @@ def write_copies(code: Code, folder: Path) -> None:
     partial.rename(folder)
 
 
-_named: set[str] = set()  # what this process may run
-_running: dict[str, str] = {}  # module: the hash of what this process imported
+_allowed: dict[str, dict[str, str] | None] = {}  # what this process may run, and the sources that it must have
+_compiled: dict[str, str] = {}  # {module: hash} of extension modules, which a process imports once
+_code = Code()  # what is imported
+
+
+class _FromBytes(SourceFileLoader):
+    """Imports the modules of `_code` from the bytes that were hashed; no .pyc is read or written for them."""
+
+    def __init__(self, module: str, file: Path, code: Code, content: bytes) -> None:
+        super().__init__(module, str(file))
+        self.code, self.content = code, content
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.content, self.path)
+
+    def get_data(self, path: str) -> bytes:
+        return self.content if path == self.path else super().get_data(path)
+
+    @classmethod
+    def find_spec(cls, module: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        file, base = _code.origins.get(module), module.replace(".", "/")
+        if file is None:
+            return None
+        for name, folders in ((f"{base}.py", None), (f"{base}/__init__.py", [str(file.parent)])):
+            if name in _code.files:
+                loader = cls(module, file, _code, _code.files[name])
+                return spec_from_file_location(module, file, loader=loader, submodule_search_locations=folders)
+        return None
+
+
+def use(code: Code) -> None:
+    """What is imported from now on is this code. Python forgets what it imported of another, or from a file."""
+    global _code
+    if _FromBytes not in sys.meta_path:
+        sys.meta_path.insert(0, _FromBytes)
+    for name, module in list(sys.modules.items()):
+        loader = getattr(getattr(module, "__spec__", None), "loader", None)
+        if loader.code.sources != code.sources if isinstance(loader, _FromBytes) else _is_python(name, code):
+            del sys.modules[name]
+    _code = code
+
+
+def _is_python(module: str, code: Code) -> bool:
+    return module in code.origins and code.origins[module].suffix == ".py"
 
 
 def load(address: str, arguments: Mapping[str, Any], key: str) -> Any:
     """The object at `package.module:name`, to be called with the arguments. UserError: it may not run, or is missing.
 
-    The only place that imports such code.
+    The only place that imports such code: that of the last `use`, where it was of this address.
     """
-    if _words(address, arguments) not in _named:
+    request = _request(address, arguments)
+    if request not in _allowed:
         raise UserError(f"{key}={address}: not named on this command line")
-    code = fingerprint(address, key)
-    for module, file in code.origins.items():
-        if _running.get(module, code.sources[module]) != code.sources[module]:
-            raise UserError(f"{key}={address}: {file} has changed since it was imported here; start another process")
-    _add_current_folder()
+    if _code.address != address:
+        use(fingerprint(address, key))
+    if _allowed[request] not in (None, _code.sources):
+        raise UserError(f"{key}={address}: its sources have changed since this command began; give it again")
+    for module, file in _code.origins.items():
+        hash = _code.sources[module]
+        if not _is_python(module, _code) and {_compiled.setdefault(module, hash), hash_of(file.read_bytes())} != {hash}:
+            raise UserError(f"{key}={address}: {file} has changed since it was imported in this process; start another")
+    add_current_folder()
     module, _, name = address.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{key}={address}: expected package.module:function ({error})") from None
-    finally:
-        _running.update({module: hash for module, hash in code.sources.items() if module in sys.modules})
+
+
+@contextlib.contextmanager
+def imports_checked(address: str, key: str) -> Iterator[None]:
+    """UserError where what runs in it imports a source that is not in the id."""
+    before = set(sys.modules)
+    yield
+    unknown = {}
+    folders = installed_folders()
+    for name in [name for name in sys.modules if name not in before]:
+        spec: ModuleSpec | None = getattr(sys.modules[name], "__spec__", None)
+        file = file_of(spec)
+        if not (spec and file) or isinstance(spec.loader, _FromBytes) or _code.origins.get(name) == file:
+            continue
+        place = file.resolve()
+        if not (is_pythons_or_ours(place) or any(place.is_relative_to(folder) for folder in folders)):
+            unknown[name] = file
+    for name in unknown:  # the next call in this process is to see them as well
+        del sys.modules[name]
+    if unknown:
+        files = ", ".join(str(file) for file in list(unknown.values())[:SHOWN_FILES])
+        raise UserError(
+            f"{key}={address}: it imports {files}, which its import statements do not lead to; "
+            "import it by name, from a folder of PYTHONPATH, so that it is part of the run's id"
+        )
 
 
 def allow(model: Any) -> None:
     """Lets the builder of these settings run, if they have one: the user named it, and its arguments."""
+    global _code
     if hasattr(model, "builder"):
-        _named.add(_words(model.builder, model.args))
+        _allowed[_request(model.builder, model.args)] = None
+        _code = Code()  # the sources are read anew
 
 
 def admit(model: Any, written: Mapping[str, Any], folder: Path, trust: bool) -> None:
@@ -281,7 +163,7 @@ def admit(model: Any, written: Mapping[str, Any], folder: Path, trust: bool) -> 
     except UserError:
         if not then["sources"]:
             raise
-        now = Code()  # told below
+        now = Code()  # a module of the run is named below
     if not trust and not _is_recorded(model.builder, model.args, then["sources"]):
         text = json.dumps(model.args or {}, default=str)
         shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
@@ -289,37 +171,36 @@ def admit(model: Any, written: Mapping[str, Any], folder: Path, trust: bool) -> 
             f"{named} with {shown} would be run by {folder / 'config.yaml'}, and no training of yours with it is on "
             f"record; --trust runs it{_without_record()}"
         )
-    for module in sorted(now.sources.keys() | then["sources"].keys()):
-        if now.sources.get(module) != then["sources"].get(module):
-            copies = (folder / COPIES).resolve()
-            more = f"; {copies} has it: PYTHONSAFEPATH=1 PYTHONPATH={copies} takes that" if copies.is_dir() else ""
-            changed = now.origins.get(module, f"module {module}")
-            raise UserError(f"{named}: {changed} is not what {folder} was trained with{more}")
+    modules = sorted(now.sources.keys() | then["sources"].keys())
+    changed = [module for module in modules if now.sources.get(module) != then["sources"].get(module)]
+    if changed and (then["sources"] or not trust):
+        copies = (folder / COPIES).resolve()
+        more = f"; the run's copies are in {copies}" if copies.is_dir() else ""
+        changed_file = now.origins.get(changed[0], f"module {changed[0]}")
+        raise UserError(f"{named}: {changed_file} is not what {folder} was trained with{more}")
     other = [
-        f"{name} {version}, which is {now.packages.get(name, 'missing')} now"
+        f"{name} {version}, this environment has {now.packages.get(name, 'none')}"
         for name, version in then["packages"].items()
         if now.packages.get(name) != version
     ]
     if other and os.environ.get("RANK", "0") == "0":
-        print(f"warning: {named} was trained with other packages: {'; '.join(other)}", file=sys.stderr)
-    _named.add(_words(model.builder, model.args))
+        print(f"warning: {named}: the run was trained with {'; with '.join(other)}", file=sys.stderr)
+    _allowed[_request(model.builder, model.args)] = now.sources
 
 
 def _written_code(written: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """The `Code.identity` in a config.yaml; what it does not have is empty."""
+    """The `Code.identity` in a config.yaml; that of no code where there is none."""
     code: Any = written
     for key in ("identity", "model", "code"):
         code = code.get(key) if isinstance(code, Mapping) else None
-    return {key: _texts(code.get(key) if isinstance(code, Mapping) else None) for key in ("sources", "packages")}
+    parts: dict[str, Any] = {key: code.get(key) if isinstance(code, Mapping) else {} for key in ("sources", "packages")}
+    for part in parts.values():
+        if not isinstance(part, dict) or not all(isinstance(text, str) for item in part.items() for text in item):
+            return Code().identity
+    return parts
 
 
-def _texts(part: Any) -> dict[str, str]:
-    if isinstance(part, dict) and all(isinstance(text, str) for item in part.items() for text in item):
-        return part
-    return {}
-
-
-def _words(address: str, arguments: Mapping[str, Any] | None) -> str:
+def _request(address: str, arguments: Mapping[str, Any] | None) -> str:
     return json.dumps([address, dict(arguments or {})], default=str)
 
 
@@ -345,7 +226,7 @@ def _is_recorded(address: str, arguments: Mapping[str, Any] | None, sources: Map
 
 
 def _entry(address: str, arguments: Mapping[str, Any] | None, sources: Mapping[str, str]) -> Path | None:
-    words = json.dumps([_words(address, arguments), dict(sources)], sort_keys=True)
+    words = json.dumps([_request(address, arguments), dict(sources)], sort_keys=True)
     root = _record_folder()
     return root / hashlib.sha256(words.encode()).hexdigest() if root else None
 

@@ -13,9 +13,9 @@ from lawa_exp import schedules
 from lawa_exp.averaging.feedback import FEEDBACK, NoFeedback
 from lawa_exp.batches import Batches, ConstantBatch
 from lawa_exp.config import Config, UserError, resolve_steps, setting_names
-from lawa_exp.custom import Code
 from lawa_exp.fault import FAULTS, NoFault, RateBurst
 from lawa_exp.files import size_text
+from lawa_exp.fingerprint import Code
 from lawa_exp.formats.stored import STATISTICS
 from lawa_exp.machine import default_threads, default_workers
 from lawa_exp.models import PAPERS_NAMES

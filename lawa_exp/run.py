@@ -29,6 +29,7 @@ from lawa_exp.data.places import NotHere
 from lawa_exp.data.stated import stated
 from lawa_exp.distributed import Ranks
 from lawa_exp.files import DISK_FULL, write_text_atomically
+from lawa_exp.fingerprint import Code, fingerprint
 from lawa_exp.machine import this_job
 from lawa_exp.metrics import averager_ids, encode, read_rows, with_newer
 from lawa_exp.models import CustomSettings, ImageModelSettings, build_model, forward_flops
@@ -59,7 +60,7 @@ class Prepared:
     identity: dict[str, Any]
     run_dir: Path
     origin: Origin | None = None
-    code: custom.Code | None = None  # of a custom model
+    code: Code | None = None  # of a custom model
 
     @property
     def trajectory(self) -> str:
@@ -126,6 +127,10 @@ def prepare(
         data = copy.copy(data)  # others that have the same data open have workers of their own
         data.workers = config.trainer.workers
     splits = plan.splits(config, data, ranks.world)
+    code = None
+    if isinstance(config.model, CustomSettings):
+        code = fingerprint(config.model.builder, "model.builder")
+        custom.use(code)
     if config.batch.norm_group:
         group_norms(outline(config.model), config.batch.norm_group)
     origin = branch_point(config, stable) if stable else find_origin(config.init)
@@ -134,8 +139,6 @@ def prepare(
         init = replace(config.init, from_=str(origin.source), step=origin.step or None, optimizer=how)
         config = replace(config, init=init)
         check_origin(origin, config, data, stable)
-    builder = config.model.builder if isinstance(config.model, CustomSettings) else None
-    code = custom.fingerprint(builder, "model.builder") if builder else None
     identity = plan.identity(config, data, origin, code)
     if plan.splits_statistics(config, splits) and has_norms(config.model):
         identity["batch"]["norm_samples"] = plan.micro_batches(splits)  # who has fewer ranks trains other weights
@@ -204,6 +207,8 @@ def has_norms(model: Any) -> bool:
 
 def size(p: Prepared) -> tuple[dict[str, torch.Tensor], int, float]:
     """The model's tensors by name, without content; its trained parameters; the FLOPs of training on one sample."""
+    if p.code:
+        custom.use(p.code)
     model = outline(p.config.model)
     averaged_names(model)  # refuses what cannot be averaged
     trained = sum(t.numel() for t in model.parameters() if t.requires_grad)
@@ -240,6 +245,8 @@ def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -
     """Trains, continues, reads out or only says that it was done; returns the exit code."""
     say: Callable[[str], None] = functools.partial(print, flush=True) if ranks.is_main else lambda _: None
     say(f"run_dir={p.run_dir}")
+    if p.code:
+        custom.use(p.code)  # other entries of a multirun have theirs
     run = RunDir(p.run_dir)
     with on_main(ranks, opened(run, p)):
         content = check_content(run, p, ranks)

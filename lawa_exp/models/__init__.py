@@ -330,12 +330,13 @@ def build_custom(settings: CustomSettings) -> nn.Module:
     from lawa_exp import custom
 
     arguments = settings.args or {}
-    builder = custom.load(settings.builder, arguments, "model.builder")
-    try:
-        inspect.signature(builder).bind(**arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"model.args={arguments}: {settings.builder} does not take them ({error})") from None
-    model = builder(**arguments)
+    with custom.imports_checked(settings.builder, "model.builder"):
+        builder = custom.load(settings.builder, arguments, "model.builder")
+        try:
+            inspect.signature(builder).bind(**arguments)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"model.args={arguments}: {settings.builder} does not take them ({error})") from None
+        model = builder(**arguments)
     if not callable(getattr(model, "named_parameters", None)):
         raise UserError(f"model.builder={settings.builder}: expected a torch.nn.Module, got {type(model).__name__}")
     return model

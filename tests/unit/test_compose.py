@@ -101,6 +101,7 @@ def test_the_command_of_the_card(capsys):
         (["seed=-1"], ["seed=-1", "at least 0"]),
         (["steps=1e30"], ["steps="]),
         (["--steps", "100"], ["--steps", "key=value"]),
+        (["--experimental-rerun", "config.pickle"], ["--experimental-rerun: not a flag"]),
         (["-m", "+run_dir=x"], ["run_dir"]),
         (["-m", "k=3,5", "run_dir=x"], ["run_dir", "runs_root"]),
         (["hydra.mode=MULTIRUN", "seed=0,1"], ["hydra.mode=MULTIRUN", "give -m"]),

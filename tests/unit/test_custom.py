@@ -1,10 +1,13 @@
 """Code of the user's own: what is in the id of it, and that looking at a run directory runs none."""
 
+import ast
 import json
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +17,10 @@ import pytest
 import yaml
 from helpers import rows, run
 
+from lawa_exp import custom
 from lawa_exp.config import UserError
-from lawa_exp.custom import Code, admit, fingerprint
+from lawa_exp.fingerprint import Code, fingerprint, installed, tree_hash
+from lawa_exp.models import CustomSettings, build_custom
 
 ROOT = Path(__file__).parents[2]
 TREE = {  # `custom_tree.model:build`, with a mark in each file that is part of it
@@ -64,10 +69,14 @@ def of(address: str) -> Code:
     return fingerprint(address, "model.builder")
 
 
+def version(package: str) -> str:
+    return metadata.version(package).partition("+")[0]
+
+
 def test_the_sources_of_a_builder_and_the_packages_that_they_import(folder: Path) -> None:
     code = of("custom_tree.model:build")
     assert {name: content.decode() for name, content in code.files.items()} == TREE
-    assert code.packages == {name: metadata.version(name) for name in ("torch", "PyYAML")}
+    assert code.packages == {name: version(name) for name in ("torch", "PyYAML")}
     assert code.sources.keys() == {
         *("custom_tree", "custom_tree.model", "custom_tree.sibling", "custom_tree.deep.part", "custom_tree.deep.inner"),
         *("custom_tree.deep.star", "custom_tree.deep.star.one", "custom_alone", "custom_late", "custom_named"),
@@ -116,9 +125,121 @@ def test_a_folder_cannot_pass_itself_off_as_installed(tmp_path: Path, monkeypatc
     assert of("custom_fake:A").sources.keys() == {"custom_fake"}
 
 
+def test_another_build_of_a_package_is_the_same_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, {"custom_label-1.0+cu126.dist-info/METADATA": "Name: custom_label\nVersion: 1.0+cu126\n"})
+    monkeypatch.syspath_prepend(tmp_path)
+    assert installed("custom_label") == {"custom_label": "1.0"}
+
+
+def test_empty_texts_that_one_python_has_in_formatted_ones() -> None:
+    """3.12.0 in the format of `f"{x:{y}}"` (gh-110309)."""
+    tree = ast.parse('f"{x:{y}}"')
+    before = tree_hash(tree)
+    (format,) = (
+        node.format_spec for node in ast.walk(tree) if isinstance(node, ast.FormattedValue) and node.format_spec
+    )
+    assert isinstance(format, ast.JoinedStr)
+    format.values.append(ast.Constant(""))
+    assert tree_hash(tree) == before
+    format.values.append(ast.Constant(" "))
+    assert tree_hash(tree) != before
+
+
+@pytest.fixture
+def modules(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder, where this process may import."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield folder
+    for name in [name for name in sys.modules if name.startswith("custom_")]:
+        del sys.modules[name]
+
+
+def load(address: str) -> Any:
+    return custom.load(address, {}, "model.builder")
+
+
+def test_what_is_hashed_is_what_runs(modules: Path) -> None:
+    """Each code is imported from what was read of it, with all that it imports, whatever the files are by then."""
+    write(modules, {"custom_a.py": "from custom_b import A\n", "custom_b.py": "A = 1\n", "custom_c.py": "C = 1\n"})
+    custom.allow(SimpleNamespace(builder="custom_a:A", args={}))
+    first = of("custom_a:A")
+    write(modules, {"custom_b.py": "A = 2\n"})
+    second = of("custom_a:A")
+    write(modules, {"custom_b.py": "A = 3\n"})
+    for code, value in ((first, 1), (second, 2), (first, 1)):
+        custom.use(code)
+        assert load("custom_a:A") == value
+    custom.allow(SimpleNamespace(builder="custom_a:A", args={}))  # as a notebook's next call
+    assert load("custom_a:A") == 3
+    sys.modules.pop("custom_b")
+    import custom_b  # from its file, as a notebook does
+
+    custom_b.A = 4
+    custom.use(of("custom_a:A"))
+    assert load("custom_a:A") == 3
+
+
+def test_no_bytecode_beside_a_source_runs(modules: Path) -> None:
+    write(modules, {"custom_evil.py": "A = 'evil'\n", "custom_innocent.py": "A = 'innocent'\n"})
+    cached = modules / "__pycache__" / f"custom_innocent.{sys.implementation.cache_tag}.pyc"
+    py_compile.compile("custom_evil.py", str(cached), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    before = cached.read_bytes()
+    custom.allow(SimpleNamespace(builder="custom_innocent:A", args={}))
+    assert load("custom_innocent:A") == "innocent"
+    assert cached.read_bytes() == before and list(cached.parent.iterdir()) == [cached]
+
+
+def test_an_extension_module_that_was_built_anew(modules: Path) -> None:
+    """It stands for any file that Python does not import from text."""
+    write(modules, {"custom_old.py": "A = 1\n", "custom_new.py": "A = 2\n"})
+    py_compile.compile("custom_old.py", "custom_built.pyc")
+    custom.allow(SimpleNamespace(builder="custom_built:A", args={}))
+    custom.use(of("custom_built:A"))
+    assert load("custom_built:A") == 1
+    py_compile.compile("custom_new.py", "custom_built.pyc")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"custom_built\.pyc has changed since it was imported in this process"):
+            load("custom_built:A")
+        custom.use(of("custom_built:A"))
+
+
+def test_a_source_that_changed_since_it_was_admitted(modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(modules / "state"))
+    write(modules, {"custom_a.py": "A = 1\n"})
+    model = SimpleNamespace(builder="custom_a:A", args={"admitted": 1})
+    assert custom.record(model, of("custom_a:A")) is None
+    custom.admit(model, {"identity": {"model": {"code": of("custom_a:A").identity}}}, modules, trust=False)
+    write(modules, {"custom_a.py": "A = 2\n"})
+    custom.use(of("custom_a:A"))
+    with pytest.raises(UserError, match="sources have changed since"):
+        custom.load(model.builder, model.args, "model.builder")
+    write(modules, {"custom_a.py": "A = 1\n"})
+    custom.use(of("custom_a:A"))
+    assert custom.load(model.builder, model.args, "model.builder") == 1
+
+
+def test_a_source_that_no_statement_imports_is_refused(modules: Path) -> None:
+    build = "class Model:\n    def named_parameters(self): return []\n\ndef build(name):\n"
+    computed = (
+        "    import importlib, colorsys\n    importlib.import_module('custom_tree.' + name)\n    return Model()\n"
+    )
+    inserted = "    import sys\n    sys.path.insert(0, 'parts')\n    import custom_part\n    return Model()\n"
+    write(modules, {"custom_a.py": build + computed, "custom_b.py": build + inserted, "parts/custom_part.py": ""})
+    for module, file in (("custom_a", "custom_tree/unused.py"), ("custom_b", "parts/custom_part.py")):
+        settings = CustomSettings("custom", f"{module}:build", {"name": "unused"}, 1, 1)
+        custom.allow(settings)
+        for _ in range(2):
+            with pytest.raises(UserError, match=f"builder={module}:build: it imports .*{file}.*import it by name"):
+                build_custom(settings)
+    write(modules, {"custom_a.py": "import custom_tree.unused\n" + build + computed})
+    settings = CustomSettings("custom", "custom_a:build", {"name": "unused"}, 1, 1)
+    custom.allow(settings)
+    assert build_custom(settings).named_parameters() == []
+
+
 def test_what_is_not_the_users_own(folder: Path) -> None:
     assert of("os:system") == Code() == of("lawa_exp.models.gpt:GPT")  # no choice of ours has our code in its id
-    assert of("torch.nn:Linear") == Code(packages={"torch": metadata.version("torch")})
+    assert of("torch.nn:Linear") == Code(packages={"torch": version("torch")})
 
 
 @pytest.mark.parametrize(
@@ -161,16 +282,25 @@ READING = {  # every command that builds the model of a run directory
     "suggest": ["lawa_exp.suggest", "RUN"],
     "curvature": ["lawa_exp.curvature", "RUN", "--samples", "8", "--iterations", "3", "--batch", "2", "--out", "out"],
 }
-LOOKING = {  # others that are given one
-    "perplexity": ["lawa_exp.readout", "RUN", "--k", "2", "--evaluate", "perplexity", "--text", "text", "--out", "out"],
-    "export": ["lawa_exp.export", "RUN", "--to", "huggingface", "--out", "out"],
-    "average": ["lawa_exp.average", "--trajectory", "RUN", "--k", "2", "--spacing", "1", "--out", "out"],
-    "status": ["lawa_exp.status", "RUN"],
-    "dashboard": ["lawa_exp.dashboard", "RUN", "--out", "out.html"],
-    "summary": ["lawa_exp.summary", "sweep"],
-    "critical_batch": ["lawa_exp.critical_batch", "RUN"],
-    "push": ["lawa_exp.push", "RUN", "--show"],
-    "init.from": ["lawa_exp", "init.from=RUN", "init.optimizer=reset", "model.width=8", "steps=1"],
+LOOKING = {  # others that are given one, with how they end for this one, and what they say
+    "perplexity": (
+        ["lawa_exp.readout", "RUN", "--k", "2", "--evaluate", "perplexity", "--text", "text", "--out", "out"],
+        (2, "model=custom is no language model of tokens"),
+    ),
+    "export": (
+        ["lawa_exp.export", "RUN", "--to", "huggingface", "--out", "out"],
+        (2, "RUN has model=custom; it is not exported"),
+    ),
+    "average": (
+        ["lawa_exp.average", "--trajectory", "RUN", "--k", "2", "--spacing", "1", "--out", "out"],
+        (0, "3 averages of 4 checkpoints"),
+    ),
+    "status": (["lawa_exp.status", "RUN"], (0, "1 run: 1 done")),
+    "dashboard": (["lawa_exp.dashboard", "RUN", "--out", "out.html"], (0, "1 run(s)")),
+    "summary": (["lawa_exp.summary", "sweep"], (0, "chosen on val: lawa-k2-s1")),
+    "critical_batch": (["lawa_exp.critical_batch", "RUN"], (2, "only batch size 4")),
+    "push": (["lawa_exp.push", "RUN", "--show"], (0, "")),
+    "init.from": (["lawa_exp", *SHORT, "init.from=RUN", "init.optimizer=reset", "run_dir=new"], (0, "done; report:")),
 }
 
 
@@ -231,9 +361,9 @@ def test_a_source_that_has_changed_since(mine: Path) -> None:
         assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
         copies = mine / "run" / "code"
         assert f"{mine / 'ours.py'} is not what run was trained with" in done.stderr and str(copies) in done.stderr
-    environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": f"{copies}:{ROOT}"}
-    words = [word.replace("RUN", "run") for word in READING["readout"]]
-    done = subprocess.run([sys.executable, "-m", *words], cwd=mine, env=environment, capture_output=True, text=True)
+        assert "PYTHONPATH" not in done.stderr  # that would run all that is in there
+    shutil.copytree(copies, mine, dirs_exist_ok=True)
+    done = command(READING["readout"], mine)
     assert done.returncode == 0, done.stderr
     assert rows(mine / "out") == expected
 
@@ -247,10 +377,21 @@ def test_a_run_is_read_where_its_sources_are_not(mine: Path, tmp_path: Path) -> 
 
 def test_other_versions_of_packages_are_told(mine: Path) -> None:
     config = mine / "run" / "config.yaml"
-    config.write_text(config.read_text().replace(f"torch: {metadata.version('torch')}", "torch: 0.4.1"))
+    config.write_text(config.read_text().replace(f"torch: {version('torch')}", "torch: 0.4.1"))
     done = command(READING["readout"], mine)
     assert done.returncode == 0, done.stderr
-    assert f"other packages: torch 0.4.1, which is {metadata.version('torch')} now" in done.stderr
+    assert f"the run was trained with torch 0.4.1, this environment has {version('torch')}\n" in done.stderr
+
+
+def test_a_run_without_a_record_of_its_code_takes_trust(mine: Path) -> None:
+    config = mine / "run" / "config.yaml"
+    content = yaml.safe_load(config.read_text())
+    del content["identity"]["model"]["code"]
+    config.write_text(yaml.safe_dump(content))
+    done = command(READING["suggest"], mine)
+    assert done.returncode == 2 and "no training of yours with it is on record; --trust runs it" in done.stderr
+    done = command(READING["suggest"], mine, "run", "--trust")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture
@@ -274,8 +415,12 @@ def test_a_command_in_a_run_directory_is_refused(hostile: Path, name: str) -> No
 
 
 @pytest.mark.parametrize("name", LOOKING)
-def test_other_commands_run_none(hostile: Path, name: str) -> None:
-    command(LOOKING[name], hostile)
+def test_other_commands_run_none(mine: Path, hostile: Path, name: str) -> None:
+    words, (code, said) = LOOKING[name]
+    honest = command(words, mine)
+    assert honest.returncode == code and said.replace("RUN", "run") in honest.stdout + honest.stderr, honest
+    done = command(words, hostile)
+    assert (done.returncode, done.stderr) == (code, honest.stderr), done.stderr
     assert not (hostile.parent / "ran").exists()
 
 
@@ -306,7 +451,7 @@ def fingerprint_at(folder: Path) -> dict[str, Any]:
 def test_a_config_without_a_record_of_its_code_is_refused(tmp_path: Path, code: Any) -> None:
     model = SimpleNamespace(builder="os:system", args={})
     with pytest.raises(UserError, match="no training of yours with it is on record; --trust runs it"):
-        admit(model, {"identity": {"model": {"code": code}}}, tmp_path, trust=False)
+        custom.admit(model, {"identity": {"model": {"code": code}}}, tmp_path, trust=False)
 
 
 def test_trust_runs_it(hostile: Path) -> None:
@@ -336,13 +481,29 @@ def test_where_nothing_can_be_on_record_only_trust_works(tmp_path: Path) -> None
 
 
 def test_a_source_that_is_edited_while_the_process_lives(tmp_path: Path) -> None:
-    """As in a notebook: the second training would be the first code under the id of the second."""
-    write(tmp_path, {"mine.py": MINE, "ours.py": "WIDTH = 8\n"})
+    """As in a notebook: another id, and another model."""
+    write(tmp_path, {"mine.py": MINE.replace("nn.Linear(width,", "nn.Linear(WIDTH,"), "ours.py": "WIDTH = 8\n"})
     script = (
         "from pathlib import Path\nfrom lawa_exp.compose import main\n"
-        f"asked = {[*ASKED, 'plan=true']!r}\nassert main(asked) == 0 == main(asked)\n"
-        "Path('ours.py').write_text('WIDTH = 9')\nassert main(asked) == 2\n"
+        f"asked = {[*ASKED, 'plan=true']!r}\nassert main(asked) == 0\nPath('ours.py').write_text('WIDTH = 9 - 1 * 1')\n"
+        "assert main(asked) == 0\nPath('mine.py').write_text(Path('mine.py').read_text().replace('256, w', '512, w'))\n"
+        "assert main(asked) == 0\n"
     )
     done = in_one_process(tmp_path, script)
     assert done.returncode == 0, done.stderr
-    assert f"{tmp_path / 'ours.py'} has changed since it was imported here" in done.stderr
+    assert len({line for line in done.stdout.splitlines() if line.startswith("run_dir=")}) == 3
+    assert len({line for line in done.stdout.splitlines() if " parameters" in line}) == 2, done.stdout
+
+
+def test_a_source_that_is_edited_while_the_entry_before_trains(tmp_path: Path) -> None:
+    second = MINE.replace("def build(width):", "def build(width):\n    open('was VERSION', 'w').close()")
+    edited = second.replace("VERSION", "edited")
+    first = f"{MINE}\ndef edit(width):\n    open('second.py', 'w').write({edited!r})\n    return build(width)\n"
+    write(tmp_path, {"first.py": first, "second.py": second.replace("VERSION", "composed"), "ours.py": "WIDTH = 8\n"})
+    words = [word for word in SHORT if not word.startswith("model.builder")]
+    done = run("-m", *words, "model.builder=first:edit,second:build", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "second.py").read_text() == edited
+    assert (tmp_path / "was composed").exists() and not (tmp_path / "was edited").exists()
+    (kept,) = tmp_path.glob("runs/*/code/second.py")
+    assert "was composed" in kept.read_text()
