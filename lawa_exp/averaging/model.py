@@ -15,13 +15,13 @@ from torch import distributed as dist
 from lawa_exp.averaging import settings as kinds
 from lawa_exp.averaging.accumulator import SLOT
 from lawa_exp.averaging.swap import (
+    Observed,
     Swap,
     averaged_names,
     is_sharded,
     live_tensors,
     local_part,
     named_tensors,
-    observed_tensors,
     unwrapped,
 )
 from lawa_exp.averaging.window import Snapshot, Window
@@ -48,6 +48,7 @@ class ModelAverager:
         self.window = Window() if window is None else window
         self.window.bind(unwrapped(model))
         self.averager = kinds.build_averager(settings, averaged_names(model), self.window)
+        self._observed = Observed(model)
         self._devices = _devices(live_tensors(model))
         self._updated: int | None = None  # the last step that `update` was told
         self._warned = False
@@ -83,7 +84,7 @@ class ModelAverager:
             self.window.drop(lambda s: s >= step)
         live: dict[str, Tensor] = {}
         if kinds.observes(self.settings, step):
-            live, averaged = observed_tensors(self.model)
+            live, averaged = self._observed.tensors()
             for name in sorted(averaged ^ self.averager.averaged):
                 change = "a parameter that it did not have" if name in averaged else "no parameter of it any more"
                 raise ValueError(f"{self.id}: the model has changed, {name} is {change}; make a new averager")

@@ -71,10 +71,37 @@ def live_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: local_part(tensor) for name, tensor in named_tensors(model).items()}
 
 
-def observed_tensors(model: nn.Module) -> tuple[dict[str, Tensor], frozenset[str]]:
-    """(`live_tensors`, the names of those that are parameters to be averaged). UserError as of `averaged_names`."""
-    stored = _stored(model)
-    return {name: local_part(t.detach()) for name, t in stored.items()}, frozenset(_parameters(model, stored))
+class Observed:
+    """A model's tensors, step after step: its state dict is made again only where the model has changed."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.signature: list[Any] | None = None  # of the model that has these tensors
+        self.stored: dict[str, Tensor] = {}
+        self.averaged: frozenset[str] = frozenset()
+
+    def tensors(self) -> tuple[dict[str, Tensor], frozenset[str]]:
+        """(`live_tensors`, the names of those that are parameters to be averaged). UserError as of `averaged_names`."""
+        model = unwrapped(self.model)
+        reshard(model)
+        signature = _signature(model)
+        if signature != self.signature:
+            self.signature, self.stored = None, _stored(model)
+            self.averaged = frozenset(_parameters(model, self.stored))
+            own = {id(t) for t in (*model.parameters(), *model.buffers())}
+            if all(id(t) in own for t in self.stored.values()):  # what a hook makes is new each time
+                self.signature = signature
+        return {name: local_part(t.detach()) for name, t in self.stored.items()}, self.averaged
+
+
+def _signature(model: nn.Module) -> list[Any]:
+    """What decides the state dict of a model, and which of it is averaged; equal where neither has changed."""
+    found: list[Any] = []
+    for module in model.modules():
+        found += [id(module), *module._modules, len(module._state_dict_hooks), *module._non_persistent_buffers_set]
+        for tensors in (module._parameters, module._buffers):
+            found += [(name, id(t), t.dtype, t.requires_grad) for name, t in tensors.items() if t is not None]
+    return found
 
 
 def is_sharded(tensor: Any) -> bool:

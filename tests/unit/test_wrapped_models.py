@@ -247,6 +247,36 @@ def test_a_model_that_changes_is_named_when_it_is_observed() -> None:
         averager.update(2)
 
 
+def test_the_state_dict_is_made_again_only_where_the_model_has_changed() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    made: list[int] = []
+    model.register_state_dict_post_hook(lambda *_: made.append(len(made)))
+    ema = Ema(model, decay=0.5)
+    set_weights(model, 1)
+    ema.update(1)
+    before = len(made)
+    set_weights(model, 2)
+    ema.update(2)
+    assert len(made) == before and ema.average()["1.running_mean"].tolist() == [2, 2, 2]
+
+    def rebind() -> None:
+        model[1].running_mean = torch.full((3,), 7.0)
+
+    def replace() -> None:
+        model[0].weight = nn.Parameter(torch.full((3, 3), 7.0))
+
+    def hook() -> None:
+        model.register_state_dict_post_hook(lambda *_: None)
+
+    for step, change in enumerate((rebind, replace, hook, model.double), 3):
+        change()
+        before = len(made)
+        ema.update(step)
+        assert len(made) > before, change
+    assert ema.average()["1.running_mean"].tolist() == [7, 7, 7]
+    assert ema.average()["0.weight"].flatten()[0] == 7 - (7 - 1.75) / 2**3
+
+
 def test_what_else_cannot_be_averaged_is_named() -> None:
     model = nn.Linear(3, 3)
     model.spectrum = nn.Parameter(torch.ones(2, dtype=torch.complex64))
