@@ -39,9 +39,9 @@ def running_field(bn: str | None, loss: float) -> dict[str, float]:
     return {} if bn is None else {"loss_running_bn": loss}
 
 
-def made_with(row: Mapping[str, Any], bn: str | None) -> bool:
-    """Whether a row of the live weights was made with the statistics of `bn`: without the field with running ones."""
-    return bn is None or (row.get("bn") == "recalibrate") == (bn == "recalibrate")
+def has_statistics_of(row: Mapping[str, Any], bn: str | None) -> bool:
+    """Whether a row of the live weights was made with the statistics of `bn`: recalibrated or running ones."""
+    return bn is None or (row["bn"] == "recalibrate") == (bn == "recalibrate")
 
 
 def with_statistics(averager: Any, weights: Mapping[str, Tensor], bn: str | None) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from lawa_exp import signals
 from lawa_exp.averaging import build_averager, observed_steps, row_fields
 from lawa_exp.averaging.window import Snapshot, Window
-from lawa_exp.batchnorm import made_with, policy_field, running_field, with_statistics
+from lawa_exp.batchnorm import has_statistics_of, policy_field, running_field, with_statistics
 from lawa_exp.checkpoint.commit import Damaged, verify
 from lawa_exp.checkpoint.store import Store
 from lawa_exp.checkpoint.tensors import map_stored
@@ -373,7 +373,7 @@ def comparable(
     again, left_out = [], []
     for step, row in live.items():
         assert row is not None
-        if made_with(row, bn):
+        if has_statistics_of(row, bn):
             found[step] = row
         elif step in saved:
             found[step] = {k: v for k, v in row.items() if k not in SCORED or k == "eval_samples"}
@@ -389,7 +389,8 @@ def comparable(
             f"kept to evaluate them again; choose {'latest' if bn == 'recalibrate' else 'recalibrate'}, as readout --bn"
         )
     other = "The live weights were evaluated with other BatchNorm statistics"
-    notes = [f"{other}: evaluated again with evaluate.bn={bn}, at {len(again):,} steps."] if again else []
+    steps = "1 step" if len(again) == 1 else f"{len(again):,} steps"
+    notes = [f"{other}: evaluated again with evaluate.bn={bn}, at {steps}."] if again else []
     if left_out:
         were = ", ".join(f"{s:,}" for s in left_out[:SHOWN]) + (", ..." if len(left_out) > SHOWN else "")
         notes.append(f"{other}, and at step {were} no snapshot was kept to evaluate them again: left out.")

@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lawa_exp import custom, distributed, plan, signals
 from lawa_exp.averaging.swap import averaged_names, live_tensors
-from lawa_exp.batchnorm import group_norms
+from lawa_exp.batchnorm import group_norms, has_statistics_of
 from lawa_exp.checkpoint.commit import steps_in
 from lawa_exp.config import Config, Failed, Options, UserError
 from lawa_exp.data.content import content_digest
@@ -245,6 +245,7 @@ def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -
     """Trains, continues, reads out or only says that it was done; returns the exit code."""
     say: Callable[[str], None] = functools.partial(print, flush=True) if ranks.is_main else lambda _: None
     say(f"run_dir={p.run_dir}")
+    check_ranks(p, ranks)
     if p.code:
         custom.use(p.code)  # other entries of a multirun have theirs
     run = RunDir(p.run_dir)
@@ -342,8 +343,10 @@ def carry_out(
 
 def finish(p: Prepared, run: RunDir, outcome: Outcome, say: Callable[[str], None]) -> None:
     """The table on the terminal, report.md and curves.png, and the marker last."""
-    rows = read_rows(run.metrics)
+    rows, left_out = evaluated_alike(read_rows(run.metrics), p.config.evaluate.bn)
     say(f"\n{loss_table(rows)}\nsteps saved: steps until the live weights get there; > n: not within the n left")
+    if left_out:
+        say(left_out)
     facts = [
         f"run directory `{run.path.name}`, trajectory {p.trajectory}, {outcome.step:,} steps"
         + (", DIVERGED after the last of them" if outcome.how == "diverged" else ""),
@@ -351,6 +354,7 @@ def finish(p: Prepared, run: RunDir, outcome: Outcome, say: Callable[[str], None
         + (f"; {p.data.note}" if p.data.note else ""),
         f"{type(p.config.lr).__name__.lower()} rate, peak {p.config.lr.peak:g}; "
         f"batch {' to '.join(map(str, p.splits))}; seed {p.config.seed}",
+        *([left_out] if left_out else []),
     ]
     title = f"{p.config.model.name} on {p.config.dataset.name}"
     if outcome.test:
@@ -391,7 +395,9 @@ def already_done(
         ours, theirs = statistics_of(p.config), statistics_of(before)
         if ours != theirs:
             said = " ".join(f"evaluate.{name}={value}" for name, value in theirs.items())
-            say(f"it was evaluated with {said}, and so is what is read out; python -m lawa_exp.readout has --bn")
+            say(
+                f"its last evaluations are with {said}, and so is what is read out; python -m lawa_exp.readout has --bn"
+            )
             p = replace(p, config=replace(p.config, evaluate=replace(p.config.evaluate, **theirs)))
     for warning in plan.warnings(p.config):
         say(f"warning: {warning}")
@@ -409,7 +415,8 @@ def already_done(
             continue
         out = run.readouts / settings.id
         earlier = ranks.from_main(read_rows(out / "metrics.jsonl") if ranks.is_main else None)
-        if earlier and earlier[-1]["step"] >= max(r["step"] for r in rows if r["split"] == "val"):
+        alike = earlier and earlier[-1].get("bn") in (None, p.config.evaluate.bn)  # not so after a rerun with another
+        if alike and earlier[-1]["step"] >= max(r["step"] for r in rows if r["split"] == "val"):
             say(f"{settings.id} was read out already, into {out}")
             rows = with_newer(rows, [r for r in earlier if r["step"] <= end])
         elif problem := problem_with(settings, saved, end):
@@ -418,7 +425,10 @@ def already_done(
             say(f"reading {settings.id} out of the snapshots into {out}")
             rows = with_newer(rows, replay_run(p.config, p.data, run, [settings], out, device, ranks, say, end))
     if ranks.is_main:
+        rows, left_out = evaluated_alike(rows, p.config.evaluate.bn)
         say("\n" + loss_table(rows))
+        if left_out:
+            say(left_out)
     if refused:
         raise UserError("; ".join(refused))
     return EXIT["done"]
@@ -443,6 +453,24 @@ def statistics_of(config: Config) -> dict[str, Any]:
     return {name: getattr(config.evaluate, name) for name in names}
 
 
+def evaluated_alike(rows: list[dict[str, Any]], bn: str) -> tuple[list[dict[str, Any]], str]:
+    """The rows but val rows of other BatchNorm statistics than `bn`'s, and a line that says so (empty: none are)."""
+
+    def fits(row: dict[str, Any]) -> bool:
+        if row["split"] != "val" or "bn" not in row:
+            return True
+        return has_statistics_of(row, bn) if row["weights"] == "live" else row["bn"] == bn
+
+    found = [r for r in rows if fits(r)]
+    if len(found) == len(rows):
+        return rows, ""
+    last = max(r["step"] for r in rows if not fits(r))
+    return found, (
+        f"shown: evaluations with evaluate.bn={bn} alone; those with other BatchNorm statistics (the last: step "
+        f"{last:,}) are left out, and rerun=true evaluates all alike"
+    )
+
+
 @contextmanager
 def opened(run: RunDir, p: Prepared) -> Iterator[None]:
     """The run's lock, once the folder is known to be this training's own or new."""
@@ -464,6 +492,17 @@ def check_content(run: RunDir, p: Prepared, ranks: Ranks) -> str | None:
             "names are the same, their content is not); put them back, or choose another run_dir"
         )
     return content
+
+
+def check_ranks(p: Prepared, ranks: Ranks) -> None:
+    """UserError, on every rank, where one has another trajectory than rank 0: each has read its own files."""
+    first, *others = (flat(identity) for identity in ranks.all_of(p.identity))
+    for rank, other in enumerate(others, 1):
+        if keys := sorted(k for k in first.keys() | other.keys() if first.get(k) != other.get(k)):
+            raise UserError(
+                f"rank {rank} has another trajectory than rank 0 ({', '.join(keys[:3])} differ): "
+                "its copy of the data or of the code is not the same; give all nodes the same files"
+            )
 
 
 def check_folder(run: RunDir, p: Prepared) -> None:

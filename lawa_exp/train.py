@@ -127,7 +127,7 @@ def train(
             if bn == "recalibrate":
                 recalibrate(model, data, config, ranks, device, autocast)
                 own = {name: live[name].clone() for name in statistics_names(model)}
-                if all(t.isfinite().all() for t in own.values()):  # what is kept after a divergence stays finite
+                if all(t.isfinite().all() for t in own.values()):  # else the file has the latest ones
                     weights |= own
             yield weights
 

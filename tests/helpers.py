@@ -93,7 +93,8 @@ def run(
     """`python -m MODULE ARGUMENT...` to its end, under torchrun if there are several ranks.
 
     warm: forked, every rank, from a process that has imported what a run imports, which saves seconds of each; so is
-    all of one rank unless said otherwise. Then `cwd` is the only option, and there is no torchrun.
+    all of one rank unless said otherwise. Then `cwd` is the only option, in which `{rank}` is the rank's number, and
+    there is no torchrun.
     """
     if warm is None:
         warm = ranks == 1 and options.keys() <= {"cwd"}
@@ -216,6 +217,7 @@ def _serve_one(
     signal.alarm(LIMIT)
     for number, path in (1, out), (2, err):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    cwd = cwd.replace("{rank}", os.environ.get("RANK", "0"))
     os.chdir(cwd)
     sys.path.insert(0, cwd)  # as `python -m` does
     code = 0

@@ -100,8 +100,8 @@ def val_rows(run: Path) -> Rows:
         if file.parent.name not in RESERVED:
             for row in read_rows(file):
                 if row.get("split") == "val" and "task" not in row:
-                    bn = found.get((row["step"], "live"), {}).get("bn")
-                    if bn in (None, row.get("bn")):
+                    live = found.get((row["step"], "live"), row)
+                    if live.get("bn") == row.get("bn"):
                         found.setdefault((row["step"], row["weights"]), row)
     return sorted(found.values(), key=lambda row: row["step"])
 

@@ -121,7 +121,6 @@ def on_dataset(args: argparse.Namespace, name: str, beside: Path, record: dict[s
     notes = [f"Data: {p.data.note}."] if p.data.note else []
     as_model = f"{name} as {args.model} on {args.dataset}" if args.model else f"{name} on {args.dataset}"
     identity = {"data": p.data.fingerprint, "evaluate": str(p.config.evaluate), "dtype": p.config.trainer.dtype}
-    identity |= {"bn": score.bn} if score.bn else {}  # of the live weights, too; they had their running statistics
     made = of_model(args, score, as_model, identity)
     return replace(made, statistics=score.statistics, bn=score.bn, unit=f"nats per {p.data.unit}", notes=notes)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from lawa_exp.averaging import AVERAGERS, PowerEmaSettings
 from lawa_exp.averaging.flags import start_note
-from lawa_exp.batchnorm import made_with
+from lawa_exp.batchnorm import has_statistics_of
 from lawa_exp.checkpoint.commit import steps_in
 from lawa_exp.config import Options, UserError, setting_names
 from lawa_exp.custom import admit
@@ -138,22 +138,25 @@ def averages_of(
     online = averager_ids(rows)
     replayed, left_out, notes = [], [], [*data_note(p.data), *bn_notes]
     kept: list[Attached | Rebuilt] = []
-    files = files_with(score.bn, evaluated)
+    bn_at = {step: row.get("bn") for step, row in evaluated.items() if row}  # also in that step's files of averages
+    fitting = None if score.bn in (None, "recalibrate") else {step for step, bn in bn_at.items() if bn == score.bn}
     for settings in p.config.averagers:
         problem = too_few(settings, last) or problem_with(settings, saved, last)
         if not problem:
             replayed.append(settings)
-        elif files is not None and last not in files:
-            there = f"evaluate.bn={kept_with(evaluated[last])}"
-            left_out.append(f"{settings.id}: {problem}; kept averages have the statistics of {there}: --bn recalibrate")
+        elif fitting is not None and last not in fitting:
+            kept_bn = f"evaluate.bn={bn_at[last]}"
+            left_out.append(
+                f"{settings.id}: {problem}; kept averages have the statistics of {kept_bn}: --bn recalibrate"
+            )
         elif settings.id in online and last in steps_in(run.averages / settings.id):
-            kept.append(Attached(settings, run, score.bn, files))
+            kept.append(Attached(settings, run, score.bn, fitting))
             notes.append(f"{settings.id} is the one that was attached while the run trained.")
         elif settings.kind == "power_ema" and widths and settings.every == widths[0].every:
             if score.bn == "average":
                 left_out.append(f"{settings.id}: --bn=average: expected recalibrate, for what is rebuilt from others")
                 continue
-            rebuilt = Rebuilt(settings.sigma_rel, widths, run, score.averaged, score.bn, files)
+            rebuilt = Rebuilt(settings.sigma_rel, widths, run, score.averaged, score.bn, fitting)
             kept.append(rebuilt)
             notes.append(
                 f"{rebuilt.id} was not tracked: it is rebuilt from {' and '.join(s.id for s in widths)}, and at step "
@@ -166,7 +169,7 @@ def averages_of(
     replay = Replay(replayed, score.averaged, snapshots, device, asked_live, score.statistics, score.bn)
     suffix = f"-bn-{score.bn}" if score.bn and score.bn != config.evaluate.bn else ""
     title = f"{config.model.name} on {config.dataset.name}, run {run.path.resolve().name}"
-    at_first = [r for r in rows if r["split"] == "val" and r["step"] == 0 and made_with(r, score.bn)]
+    at_first = [r for r in rows if r["split"] == "val" and r["step"] == 0 and has_statistics_of(r, score.bn)]
     of_averages = [r for r in rows if r["split"] == "val" and r["weights"] != "live"]
     known = [*at_first, *(row for row in live.values() if row and is_scored(row)), *of_averages]
     return Subject(
@@ -265,19 +268,6 @@ def folder(args: argparse.Namespace, held: ExitStack) -> Subject:
             {"averages": [s.id for s in replayed], "live": live, **source.identity, **e.identity},
         )
     return subject
-
-
-def kept_with(row: Mapping[str, Any] | None) -> str:
-    """The BatchNorm statistics in the files of averages of its step, by the row of the live weights.
-
-    It had no `bn` when files had the latest, whatever was evaluated.
-    """
-    return (row or {}).get("bn", "latest")
-
-
-def files_with(bn: str | None, live: Mapping[int, dict[str, Any] | None]) -> set[int] | None:
-    """The steps whose files of averages can be evaluated with `bn`; None: all, which are recalibrated or have none."""
-    return None if bn in (None, "recalibrate") else {step for step, row in live.items() if kept_with(row) == bn}
 
 
 def of_averagers(args: argparse.Namespace, revisions: bool) -> argparse.Namespace:

@@ -136,6 +136,21 @@ def test_divergence_with_a_window_on_the_disk(tmp_path: Path) -> None:
         assert torch.equal(mean, sum(t[name].double() for t in held).div(3).float())
 
 
+def test_ranks_with_other_files_are_refused(tmp_path: Path) -> None:
+    """Each has its own copy of a custom model, as nodes without a common disk have; nothing is trained."""
+    for rank, between in enumerate(("nn.Identity()", "nn.ReLU()")):
+        source = f"nn.Sequential(nn.Embedding(256, 8), {between}, nn.Linear(8, 256))"
+        (tmp_path / str(rank)).mkdir()
+        (tmp_path / str(rank) / "copied.py").write_text(f"from torch import nn\ndef build():\n    return {source}\n")
+    custom = ["model=custom", "model.builder=copied:build", "model.context=32", f"run_dir={tmp_path / 'run'}"]
+    asked = [*(o for o in tiny() if not o.startswith("model.")), *custom]
+    refused = run(*asked, ranks=2, warm=True, cwd=tmp_path / "{rank}")
+    assert refused.returncode == 2, refused.stderr
+    said = "error: rank 1 has another trajectory than rank 0 (model.code.sources.copied differ): its copy of the data"
+    assert refused.stderr.splitlines()[0].startswith(said), refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_three_ranks_killed(tmp_path: Path) -> None:
     """With three, sums depend on their order, and DDP's buckets change after a process's first backward pass."""
     folder, other = tmp_path / "run", tmp_path / "undisturbed"

@@ -240,7 +240,8 @@ def test_read_outs_with_other_statistics_evaluate_the_live_weights_alike(runs: d
     assert "evaluated again with evaluate.bn=recalibrate, at 3 steps" in done.stdout
     assert lines_of(tmp_path / "out", "live") == lines_of(runs["recalibrate"], "live")[1:]
     assert losses(tmp_path / "out", "lawa-k1-s10") == losses(tmp_path / "out", "live")
-    assert losses(tmp_path / "out", "ema-d0.9-e1") == losses(runs["recalibrate"], "ema-d0.9-e1")
+    kept = {60: losses(runs["recalibrate"], "ema-d0.9-e1")[60]}  # the only step whose file was kept
+    assert losses(tmp_path / "out", "ema-d0.9-e1") == kept
     done = read_out(runs["latest"], *flags, "--out", str(tmp_path / "latest"))
     assert lines_of(tmp_path / "latest", "live") == [] and "evaluated again" not in done.stdout
     assert losses(tmp_path / "latest", "ema-d0.9-e1")[60] == losses(runs["latest"], "ema-d0.9-e1")[60]
@@ -277,12 +278,9 @@ def test_what_is_trained_is_not_judged_by_how_it_is_evaluated(runs: dict[str, Pa
     asked = [*NORMED, "k=[1,3,2]", f"run_dir={folder}", "evaluate.bn=latest"]
     done = run(*asked, warm=True)
     assert done.returncode == 0, done.stderr
-    assert "it was evaluated with evaluate.bn=recalibrate evaluate.bn_samples=100" in done.stdout
+    assert "its last evaluations are with evaluate.bn=recalibrate evaluate.bn_samples=100" in done.stdout
     out = folder / "readouts/lawa-k2-s10"
-    assert {r["bn"] for r in rows(out)} == {"recalibrate"} and {r["weights"] for r in rows(out)} == {
-        "live",
-        "lawa-k2-s10",
-    }
+    assert {(r["weights"], r["bn"]) for r in rows(out)} == {("lawa-k2-s10", "recalibrate")}
     shown, _ = read_run(folder, ["lawa-k1-s10", "lawa-k2-s10"], 60)  # of a summary
     assert dict(curve(shown, "live"))[60] == dict(curve(shown, "lawa-k1-s10"))[60]
     for bn in ("latest", "recalibrate"):
@@ -438,9 +436,20 @@ def test_what_cannot_be_is_one_line(arguments: list[str], message: str, tmp_path
     assert len(refused.stderr.splitlines()) == 1 and not (tmp_path / "run").exists()
 
 
+def test_a_run_whose_policy_changed_is_shown_with_the_last_one(runs: dict[str, Path], tmp_path: Path) -> None:
+    """By the training, by its report and when it is asked for again: no table has losses of two kinds."""
+    folder = shutil.copytree(runs["recalibrate"], tmp_path / "run")
+    asked = [*(o for o in ASKED if o != "steps=60"), "steps=80", "evaluate.bn=latest", f"run_dir={folder}"]
+    said = "evaluations with evaluate.bn=latest alone; those with other BatchNorm statistics (the last: step 60)"
+    trained, again = (run(*asked, warm=True) for _ in range(2))
+    assert trained.returncode == again.returncode == 0 and "done already" in again.stdout, again.stderr
+    for text in (trained.stdout, again.stdout, (folder / "report.md").read_text()):
+        assert said in text and re.findall(r"^\| +(\d+) \|", text, re.MULTILINE) == ["80"], text
+
+
 def test_policy_of_a_finished_run_is_said(runs: dict[str, Path]) -> None:
     before = contents(runs["latest"])
     again = run(*ASKED, f"run_dir={runs['latest']}", warm=True)
-    assert again.returncode == 0 and "evaluated with evaluate.bn=latest" in again.stdout
+    assert again.returncode == 0 and "its last evaluations are with evaluate.bn=latest" in again.stdout
     assert contents(runs["latest"]) == before and RunDir(runs["latest"]).marker()
     assert steps_in(runs["latest"] / "trajectory")
