@@ -6,7 +6,8 @@
     python benchmarks/ladder.py noise 0.12m           # of the evaluation's samples, from the weights of seed 0
     python benchmarks/ladder.py collect               # results/ladder/rows.jsonl.gz
 
-Needs the data set enwiki2015 in LAWA_DATA. Nothing is chosen by hand.
+Needs the data set enwiki2015 in LAWA_DATA. What the table of `collect` has is not trained again.
+Nothing is chosen by hand.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,9 @@ class Rung:
     @property
     def name(self) -> str:
         return self.model.split()[0].partition("=")[2]
+
+    def kind(self, schedule: str) -> dict[str, Any]:
+        return {"name": self.name, "schedule": schedule, "warmup_steps": self.warmup}
 
     @property
     def words(self) -> str:
@@ -100,51 +104,71 @@ def listed(values: Sequence[Any]) -> str:
     return ",".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
 
 
-def multirun(words: str, **axes: Sequence[Any]) -> list[str]:
-    swept = [f"{name}={listed(values)}" for name, values in axes.items()]
-    return [
-        sys.executable,
-        "-m",
-        "lawa_exp",
-        "-m",
-        *shlex.split(words),
-        *(s.replace("lr_peak", "lr.peak") for s in swept),
+@dataclass(frozen=True)
+class Command:
+    """A multirun, and what it trains: (what identifies a run, step)."""
+
+    words: list[str]
+    cells: list[tuple[dict[str, Any], int]]
+
+
+def multirun(
+    words: str, kind: dict[str, Any], peaks: Sequence[float], steps: Sequence[int], seeds: Sequence[int]
+) -> Command:
+    """kind: what identifies its runs, besides peak, seed and (of schedules that have one) horizon."""
+    swept = [f"lr.peak={listed(peaks)}", f"steps={listed(steps)}", f"seed={listed(seeds)}"]
+    planned = {} if kind["schedule"] in ONE_RUN else {"horizon": 0}
+    cells = [
+        ({**kind, "peak": p, "seed": s, **dict.fromkeys(planned, h)}, h) for p in peaks for h in steps for s in seeds
     ]
+    return Command([sys.executable, "-m", "lawa_exp", "-m", *shlex.split(words), *swept], cells)
 
 
 def trunk(
     rung: Rung, peak: Sequence[float], horizons: Sequence[int], seeds: Sequence[int], few: bool = False
-) -> list[str]:
+) -> Command:
     keep = f"save.keep=[{listed([8 * h // 10 for h in rung.horizons])}]"
-    return multirun(f"{rung.words} lr=constant {keep} {FEW if few else ''}", lr_peak=peak, steps=horizons, seed=seeds)
+    words = f"{rung.words} lr=constant {keep} {FEW if few else ''}"
+    return multirun(words, rung.kind("constant"), peak, horizons, seeds)
 
 
-def cosines(rung: Rung, peak: Sequence[float], horizons: Sequence[int], seeds: Sequence[int]) -> list[str]:
-    return multirun(f"{rung.words} lr=cosine {FEW}", lr_peak=peak, steps=horizons, seed=seeds)
+def cosines(rung: Rung, peak: Sequence[float], horizons: Sequence[int], seeds: Sequence[int]) -> Command:
+    return multirun(f"{rung.words} lr=cosine {FEW}", rung.kind("cosine"), peak, horizons, seeds)
 
 
-def cooldowns(rung: Rung, peak: float, seeds: Sequence[int]) -> list[str]:
+def cooldowns(rung: Rung, peak: float, seeds: Sequence[int]) -> Command:
     words = f"{rung.words} lr=wsd init.from=stable lr.decay_steps=20% avg=none"
-    return multirun(words, lr_peak=[peak], steps=rung.horizons, seed=seeds)
+    return multirun(words, rung.kind("wsd"), [peak], rung.horizons, seeds)
+
+
+class NotTrained(Exception):
+    pass
 
 
 class Runs:
-    """The finished runs under a folder, by what was trained."""
+    """The runs under a folder, and those of a table that `collect` wrote, by what was trained."""
 
-    def __init__(self, root: Path) -> None:
-        self.runs = [r for r in map(read_run, sorted(root.glob("*/config.yaml"))) if r]
+    def __init__(self, root: Path, table: Path) -> None:
+        collected = gzip.decompress(table.read_bytes()).decode().splitlines() if table.exists() else []
+        known = {run["id"]: run for run in map(json.loads, collected)}
+        known |= {run["id"]: run for run in map(read_run, sorted(root.glob("*/config.yaml"))) if run}
+        self.runs = list(known.values())
 
-    def loss(self, name: str, schedule: dict[str, Any], peak: float, seed: int, step: int, weights: str) -> float:
-        """On val; inf where it diverged. Exits where no such run is there."""
-        want = {"name": name, "seed": seed, "peak": peak, **schedule}
+    def value(self, want: dict[str, Any], step: int, weights: str, split: str = "val") -> float:
+        """The loss; inf where it diverged. NotTrained where no such run is known."""
         for run in self.runs:
             if all(run["key"].get(k) == v for k, v in want.items()):
-                values = [
-                    r["loss"] for r in run["rows"] if (r["step"], r["weights"], r["split"]) == (step, weights, "val")
-                ]
-                if values or run["diverged"]:
-                    return values[0] if values and values[0] is not None else math.inf
-        raise SystemExit(f"{want}: {weights} at step {step} is not trained yet")
+                of = [r["loss"] for r in run["rows"] if (r["step"], r["weights"], r["split"]) == (step, weights, split)]
+                if of or run["diverged"]:
+                    return of[0] if of and of[0] is not None else math.inf
+        raise NotTrained(f"{want}: {weights} at step {step} is not trained yet")
+
+    def have(self, command: Command) -> bool:
+        """Whether all that it trains is known, up to the test rows, which come last."""
+        try:
+            return all(self.value(want, step, "live", "test") is not None for want, step in command.cells)
+        except NotTrained:
+            return False
 
 
 def read_run(config: Path) -> dict[str, Any] | None:
@@ -184,24 +208,23 @@ def best(losses: dict[float, float], what: str) -> float:
 
 def peaks(rung: Rung, runs: Runs) -> dict[str, Any]:
     """What the pilot chooses, by the rules of results/ladder/README.md."""
-    name, at = rung.name, rung.pilot[-1]
-    constant = {"schedule": "constant", "warmup_steps": rung.warmup}
-    live = {p: runs.loss(name, constant, p, PILOT, at, "live") for p in rung.constant}
-    ema = {p: runs.loss(name, constant, p, PILOT, at, EMA4) for p in rung.constant}
+    constant, at = {**rung.kind("constant"), "seed": PILOT}, rung.pilot[-1]
+    live = {p: runs.value({**constant, "peak": p}, at, "live") for p in rung.constant}
+    ema = {p: runs.value({**constant, "peak": p}, at, EMA4) for p in rung.constant}
     usual = best(live, "constant rate")
     high = max(p for p in live if live[p] <= live[usual] + WITHIN)
     cosine: dict[int, float] = {}
     for h in rung.pilot:
-        kind = {"schedule": "cosine", "horizon": h, "warmup_steps": rung.warmup, "final_ratio": 0.1}
-        cosine[h] = best({p: runs.loss(name, kind, p, PILOT, h, "live") for p in rung.cosine}, f"cosine at {h}")
+        kind = {**rung.kind("cosine"), "horizon": h, "seed": PILOT}
+        cosine[h] = best({p: runs.value({**kind, "peak": p}, h, "live") for p in rung.cosine}, f"cosine at {h}")
     of = {h: cosine[max(p for p in rung.pilot if p <= h)] for h in rung.horizons}
     return {"usual": usual, "high": high, "ema": min((usual, high), key=lambda p: ema[p]), "cosine": of}
 
 
-def rung_commands(rung: Rung, root: Path) -> Iterator[list[str]]:
+def rung_commands(rung: Rung, known: Callable[[], Runs]) -> Iterator[Command]:
     yield trunk(rung, rung.constant, rung.pilot, [PILOT], few=True)
     yield cosines(rung, rung.cosine, rung.pilot, [PILOT])
-    chosen = peaks(rung, Runs(root))
+    chosen = peaks(rung, known())
     print(f"peaks: {chosen}", flush=True)
     for seed in rung.seeds:
         yield trunk(rung, [chosen["usual"]], rung.horizons, [seed])
@@ -213,31 +236,32 @@ def rung_commands(rung: Rung, root: Path) -> Iterator[list[str]]:
         yield cooldowns(rung, chosen["ema"], [seed])
 
 
-def horizon_commands(root: Path) -> Iterator[list[str]]:
+def horizon_commands(known: Callable[[], Runs]) -> Iterator[Command]:
     """Peaks 2e-3, 4e-3 and 8e-3 on the pilot's seed, then each schedule at each horizon with its own best peak."""
     grid, keep = (2e-3, 4e-3, 8e-3), f"save.keep=[{listed([s for h in HORIZONS for s in (8 * h // 10, 9 * h // 10)])}]"
 
-    def words(schedule: str) -> str:
+    def command(schedule: str, peaks: Sequence[float], steps: Sequence[int], seed: int) -> Command:
         extra = keep if schedule == "constant" else ""
         averages = "" if "avg=none" in SCHEDULES[schedule] else FEW
-        return f"{BASE} {SCHEDULES[schedule]} {extra} {averages}"
+        return multirun(f"{BASE} {SCHEDULES[schedule]} {extra} {averages}", kind(schedule), peaks, steps, [seed])
+
+    def kind(schedule: str) -> dict[str, Any]:
+        name = schedule.removesuffix("_to_zero").removesuffix("_linear") if schedule != "wsd_sqrt" else "wsd"
+        found: dict[str, Any] = {"name": "gpt_0.12m", "schedule": name, "warmup_steps": WARMUP}
+        if name == "wsd":
+            found["shape"] = "linear" if schedule == "wsd_linear" else "1-sqrt"
+        if name == "cosine":
+            found["final_ratio"] = 0.0 if schedule == "cosine_to_zero" else 0.1
+        return found
 
     for schedule in SCHEDULES:
-        yield multirun(words(schedule), lr_peak=grid, steps=HORIZONS, seed=[PILOT])
-    runs, chosen = Runs(root), {}
+        yield command(schedule, grid, HORIZONS, PILOT)
+    runs, chosen = known(), {}
     for schedule in SCHEDULES:
-        kind = {
-            "schedule": schedule.split("_to_")[0].replace("wsd_linear", "wsd").replace("wsd_sqrt", "wsd"),
-            "warmup_steps": WARMUP,
-        }
-        if schedule.startswith("wsd"):
-            kind["shape"] = "linear" if schedule == "wsd_linear" else "1-sqrt"
-        if schedule.startswith("cosine"):
-            kind["final_ratio"] = 0.0 if schedule == "cosine_to_zero" else 0.1
         for h in HORIZONS:
-            at = kind if schedule in ONE_RUN else {**kind, "horizon": h}
+            at = {**kind(schedule), "seed": PILOT, **({} if schedule in ONE_RUN else {"horizon": h})}
             weights = EMA4 if schedule in ONE_RUN else "live"
-            losses = {p: runs.loss("gpt_0.12m", at, p, PILOT, h, weights) for p in grid}
+            losses = {p: runs.value({**at, "peak": p}, h, weights) for p in grid}
             chosen[schedule, h] = min(losses, key=lambda peak: losses[peak])  # of three: an edge is reported
     print(f"peaks: {chosen}", flush=True)
     for seed in range(8):
@@ -247,10 +271,10 @@ def horizon_commands(root: Path) -> Iterator[list[str]]:
                 if schedule == "constant":  # the cool-downs of this peak go on from it
                     at = [h for h in HORIZONS if peak in (chosen[s, h] for s in ("constant", "wsd_linear", "wsd_sqrt"))]
                 if at:
-                    yield multirun(words(schedule), lr_peak=[peak], steps=at, seed=[seed])
+                    yield command(schedule, [peak], at, seed)
 
 
-def noise(rung: Rung, root: Path) -> dict[str, dict[str, float]]:
+def noise(rung: Rung, root: Path, known: Runs) -> dict[str, dict[str, float]]:
     """The evaluation's samples' part in each effect: on test at the last horizon, seed 0, paired by batch."""
     import torch
 
@@ -261,13 +285,13 @@ def noise(rung: Rung, root: Path) -> dict[str, dict[str, float]]:
     from lawa_exp.scoring import OnModel
     from lawa_exp.settings import config_from
 
-    chosen, last = peaks(rung, Runs(root)), rung.horizons[-1]
+    chosen, last = peaks(rung, known), rung.horizons[-1]
     step = f"step_{last:08d}"
     folders = {path.name.split("-")[-1]: path for path in root.glob("gpt_*")}
 
     def run(schedule: str, peak: float, **more: Any) -> Path:
-        want = {"name": rung.name, "seed": 0, "schedule": schedule, "peak": peak, "warmup_steps": rung.warmup, **more}
-        found = [r for r in Runs(root).runs if all(r["key"].get(k) == v for k, v in want.items())]
+        want = {**rung.kind(schedule), "seed": 0, "peak": peak, **more}
+        found = [r for r in known.runs if all(r["key"].get(k) == v for k, v in want.items())]
         return folders[found[0]["id"]]
 
     usual, of_ema = run("constant", chosen["usual"]), run("constant", chosen["ema"])
@@ -293,9 +317,9 @@ def noise(rung: Rung, root: Path) -> dict[str, dict[str, float]]:
     return {effect: {"difference": mean, "half": half} for effect, (mean, half) in found.items()}
 
 
-def collect(root: Path, out: Path) -> None:
+def collect(known: Runs, out: Path) -> None:
     """The evaluation rows of every run: one JSON object a run and line, gzipped; the same rows give the same bytes."""
-    lines = [json.dumps(run, sort_keys=True) + "\n" for run in sorted(Runs(root).runs, key=lambda r: r["id"])]
+    lines = [json.dumps(run, sort_keys=True) + "\n" for run in sorted(known.runs, key=lambda r: r["id"])]
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as file:
         file.write("".join(lines).encode())
@@ -310,22 +334,28 @@ def main() -> int:
     p.add_argument("--out", type=Path, default=Path("results/ladder/rows.jsonl.gz"))
     p.add_argument("--print", action="store_true", help="print the commands and train nothing")
     args = p.parse_args()
+
+    def known() -> Runs:
+        return Runs(args.root, args.out)
+
     if args.what == "collect":
-        collect(args.root, args.out)
+        collect(known(), args.out)
         return 0
     if args.size is None:
         p.error(f"{args.what} needs a size")
     if args.what == "noise":
         out = args.out.with_name(f"noise_{args.size}.json")
-        out.write_text(json.dumps(noise(RUNGS[args.size], args.root), indent=1) + "\n")
+        out.write_text(json.dumps(noise(RUNGS[args.size], args.root, known()), indent=1) + "\n")
         return 0
-    for command in (
-        horizon_commands(args.root) if args.size == "horizons" else rung_commands(RUNGS[args.size], args.root)
-    ):
-        command.append(f"runs_root={args.root}")
-        print(shlex.join(command), flush=True)
-        if not args.print and (code := subprocess.run(command).returncode):
-            return code
+    try:
+        for command in horizon_commands(known) if args.size == "horizons" else rung_commands(RUNGS[args.size], known):
+            words = [*command.words, f"runs_root={args.root}"]
+            is_known = known().have(command)
+            print(("known: " if is_known else "") + shlex.join(words), flush=True)
+            if not (is_known or args.print) and (code := subprocess.run(words).returncode):
+                return code
+    except NotTrained as error:
+        raise SystemExit(str(error)) from None
     return 0
 
 
