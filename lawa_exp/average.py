@@ -305,10 +305,16 @@ def trajectory(folder: Path) -> dict[int, Path]:
 
     if (folder / "trajectory").is_dir():
         folder = folder / "trajectory"
-    found = {step: path for step, path in find_checkpoints(folder, "--trajectory").items() if step > 0}
-    if not found:
+    checkpoints = find_checkpoints(folder, "--trajectory")
+    observed = {step: path for step, path in checkpoints.items() if step > 0}
+    if not observed:
         raise UserError(f"--trajectory={folder}: only the initial weights (step 0) are there, which are never observed")
-    return found
+    if first := checkpoints.get(0):
+        print(
+            f"note: {first.name} is of step 0, the initial weights, which no average takes in; "
+            "where names count from 0, list the files instead"
+        )
+    return observed
 
 
 def settings_of(args: argparse.Namespace, steps: list[int], inputs: int) -> Any:

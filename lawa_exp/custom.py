@@ -175,9 +175,10 @@ def admit(model: Any, written: Mapping[str, Any], folder: Path, trust: bool) -> 
     changed = [module for module in modules if now.sources.get(module) != then["sources"].get(module)]
     if changed and (then["sources"] or not trust):
         copies = (folder / COPIES).resolve()
-        more = f"; the run's copies are in {copies}" if copies.is_dir() else ""
-        changed_file = now.origins.get(changed[0], f"module {changed[0]}")
-        raise UserError(f"{named}: {changed_file} is not what {folder} was trained with{more}")
+        more = f"; to read the run, put its copies in place: {copies}" if copies.is_dir() else ""
+        file = now.origins.get(changed[0])
+        what = f"{file} is not what {folder} was trained with" if file else f"{changed[0]}, of {folder}, is not found"
+        raise UserError(f"{named}: {what}{more}")
     other = [
         f"{name} {version}, this environment has {now.packages.get(name, 'none')}"
         for name, version in then["packages"].items()

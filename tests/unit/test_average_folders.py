@@ -274,6 +274,10 @@ def test_the_step_is_what_the_name_calls_so_and_a_folder_may_hold_one_file(tmp_p
     torch.save({"state_dict": state(3)}, tmp_path / "step_3" / "weights.pt")
     average("--trajectory", tmp_path, "--k", 3, "--out", tmp_path / "out")
     assert_same(torch.load(tmp_path / "out" / "weights.pt", weights_only=True)["state_dict"], expected())
+    torch.save({"state_dict": state(0)}, tmp_path / "epoch=0-loss=2.5.ckpt")
+    capsys.readouterr()
+    average("--trajectory", tmp_path, "--k", 3, "--out", tmp_path / "again")
+    assert "note: epoch=0-loss=2.5.ckpt is of step 0" in capsys.readouterr().out
     (tmp_path / "initial").mkdir()
     torch.save(state(0), tmp_path / "initial" / "ckpt_0.pt")
     assert "only the initial weights" in refused(capsys, "--trajectory", tmp_path / "initial", "--out", tmp_path / "x")
