@@ -117,9 +117,12 @@ def multirun(
 ) -> Command:
     """kind: what identifies its runs, besides peak, seed and (of schedules that have one) horizon."""
     swept = [f"lr.peak={listed(peaks)}", f"steps={listed(steps)}", f"seed={listed(seeds)}"]
-    planned = {} if kind["schedule"] in ONE_RUN else {"horizon": 0}
+    planned = kind["schedule"] not in ONE_RUN
     cells = [
-        ({**kind, "peak": p, "seed": s, **dict.fromkeys(planned, h)}, h) for p in peaks for h in steps for s in seeds
+        ({**kind, "peak": p, "seed": s, **({"horizon": h} if planned else {})}, h)
+        for p in peaks
+        for h in steps
+        for s in seeds
     ]
     return Command([sys.executable, "-m", "lawa_exp", "-m", *shlex.split(words), *swept], cells)
 
@@ -166,7 +169,9 @@ class Runs:
     def have(self, command: Command) -> bool:
         """Whether all that it trains is known, up to the test rows, which come last."""
         try:
-            return all(self.value(want, step, "live", "test") is not None for want, step in command.cells)
+            for want, step in command.cells:
+                self.value(want, step, "live", "test")
+            return True
         except NotTrained:
             return False
 
