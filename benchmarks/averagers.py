@@ -30,9 +30,9 @@ from lawa_exp.averaging import (
     WmaSettings,
     build_averager,
 )
-from lawa_exp.averaging.swap import averaged_names, live_tensors
+from lawa_exp.averaging.tensors import averaged_names, live_tensors
 from lawa_exp.averaging.window import Window
-from lawa_exp.numerics import seeded_model, set_up_arithmetic
+from lawa_exp.evaluation.numerics import seeded_model, set_up_arithmetic
 
 # Settings, bytes moved for each float32 weight by an update, and what these are.
 CASES: list[tuple[Any, int, str]] = [

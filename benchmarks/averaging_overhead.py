@@ -46,7 +46,7 @@ from lawa_exp.averaging import (
     build_averager,
 )
 from lawa_exp.averaging.window import Window
-from lawa_exp.background import Background, write_snapshot
+from lawa_exp.training.background import Background, write_snapshot
 
 SPACING = 50
 THREE = (LawaSettings(5, SPACING, 0), SwaSettings(SPACING, 0), EmaSettings(0.99, 1, 0, False))

@@ -20,11 +20,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from lawa_exp import manifest
-from lawa_exp.metrics import averager_ids, curve, mean_and_deviation, paired_difference
-from lawa_exp.report import STYLES, markdown, pyplot, save_figure
-from lawa_exp.scaling import SEQUENCE
-from lawa_exp.summary import made_with, read_run, with_spread
+from lawa_exp.axes.scaling.scaling import SEQUENCE
+from lawa_exp.results.figures import STYLES, pyplot, save_figure
+from lawa_exp.results.statistics import curve, mean_and_deviation, paired_difference
+from lawa_exp.results.summary import made_with, read_run, with_spread
+from lawa_exp.results.tables import markdown
+from lawa_exp.storage import manifest
+from lawa_exp.storage.rows import averager_ids
 
 CONF = Path(__file__).parent.parent / "conf" / "experiment"
 Interval = tuple[float, float]  # mean, half of the 95% interval
@@ -277,7 +279,7 @@ def batch_rules(sweeps: dict[str, Sweep], out: Path) -> str:
 
 def rate_of(cell: Cell, base: Cell) -> float:
     """The rate after the warm-up."""
-    from lawa_exp.settings import config_from
+    from lawa_exp.runs.choices import config_from
 
     config = config_from(cell.config)
     return config.lr.peak * config.scaling.factor(cell.batch, int(cell.config["model"]["context"]))

@@ -35,10 +35,11 @@ from image_tree import write_images
 from pairs import machine, publish, table
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lawa_exp import plan
-from lawa_exp.loading import train_batches
-from lawa_exp.models import build_model, forward_flops
-from lawa_exp.run import Prepared
+from lawa_exp.axes.dataset.loading import train_batches
+from lawa_exp.axes.model import build_model
+from lawa_exp.axes.model.images import forward_flops
+from lawa_exp.runs.cost import flops_per_token
+from lawa_exp.runs.prepare import Prepared
 
 LANGUAGE = ("gpt2_small", "gpt2_medium", "gpt2_large")
 AIMS = {  # on one GPU of the H100's class: tokens per second, or the share of the peak (MFU)
@@ -178,7 +179,7 @@ def language_speed(name: str, micro: int | None, options: argparse.Namespace) ->
         p = loop.prepared(name, overrides("gpt", micro, options), Path(folder), device_of(options))
         with torch.device("meta"):
             trained = sum(t.numel() for t in build_model(p.config.model).parameters())
-        return timed(p, p.data.tokens_per_sample, plan.flops_per_token(p.config.model, trained), options)
+        return timed(p, p.data.tokens_per_sample, flops_per_token(p.config.model, trained), options)
 
 
 def image_speeds(micro: int | None, options: argparse.Namespace) -> tuple[Speed, Speed, float, int, str]:

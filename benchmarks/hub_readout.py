@@ -27,11 +27,11 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from hub import Served, serving  # noqa: E402
 
-from lawa_exp.checkpoint.commit import steps_in  # noqa: E402
-from lawa_exp.checkpoint.tensors import read_tensors, write_tensors  # noqa: E402
-from lawa_exp.models.pythia import write_configuration  # noqa: E402
-from lawa_exp.rundir import RunDir  # noqa: E402
-from lawa_exp.settings import config_from  # noqa: E402
+from lawa_exp.axes.model.pythia.pythia import write_configuration  # noqa: E402
+from lawa_exp.runs.choices import config_from  # noqa: E402
+from lawa_exp.storage.commit import steps_in  # noqa: E402
+from lawa_exp.storage.rundir import RunDir  # noqa: E402
+from lawa_exp.storage.safetensors import read_tensors, write_tensors  # noqa: E402
 
 EVALUATED = ["evaluate.samples=4", "evaluate.batch_size=2", "trainer.threads=1"]
 

@@ -1,6 +1,7 @@
 """Images per second that the loader reads from a folder, without and with processes that decode them.
 
-The trainer's own loader (`lawa_exp.loading.train_batches`) over generated photographs of ImageNet's typical size, each
+The trainer's own loader (`lawa_exp.axes.dataset.loading.train_batches`) over generated photographs of ImageNet's
+typical size, each
 decoded, cropped at random and scaled to 224 x 224, with nobody training on them. The counts of processes take turns in
 one run, in an order that rotates, so that what else the machine does falls on all of them; a ratio is of one round.
 
@@ -23,7 +24,7 @@ import torch
 from image_tree import SIZE, write_images
 from pairs import machine, publish, table
 
-from lawa_exp.loading import train_batches
+from lawa_exp.axes.dataset.loading import train_batches
 
 BATCH = 64
 HEADER = ("processes", "images/s", "times as fast as the first, by round", "CPU ms an image")

@@ -283,12 +283,12 @@ def noise(rung: Rung, root: Path, known: Runs) -> dict[str, dict[str, float]]:
     """The evaluation's samples' part in each effect: on test at the last horizon, seed 0, paired by batch."""
     import torch
 
-    from lawa_exp.checkpoint.tensors import map_stored
-    from lawa_exp.distributed import Ranks
+    from lawa_exp.evaluation.score import OnModel
     from lawa_exp.readout.noise import paired
-    from lawa_exp.run import open_dataset
-    from lawa_exp.scoring import OnModel
-    from lawa_exp.settings import config_from
+    from lawa_exp.runs.choices import config_from
+    from lawa_exp.runs.prepare import open_dataset
+    from lawa_exp.storage.safetensors import map_stored
+    from lawa_exp.system.distributed import Ranks
 
     chosen, last = peaks(rung, known), rung.horizons[-1]
     step = f"step_{last:08d}"

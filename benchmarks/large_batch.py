@@ -20,11 +20,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lawa_exp import manifest
-from lawa_exp.compose import main as main_command
-from lawa_exp.metrics import curve, mean_and_deviation, paired_difference, read_rows
-from lawa_exp.report import markdown, pyplot, save_figure
-from lawa_exp.summary import made_with, with_spread
+from lawa_exp.launch.compose import main as main_command
+from lawa_exp.results.figures import pyplot, save_figure
+from lawa_exp.results.statistics import curve, mean_and_deviation, paired_difference
+from lawa_exp.results.summary import made_with, with_spread
+from lawa_exp.results.tables import markdown
+from lawa_exp.storage import manifest
+from lawa_exp.storage.rows import read_rows
 
 BASE = 512  # scaling.base_batch of the experiment
 OPTIMIZERS = {  # overrides, and the peaks (at batch BASE) where the search begins

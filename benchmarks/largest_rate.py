@@ -23,13 +23,15 @@ from pathlib import Path
 
 from torch import nn
 
-from lawa_exp.compose import compose, read
-from lawa_exp.distributed import Ranks
-from lawa_exp.metrics import curve, read_rows, t95
-from lawa_exp.report import markdown, pyplot, save_figure
-from lawa_exp.run import Prepared, prepare, start_device
-from lawa_exp.rundir import RunDir, cpu_name
-from lawa_exp.train import train
+from lawa_exp.launch.compose import compose, read
+from lawa_exp.results.figures import pyplot, save_figure
+from lawa_exp.results.statistics import curve, t95
+from lawa_exp.results.tables import markdown
+from lawa_exp.runs.prepare import Prepared, prepare
+from lawa_exp.storage.rows import read_rows
+from lawa_exp.storage.rundir import RunDir, cpu_name
+from lawa_exp.system.distributed import Ranks, start_device
+from lawa_exp.training.train import train
 
 OPTIMIZERS = {  # overrides, and the rate where the search begins
     "SGD": (["optimizer=sgd", "optimizer.momentum=0"], 0.1),

@@ -1,8 +1,8 @@
 """The real training loop, timed from inside: nothing of it is copied.
 
-`lawa_exp.train.train` asks its `should_stop` once before the first step and once after each. A benchmark answers, so
-one step is what passes between two questions: the whole of the loop, its row, averagers and flags included. While it
-answers, the loop stands still, and the other side of a pair can run in the same process and thread.
+`lawa_exp.training.train.train` asks its `should_stop` once before the first step and once after each. A benchmark
+answers, so one step is what passes between two questions: the whole of the loop, its row, averagers and flags
+included. While it answers, the loop stands still, and the other side of a pair can run in the same process and thread.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lawa_exp.compose import compose, read
-from lawa_exp.data.text import read_pydocs
-from lawa_exp.distributed import Ranks
-from lawa_exp.run import Prepared, prepare, start_device
-from lawa_exp.rundir import RunDir
-from lawa_exp.train import train
+from lawa_exp.axes.dataset.text import read_pydocs
+from lawa_exp.launch.compose import compose, read
+from lawa_exp.runs.prepare import Prepared, prepare
+from lawa_exp.storage.rundir import RunDir
+from lawa_exp.system.distributed import Ranks, start_device
+from lawa_exp.training.train import train
 
 VOCABULARY = 65  # nanoGPT's for tinyshakespeare: the 10.6M model is the one of its config/train_shakespeare_char.py
 

@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 from pairs import machine, publish, table
 
-from lawa_exp.checkpoint.commit import commit
+from lawa_exp.storage.commit import commit
 
 TMPFS = Path("/dev/shm")
 COPY = Path(__file__).with_name("copy_files.py")

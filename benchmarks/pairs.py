@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from lawa_exp.rundir import cpu_name, git_state
+from lawa_exp.storage.rundir import cpu_name, git_state
 
 
 class Pairs:

@@ -22,8 +22,8 @@ from pathlib import Path
 import loop
 from pairs import HEADER, Pairs, machine, publish, row, table
 
-from lawa_exp.data.text import read_splits
-from lawa_exp.data.tokenizers import find_gpt2, load_tokenizer
+from lawa_exp.axes.dataset.text import read_splits
+from lawa_exp.axes.dataset.tokenizers import find_gpt2, load_tokenizer
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from lawa_exp.metrics import read_rows
+from lawa_exp.storage.rows import read_rows
 
 QUICK = {  # words after `python -m`, and the seconds that they may take
     "lawa_exp --help": 1.0,

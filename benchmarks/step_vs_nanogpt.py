@@ -31,9 +31,9 @@ import torch
 from pairs import HEADER, Pairs, machine, publish, row, table
 from torch import nn
 
-from lawa_exp.models.objective import Objective
-from lawa_exp.numerics import autocast_for, seeded_model, set_up_arithmetic
-from lawa_exp.run import Prepared
+from lawa_exp.axes.objective.task import Objective
+from lawa_exp.evaluation.numerics import autocast_for, seeded_model, set_up_arithmetic
+from lawa_exp.runs.prepare import Prepared
 
 SIZES = {  # of `loop.SIZES`, what it is, and overrides
     "10.6M": ("10.6M parameters (6 layers, 6 heads, width 384, vocabulary 65, no bias)", []),

@@ -34,13 +34,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from lawa_exp.files import write_text_atomically
+from lawa_exp.evaluation.read_out import evaluated
 from lawa_exp.readout.choice import mean, standard_error
 from lawa_exp.readout.suggestion import BATCHES, Suggestion, measured, number, suggest
-from lawa_exp.replay import evaluated
-from lawa_exp.report import markdown
-from lawa_exp.rundir import RunDir
+from lawa_exp.results.tables import markdown
+from lawa_exp.storage.rundir import RunDir
 from lawa_exp.suggest import parser as suggest_parser
+from lawa_exp.system.files import write_text_atomically
 
 ALLOWED = {"loss": 0.01, "accuracy": 0.2}  # nats; points
 

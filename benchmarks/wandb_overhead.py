@@ -22,10 +22,10 @@ from pathlib import Path
 import loop
 from pairs import HEADER, Pairs, machine, publish, row, table
 
-from lawa_exp.config import WandbLogger
-from lawa_exp.rundir import RunDir
-from lawa_exp.wandb_log import follow
-from lawa_exp.wandb_log.offline import Offline
+from lawa_exp.axes.logger.wandb import follow
+from lawa_exp.axes.logger.wandb.offline import Offline
+from lawa_exp.axes.logger.wandb.settings import WandbLogger
+from lawa_exp.storage.rundir import RunDir
 
 UNIT = 20  # steps timed together
 FEW, MANY = 100, 5100  # rows of the runs whose CPU time is taken

@@ -27,7 +27,7 @@ if [ -z "${SLURM_JOB_ID:-}" ]; then
     done < <(squeue --me --noheader --format="%i %k")
     builder=$(printf '%s\n' "$@" | sed -n 's/^model\.builder=\([^:]*\):.*/\1/p')
     # shellcheck disable=SC2086
-    code=$(python -m lawa_exp.slurm.pin "$(dirname "$run")/code" $builder) || exit
+    code=$(python -m lawa_exp.launch.slurm.pin "$(dirname "$run")/code" $builder) || exit
     LAWA_EXP_RUN=$run LAWA_EXP_CODE=$code exec sbatch --comment="$run" --nodes=$nodes --ntasks-per-node=$tasks_per_node "$0" "$@"
 fi
 
@@ -41,5 +41,5 @@ export PYTHONSAFEPATH=1 PYTHONPATH=$LAWA_EXP_CODE:$PWD${PYTHONPATH:+:$PYTHONPATH
 export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK
 srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" python -m lawa_exp "$@" run_dir="$LAWA_EXP_RUN"
 code=$?
-python -m lawa_exp.slurm.requeue "$LAWA_EXP_RUN" $code
+python -m lawa_exp.launch.slurm.requeue "$LAWA_EXP_RUN" $code
 exit $code

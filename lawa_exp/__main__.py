@@ -2,7 +2,7 @@
 
 import sys
 
-from lawa_exp.compose import main
+from lawa_exp.launch.compose import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

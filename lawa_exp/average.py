@@ -29,11 +29,15 @@ from typing import Any
 
 from lawa_exp.averaging import AVERAGERS, observed_steps, observes
 from lawa_exp.averaging.flags import DEFAULTS, add_flags, plain, start_note
-from lawa_exp.checkpoint.commit import step_name
-from lawa_exp.cli import Parser, exit_code, leave
-from lawa_exp.config import UserError, build, setting_names
-from lawa_exp.files import clear, size_text
+from lawa_exp.config.rules import build, setting_names
+from lawa_exp.formats.inputs import named_steps, natural, oldest_first, trajectory
+from lawa_exp.formats.output import check_spares, file_name, real_path
 from lawa_exp.formats.stored import Average, Checkpoint, Writer
+from lawa_exp.storage.commit import step_name
+from lawa_exp.system.bar import Bar
+from lawa_exp.system.cli import Parser, exit_code, leave
+from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import clear, size_text
 
 DTYPES = (
     "float64",
@@ -45,9 +49,17 @@ DTYPES = (
     "float8_e4m3fnuz",
     "float8_e5m2fnuz",
 )
+
+
 ALIASES = {"fp64": "float64", "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
 MOST_PROCESSES = 8
+
+
 SHOWN = 5  # inputs of an average, and averages, that are listed; of more, the first and the last
+
+
 NO_PATH = {errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST}  # mistakes in a path
 
 
@@ -168,7 +180,7 @@ def average(args: argparse.Namespace) -> int:
         checkpoint.forget()
         opened.append(checkpoint)
     averages = [_renumbered(a, numbers) for _, a in planned]
-    inputs = {_real(path) for c in opened for path in (c.path, *(source.path for source in c.sources))}
+    inputs = {real_path(path) for c in opened for path in (c.path, *(source.path for source in c.sources))}
     out = Path(args.out)
     outputs: list[Output] = []
     stream = None
@@ -177,7 +189,7 @@ def average(args: argparse.Namespace) -> int:
             target = out / step_name(step) if len(planned) > 1 else out
             last = opened[each.inputs[-1]]
             name = file_name(last)
-            _spare_inputs(target, name, last, inputs)
+            check_spares(target, name, last, inputs)
             outputs.append(Output(target, last, writers.pop(each.inputs[-1]), args.dtype, name))
         for folder in {folder for o in outputs for folder in (o.partial.parent, o.target.parent)}:
             clear(folder)  # of what a kill left
@@ -263,24 +275,6 @@ def checkpoints_of(args: argparse.Namespace) -> dict[int, Path]:
     return dict(enumerate(ordered, start=1))
 
 
-def oldest_first(paths: list[Path]) -> list[Path]:
-    """In order of the steps in their names (a shell puts ckpt_1000.pt before ckpt_900.pt), else as given."""
-    steps = named_steps(paths)
-    return paths if steps is None else [path for _, path in sorted(zip(steps, paths, strict=True))]
-
-
-def named_steps(paths: list[Path]) -> list[int] | None:
-    """The steps in their names, else in Lightning's files, else in their folders' names; None: two have the same."""
-    from lawa_exp.formats.steps import step_in, steps_inside
-
-    def in_names(names: list[str]) -> list[int] | None:
-        steps = [step for name in names if (step := step_in(name)) is not None]
-        return steps if len(set(steps)) == len(paths) else None
-
-    found = in_names([path.name for path in paths]) or steps_inside(paths)
-    return found or in_names([path.parent.name for path in paths])
-
-
 def end_asked(args: argparse.Namespace, paths: dict[int, Path]) -> int | None:
     """Which of `paths` --at means, as `checkpoints_of` numbers them."""
     if args.at is None:
@@ -292,29 +286,6 @@ def end_asked(args: argparse.Namespace, paths: dict[int, Path]) -> int | None:
         shown = [*shown[:SHOWN], "...", shown[-1]] if len(shown) > 2 * SHOWN else shown
         raise UserError(f"--at={args.at}: no checkpoint of that step, but of {', '.join(shown)}")
     return numbers[args.at]
-
-
-def natural(text: str) -> list[Any]:
-    """A key that sorts step_900 before step_1000."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]
-
-
-def trajectory(folder: Path) -> dict[int, Path]:
-    """The snapshots of one of our runs, or the checkpoints of another folder by the step in their names."""
-    from lawa_exp.formats.steps import find_checkpoints
-
-    if (folder / "trajectory").is_dir():
-        folder = folder / "trajectory"
-    checkpoints = find_checkpoints(folder, "--trajectory")
-    observed = {step: path for step, path in checkpoints.items() if step > 0}
-    if not observed:
-        raise UserError(f"--trajectory={folder}: only the initial weights (step 0) are there, which are never observed")
-    if first := checkpoints.get(0):
-        print(
-            f"note: {first.name} is of step 0, the initial weights, which no average takes in; "
-            "where names count from 0, list the files instead"
-        )
-    return observed
 
 
 def settings_of(args: argparse.Namespace, steps: list[int], inputs: int) -> Any:
@@ -403,26 +374,8 @@ def plan(args: argparse.Namespace, steps: list[int], end: int | None) -> list[tu
     return planned
 
 
-def file_name(last: Checkpoint) -> str | None:
-    """The output's name where it is not that of the input: model.safetensors for a lone safetensors file."""
-    from lawa_exp.formats.safetensors import SafetensorsFile
-
-    return "model.safetensors" if not last.path.is_dir() and isinstance(last.sources[0], SafetensorsFile) else None
-
-
 def _renumbered(average: Average, numbers: list[int]) -> Average:
     return Average(tuple(numbers.index(i) for i in average.inputs), average.weights)
-
-
-def _spare_inputs(target: Path, name: str | None, last: Checkpoint, inputs: set[str]) -> None:
-    """inputs: the real paths of all of them, and of their files."""
-    for path in (target, *(target / (name or source.path.name) for source in last.sources)):
-        if _real(path) in inputs:
-            raise UserError(f"--out: {path} is one of the inputs")
-
-
-def _real(path: Path) -> str:
-    return os.path.realpath(path)  # Path.resolve raises where links lead in a circle
 
 
 def processes() -> int:
@@ -435,28 +388,6 @@ def _raise_file_limit() -> None:
 
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-class Bar:
-    """A progress bar in bytes, where stderr is a terminal."""
-
-    def __init__(self, total: int) -> None:
-        self.bar = None
-        if sys.stderr and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=total, unit="B", unit_scale=True, dynamic_ncols=True)
-
-    def __enter__(self) -> Any:
-        return self.show
-
-    def show(self, done: int) -> None:
-        if self.bar:
-            self.bar.update(done - self.bar.n)
-
-    def __exit__(self, *error: object) -> None:
-        if self.bar:
-            self.bar.close()
 
 
 if __name__ == "__main__":

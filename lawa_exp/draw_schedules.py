@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from lawa_exp import plan
-from lawa_exp.cli import Parser, exit_code
-from lawa_exp.compose import CONF, compose, read
-from lawa_exp.report import pyplot, save_figure
-from lawa_exp.run import open_dataset
+from lawa_exp.launch.compose import CONF, compose, read
+from lawa_exp.results.figures import pyplot, save_figure
+from lawa_exp.runs.prepare import open_dataset
+from lawa_exp.runs.resolve import resolve
+from lawa_exp.system.cli import Parser, exit_code
+from lawa_exp.training.sharing import batches_of, rate_of
 
 STEPS = 1000
 
@@ -30,9 +31,9 @@ def draw(out: Path, overrides: list[str]) -> int:
         ((values, given),), _ = compose([f"lr={name}", f"steps={STEPS}", *overrides])
         config, _ = read(values, given)
         data = open_dataset(config.dataset, config.model.context)
-        config = plan.resolve(config, data)
-        batches = plan.batches_of(config, data)
-        rates = [plan.rate_of(config, batches, s) for s in range(1, config.steps + 1)]
+        config = resolve(config, data)
+        batches = batches_of(config, data)
+        rates = [rate_of(config, batches, s) for s in range(1, config.steps + 1)]
         panel.plot(range(1, config.steps + 1), rates, color="black", linewidth=1.4)
         panel.set_title(f"lr={name}", fontsize=9)
         panel.set_ylim(bottom=0)

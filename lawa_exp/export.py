@@ -11,13 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.checkpoint.commit import commit, step_name, steps_in
-from lawa_exp.cli import Parser, exit_code
-from lawa_exp.config import UserError, build
-from lawa_exp.files import clear, sync, temporary
+from lawa_exp.axes.model.adaptive_lm.settings import AdaptiveLMSettings
+from lawa_exp.axes.model.gpt.settings import GPTSettings
+from lawa_exp.axes.model.pythia.settings import PythiaSettings
+from lawa_exp.axes.model.roberta.settings import RobertaSettings
+from lawa_exp.config.rules import build
 from lawa_exp.formats.steps import step_in
-from lawa_exp.models import AdaptiveLMSettings, GPTSettings, PythiaSettings, RobertaSettings
-from lawa_exp.rundir import RunDir
+from lawa_exp.storage.commit import commit, step_name, steps_in
+from lawa_exp.storage.rundir import RunDir
+from lawa_exp.system.cli import Parser, exit_code
+from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import clear, sync, temporary
 
 FORMATS = ("huggingface", "nanogpt", "fairseq")
 
@@ -108,22 +112,22 @@ def bytes_as_characters(vocab_size: int) -> dict[str, Any]:
 
 
 def gpt2_to_hugging_face(source: Source, out: Path, tokenizer_path: str | None) -> str:
-    from lawa_exp.models import gpt
+    from lawa_exp.convert.hugging_face import to_hugging_face
 
-    tensors, config = gpt.to_hugging_face(source.tensors, source.model)
+    tensors, config = to_hugging_face(source.tensors, source.model)
     return write_generating(source, out, tensors, config, tokenizer_path)
 
 
 def pythia_to_hugging_face(source: Source, out: Path, tokenizer_path: str | None) -> str:
-    from lawa_exp.models import pythia
+    from lawa_exp.axes.model.pythia import pythia
 
     config = json.loads(pythia.config_of(source.model).to_json_string())
     return write_generating(source, out, source.tensors, config, tokenizer_path)
 
 
 def roberta_to_hugging_face(source: Source, out: Path, tokenizer_path: str | None) -> str:
-    from lawa_exp.hf_tokenizers import carried_roberta
-    from lawa_exp.models import roberta
+    from lawa_exp.axes.model.roberta import roberta
+    from lawa_exp.convert.tokenizers import carried_roberta
 
     config = json.loads(roberta.config_of(source.model).to_json_string())
     where, model = tokenizer_path or source.tokenizer_path, source.model
@@ -141,7 +145,7 @@ def write_generating(
     source: Source, out: Path, tensors: Mapping[str, Any], config: dict[str, Any], tokenizer_path: str | None
 ) -> str:
     """`write_hugging_face` of a model that generates text: its tokenizer's tokens alone, up to its end of text."""
-    from lawa_exp.hf_tokenizers import carried
+    from lawa_exp.convert.tokenizers import carried
 
     why = ""
     try:
@@ -163,7 +167,7 @@ def write_hugging_face(
     source: Source, out: Path, tensors: Mapping[str, Any], config: dict[str, Any], more: dict[str, Any], tokenizer: str
 ) -> str:
     """A folder that transformers opens: the weights, config.json, and `more`, which the tokenizer is among, if any."""
-    from lawa_exp.checkpoint.tensors import write_tensors
+    from lawa_exp.storage.safetensors import write_tensors
 
     files: dict[str, Callable[[Path], Any]] = {"model.safetensors": lambda target: write_tensors(target, tensors)}
     for name, content in {"config.json": config, **more}.items():
@@ -175,7 +179,7 @@ def write_hugging_face(
 
 def of_run(path: Path, weights: str, step: int | None) -> Source:
     """A run's snapshot or average; `path` may be the folder of one."""
-    from lawa_exp.checkpoint.tensors import map_stored, stored
+    from lawa_exp.storage.safetensors import map_stored, stored
 
     folder = path if path.is_dir() and stored(path) else None
     found = next((p for p in [path, *path.resolve().parents] if (p / "config.yaml").is_file()), None)
@@ -194,8 +198,8 @@ def of_run(path: Path, weights: str, step: int | None) -> Source:
         if step not in there:
             raise UserError(f"--step {step}: {root} has {', '.join(map(str, there))}")
         folder = there[step]
-    from lawa_exp.data.tokenizers import tokenizer_of
-    from lawa_exp.settings import config_from
+    from lawa_exp.axes.dataset.tokenizers import tokenizer_of
+    from lawa_exp.runs.choices import config_from
 
     config = config_from(run.read_config() or {})
     step = step_in(folder.resolve().name)
@@ -208,7 +212,7 @@ def of_run(path: Path, weights: str, step: int | None) -> Source:
 
 def of_file(path: Path) -> Source:
     """A checkpoint of fairseq's, which has its arguments beside the model, or one of nanoGPT's."""
-    from lawa_exp.models import fairseq
+    from lawa_exp.convert import fairseq
 
     if path.is_file() and (content := fairseq.content_of(path)):
         tensors, model, data, step = fairseq.read_content(content, path)
@@ -218,14 +222,14 @@ def of_file(path: Path) -> Source:
 
 def of_nanogpt(path: Path) -> Source:
     """What nanoGPT's train.py saves. UserError: it is something else."""
-    from lawa_exp.models import gpt
-    from lawa_exp.models.fairseq import opened
+    from lawa_exp.convert import nanogpt
+    from lawa_exp.convert.fairseq import opened
 
     if not path.is_file():
         raise UserError(f"RUN_OR_CHECKPOINT={path}: no such file")
     try:
         saved = opened(path)
-        model = build(GPTSettings, {"name": path.stem, **gpt.of_nanogpt(saved["model_args"])}, "model_args")
+        model = build(GPTSettings, {"name": path.stem, **nanogpt.of_nanogpt(saved["model_args"])}, "model_args")
         tensors = {name.removeprefix("_orig_mod."): t for name, t in saved["model"].items()}  # of a compiled model
         tensors = {n: t for n, t in tensors.items() if n != "lm_head.weight" and not n.endswith(".attn.bias")}
         step = int(saved.get("iter_num", 0))
@@ -242,7 +246,7 @@ def write_nanogpt(source: Source, dataset: str | None, target: Path) -> None:
     """A file for nanoGPT's sample.py; its attention has no scale by layer, so the query weights have it."""
     import torch
 
-    from lawa_exp.models.gpt import scaled_queries
+    from lawa_exp.convert.hugging_face import scaled_queries
 
     s = source.model
     tensors = dict(source.tensors)
@@ -256,7 +260,7 @@ def write_nanogpt(source: Source, dataset: str | None, target: Path) -> None:
 
 
 def to_fairseq(source: Source, out: Path, tokenizer_path: str | None) -> str:
-    from lawa_exp.models import fairseq
+    from lawa_exp.convert import fairseq
 
     out.parent.mkdir(parents=True, exist_ok=True)
     clear(out.parent, glob.escape(out.name))

@@ -16,9 +16,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.cli import Parser, exit_code
-from lawa_exp.config import UserError, near
-from lawa_exp.metrics import encode
+from lawa_exp.config.rules import near
+from lawa_exp.storage.rows import encode
+from lawa_exp.system.cli import Parser, exit_code
+from lawa_exp.system.errors import UserError
 
 COLUMNS = ("suite", "model", "shot", "step", "task", "metric", "value", "stderr")
 SUITE = "pythia-v1"  # the models that are on the hub under these names; v0 are earlier trainings
@@ -107,8 +108,8 @@ def main(arguments: list[str]) -> int:
     args = parser().parse_args(arguments)
 
     def command() -> int:
-        from lawa_exp.files import write_text_atomically
-        from lawa_exp.report import markdown
+        from lawa_exp.results.tables import markdown
+        from lawa_exp.system.files import write_text_atomically
 
         rows = pythia_rows(Path(args.file), args.model, args.tasks.split(","), args.suite)
         text = markdown(table(rows))

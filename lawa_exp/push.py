@@ -6,11 +6,11 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from lawa_exp.cli import Parser, exit_code
-from lawa_exp.config import Failed, UserError
-from lawa_exp.files import locked
-from lawa_exp.rundir import RunDir
 from lawa_exp.status.runs import list_runs
+from lawa_exp.storage.rundir import RunDir
+from lawa_exp.system.cli import Parser, exit_code
+from lawa_exp.system.errors import Failed, UserError
+from lawa_exp.system.files import locked
 
 
 def main(arguments: list[str]) -> int:
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
             raise UserError("the package wandb is missing; pip install 'lawa_exp[wandb]'")
         runs = [run for path in args.runs for run in runs_of(Path(path))]
         if args.workspace:
-            from lawa_exp.wandb_log.workspace import make
+            from lawa_exp.axes.logger.wandb.workspace import make
 
             print(make(args.project or "lawa_exp", args.entity, args.show))
         failed = 0
@@ -66,8 +66,8 @@ def runs_of(path: Path) -> list[RunDir]:
 
 def push(run: RunDir, project: str | None = None, entity: str | None = None, offline: bool = False) -> str:
     """Sends what W&B lacks of the run; returns a line that says so. UserError: it is training. Failed: W&B does not."""
-    from lawa_exp.wandb_log.follow import waiting_lock
-    from lawa_exp.wandb_log.send import Differs, Place, Sender, content, in_file, run_id
+    from lawa_exp.axes.logger.wandb.follow import waiting_lock
+    from lawa_exp.axes.logger.wandb.send import Differs, Place, Sender, content, in_file, run_id
 
     logger = (run.read_config() or {}).get("logger", {})
     place = Place(

@@ -10,8 +10,8 @@ import torch
 
 from lawa_exp.average import main
 from lawa_exp.averaging.arithmetic import weighted_mean
-from lawa_exp.checkpoint.commit import commit
-from lawa_exp.checkpoint.tensors import write_tensors
+from lawa_exp.storage.commit import commit
+from lawa_exp.storage.safetensors import write_tensors
 
 
 def state(i: int) -> OrderedDict[str, torch.Tensor]:

@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lawa_exp import signals
+from lawa_exp.system import signals
 
 # 60 steps of a 21,600-parameter GPT on pydocs. Snapshots: 5, 10, ... 60. States: 15, 30, 45, 60. Evaluations:
 # 0 (live), 20 (live, ema, swa), 40 and 60 (live, lawa, ema, swa), in the order of IDS. The LAWA window is full at 30.
@@ -168,14 +168,20 @@ def _server() -> subprocess.Popen[str]:
     return subprocess.Popen(launch, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-IMPORTED = ("torch._dynamo", "lawa_exp.run", "lawa_exp.sweep", "lawa_exp.readout.command", "matplotlib.pyplot")
+IMPORTED = (
+    "torch._dynamo",
+    "lawa_exp.runs.execute",
+    "lawa_exp.runs.sweep",
+    "lawa_exp.readout.command",
+    "matplotlib.pyplot",
+)
 
 
 def serve() -> None:
     sys.path.append(str(Path(__file__).parent / "distributed"))
     for module in IMPORTED:
         importlib.import_module(module)
-    importlib.import_module("lawa_exp.compose").compose([])  # Hydra's plugins and parser
+    importlib.import_module("lawa_exp.launch.compose").compose([])  # Hydra's plugins and parser
     for line in sys.stdin:
         ranks, *request = json.loads(line)
         print(_serve_ranks(ranks, request), flush=True)

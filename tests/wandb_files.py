@@ -8,7 +8,7 @@ from typing import Any
 
 from helpers import rows
 
-from lawa_exp.wandb_log.offline import Offline
+from lawa_exp.axes.logger.wandb.offline import Offline
 
 Row = dict[str, Any]
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from lawa_exp.averaging.arithmetic import rounded
 from lawa_exp.averaging.settings import observed_steps, observes
 from lawa_exp.averaging.window import Window
-from lawa_exp.config import LARGEST, Failed
+from lawa_exp.config.rules import LARGEST
+from lawa_exp.system.errors import Failed
 
 SLOT = "|"  # between a slot and a tensor's name, in a saved state
 

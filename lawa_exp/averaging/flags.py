@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from lawa_exp.averaging.settings import AVERAGERS
-from lawa_exp.config import setting_names
+from lawa_exp.config.rules import setting_names
 
 DEFAULTS = {  # what is not given; others (spacing, every): the spacing of the snapshots
     **{"k": "5", "decay": "0.99", "start": "0", "warmup": "false", "sigma_rel": "0.1"},

@@ -21,7 +21,7 @@ from transformers import ProgressCallback, Trainer, TrainerCallback
 from transformers.utils import logging
 
 from lawa_exp.averaging.model import ModelAverager
-from lawa_exp.averaging.swap import is_sharded, named_tensors
+from lawa_exp.averaging.tensors import is_sharded, named_tensors
 
 logger = logging.get_logger(__name__)
 

@@ -14,9 +14,9 @@ from torch import distributed as dist
 
 from lawa_exp.averaging import settings as kinds
 from lawa_exp.averaging.accumulator import SLOT
-from lawa_exp.averaging.swap import (
+from lawa_exp.averaging.swap import Swap
+from lawa_exp.averaging.tensors import (
     Observed,
-    Swap,
     averaged_names,
     is_sharded,
     live_tensors,
@@ -25,7 +25,8 @@ from lawa_exp.averaging.swap import (
     unwrapped,
 )
 from lawa_exp.averaging.window import Snapshot, Window
-from lawa_exp.config import UserError, build, setting_names
+from lawa_exp.config.rules import build, setting_names
+from lawa_exp.system.errors import UserError
 
 
 class ModelAverager:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lawa_exp.config import Rule, boolean, integer, number, setting, steps
+from lawa_exp.config.rules import Rule, boolean, integer, number, setting, steps
 
 if TYPE_CHECKING:
     from lawa_exp.averaging.window import Window

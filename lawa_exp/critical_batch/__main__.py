@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from lawa_exp.cli import Parser, exit_code
+from lawa_exp.system.cli import Parser, exit_code
 
 
 def main(arguments: list[str]) -> int:

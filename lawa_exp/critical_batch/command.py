@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.config import Failed, UserError
 from lawa_exp.critical_batch import fits, report
 from lawa_exp.critical_batch.fits import Fit
 from lawa_exp.critical_batch.runs import FEWEST, Measured, is_sweep, measure, read_runs
-from lawa_exp.files import write_text_atomically
-from lawa_exp.metrics import T95, noise_scale
+from lawa_exp.results.statistics import T95, noise_scale
+from lawa_exp.system.errors import Failed, UserError
+from lawa_exp.system.files import write_text_atomically
 
 POOR = 0.1  # relative error of a fit that is told
 LEVELS = 8  # loss levels where --levels names none

@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lawa_exp.metrics import Curve, steps_saved
+from lawa_exp.results.statistics import Curve, steps_saved
 
 GRID = 100  # loss levels on which a curve is predicted
 

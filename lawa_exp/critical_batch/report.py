@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.metrics import Curve
-from lawa_exp.report import markdown, pyplot, save_figure
+from lawa_exp.results.figures import pyplot, save_figure
+from lawa_exp.results.statistics import Curve
+from lawa_exp.results.tables import markdown
 
 
 def text(found: dict[str, Any]) -> str:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lawa_exp import manifest
-from lawa_exp.config import UserError
 from lawa_exp.critical_batch.fits import smoothed
-from lawa_exp.metrics import Curve, curve, read_rows
-from lawa_exp.rundir import RunDir
+from lawa_exp.results.statistics import Curve, curve
+from lawa_exp.storage import manifest
+from lawa_exp.storage.rows import read_rows
+from lawa_exp.storage.rundir import RunDir
+from lawa_exp.system.errors import UserError
 
 FEWEST = 3  # batch sizes in a fit of two unknowns
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from lawa_exp import signals
-from lawa_exp.cli import Parser, add_trust, exit_code
+from lawa_exp.system import signals
+from lawa_exp.system.cli import Parser, add_trust, exit_code
 
 EPILOG = """
 The model: the Hessian of a batch of B is that of the whole set of N plus a random matrix whose entries have the

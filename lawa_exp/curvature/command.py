@@ -13,22 +13,28 @@ from typing import Any
 
 import numpy as np
 
-from lawa_exp import plan, signals
-from lawa_exp.averaging.swap import live_tensors
-from lawa_exp.checkpoint.commit import Damaged, steps_in, verify
-from lawa_exp.checkpoint.tensors import map_stored
-from lawa_exp.config import Config, Failed, Options, Rule, UserError, either, integer, one_of
+from lawa_exp.averaging.tensors import live_tensors
+from lawa_exp.config.rules import Rule, either, integer, one_of
+from lawa_exp.config.shared import Config, Options
 from lawa_exp.curvature.theory import implied_noise, outlier, saturation, stable_rate
-from lawa_exp.custom import admit
-from lawa_exp.evaluate import fixed_set
-from lawa_exp.files import write_text_atomically
-from lawa_exp.hessian import Spectrum, TrainingLoss, gradient_step, lanczos, random_unit
-from lawa_exp.numerics import objective_for, seeded_model, set_up_arithmetic
-from lawa_exp.report import markdown, pyplot, save_figure
-from lawa_exp.run import check_content, prepare, start_device
-from lawa_exp.rundir import RunDir
-from lawa_exp.settings import config_from
-from lawa_exp.state import load_live
+from lawa_exp.evaluation.evaluate import fixed_set
+from lawa_exp.evaluation.hessian import Spectrum, TrainingLoss, gradient_step, lanczos, random_unit
+from lawa_exp.evaluation.numerics import objective_for, seeded_model, set_up_arithmetic
+from lawa_exp.results.figures import pyplot, save_figure
+from lawa_exp.results.tables import markdown
+from lawa_exp.runs.choices import config_from
+from lawa_exp.runs.folder import check_content
+from lawa_exp.runs.prepare import prepare
+from lawa_exp.storage.commit import Damaged, steps_in, verify
+from lawa_exp.storage.custom import admit
+from lawa_exp.storage.rundir import RunDir
+from lawa_exp.storage.safetensors import map_stored
+from lawa_exp.system import signals
+from lawa_exp.system.distributed import start_device
+from lawa_exp.system.errors import Failed, UserError
+from lawa_exp.system.files import write_text_atomically
+from lawa_exp.training.sharing import batches_of
+from lawa_exp.training.state import load_live
 
 LIVE = "live"
 CONVERGED = 0.01  # of the eigenvalue: a larger error is told
@@ -97,7 +103,7 @@ def measure(args: argparse.Namespace) -> int:
     loss, config = loss_of(run, written, folder, args.device, args.trust)
     training_set = loss.data.sizes["train"]
     whole = fixed_set(training_set, flag("samples", args.samples, either(integer(2), one_of("all"))))
-    sizes = batch_sizes(args.batch, plan.batches_of(config, loss.data).sizes[-1], len(whole))
+    sizes = batch_sizes(args.batch, batches_of(config, loss.data).sizes[-1], len(whole))
     say: Callable[[str], None] = functools.partial(print, flush=True) if loss.ranks.is_main else lambda _: None
     like = loss.parameters[0].detach()
 

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from lawa_exp.cli import Parser, exit_code
+from lawa_exp.system.cli import Parser, exit_code
 
 
 def main(arguments: list[str]) -> int:

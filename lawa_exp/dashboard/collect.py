@@ -13,21 +13,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from lawa_exp import manifest
-from lawa_exp.config import Failed, UserError
-from lawa_exp.metrics import averager_ids, curve, mean_and_deviation, paired_difference, read_rows
+from lawa_exp.config.rules import flat
+from lawa_exp.evaluation.read_out import ReadOut
 from lawa_exp.readout.findings import Findings, Line, findings, plus_minus, range_of_saved
 from lawa_exp.readout.heatmap import compared_at, differences, grids
 from lawa_exp.readout.report import noise_line
 from lawa_exp.readout.subject import RESERVED
-from lawa_exp.replay import ReadOut
-from lawa_exp.report import DRAWN, saved_text
-from lawa_exp.run import flat
-from lawa_exp.rundir import RunDir
-from lawa_exp.settings import DATASETS
+from lawa_exp.results.figures import DRAWN
+from lawa_exp.results.statistics import curve, mean_and_deviation, paired_difference
+from lawa_exp.results.summary import Group, with_spread
+from lawa_exp.results.tables import saved_text
+from lawa_exp.runs.choices import DATASETS
 from lawa_exp.status.runs import list_runs
 from lawa_exp.status.standing import STATES, Standing, duration, standings
-from lawa_exp.summary import Group, with_spread
+from lawa_exp.storage import manifest
+from lawa_exp.storage.rows import averager_ids, read_rows
+from lawa_exp.storage.rundir import RunDir
+from lawa_exp.system.errors import Failed, UserError
 
 POINTS = 400  # of a curve; of more, every second, third, ... and the last
 SETTINGS = 8  # columns of what runs differ in

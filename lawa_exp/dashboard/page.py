@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.config import UserError
-from lawa_exp.files import size_text, write_text_atomically
+from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import size_text, write_text_atomically
 
 HERE = Path(__file__).parent
 

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lawa_exp.cli import Parser, exit_code
+from lawa_exp.axes.dataset.sources import CORPORA
 from lawa_exp.data.prepare import prepare
-from lawa_exp.data.sources import CORPORA
-from lawa_exp.machine import usable_cores
+from lawa_exp.system.cli import Parser, exit_code
+from lawa_exp.system.machine import usable_cores
 
 
 def main(arguments: list[str] | None = None) -> int:

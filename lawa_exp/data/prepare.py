@@ -26,9 +26,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from lawa_exp.config import Failed, UserError
-from lawa_exp.data.order import hash_of
-from lawa_exp.data.sources import (
+from lawa_exp.axes.dataset.order import hash_of
+from lawa_exp.axes.dataset.sources import (
     CORPORA,
     HubStream,
     LocalFiles,
@@ -37,8 +36,9 @@ from lawa_exp.data.sources import (
     open_source,
     source_name,
 )
-from lawa_exp.data.tokenizers import END_OF_TEXT, Tokenizer, load_tokenizer
-from lawa_exp.files import DISK_FULL, locked, sync, write_text_atomically
+from lawa_exp.axes.dataset.tokenizers import END_OF_TEXT, Tokenizer, load_tokenizer
+from lawa_exp.system.errors import Failed, UserError
+from lawa_exp.system.files import DISK_FULL, locked, sync, write_text_atomically
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "val")

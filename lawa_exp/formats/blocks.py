@@ -18,12 +18,12 @@ import numpy as np
 from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
-from lawa_exp.config import UserError
 from lawa_exp.formats.checksums import Part
 from lawa_exp.formats.dtypes import NATIVE, SIZES, Floats, decode, encode
 from lawa_exp.formats.schedule import Schedule
 from lawa_exp.formats.sliding import SlidingSum
 from lawa_exp.formats.stored import Average, damaged, of_path
+from lawa_exp.system.errors import UserError
 
 WORKING_SET = 6 << 20  # bytes of float64 values that are worked on at a time, for a process's share of the caches
 LEAST, MOST = 1 << 10, 1 << 16  # elements in a chunk

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lawa_exp.checkpoint.commit import MANIFEST, has_checksum
-from lawa_exp.config import UserError
 from lawa_exp.formats.safetensors import SafetensorsFile
 from lawa_exp.formats.stored import Checkpoint, Region, Source, damaged, read_index, reading, shards_of
+from lawa_exp.storage.commit import MANIFEST, has_checksum
+from lawa_exp.system.errors import UserError
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # a folder's only file of weights
 INDEX = ".index.json"  # of a folder's shards: {"weight_map": {tensor: file}}

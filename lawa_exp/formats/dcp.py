@@ -25,11 +25,11 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
-from lawa_exp.config import UserError
 from lawa_exp.formats.copies import Copies
 from lawa_exp.formats.dtypes import SIZES
 from lawa_exp.formats.pytorch import WEIGHTS, TorchFile
 from lawa_exp.formats.stored import Checkpoint, damaged, reading
+from lawa_exp.system.errors import UserError
 
 ALLOWED = {
     ("torch", "Size"),

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lawa_exp.config import UserError
 from lawa_exp.formats.stored import Checkpoint, Place
+from lawa_exp.system.errors import UserError
 
 PREFIXES = re.compile(r"^(module\.)+|(?<![^.])_orig_mod\.")  # of DDP and torch.compile, which say nothing of the tensor
 

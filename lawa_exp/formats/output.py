@@ -10,11 +10,11 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from lawa_exp.config import UserError
-from lawa_exp.files import sync, temporary
 from lawa_exp.formats.dtypes import FLOATS, SIZES
 from lawa_exp.formats.stored import Checkpoint, Writer, count, using
 from lawa_exp.formats.stream import OutFile
+from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import sync, temporary
 
 CONFIG = "config.json"  # of transformers; says the dtype
 
@@ -143,3 +143,21 @@ def _with_dtype(text: str, dtype: str) -> str:
         if isinstance(content, dict) and key in content:
             content[key] = dtype
     return json.dumps(content, indent=2) + "\n"
+
+
+def file_name(last: Checkpoint) -> str | None:
+    """The output's name where it is not that of the input: model.safetensors for a lone safetensors file."""
+    from lawa_exp.formats.safetensors import SafetensorsFile
+
+    return "model.safetensors" if not last.path.is_dir() and isinstance(last.sources[0], SafetensorsFile) else None
+
+
+def check_spares(target: Path, name: str | None, last: Checkpoint, inputs: set[str]) -> None:
+    """inputs: the real paths of all of them, and of their files."""
+    for path in (target, *(target / (name or source.path.name) for source in last.sources)):
+        if real_path(path) in inputs:
+            raise UserError(f"--out: {path} is one of the inputs")
+
+
+def real_path(path: Path) -> str:
+    return os.path.realpath(path)  # Path.resolve raises where links lead in a circle

@@ -22,11 +22,11 @@ from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lawa_exp.config import UserError
 from lawa_exp.formats.copies import Copies
 from lawa_exp.formats.dtypes import FLOATS, SIZES
 from lawa_exp.formats.pickles import Call, Inert, Reader, Refused, Rewriter, Storage, Tensor, tensor_in, walk
 from lawa_exp.formats.stored import Place, Region, contiguous, count, damaged, extent, may_overlap_itself
+from lawa_exp.system.errors import UserError
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C

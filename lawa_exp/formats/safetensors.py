@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.config import UserError
 from lawa_exp.formats.dtypes import FLOATS, SIZES
 from lawa_exp.formats.stored import Place, Region, contiguous, count, damaged
+from lawa_exp.system.errors import UserError
 
 NAMES = {
     "F64": "float64",

@@ -7,10 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.checkpoint.commit import steps_in
-from lawa_exp.config import UserError
 from lawa_exp.formats.checkpoint import DCP, INDEX, WHOLE
 from lawa_exp.formats.stored import SUFFIXES
+from lawa_exp.storage.commit import steps_in
+from lawa_exp.system.errors import UserError
 
 TOKEN = re.compile(r"(?P<number>\d+(?:\.\d+)*(?:[eE][-+]\d+)?)|(?P<word>[A-Za-z]+)")
 STEP = re.compile(r".*(step|iter|iteration|update)s?", re.IGNORECASE)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from lawa_exp.config import UserError
+from lawa_exp.system.errors import UserError
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin", ".ckpt")  # of files that may be checkpoints
 STATISTICS = re.compile(r"(^|\.)(running_mean|running_var)$")  # of BatchNorm: floats that are not averaged

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.config import UserError
 from lawa_exp.formats.blocks import Block, End, Work, write
 from lawa_exp.formats.checksums import Checksum, Part
 from lawa_exp.formats.dtypes import FLOATS, SIZES
@@ -33,6 +32,7 @@ from lawa_exp.formats.stored import (
     using,
 )
 from lawa_exp.formats.workers import shared
+from lawa_exp.system.errors import UserError
 
 SHARE = 16 << 20  # bytes read, from which another process pays
 PLAN, PLANS = 1600, 100 << 20  # bytes: of the plan for one tensor in one file, about; of all processes' plans together

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any, NoReturn
 
-from lawa_exp.config import Failed
+from lawa_exp.system.errors import Failed
 
 Claim = Callable[[], int]  # the number of the next piece of work, which is then nobody else's
 Tell = Callable[[int], None]  # so many more bytes are done

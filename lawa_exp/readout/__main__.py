@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from lawa_exp import signals
 from lawa_exp.averaging import AVERAGERS
 from lawa_exp.averaging.flags import add_flags
-from lawa_exp.cli import Parser, add_trust, exit_code
-from lawa_exp.config import BN_POLICIES
+from lawa_exp.config.shared import BN_POLICIES
+from lawa_exp.system import signals
+from lawa_exp.system.cli import Parser, add_trust, exit_code
 
 FOREIGN = """
 RUN may be any folder of checkpoints: files or folders whose names hold the step (ckpt_1000.pt, step_1000/,

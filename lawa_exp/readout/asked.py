@@ -9,8 +9,9 @@ from typing import Any
 
 from lawa_exp.averaging import AVERAGERS
 from lawa_exp.averaging.flags import DEFAULTS, plain
-from lawa_exp.config import UserError, near, setting_names
-from lawa_exp.settings import choose
+from lawa_exp.config.rules import near, setting_names
+from lawa_exp.runs.choices import choose
+from lawa_exp.system.errors import UserError
 
 PERIODS = ("spacing", "every")  # flags whose default is the spacing of the snapshots
 

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from lawa_exp.averaging import AVERAGERS
-from lawa_exp.metrics import t95
 from lawa_exp.readout.noise import paired
+from lawa_exp.results.statistics import t95
 
 FOLDS = 5
 FEWEST_BATCHES = 2 * FOLDS

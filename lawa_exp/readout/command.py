@@ -12,8 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.config import UserError
-from lawa_exp.files import locked
+from lawa_exp.evaluation.read_out import ReadOut, evaluated, evaluations, live_row, read_out
+from lawa_exp.evaluation.replay import Average, Stopped
 from lawa_exp.readout.asked import readout_name
 from lawa_exp.readout.findings import Findings, findings
 from lawa_exp.readout.noise import paired
@@ -21,8 +21,10 @@ from lawa_exp.readout.progress import Revisiting
 from lawa_exp.readout.report import Named, Test, chosen_line, measures_paragraph, savings_paragraph, write_summary
 from lawa_exp.readout.revisions import HUB
 from lawa_exp.readout.subject import Subject, folder, our_run
-from lawa_exp.replay import Average, ReadOut, Stopped, evaluated, evaluations, live_row, read_out, write_rows
-from lawa_exp.savings import Price
+from lawa_exp.results.savings import Price
+from lawa_exp.storage.rows import write_rows
+from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import locked
 
 WRITTEN = ("metrics.jsonl", "summary.md", "curves.png", "heatmap.png")
 

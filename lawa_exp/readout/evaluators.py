@@ -15,25 +15,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from lawa_exp.averaging.swap import live_tensors
-from lawa_exp.config import Config, Options, UserError
-from lawa_exp.data.tokenizers import TOKENIZERS, Tokenizer, load_tokenizer, read_tokenizer, tokenizer_of
-from lawa_exp.distributed import Ranks
-from lawa_exp.machine import default_threads
-from lawa_exp.plan import resolve_trainer
+from lawa_exp.averaging.tensors import live_tensors
+from lawa_exp.axes.dataset.tokenizers import TOKENIZERS, Tokenizer, load_tokenizer, read_tokenizer, tokenizer_of
+from lawa_exp.config.shared import Config, Options
+from lawa_exp.evaluation.score import ByFunction, OnModel, Score, floating_names
 from lawa_exp.published import pythia_rows
 from lawa_exp.readout.asked import readout_name
 from lawa_exp.readout.foreign import Fitted, read_checkpoint, recorded
 from lawa_exp.readout.revisions import HUB
-from lawa_exp.report import NATS
-from lawa_exp.run import prepare, start_device
-from lawa_exp.rundir import RunDir
-from lawa_exp.scoring import ByFunction, OnModel, Score, floating_names
-from lawa_exp.settings import config_from
+from lawa_exp.results.tables import NATS
+from lawa_exp.runs.choices import config_from
+from lawa_exp.runs.prepare import prepare
+from lawa_exp.runs.resolve import resolve_trainer
+from lawa_exp.storage.rundir import RunDir
+from lawa_exp.system.distributed import Ranks, start_device
+from lawa_exp.system.errors import UserError
+from lawa_exp.system.machine import default_threads
 
 if TYPE_CHECKING:
-    from lawa_exp.perplexity import Perplexity
-    from lawa_exp.zeroshot import ZeroShot
+    from lawa_exp.evaluation.perplexity import Perplexity
+    from lawa_exp.evaluation.zeroshot import ZeroShot
 
 ZEROSHOT, PERPLEXITY = "zeroshot", "perplexity"
 PADDING = 512  # rows that a vocabulary may have beyond its tokenizer's: padded to a multiple of 128 times the GPUs
@@ -127,7 +128,7 @@ def on_dataset(args: argparse.Namespace, name: str, beside: Path, record: dict[s
 
 def zero_shot(args: argparse.Namespace, name: str, beside: Path, record: dict[str, Any]) -> Evaluator:
     """--evaluate zeroshot --tasks ..."""
-    from lawa_exp.zeroshot import ZeroShot, load_tasks, local_file
+    from lawa_exp.evaluation.zeroshot import ZeroShot, load_tasks, local_file
 
     if not args.tasks:
         raise UserError("--tasks is missing: expected tasks with commas, such as lambada_openai,arc_easy,piqa")
@@ -165,7 +166,7 @@ def zero_shot(args: argparse.Namespace, name: str, beside: Path, record: dict[st
 
 def perplexity(args: argparse.Namespace, name: str, beside: Path, record: dict[str, Any]) -> Evaluator:
     """--evaluate perplexity --text FILE."""
-    from lawa_exp.perplexity import NORMALISED, Perplexity
+    from lawa_exp.evaluation.perplexity import NORMALISED, Perplexity
 
     if not args.text:
         raise UserError("--text is missing: expected a UTF-8 file")
@@ -203,18 +204,18 @@ def of_model(
 
 
 def masks(config: Config) -> set[str]:
-    from lawa_exp.models import GPTSettings
-    from lawa_exp.models.gpt import not_weights
+    from lawa_exp.axes.model.gpt.gpt import not_weights
+    from lawa_exp.axes.model.gpt.settings import GPTSettings
 
     return not_weights(config.model.layers) if isinstance(config.model, GPTSettings) else set()
 
 
 def beside_weights(config: Config) -> set[str]:
-    from lawa_exp.models import PythiaSettings
+    from lawa_exp.axes.model.pythia.settings import PythiaSettings
 
     if not isinstance(config.model, PythiaSettings):
         return set()
-    from lawa_exp.models.pythia import not_weights
+    from lawa_exp.axes.model.pythia.pythia import not_weights
 
     return not_weights(config.model.layers)
 
@@ -294,8 +295,8 @@ def composed(args: argparse.Namespace, beside: Path, record: dict[str, Any], mor
     record: the model's settings that the checkpoints hold, which stand where the command says nothing. UserError where
     it says something else.
     """
-    from lawa_exp.compose import compose
-    from lawa_exp.compose import read as settings_of
+    from lawa_exp.launch.compose import compose
+    from lawa_exp.launch.compose import read as settings_of
 
     threads = [f"trainer.threads={args.threads}"] if args.threads else []
 
@@ -320,7 +321,7 @@ def composed(args: argparse.Namespace, beside: Path, record: dict[str, Any], mor
             f"RUN={args.run} is no run of ours: give --model and --dataset, or --evaluate (there is no config.json in "
             f"{beside})"
         )
-    from lawa_exp.models.pythia import settings_in
+    from lawa_exp.axes.model.pythia.pythia import settings_in
 
     shape = [f"model.{k}={v}" for k, v in settings_in(beside / "config.json").items()]
     model = ["model=pythia_14m", f"model.name={args.run.rstrip('/').split('/')[-1]}", *shape]
@@ -334,7 +335,7 @@ def composed(args: argparse.Namespace, beside: Path, record: dict[str, Any], mor
 
 def shipped_file(task: str) -> Path | None:
     """The task's documents in zeroshot/ of LAWA_DATA, or of data/, where they are there."""
-    from lawa_exp.zeroshot import LOCAL
+    from lawa_exp.evaluation.zeroshot import LOCAL
 
     if task not in LOCAL:
         return None

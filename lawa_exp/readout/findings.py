@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lawa_exp.config import Failed
-from lawa_exp.metrics import Curve, curve, steps_saved
+from lawa_exp.evaluation.read_out import ReadOut
 from lawa_exp.readout.noise import halfway, paired, saved_between, scatter, together
-from lawa_exp.replay import ReadOut
-from lawa_exp.report import saved_text
+from lawa_exp.results.statistics import Curve, curve, steps_saved
+from lawa_exp.results.tables import saved_text
+from lawa_exp.system.errors import Failed
 
 
 @dataclass(frozen=True)

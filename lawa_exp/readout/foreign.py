@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from lawa_exp.checkpoint.tensors import map_places
-from lawa_exp.config import UserError
+from lawa_exp.convert.fairseq import under_our_names
+from lawa_exp.convert.nanogpt import of_nanogpt
 from lawa_exp.formats.checkpoint import open_checkpoint, open_file
 from lawa_exp.formats.matching import canonical
 from lawa_exp.formats.pytorch import TorchFile
-from lawa_exp.models.fairseq import under_our_names
-from lawa_exp.models.gpt import of_nanogpt
+from lawa_exp.storage.safetensors import map_places
+from lawa_exp.system.errors import UserError
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.metrics import curve
 from lawa_exp.readout.findings import Findings, Line, is_new, not_significant, plus_minus
-from lawa_exp.report import pyplot, saved_text
+from lawa_exp.results.figures import pyplot
+from lawa_exp.results.statistics import curve
+from lawa_exp.results.tables import saved_text
 
 DARK = 0.65  # share of the scale beyond which the text is white
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from lawa_exp.averaging import PowerEmaSettings, row_fields
 from lawa_exp.averaging.arithmetic import weighted_mean
 from lawa_exp.averaging.power import rebuilding_error, rebuilding_weights
-from lawa_exp.batchnorm import policy_field
-from lawa_exp.checkpoint.commit import steps_in
-from lawa_exp.replay import read_snapshot
-from lawa_exp.rundir import RunDir
+from lawa_exp.evaluation.batchnorm import policy_field
+from lawa_exp.evaluation.replay import read_snapshot
+from lawa_exp.storage.commit import steps_in
+from lawa_exp.storage.rundir import RunDir
 
 GROWTH = 1.25  # of the distances between the saved steps that a rebuilt width is made from
 

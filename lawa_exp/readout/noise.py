@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lawa_exp.metrics import Curve, steps_saved, t95
+from lawa_exp.results.statistics import Curve, steps_saved, t95
 
 SETTLED = 0.25  # share of the run after which the live curve's scatter is measured
 FEWEST = 4  # residuals that a scatter is measured on

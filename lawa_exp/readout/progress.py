@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.checkpoint.commit import Damaged, commit, remove, verify
-from lawa_exp.checkpoint.tensors import read_tensors, write_tensors
-from lawa_exp.config import UserError
-from lawa_exp.files import write_text_atomically
-from lawa_exp.metrics import encode, read_rows
+from lawa_exp.evaluation.replay import Replay
 from lawa_exp.readout.revisions import Source
-from lawa_exp.replay import Replay
+from lawa_exp.storage.commit import Damaged, commit, remove, verify
+from lawa_exp.storage.rows import encode, read_rows
+from lawa_exp.storage.safetensors import read_tensors, write_tensors
+from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import write_text_atomically
 
 FILE, STATE = "progress.jsonl", "progress_state"
 

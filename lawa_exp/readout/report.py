@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.metrics import curve
 from lawa_exp.readout.findings import Findings, plus_minus, verdict
 from lawa_exp.readout.heatmap import compared_line, draw_heatmap
-from lawa_exp.report import draw_curves, markdown, saved_text
-from lawa_exp.savings import Price, longest_saving, table_of
+from lawa_exp.results.figures import draw_curves
+from lawa_exp.results.savings import Price, longest_saving, table_of
+from lawa_exp.results.statistics import curve
+from lawa_exp.results.tables import markdown, saved_text
 
 
 @dataclass(frozen=True)

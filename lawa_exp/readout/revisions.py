@@ -16,10 +16,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from typing import Any, Protocol
 
-from lawa_exp.config import Failed, UserError
-from lawa_exp.files import locked
 from lawa_exp.formats.checkpoint import INDEX, WHOLE
 from lawa_exp.formats.steps import find_checkpoints, step_in
+from lawa_exp.system.errors import Failed, UserError
+from lawa_exp.system.files import locked
 
 HUB = "hf:"
 BESIDE = ("config.json", "tokenizer.json")  # fetched with the weights

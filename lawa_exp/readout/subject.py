@@ -14,35 +14,31 @@ from typing import Any
 
 from lawa_exp.averaging import AVERAGERS, PowerEmaSettings
 from lawa_exp.averaging.flags import start_note
-from lawa_exp.batchnorm import has_statistics_of
-from lawa_exp.checkpoint.commit import steps_in
-from lawa_exp.config import Options, UserError, setting_names
-from lawa_exp.custom import admit
-from lawa_exp.evaluate import fixed_set
-from lawa_exp.metrics import averager_ids, read_rows
-from lawa_exp.numerics import return_freed_memory
-from lawa_exp.origin import snapshots_of
-from lawa_exp.plan import batches_of
+from lawa_exp.averaging.needs import missing_steps, next_longer, problem_with
+from lawa_exp.config.rules import setting_names
+from lawa_exp.config.shared import Options
+from lawa_exp.evaluation.batchnorm import has_statistics_of
+from lawa_exp.evaluation.evaluate import fixed_set
+from lawa_exp.evaluation.read_out import comparable, is_scored, live_rows
+from lawa_exp.evaluation.replay import Replay, Snapshots, read_snapshot
+from lawa_exp.evaluation.score import OnModel, Score
 from lawa_exp.readout.asked import combinations, typed
 from lawa_exp.readout.evaluators import evaluator_for
 from lawa_exp.readout.kept import Attached, Rebuilt, tracked_widths
 from lawa_exp.readout.revisions import HUB, Folder, Hub, Source, chosen
-from lawa_exp.replay import (
-    Replay,
-    Snapshots,
-    comparable,
-    is_scored,
-    live_rows,
-    missing_steps,
-    next_longer,
-    problem_with,
-    read_snapshot,
-)
-from lawa_exp.report import NATS
-from lawa_exp.run import check_content, prepare, start_device
-from lawa_exp.rundir import RunDir
-from lawa_exp.scoring import OnModel, Score
-from lawa_exp.settings import config_from
+from lawa_exp.results.tables import NATS
+from lawa_exp.runs.choices import config_from
+from lawa_exp.runs.folder import check_content
+from lawa_exp.runs.prepare import prepare
+from lawa_exp.storage.commit import steps_in
+from lawa_exp.storage.custom import admit
+from lawa_exp.storage.origin import snapshots_of
+from lawa_exp.storage.rows import averager_ids, read_rows
+from lawa_exp.storage.rundir import RunDir
+from lawa_exp.system.distributed import start_device
+from lawa_exp.system.errors import UserError
+from lawa_exp.system.memory import return_freed_memory
+from lawa_exp.training.sharing import batches_of
 
 SHOWN = 5  # steps that a note names
 RESERVED = ("test", "before-rerun")  # folders of readouts/ that the training writes

@@ -14,11 +14,9 @@ from typing import Any
 import numpy as np
 
 from lawa_exp.averaging import AVERAGERS
-from lawa_exp.checkpoint.commit import steps_in
-from lawa_exp.config import Failed, UserError, setting_names
-from lawa_exp.files import write_text_atomically
-from lawa_exp.metrics import curve, read_rows
-from lawa_exp.origin import snapshots_of
+from lawa_exp.config.rules import setting_names
+from lawa_exp.evaluation.read_out import ReadOut, is_scored, live_rows, read_out
+from lawa_exp.evaluation.replay import Average, Replay
 from lawa_exp.readout.asked import typed
 from lawa_exp.readout.choice import FEWEST_BATCHES, TOLERANCE, choose, cost, cross_fitted, standard_error
 from lawa_exp.readout.command import with_earlier
@@ -26,8 +24,13 @@ from lawa_exp.readout.findings import findings
 from lawa_exp.readout.noise import paired
 from lawa_exp.readout.report import Named, write_summary
 from lawa_exp.readout.subject import Subject, averages_of
-from lawa_exp.replay import Average, ReadOut, Replay, is_scored, live_rows, read_out, write_rows
-from lawa_exp.rundir import RunDir
+from lawa_exp.results.statistics import curve
+from lawa_exp.storage.commit import steps_in
+from lawa_exp.storage.origin import snapshots_of
+from lawa_exp.storage.rows import read_rows, write_rows
+from lawa_exp.storage.rundir import RunDir
+from lawa_exp.system.errors import Failed, UserError
+from lawa_exp.system.files import write_text_atomically
 
 NAME = "suggest"  # of the folder in readouts/
 WINDOWS = (3, 5, 10, 20)  # snapshots; an EMA's decay is that of the same mean age (`lawa:k`)

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.config import UserError
-from lawa_exp.metrics import averager_ids, curve
+from lawa_exp.results.statistics import curve
+from lawa_exp.storage.rows import averager_ids
+from lawa_exp.system.errors import UserError
 
 Row = dict[str, Any]
 LOSS, ACCURACY = "loss", "accuracy"

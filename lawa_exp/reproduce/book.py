@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.config import UserError, near
+from lawa_exp.config.rules import near
+from lawa_exp.system.errors import UserError
 
 FOLDER = Path(__file__).parent / "papers"
 PAPERS = ("lawa", "ewa", "ajroldi", "anytime")

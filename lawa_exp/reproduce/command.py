@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lawa_exp import signals
-from lawa_exp.cli import Parser, exit_code
 from lawa_exp.reproduce.book import FOLDER, PAPERS, SCALES
+from lawa_exp.system import signals
+from lawa_exp.system.cli import Parser, exit_code
 
 LAUNCHERS = ("local", "slurm")
 

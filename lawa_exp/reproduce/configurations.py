@@ -1,7 +1,8 @@
 """`python -m lawa_exp.reproduce.configurations ewa`: the papers' set-ups, composed, against what was published of them.
 
 `configurations.yaml` holds each set-up as words for `python -m lawa_exp`, and the published facts with their sources.
-Nothing is trained and no data is needed: data sets are counted by their stated sizes (`lawa_exp/data/stated.yaml`).
+Nothing is trained and no data is needed: data sets are counted by their stated sizes
+(`lawa_exp/axes/dataset/stated.yaml`).
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lawa_exp.cli import Parser, exit_code
-from lawa_exp.config import UserError, near
+from lawa_exp.config.rules import near
 from lawa_exp.reproduce.book import PAPERS
+from lawa_exp.system.cli import Parser, exit_code
+from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
-    from lawa_exp.plan import Cost
-    from lawa_exp.run import Prepared
+    from lawa_exp.runs.cost import Cost
+    from lawa_exp.runs.prepare import Prepared
 
 FACTS = Path(__file__).with_suffix(".yaml")
 ROUNDING = 1e-9  # relative: what floating point makes of equal numbers
@@ -90,10 +92,11 @@ def _planned(words: str) -> tuple[Prepared, Cost]:
     """The set-up as `plan=true` has it, with the data set's stated sizes whether it is here or not."""
     import torch
 
-    from lawa_exp.compose import compose, read
-    from lawa_exp.data.stated import stated
-    from lawa_exp.distributed import Ranks
-    from lawa_exp.run import measure, prepare
+    from lawa_exp.axes.dataset.stated import stated
+    from lawa_exp.launch.compose import compose, read
+    from lawa_exp.runs.cost import measure
+    from lawa_exp.runs.prepare import prepare
+    from lawa_exp.system.distributed import Ranks
 
     ((values, overrides),), _ = compose([*shlex.split(words), "plan=true"])
     config, options = read(values, overrides)
@@ -141,13 +144,13 @@ def _averager(p: Prepared, kind: str) -> Any:
 
 
 def _batches(p: Prepared) -> Any:
-    from lawa_exp.plan import batches_of
+    from lawa_exp.training.sharing import batches_of
 
     return batches_of(p.config, p.data)
 
 
 def _rate(p: Prepared, cost: Cost, step: int) -> float:
-    from lawa_exp.schedules import rate
+    from lawa_exp.axes.lr.rates import rate
 
     return rate(p.config.lr, p.config.scaling, _batches(p), step)
 

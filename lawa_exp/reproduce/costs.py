@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lawa_exp.report import markdown
 from lawa_exp.reproduce.trained import MISSING, Planned, Training
-from lawa_exp.summary import made_with
+from lawa_exp.results.summary import made_with
+from lawa_exp.results.tables import markdown
 
 SHARED = "\n\nA training that several sets share counts once in the last line; hours are by the finished runs."
 

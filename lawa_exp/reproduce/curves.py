@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lawa_exp.metrics import Curve, curve, steps_saved
 from lawa_exp.reproduce.arms import Run
 from lawa_exp.reproduce.figures import LIVE, LOOKS, LOSS, STEP, Look, Sheet, later
 from lawa_exp.reproduce.material import (
@@ -17,7 +16,8 @@ from lawa_exp.reproduce.material import (
     schedule,
     training_rows,
 )
-from lawa_exp.spikes import spikes
+from lawa_exp.results.spikes import spikes
+from lawa_exp.results.statistics import Curve, curve, steps_saved
 
 TARGETS = 25  # losses at which steps are counted
 BEFORE, AFTER = 150, 400  # steps around a fault

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lawa_exp.report import NATS, STYLES, pyplot
+from lawa_exp.results.figures import STYLES, pyplot
+from lawa_exp.results.tables import NATS
 
 STYLE = {
     "font.size": 8.5,

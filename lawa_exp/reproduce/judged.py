@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lawa_exp.config import UserError
 from lawa_exp.reproduce.arms import Arm, Measured, Missing, Run, measure
 from lawa_exp.reproduce.book import Book, Claim, Form, Paper
 from lawa_exp.reproduce.rules import NOT_RUN, Check, check, judge, names_in
+from lawa_exp.system.errors import UserError
 
 FIELDS = ("weights", "at", "metric", "readout", "split")  # of an arm; every other key is a setting of its runs
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lawa_exp.files import write_text_atomically
-from lawa_exp.report import NATS
 from lawa_exp.reproduce.figures import Sheet, ramp
 from lawa_exp.reproduce.material import Material
+from lawa_exp.results.tables import NATS
+from lawa_exp.system.files import write_text_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lawa_exp.scoring import Score
+    from lawa_exp.evaluation.score import Score
 
 ALPHAS = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 NUMBERS = "line.json"  # where what was computed is kept
@@ -54,7 +54,7 @@ def losses_on_line(
     bn: as `batchnorm.policy` gives it.
     """
     from lawa_exp.averaging.arithmetic import weighted_mean
-    from lawa_exp.replay import evaluated
+    from lawa_exp.evaluation.read_out import evaluated
 
     points = (weighted_mean([live, average], [1 - a, a], averaged) for a in ALPHAS)
     return [evaluated(score, w, id, step, bn=bn).fields["loss"] for w in points]
@@ -70,15 +70,18 @@ def distances(snapshots: Sequence[Mapping[str, Tensor]], averaged: frozenset[str
 
 def measure_line(folder: Path, id: str) -> Along | None:
     """Of a finished run and the average `id` that was kept after its last step; None where either is not there."""
-    from lawa_exp.config import Options, UserError
-    from lawa_exp.custom import admit
-    from lawa_exp.origin import snapshots_of
+    from lawa_exp.config.shared import Options
+    from lawa_exp.evaluation.replay import read_snapshot
+    from lawa_exp.evaluation.score import OnModel
     from lawa_exp.readout.kept import Attached
-    from lawa_exp.replay import read_snapshot
-    from lawa_exp.run import check_content, prepare, start_device
-    from lawa_exp.rundir import RunDir
-    from lawa_exp.scoring import OnModel
-    from lawa_exp.settings import config_from
+    from lawa_exp.runs.choices import config_from
+    from lawa_exp.runs.folder import check_content
+    from lawa_exp.runs.prepare import prepare
+    from lawa_exp.storage.custom import admit
+    from lawa_exp.storage.origin import snapshots_of
+    from lawa_exp.storage.rundir import RunDir
+    from lawa_exp.system.distributed import start_device
+    from lawa_exp.system.errors import UserError
 
     run = RunDir(folder)
     written = run.read_config()

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.metrics import read_rows
 from lawa_exp.reproduce.arms import Arm, Missing, Run, fits, measure
 from lawa_exp.reproduce.book import Book
+from lawa_exp.storage.rows import read_rows
 
 SCHEDULES = ("constant", "cosine", "annealed")  # names of sets in the forms
 PUBLISHED, FAIR = "as_published", "fair"

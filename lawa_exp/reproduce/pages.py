@@ -7,11 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lawa_exp.files import write_text_atomically
-from lawa_exp.report import markdown
 from lawa_exp.reproduce.book import Form, Paper
 from lawa_exp.reproduce.judged import Outcome, disagree, spread
 from lawa_exp.reproduce.rules import FAILS, HOLDS, IN_PART, MET, NOT_COMPARABLE, NOT_RUN, Check
+from lawa_exp.results.tables import markdown
+from lawa_exp.system.files import write_text_atomically
 
 Outcomes = Mapping[str, Sequence[Outcome]]  # by the claim's id
 VERDICTS = (HOLDS, IN_PART, FAILS, NOT_RUN, NOT_COMPARABLE)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from lawa_exp.report import pyplot, save_figure
 from lawa_exp.reproduce import curves, gains, line
 from lawa_exp.reproduce.figures import HEAD, STYLE, Sheet
 from lawa_exp.reproduce.material import EARLY, SCHEDULES, Material
+from lawa_exp.results.figures import pyplot, save_figure
 
 BAND = "Lines: mean over seeds; bands: ± 1 standard deviation of the seeds."
 

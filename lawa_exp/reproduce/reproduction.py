@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from lawa_exp.config import UserError, near
-from lawa_exp.files import write_text_atomically
+from lawa_exp.config.rules import near
 from lawa_exp.reproduce import configurations, judged, pages, plots, trained
 from lawa_exp.reproduce.book import Paper, load, unknown_names
 from lawa_exp.reproduce.costs import cost_table, in_words, made_by
 from lawa_exp.reproduce.material import Material
-from lawa_exp.run import EXIT
+from lawa_exp.storage.rundir import EXIT
+from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import write_text_atomically
 
 
 def reproduce(args: argparse.Namespace) -> int:

@@ -29,11 +29,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lawa_exp.config import UserError
-from lawa_exp.metrics import steps_saved, t95
 from lawa_exp.reproduce.arms import Measured, Missing
-from lawa_exp.savings import Price, longest_saving
-from lawa_exp.spikes import recovery
+from lawa_exp.results.savings import Price, longest_saving
+from lawa_exp.results.spikes import recovery
+from lawa_exp.results.statistics import steps_saved, t95
+from lawa_exp.system.errors import UserError
 
 MET, AGAINST, UNDECIDED = "met", "contradicted", "undecided"
 HOLDS, IN_PART, FAILS, NOT_RUN, NOT_COMPARABLE = (

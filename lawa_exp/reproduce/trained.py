@@ -13,17 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lawa_exp import signals
-from lawa_exp.compose import cluster_asked_for, compose, read
-from lawa_exp.config import Config, UserError
-from lawa_exp.metrics import averager_ids, read_rows
-from lawa_exp.plan import batches_of
+from lawa_exp.config.rules import flat
+from lawa_exp.config.shared import Config
+from lawa_exp.launch.compose import cluster_asked_for, compose, read
 from lawa_exp.reproduce.arms import Missing, Run
 from lawa_exp.reproduce.book import TrainingSet
-from lawa_exp.run import EXIT, Prepared, flat, prepare, size, start_device
-from lawa_exp.rundir import RunDir
-from lawa_exp.summary import read_run
-from lawa_exp.sweep import gather
+from lawa_exp.results.summary import read_run
+from lawa_exp.runs.cost import size
+from lawa_exp.runs.prepare import Prepared, prepare
+from lawa_exp.runs.sweep import gather
+from lawa_exp.storage.rows import averager_ids, read_rows
+from lawa_exp.storage.rundir import EXIT, RunDir
+from lawa_exp.system import signals
+from lawa_exp.system.distributed import start_device
+from lawa_exp.system.errors import UserError
+from lawa_exp.training.sharing import batches_of
 
 POLL = 0.5  # seconds
 DONE, DIVERGED, MISSING = "done", "diverged", "missing"

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lawa_exp.cli import Parser, exit_code
+from lawa_exp.system.cli import Parser, exit_code
 
 if TYPE_CHECKING:
     from lawa_exp.status.standing import Standing

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lawa_exp import manifest
-from lawa_exp.config import Failed, UserError
-from lawa_exp.slurm.queue import SUBMITTED, read_record
+from lawa_exp.launch.slurm.queue import SUBMITTED, read_record
+from lawa_exp.storage import manifest
+from lawa_exp.system.errors import Failed, UserError
 
 AVERAGING = ("k", "spacing", "avg")  # overrides that may differ between the entries of one training
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lawa_exp import heartbeat
-from lawa_exp.checkpoint.commit import steps_in
-from lawa_exp.config import Failed
-from lawa_exp.rundir import MARKERS, RunDir
-from lawa_exp.slurm.queue import Job, queue
+from lawa_exp.launch.slurm.queue import Job, queue
 from lawa_exp.status.runs import Listed
+from lawa_exp.storage.commit import steps_in
+from lawa_exp.storage.rundir import MARKERS, RunDir
+from lawa_exp.system import heartbeat
+from lawa_exp.system.errors import Failed
 
 # In the order in which they are shown: what needs a person, what goes on, what is over.
 STATES = (

@@ -29,8 +29,8 @@ sys.path[:0] = [str(HERE.parents[2]), str(HERE.parents[1])]
 
 from helpers import contents, markers, rows, states, tiny  # noqa: E402
 
-from lawa_exp import compose  # noqa: E402
-from lawa_exp.slurm import queue  # noqa: E402
+from lawa_exp.launch import compose  # noqa: E402
+from lawa_exp.launch.slurm import queue  # noqa: E402
 
 FORK = multiprocessing.get_context("fork")  # of a process that has imported torch
 GRACE = 5  # seconds before its time limit in which a run is told to save

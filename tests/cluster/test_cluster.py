@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from helpers import assert_same_run, markers, rows, run, states, tiny
 
-from lawa_exp.rundir import RunDir
-from lawa_exp.slurm import queue
-from lawa_exp.slurm.pin import pin
+from lawa_exp.launch.slurm import queue
+from lawa_exp.launch.slurm.pin import pin
+from lawa_exp.storage.rundir import RunDir
 
 HERE = Path(__file__).resolve().parent
 LONG = tiny("steps=1000", "save.every=10", "trajectory.every=50", "spacing=50", "evaluate.every=100")

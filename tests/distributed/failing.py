@@ -27,7 +27,7 @@ class Failing(nn.Module):
 
 def without_room() -> nn.Module:
     """Whose second snapshot rank 1 cannot write."""
-    from lawa_exp.checkpoint import store
+    from lawa_exp.storage import store
 
     original = store.write_pieces
 
@@ -42,8 +42,8 @@ def without_room() -> nn.Module:
 
 def with_late_files() -> nn.Module:
     """What is written beside training is written no sooner than it is waited for."""
-    from lawa_exp.background import Background
-    from lawa_exp.checkpoint import store
+    from lawa_exp.storage import store
+    from lawa_exp.training.background import Background
 
     commit, drain, waited_for = store.commit, Background.drain, threading.Event()
 

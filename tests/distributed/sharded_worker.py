@@ -22,7 +22,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 from lawa_exp.averaging import Bema, Ema, Lawa, PowerEma, Swa, Window, Wma
 from lawa_exp.averaging.model import ModelAverager
-from lawa_exp.averaging.swap import live_tensors
+from lawa_exp.averaging.tensors import live_tensors
 
 TOKENS = torch.arange(11)
 

@@ -8,9 +8,9 @@ from helpers import IDS, UPDATE, Strike, assert_same_run, lines_of, rows, run, r
 from normed import NORMED, Normed
 from torch.nn import functional as F
 
-from lawa_exp.checkpoint.tensors import read_tensors
-from lawa_exp.compose import compose, read
-from lawa_exp.evaluate import fixed_set
+from lawa_exp.evaluation.evaluate import fixed_set
+from lawa_exp.launch.compose import compose, read
+from lawa_exp.storage.safetensors import read_tensors
 
 pytestmark = pytest.mark.distributed
 

@@ -12,7 +12,7 @@ from normed import NORMED
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from lawa_exp.checkpoint.commit import steps_in, verify
+from lawa_exp.storage.commit import steps_in, verify
 
 pytestmark = pytest.mark.distributed
 

@@ -89,7 +89,7 @@ def test_two_ranks_killed_and_stopped(two: Path, tmp_path: Path) -> None:
     assert states(folder) == [15] and markers(folder) == [] and not (folder / "errors.jsonl").exists()
 
     of = "resume/.partial-step_00000030/model.safetensors"
-    half = Strike("lawa_exp.checkpoint.store:write_tensors", "half", of, rank=0, whom="everyone")
+    half = Strike("lawa_exp.storage.store:write_tensors", "half", of, rank=0, whom="everyone")
     died = run(*asked, ranks=2, warm=True, strike=half)
     assert died.returncode == -signal.SIGKILL and "continuing from step 15" in died.stdout, died.stderr
     assert states(folder) == [15] and (folder / "resume" / ".partial-step_00000030").is_dir()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers import LIMIT, markers, rows, states, tiny
 
-from lawa_exp.slurm_step import join_ranks
+from lawa_exp.system.slurm_step import join_ranks
 
 pytestmark = pytest.mark.distributed
 

@@ -18,14 +18,16 @@ import torch
 from record_fairseq import ADAPTIVE, CONTEXT, MASKED, Fairseq, record
 from torch.nn import functional as F
 
-from lawa_exp import average, compose, export
-from lawa_exp.config import UserError
-from lawa_exp.data.fairseq import count_dictionary, read_dictionary, read_indexed
-from lawa_exp.data.masked import IGNORE, MaskedLMSettings
-from lawa_exp.data.words import WordsSettings
-from lawa_exp.models import build_model, objective
-from lawa_exp.models.fairseq import read, settings_of
-from lawa_exp.models.roberta import from_fairseq
+from lawa_exp import average, export
+from lawa_exp.axes.dataset.fairseq import count_dictionary, read_dictionary, read_indexed
+from lawa_exp.axes.dataset.masked import IGNORE, MaskedLMSettings
+from lawa_exp.axes.dataset.words import WordsSettings
+from lawa_exp.axes.model import build_model
+from lawa_exp.axes.model.roberta.roberta import from_fairseq
+from lawa_exp.axes.objective import task
+from lawa_exp.convert.fairseq import read, settings_of
+from lawa_exp.launch import compose
+from lawa_exp.system.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 RECORDED = Path(__file__).parent / "recorded" / "fairseq"
@@ -94,7 +96,7 @@ def test_blocks_and_masks_are_fairseqs_own(runs):
     inputs, targets = data.eval_batch("val", np.arange(data.sizes["val"]))
     assert np.array_equal(inputs, np.pad(theirs["valid_1_source"], ((0, 0), (0, pad)), constant_values=1))
     assert np.array_equal(np.where(targets == IGNORE, 1, targets)[:, : inputs.shape[1] - pad], theirs["valid_1_target"])
-    assert IGNORE == objective.IGNORE
+    assert IGNORE == task.IGNORE
     size = data.sizes["train"]
     for epoch in (1, 2):  # training visits them in an order of ours: compared as sets of rows
         width = theirs["train_1_source"].shape[1]
@@ -180,7 +182,7 @@ def ours(runs, tmp_path_factory):
 
 def test_three_updates_are_fairseqs(runs, ours):
     """From the same weights, on the same batches with the same masks: losses, weights and average."""
-    from lawa_exp.checkpoint.tensors import read_tensors
+    from lawa_exp.storage.safetensors import read_tensors
 
     for step in (1, 2, 3):
         mine = read_tensors(ours / "trajectory" / f"step_{step:08d}" / "model.safetensors")

@@ -17,21 +17,14 @@ from helpers import TINY, run
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lawa_exp.averaging import (
-    BemaSettings,
-    EmaSettings,
-    LawaSettings,
-    PowerEmaSettings,
-    SwaSettings,
-    build_averager,
-)
+from lawa_exp.averaging import BemaSettings, EmaSettings, LawaSettings, PowerEmaSettings, SwaSettings, build_averager
 from lawa_exp.averaging.arithmetic import weighted_mean
 from lawa_exp.averaging.power import exponent, rebuilding_weights
-from lawa_exp.averaging.swap import averaged_names, live_tensors
+from lawa_exp.averaging.tensors import averaged_names, live_tensors
 from lawa_exp.averaging.window import Window
-from lawa_exp.checkpoint.tensors import read_tensors
-from lawa_exp.models import build_model
-from lawa_exp.settings import config_from
+from lawa_exp.axes.model import build_model
+from lawa_exp.runs.choices import config_from
+from lawa_exp.storage.safetensors import read_tensors
 
 FAIRSEQ = Path(os.environ.get("FAIRSEQ", "../fairseq")) / "scripts" / "average_checkpoints.py"
 

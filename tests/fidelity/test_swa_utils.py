@@ -5,7 +5,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lawa_exp.averaging import EmaSettings, SwaSettings, build_averager
-from lawa_exp.averaging.swap import averaged_names, live_tensors
+from lawa_exp.averaging.tensors import averaged_names, live_tensors
 from lawa_exp.averaging.window import Window
 
 

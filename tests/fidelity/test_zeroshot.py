@@ -19,14 +19,14 @@ lm_eval = pytest.importorskip("lm_eval", reason="needs lawa_exp[zeroshot]")
 
 from lm_eval.api.task import ConfigurableTask  # noqa: E402
 
-from lawa_exp.compose import compose, read  # noqa: E402
-from lawa_exp.config import Failed, UserError  # noqa: E402
-from lawa_exp.data.tokenizers import load_tokenizer  # noqa: E402
-from lawa_exp.distributed import Ranks  # noqa: E402
-from lawa_exp.perplexity import Perplexity  # noqa: E402
-from lawa_exp.plan import resolve_trainer  # noqa: E402
+from lawa_exp.axes.dataset.tokenizers import load_tokenizer  # noqa: E402
+from lawa_exp.evaluation.perplexity import Perplexity  # noqa: E402
+from lawa_exp.evaluation.zeroshot import LOCAL, ZeroShot, load_tasks, local_file, read_documents, task_manager  # noqa: E402
+from lawa_exp.launch.compose import compose, read  # noqa: E402
 from lawa_exp.readout.evaluators import shipped_file  # noqa: E402
-from lawa_exp.zeroshot import LOCAL, ZeroShot, load_tasks, local_file, read_documents, task_manager  # noqa: E402
+from lawa_exp.runs.resolve import resolve_trainer  # noqa: E402
+from lawa_exp.system.distributed import Ranks  # noqa: E402
+from lawa_exp.system.errors import Failed, UserError  # noqa: E402
 
 SHIPPED = Path(os.environ.get("LAWA_DATA", "")) / "zeroshot"
 DOCUMENTS: dict[str, list[dict[str, Any]]] = {  # in the local form
@@ -172,10 +172,10 @@ def test_scores_and_perplexity_are_those_of_the_harness_model(model: tuple[Any, 
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
-    from lawa_exp.checkpoint.tensors import write_tensors
-    from lawa_exp.data.tokenizers import read_tokenizer
-    from lawa_exp.models.pythia import write_configuration
-    from lawa_exp.zeroshot import harness_model
+    from lawa_exp.axes.dataset.tokenizers import read_tokenizer
+    from lawa_exp.axes.model.pythia.pythia import write_configuration
+    from lawa_exp.evaluation.zeroshot import harness_model
+    from lawa_exp.storage.safetensors import write_tensors
 
     text = "the cat sat on the mat and the dog sat on the cat, which was not amused at all. " * 3
     trained = tokenizers.Tokenizer(tokenizers.models.BPE())

@@ -32,8 +32,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata, TensorProperties
 from torch.serialization import _get_layout
 
-from lawa_exp.checkpoint.tensors import write_tensors
 from lawa_exp.formats.pytorch import TorchFile
+from lawa_exp.storage.safetensors import write_tensors
 
 
 def test_safetensors_files_and_mixed_kinds(tmp_path):

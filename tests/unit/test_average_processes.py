@@ -158,9 +158,9 @@ def test_the_bar_counts_all_that_is_read(processes, tmp_path, monkeypatch):
     monkeypatch.setattr("lawa_exp.formats.stream.SHARE", 1)
     monkeypatch.setattr("lawa_exp.average.processes", lambda: processes)
     totals, shown = [], []
-    monkeypatch.setattr("lawa_exp.average.Bar.__init__", lambda self, total: totals.append(total))
-    monkeypatch.setattr("lawa_exp.average.Bar.show", lambda self, done: shown.append(done))
-    monkeypatch.setattr("lawa_exp.average.Bar.__exit__", lambda self, *error: None)
+    monkeypatch.setattr("lawa_exp.system.bar.Bar.__init__", lambda self, total: totals.append(total))
+    monkeypatch.setattr("lawa_exp.system.bar.Bar.show", lambda self, done: shown.append(done))
+    monkeypatch.setattr("lawa_exp.system.bar.Bar.__exit__", lambda self, *error: None)
     average(*make(tmp_path, lambda i: {"a": torch.randn(50), "holes": torch.randn(3000)[::2]}), "--out", tmp_path / "o")
     assert shown == sorted(shown) and shown[-1] == totals[0] > 0
 

@@ -15,24 +15,28 @@ from normed import NORMED, Normed
 from torch import nn
 from torch.nn import functional as F
 
-from lawa_exp import plan
 from lawa_exp.averaging import EmaSettings, LawaSettings, SwaSettings, WmaSettings, build_averager
 from lawa_exp.averaging.settings import observed_steps
-from lawa_exp.averaging.swap import averaged_names, live_tensors, statistics_names
+from lawa_exp.averaging.tensors import averaged_names, live_tensors, statistics_names
 from lawa_exp.averaging.window import Window
-from lawa_exp.batchnorm import TrainingStatistics, group_norms, policy, recalibrate
-from lawa_exp.checkpoint.commit import steps_in
-from lawa_exp.checkpoint.tensors import read_tensors
-from lawa_exp.compose import compose, read
+from lawa_exp.axes.layers.ghost_norm import group_norms
 from lawa_exp.dashboard.collect import val_rows
-from lawa_exp.distributed import Ranks
-from lawa_exp.evaluate import fixed_set
-from lawa_exp.metrics import curve, steps_saved
-from lawa_exp.numerics import autocast_for, seeded_model
-from lawa_exp.run import Prepared, measure, prepare
-from lawa_exp.rundir import RunDir
-from lawa_exp.settings import config_from, config_to
-from lawa_exp.summary import read_run
+from lawa_exp.evaluation.batchnorm import policy, recalibrate
+from lawa_exp.evaluation.evaluate import fixed_set
+from lawa_exp.evaluation.numerics import autocast_for, seeded_model
+from lawa_exp.launch.compose import compose, read
+from lawa_exp.results.statistics import curve, steps_saved
+from lawa_exp.results.summary import read_run
+from lawa_exp.runs.choices import config_from, config_to
+from lawa_exp.runs.cost import measure
+from lawa_exp.runs.identity import identity_of, trajectory_id
+from lawa_exp.runs.plan import describe
+from lawa_exp.runs.prepare import Prepared, prepare
+from lawa_exp.storage.commit import steps_in
+from lawa_exp.storage.rundir import RunDir
+from lawa_exp.storage.safetensors import read_tensors
+from lawa_exp.system.distributed import Ranks
+from lawa_exp.training.statistics import TrainingStatistics
 
 POLICIES = ["recalibrate", "average", "latest"]
 CPU = torch.device("cpu")
@@ -342,7 +346,7 @@ def test_models_without_it_say_nothing_of_it_and_configurations_from_before_open
     del before["batch"]["norm_group"], before["evaluate"]["bn"], before["evaluate"]["bn_samples"]
     opened = config_from(before)
     assert opened.evaluate.bn == "latest" and opened.batch == p.config.batch  # what was done then
-    assert plan.trajectory_id(plan.identity(opened, p.data)) == p.trajectory
+    assert trajectory_id(identity_of(opened, p.data)) == p.trajectory
     assert prepared(*NORMED, "evaluate.bn=latest").trajectory == prepared(*NORMED).trajectory
     assert prepared(*NORMED, "batch.norm_group=4").trajectory != prepared(*NORMED).trajectory
 
@@ -367,7 +371,7 @@ def test_how_many_samples_share_statistics_is_in_the_id_where_they_are_fewer_tha
     micro = of(1, 8)
     assert micro.identity["batch"]["norm_samples"] == 8
     assert of(1, 16).trajectory == of(2).trajectory != micro.trajectory != of(1).trajectory
-    described = plan.describe(micro.config, micro.data, micro.splits, 1, *measure(micro))
+    described = describe(micro.config, micro.data, micro.splits, 1, *measure(micro))
     assert "BatchNorm statistics of 8 samples; batch.norm_group=8 fixes this on any machine" in described
     of = planned(*resnet, size=32, norm_group=8)
     assert {of(1).trajectory, of(2).trajectory, of(1, 8).trajectory} == {"ca4fd497b186"}

@@ -8,18 +8,18 @@ import torch
 from helpers import UPDATE, Strike, assert_same_run, rows, run, states, tiny
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from lawa_exp import manifest
-from lawa_exp.checkpoint.commit import same_content
-from lawa_exp.checkpoint.tensors import read_tensors
-from lawa_exp.compose import compose, read
-from lawa_exp.config import UserError
-from lawa_exp.distributed import Ranks
-from lawa_exp.models import GPTSettings
-from lawa_exp.models.gpt import GPT
-from lawa_exp.origin import Origin, check_continues
-from lawa_exp.run import prepare
-from lawa_exp.state import load_weights
-from lawa_exp.sweep import stable_runs
+from lawa_exp.axes.model.gpt.gpt import GPT
+from lawa_exp.axes.model.gpt.settings import GPTSettings
+from lawa_exp.launch.compose import compose, read
+from lawa_exp.runs.prepare import check_continues, prepare
+from lawa_exp.runs.sweep import stable_runs
+from lawa_exp.storage import manifest
+from lawa_exp.storage.commit import same_content
+from lawa_exp.storage.origin import Origin
+from lawa_exp.storage.safetensors import read_tensors
+from lawa_exp.system.distributed import Ranks
+from lawa_exp.system.errors import UserError
+from lawa_exp.training.state import load_weights
 
 WSD = ("lr=wsd", "lr.decay_steps=20")
 
@@ -77,7 +77,7 @@ def test_a_kept_state_is_not_lost_by_a_kill(stable, tmp_path):
     kept = folder / "states" / "step_00000040"
     for strike in (
         Strike("pathlib:Path.rename", of="states/.partial-step_00000040"),
-        Strike("lawa_exp.state:State.save", "after", n=1),  # of this process, which goes on from step 30
+        Strike("lawa_exp.training.state:State.save", "after", n=1),  # of this process, which goes on from step 30
     ):
         died = run(*asked, strike=strike)
         assert died.returncode == -9 and states(folder) == [15, 30], died.stdout + died.stderr
@@ -242,7 +242,7 @@ def test_a_hugging_face_gpt2_opens_in_ours(tmp_path):
             scale_attn_by_inverse_layer_idx=False,
         )
     ).eval()  # fmt: skip
-    from lawa_exp.averaging.swap import live_tensors
+    from lawa_exp.averaging.tensors import live_tensors
 
     load_weights(ours, live_tensors(ours), tmp_path / "theirs")
     tokens = torch.randint(50, (3, 16))

@@ -15,23 +15,14 @@ from typing import Any
 import pytest
 import torch
 
-from lawa_exp.averaging.swap import live_tensors
-from lawa_exp.checkpoint.commit import (
-    MANIFEST,
-    Damaged,
-    commit,
-    remove,
-    same_content,
-    step_name,
-    steps_in,
-    tidy,
-    verify,
-)
-from lawa_exp.checkpoint.tensors import read_tensors, write_tensors
-from lawa_exp.config import Init, UserError
-from lawa_exp.files import locked, temporary, write_text_atomically
-from lawa_exp.origin import find_origin
-from lawa_exp.state import load_weights
+from lawa_exp.averaging.tensors import live_tensors
+from lawa_exp.config.shared import Init
+from lawa_exp.storage.commit import MANIFEST, Damaged, commit, remove, same_content, step_name, steps_in, tidy, verify
+from lawa_exp.storage.origin import find_origin
+from lawa_exp.storage.safetensors import read_tensors, write_tensors
+from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import locked, temporary, write_text_atomically
+from lawa_exp.training.state import load_weights
 
 TENSORS = {
     "b": torch.randn(3, 5),
@@ -304,7 +295,7 @@ def test_what_other_processes_write_is_not_tidied(tmp_path, monkeypatch):
     (tmp_path / "sub" / left[0]).mkdir()
     commit(tmp_path / "sub" / "x", files("one"))  # clears what was left of the same folder
     assert sorted(p.name for p in (tmp_path / "sub").iterdir()) == sorted([*kept, "back", "x"])
-    monkeypatch.setattr("lawa_exp.files.ABANDONED", 0)  # what another machine left long ago
+    monkeypatch.setattr("lawa_exp.system.files.ABANDONED", 0)  # what another machine left long ago
     tidy(tmp_path)
     assert sorted(p.name for p in (tmp_path / "sub").iterdir()) == sorted([kept[0], kept[2], "back", "x"])
 

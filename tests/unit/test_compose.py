@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from hydra_plugins import lawa_exp_launcher
-from lawa_exp import compose
-from lawa_exp.compose import CONF, main
-from lawa_exp.settings import SHARED, TABLES, config_from, config_to
+from lawa_exp.launch import compose
+from lawa_exp.launch.compose import CONF, main
+from lawa_exp.runs.choices import SHARED, TABLES, config_from, config_to
 
 
 @pytest.fixture(autouse=True)
@@ -176,7 +176,7 @@ def test_a_traceback_never_shows_for_a_mistake(tmp_path):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
 def test_help_and_cfg_do_not_import_torch(tmp_path, arguments):
-    code = "import sys; from lawa_exp.compose import main; assert main(sys.argv[1:]) == 0"
+    code = "import sys; from lawa_exp.launch.compose import main; assert main(sys.argv[1:]) == 0"
     code += "; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -7,12 +7,12 @@ import sys
 import pytest
 import yaml
 
-from lawa_exp.compose import compose, read
-from lawa_exp.config import UserError
-from lawa_exp.models import PAPERS_NAMES
+from lawa_exp.axes.model import PAPERS_NAMES
+from lawa_exp.launch.compose import compose, read
 from lawa_exp.reproduce import configurations
 from lawa_exp.reproduce.book import CERTAINTY, PAPERS
 from lawa_exp.reproduce.configurations import FACTS, check, main, table
+from lawa_exp.system.errors import UserError
 
 VERDICTS = ("agrees", "differs", "not published", "not built")
 checked = functools.cache(check)

@@ -14,12 +14,13 @@ from helpers import Strike, assert_same_run, rows, run, states, tiny
 from torch import nn
 from torch.func import functional_call
 
+from lawa_exp.axes.model import build_model
+from lawa_exp.axes.model.gpt.settings import GPTSettings
+from lawa_exp.axes.objective.task import Objective
 from lawa_exp.curvature.command import density
 from lawa_exp.curvature.theory import implied_noise, outlier, saturation
-from lawa_exp.distributed import Ranks
-from lawa_exp.hessian import TrainingLoss, gradient_step, lanczos, random_unit
-from lawa_exp.models import GPTSettings, build_model
-from lawa_exp.models.objective import Objective
+from lawa_exp.evaluation.hessian import TrainingLoss, gradient_step, lanczos, random_unit
+from lawa_exp.system.distributed import Ranks
 
 SAMPLES = np.arange(10)
 

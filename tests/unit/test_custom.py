@@ -17,10 +17,10 @@ import pytest
 import yaml
 from helpers import rows, run
 
-from lawa_exp import custom
-from lawa_exp.config import UserError
-from lawa_exp.fingerprint import Code, fingerprint, installed, tree_hash
-from lawa_exp.models import CustomSettings, build_custom
+from lawa_exp.axes.model.custom import CustomSettings, build_custom
+from lawa_exp.storage import custom
+from lawa_exp.system.errors import UserError
+from lawa_exp.system.fingerprint import Code, fingerprint, installed, tree_hash
 
 ROOT = Path(__file__).parents[2]
 TREE = {  # `custom_tree.model:build`, with a mark in each file that is part of it
@@ -238,7 +238,9 @@ def test_a_source_that_no_statement_imports_is_refused(modules: Path) -> None:
 
 
 def test_what_is_not_the_users_own(folder: Path) -> None:
-    assert of("os:system") == Code() == of("lawa_exp.models.gpt:GPT")  # no choice of ours has our code in its id
+    assert (
+        of("os:system") == Code() == of("lawa_exp.axes.model.gpt.gpt:GPT")
+    )  # no choice of ours has our code in its id
     assert of("torch.nn:Linear") == Code(packages={"torch": version("torch")})
 
 
@@ -470,7 +472,7 @@ def test_where_nothing_can_be_on_record_only_trust_works(tmp_path: Path) -> None
     write(tmp_path, {"mine.py": MINE, "ours.py": "WIDTH = 8\n", "state": "a file"})
     read = [word.replace("RUN", "run") for word in READING["readout"][1:]]
     script = (
-        "from lawa_exp.compose import main\nfrom lawa_exp.readout.__main__ import main as readout\n"
+        "from lawa_exp.launch.compose import main\nfrom lawa_exp.readout.__main__ import main as readout\n"
         f"assert main({[*ASKED, 'run_dir=run']!r}) == 0\n"
         f"assert readout({read!r}) == 2\nassert readout({[*read, '--trust']!r}) == 0\n"
     )
@@ -484,7 +486,7 @@ def test_a_source_that_is_edited_while_the_process_lives(tmp_path: Path) -> None
     """As in a notebook: another id, and another model."""
     write(tmp_path, {"mine.py": MINE.replace("nn.Linear(width,", "nn.Linear(WIDTH,"), "ours.py": "WIDTH = 8\n"})
     script = (
-        "from pathlib import Path\nfrom lawa_exp.compose import main\n"
+        "from pathlib import Path\nfrom lawa_exp.launch.compose import main\n"
         f"asked = {[*ASKED, 'plan=true']!r}\nassert main(asked) == 0\nPath('ours.py').write_text('WIDTH = 9 - 1 * 1')\n"
         "assert main(asked) == 0\nPath('mine.py').write_text(Path('mine.py').read_text().replace('256, w', '512, w'))\n"
         "assert main(asked) == 0\n"

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lawa_exp.config import UserError
-from lawa_exp.data import blocks, cache, content
-from lawa_exp.data.masked import PydocsMLMSettings
-from lawa_exp.data.text import PYDOCS, PydocsSettings, TextSettings, kept
-from lawa_exp.data.tokens import OpenWebTextSettings, TokensSettings
-from lawa_exp.distributed import Ranks
+from lawa_exp.axes.dataset import blocks, cache, content
+from lawa_exp.axes.dataset.masked import PydocsMLMSettings
+from lawa_exp.axes.dataset.text import PYDOCS, PydocsSettings, TextSettings, kept
+from lawa_exp.axes.dataset.tokens import OpenWebTextSettings, TokensSettings
+from lawa_exp.system.distributed import Ranks
+from lawa_exp.system.errors import UserError
 
 
 def text(path, **changes) -> TextSettings:

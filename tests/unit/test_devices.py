@@ -14,11 +14,11 @@ from torch import nn
 
 from lawa_exp.averaging import EmaSettings, LawaSettings, SwaSettings, WmaSettings, build_averager
 from lawa_exp.averaging import window as window_module
-from lawa_exp.averaging.swap import averaged_names, live_tensors
+from lawa_exp.averaging.tensors import averaged_names, live_tensors
 from lawa_exp.averaging.window import Window
-from lawa_exp.compose import compose, read
-from lawa_exp.distributed import lost
-from lawa_exp.numerics import set_up_arithmetic
+from lawa_exp.evaluation.numerics import set_up_arithmetic
+from lawa_exp.launch.compose import compose, read
+from lawa_exp.system.distributed import lost
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])

@@ -13,22 +13,27 @@ import torch
 from helpers import UPDATE, Strike, assert_same_run, rows, run, states, tiny
 from PIL import Image
 
-from lawa_exp import plan
-from lawa_exp.batches import Batches
-from lawa_exp.compose import compose, read
-from lawa_exp.config import UserError
-from lawa_exp.data.blocks import Blocks
-from lawa_exp.data.digits import DigitsSettings
-from lawa_exp.data.fairseq import PAD, Lines
-from lawa_exp.data.image_folder import ImageFolderSettings
-from lawa_exp.data.images import smoothed
-from lawa_exp.data.masked import IGNORE, MaskedBlocks
-from lawa_exp.distributed import Ranks
-from lawa_exp.fault import BadBatches, NoFault, RateBurst
-from lawa_exp.loading import train_batches
-from lawa_exp.run import prepare
-from lawa_exp.settings import config_from, config_to
-from lawa_exp.sweep import stable_runs
+from lawa_exp.axes.batch.batches import Batches
+from lawa_exp.axes.dataset.blocks import Blocks
+from lawa_exp.axes.dataset.digits import DigitsSettings
+from lawa_exp.axes.dataset.fairseq import PAD, Lines
+from lawa_exp.axes.dataset.image_folder import ImageFolderSettings
+from lawa_exp.axes.dataset.images import smoothed
+from lawa_exp.axes.dataset.loading import train_batches
+from lawa_exp.axes.dataset.masked import IGNORE, MaskedBlocks
+from lawa_exp.axes.fault.batches import BadBatches
+from lawa_exp.axes.fault.fault import NoFault
+from lawa_exp.axes.fault.rate import RateBurst
+from lawa_exp.launch.compose import compose, read
+from lawa_exp.runs.choices import config_from, config_to
+from lawa_exp.runs.identity import identity_of, trajectory_id
+from lawa_exp.runs.plan import warnings
+from lawa_exp.runs.prepare import prepare
+from lawa_exp.runs.resolve import resolve
+from lawa_exp.runs.sweep import stable_runs
+from lawa_exp.system.distributed import Ranks
+from lawa_exp.system.errors import UserError
+from lawa_exp.training.sharing import batches_of, rate_of
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
@@ -177,10 +182,10 @@ def test_beside_the_noise_nothing_changes(name, folder, device):
 def test_a_fault_multiplies_what_schedule_scaling_and_warm_up_give():
     shape = ("lr=cosine", "lr.warmup_steps=20", "scaling=sqrt", "scaling.base_batch=4", "steps=100")
     plain, hit = prepared(*shape), prepared(*shape, "fault=rate", "fault.at=15", "fault.length=10%", "fault.factor=0.5")
-    batches = plan.batches_of(plain.config, plain.data)
+    batches = batches_of(plain.config, plain.data)
     for step in range(1, 101):
         factor = 0.5 if 15 < step <= 25 else 1
-        assert plan.rate_of(hit.config, batches, step) == factor * plan.rate_of(plain.config, batches, step)
+        assert rate_of(hit.config, batches, step) == factor * rate_of(plain.config, batches, step)
 
 
 def test_a_fault_is_part_of_the_trajectory_and_its_absence_is_not():
@@ -193,13 +198,13 @@ def test_a_fault_is_part_of_the_trajectory_and_its_absence_is_not():
     ids = {plain.trajectory}
     for at in (7, 5000):  # the second beyond the budget, which another command may raise
         for fault in (BadBatches(at, 10), RateBurst(at, 10, 10.0), RateBurst(at, 10, 2.0), RateBurst(at, 3, 10.0)):
-            ids.add(plan.trajectory_id(plan.identity(replace(plain.config, fault=fault), plain.data)))
+            ids.add(trajectory_id(identity_of(replace(plain.config, fault=fault), plain.data)))
     assert len(ids) == 9
     p = prepared("fault=rate", "fault.at=50%", "fault.length=1%")
-    assert p.config.fault == RateBurst(500, 10, 10.0) and plan.resolve(p.config, p.data) == p.config
+    assert p.config.fault == RateBurst(500, 10, 10.0) and resolve(p.config, p.data) == p.config
     assert p.run_dir.name.startswith("gpt_tiny-pydocs-constant0.003-bad_rate-seed0-")
-    assert p.trajectory == plan.trajectory_id(plan.identity(replace(plain.config, fault=p.config.fault), plain.data))
-    warned = {at: plan.warnings(replace(plain.config, fault=BadBatches(at, 10))) for at in (990, 995)}
+    assert p.trajectory == trajectory_id(identity_of(replace(plain.config, fault=p.config.fault), plain.data))
+    warned = {at: warnings(replace(plain.config, fault=BadBatches(at, 10))) for at in (990, 995)}
     assert warned == {
         990: [],
         995: ["fault.at=995: it lasts until step 1,005, beyond the budget of 1,000 steps"],
@@ -220,7 +225,7 @@ def test_a_bad_value_is_one_line():
     for (key, value), said in cases.items():
         fault = {"kind": "rate", "at": 5, "length": 5, "factor": 2.0, key: value}
         with pytest.raises(UserError) as error:
-            plan.resolve(config_from({**config_to(plain.config), "fault": fault}), plain.data)
+            resolve(config_from({**config_to(plain.config), "fault": fault}), plain.data)
         assert str(error.value).startswith(said) and "\n" not in str(error.value)
 
 
@@ -260,10 +265,10 @@ def test_a_cool_down_from_the_stable_run_has_its_fault(tmp_path):
         assert source.config.fault == RateBurst(at, length, 10.0) and source.config.steps == 80
         branch = prepare(*asked(*fault, *stable), torch.device("cpu"), Ranks(), source)
         whole = prepared(*fault, *shape)
-        batches = plan.batches_of(whole.config, whole.data)
+        batches = batches_of(whole.config, whole.data)
         for p, steps in ((source, range(1, 81)), (branch, range(81, 101))):
-            rates = [plan.rate_of(p.config, batches, t) for t in steps]
-            assert rates == [plan.rate_of(whole.config, batches, t) for t in steps]
+            rates = [rate_of(p.config, batches, t) for t in steps]
+            assert rates == [rate_of(whole.config, batches, t) for t in steps]
 
 
 def test_a_fault_in_steps_that_are_the_sources_is_refused(tmp_path):

@@ -10,10 +10,13 @@ import torch
 from helpers import UPDATE, Strike, assert_same_run, rows, run, states, tiny
 from torch import nn
 
-from lawa_exp import background
-from lawa_exp.averaging.feedback import Feedback, LawaRestartSettings, LookaheadSettings, SwitchEmaSettings
-from lawa_exp.averaging.swap import averaged_names, live_tensors
-from lawa_exp.compose import main
+from lawa_exp.averaging.tensors import averaged_names, live_tensors
+from lawa_exp.axes.feedback.feedback import Feedback
+from lawa_exp.axes.feedback.lawa_restart import LawaRestartSettings
+from lawa_exp.axes.feedback.lookahead import LookaheadSettings
+from lawa_exp.axes.feedback.switch_ema import SwitchEmaSettings
+from lawa_exp.launch.compose import main
+from lawa_exp.training import background
 
 STEPS = 24
 

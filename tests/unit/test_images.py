@@ -17,19 +17,19 @@ from torch.nn import functional as F
 from torchvision import datasets, transforms
 from torchvision.transforms import functional as TF
 
-from lawa_exp.config import Failed, UserError
-from lawa_exp.data.digits import DigitsSettings
-from lawa_exp.data.image_files import (
+from lawa_exp.axes.dataset.digits import DigitsSettings
+from lawa_exp.axes.dataset.image_files import (
     ArraysSettings,
     Cifar10Settings,
     Cifar100Settings,
     FashionMnistSettings,
     MnistSettings,
 )
-from lawa_exp.data.image_folder import ASPECTS, ImageFolderSettings, random_box
-from lawa_exp.data.images import HELD_OUT, beta, complete, cropped, keys_of, mixed, smoothed, uniform
-from lawa_exp.data.order import epochs_and_indices
-from lawa_exp.loading import AHEAD, eval_batches, train_batches
+from lawa_exp.axes.dataset.image_folder import ASPECTS, ImageFolderSettings, random_box
+from lawa_exp.axes.dataset.images import HELD_OUT, beta, complete, cropped, keys_of, mixed, smoothed, uniform
+from lawa_exp.axes.dataset.loading import AHEAD, eval_batches, train_batches
+from lawa_exp.axes.dataset.order import epochs_and_indices
+from lawa_exp.system.errors import Failed, UserError
 
 PLAIN = {"flip": False, "mixup": 0.0, "label_smoothing": 0.0}
 SMALL = {**PLAIN, "crop_padding": 0}
@@ -583,7 +583,7 @@ def test_a_process_that_is_killed_is_told(folder):
 
 def test_processes_end_with_the_one_that_they_decode_for(folder):
     program = (
-        "import os, signal, sys\nfrom lawa_exp.data.decoding import Decoders\n"
+        "import os, signal, sys\nfrom lawa_exp.axes.dataset.decoding import Decoders\n"
         "kept = Decoders(2, (1,))\nprint(*[d.process.pid for d in kept.processes], flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )

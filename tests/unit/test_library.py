@@ -15,7 +15,7 @@ from safetensors.torch import load_model, save_file
 from torch import nn
 
 from lawa_exp.averaging import Bema, Ema, Lawa, PowerEma, Swa, Window, Wma, build_averager
-from lawa_exp.averaging.swap import averaged_names, live_tensors
+from lawa_exp.averaging.tensors import averaged_names, live_tensors
 
 MAKERS = {
     "lawa": lambda model, window=None: Lawa(model, k=3, spacing=2, window=window),

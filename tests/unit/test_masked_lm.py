@@ -8,14 +8,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lawa_exp import compose, schedules
-from lawa_exp.config import UserError
-from lawa_exp.data.fairseq import BOS, EOS, PAD, Lines
-from lawa_exp.data.masked import IGNORE, MaskedBlocks, PydocsMLMSettings, complete_blocks
-from lawa_exp.data.text import PydocsSettings
-from lawa_exp.evaluate import fields_of
-from lawa_exp.models import AdaptiveLMSettings, RobertaSettings, build_model, dropout
-from lawa_exp.settings import config_from, config_to
+from lawa_exp.axes.dataset.fairseq import BOS, EOS, PAD, Lines
+from lawa_exp.axes.dataset.masked import IGNORE, MaskedBlocks, PydocsMLMSettings, complete_blocks
+from lawa_exp.axes.dataset.text import PydocsSettings
+from lawa_exp.axes.lr import rates
+from lawa_exp.axes.model import build_model, dropout
+from lawa_exp.axes.model.adaptive_lm.settings import AdaptiveLMSettings
+from lawa_exp.axes.model.roberta.settings import RobertaSettings
+from lawa_exp.evaluation.evaluate import fields_of
+from lawa_exp.launch import compose
+from lawa_exp.runs.choices import config_from, config_to
+from lawa_exp.system.errors import UserError
 
 DATA = Path(__file__).parents[1] / "fidelity" / "recorded" / "fairseq" / "data"
 
@@ -26,7 +29,7 @@ def composed(*arguments):
 
 
 def rate(config, step):
-    return schedules.rate(config.lr, config.scaling, config.batch.batches(512, 10**6), step)
+    return rates.rate(config.lr, config.scaling, config.batch.batches(512, 10**6), step)
 
 
 def test_the_recipe_of_roberta_as_published_and_fair():

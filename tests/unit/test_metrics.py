@@ -5,8 +5,9 @@ import math
 
 import pytest
 
-from lawa_exp.metrics import Rows, curve, encode, mean_and_deviation, paired_difference, read_rows, steps_saved
-from lawa_exp.report import DRAWN, curves_of, told_apart
+from lawa_exp.results.figures import DRAWN, curves_of, told_apart
+from lawa_exp.results.statistics import curve, mean_and_deviation, paired_difference, steps_saved
+from lawa_exp.storage.rows import Rows, encode, read_rows
 
 
 def test_a_value_that_is_not_finite_is_null_and_named():

@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lawa_exp.averaging.swap import Swap, averaged_names, live_tensors
-from lawa_exp.compose import compose, read
-from lawa_exp.evaluate import fixed_set
-from lawa_exp.models import GPTSettings, build_model
-from lawa_exp.models.objective import IGNORE, Objective
+from lawa_exp.averaging.swap import Swap
+from lawa_exp.averaging.tensors import averaged_names, live_tensors
+from lawa_exp.axes.model import build_model
+from lawa_exp.axes.model.gpt.settings import GPTSettings
+from lawa_exp.axes.objective.task import IGNORE, Objective
+from lawa_exp.evaluation.evaluate import fixed_set
+from lawa_exp.launch.compose import compose, read
 
 SMALL = GPTSettings("small", 2, 2, 16, 12, 50, False, 0.0, True)
 

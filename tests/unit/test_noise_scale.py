@@ -9,14 +9,14 @@ import torch
 import yaml
 from helpers import UPDATE, Strike, assert_same_run, contents, markers, rows, run, tiny
 
-from lawa_exp.compose import compose, read
-from lawa_exp.distributed import Ranks
-from lawa_exp.metrics import noise_scale
-from lawa_exp.models.objective import IGNORE
-from lawa_exp.noise_scale import MicroNorms, estimates
-from lawa_exp.numerics import objective_for, seeded_model
-from lawa_exp.run import prepare
-from lawa_exp.settings import config_from
+from lawa_exp.axes.objective.task import IGNORE
+from lawa_exp.evaluation.numerics import objective_for, seeded_model
+from lawa_exp.launch.compose import compose, read
+from lawa_exp.results.statistics import estimates, noise_scale
+from lawa_exp.runs.choices import config_from
+from lawa_exp.runs.prepare import prepare
+from lawa_exp.system.distributed import Ranks
+from lawa_exp.training.noise_scale import MicroNorms
 
 FIELDS = {"grad_squared", "grad_variance"}
 ASKED = [*tiny("batch.size=4"), "trainer.micro_batch=2", "logger.every=5"]

@@ -9,10 +9,12 @@ from helpers import rows, run, tiny
 from safetensors.torch import load_file
 from torch import nn
 
-from lawa_exp.config import UserError
-from lawa_exp.models import CCTSettings, CifarResNetSettings, build_model
-from lawa_exp.optim import LAMB, LARS, SGD, Muon, ScheduleFree
-from lawa_exp.optim.muon import hidden_matrices
+from lawa_exp.axes.model import build_model
+from lawa_exp.axes.model.cct.settings import CCTSettings
+from lawa_exp.axes.model.cifar_resnet.settings import CifarResNetSettings
+from lawa_exp.axes.optimizer import LAMB, LARS, SGD, Muon, ScheduleFree
+from lawa_exp.axes.optimizer.muon import hidden_matrices
+from lawa_exp.system.errors import UserError
 
 STEPS = 30
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lawa_exp.data.blocks import Blocks
-from lawa_exp.data.order import epochs_and_indices, permuted
+from lawa_exp.axes.dataset.blocks import Blocks
+from lawa_exp.axes.dataset.order import epochs_and_indices, permuted
 
 PINNED = [53, 357, 582, 875, 546, 48, 781, 113, 476, 57, 714, 391]
 

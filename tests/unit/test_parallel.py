@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from lawa_exp.batchnorm import TrainingStatistics, group_norms
-from lawa_exp.distributed import Ranks
-from lawa_exp.models import CifarResNetSettings, build_model
-from lawa_exp.parallel import checkpoint_activations, units
+from lawa_exp.axes.layers.ghost_norm import group_norms
+from lawa_exp.axes.model import build_model
+from lawa_exp.axes.model.cifar_resnet.settings import CifarResNetSettings
+from lawa_exp.system.distributed import Ranks
+from lawa_exp.training.parallel import checkpoint_activations, units
+from lawa_exp.training.statistics import TrainingStatistics
 
 
 @pytest.mark.parametrize("norm_group", [None, 2])

@@ -8,16 +8,21 @@ import pytest
 import torch
 import yaml
 
-from lawa_exp import machine, plan
-from lawa_exp.compose import compose, main, read
-from lawa_exp.config import UserError
-from lawa_exp.data import Cifar100Settings, TokensSettings
-from lawa_exp.data import stated as stated_sizes
-from lawa_exp.data.images import complete
-from lawa_exp.data.stated import stated
-from lawa_exp.distributed import Ranks
-from lawa_exp.models import PAPERS_NAMES
-from lawa_exp.run import measure, merge, prepare
+from lawa_exp.axes.dataset import Cifar100Settings, TokensSettings
+from lawa_exp.axes.dataset import stated as stated_sizes
+from lawa_exp.axes.dataset.images import complete
+from lawa_exp.axes.dataset.stated import stated
+from lawa_exp.axes.model import PAPERS_NAMES
+from lawa_exp.launch.compose import compose, main, read
+from lawa_exp.runs.cost import measure
+from lawa_exp.runs.merge import merge
+from lawa_exp.runs.plan import describe, warnings
+from lawa_exp.runs.prepare import prepare
+from lawa_exp.runs.resolve import resolve
+from lawa_exp.system import machine
+from lawa_exp.system.distributed import Ranks
+from lawa_exp.system.errors import UserError
+from lawa_exp.training.sharing import Split, split_batch
 
 
 def prepared(*arguments, ranks=None):
@@ -28,7 +33,7 @@ def prepared(*arguments, ranks=None):
 
 def plan_of(*arguments):
     p = prepared(*arguments)
-    return plan.describe(p.config, p.data, p.splits, 1, *measure(p))
+    return describe(p.config, p.data, p.splits, 1, *measure(p))
 
 
 def test_budgets_in_every_unit():
@@ -68,10 +73,9 @@ def test_a_percentage_is_of_what_the_schedule_counts():
 def test_a_horizon_before_the_budgets_end_is_told():
     asked = ["lr=cosine_to_zero", "lr.warmup_steps=5", "steps=100"]
     assert any(
-        "lr.horizon=50: the last 50 of the 100 steps" in w
-        for w in plan.warnings(prepared(*asked, "lr.horizon=50").config)
+        "lr.horizon=50: the last 50 of the 100 steps" in w for w in warnings(prepared(*asked, "lr.horizon=50").config)
     )
-    assert not any("lr.horizon" in w for w in plan.warnings(prepared(*asked).config))
+    assert not any("lr.horizon" in w for w in warnings(prepared(*asked).config))
     assert "warm-up to step 5 (80 samples); planned for 400 steps" in plan_of(*asked, "lr.horizon=400")
     assert "planned for" not in plan_of(*asked)
 
@@ -147,7 +151,7 @@ def test_scaling_keeps_the_warmups_steps_or_its_samples():
     assert prepared(*asked).config.lr.warmup_steps == 40
     assert prepared(*asked, "scaling.warmup=samples").config.lr.warmup_steps == 10
     resolved = prepared(*asked, "scaling.warmup=samples")
-    assert plan.resolve(resolved.config, resolved.data) == resolved.config  # as a read-out does
+    assert resolve(resolved.config, resolved.data) == resolved.config  # as a read-out does
     by_amount = [*asked[:3], "scaling.warmup=samples", "steps=200"]
     assert prepared(*by_amount, "lr.warmup_steps=2560samples").config.lr.warmup_steps == 40
     assert prepared(*by_amount, "lr.warmup_steps=20%").config.lr.warmup_steps == 40
@@ -175,12 +179,12 @@ def test_feedback_is_in_the_name_of_a_run_and_older_names_are_found(tmp_path):
 
 def test_the_batch_is_split_over_ranks_and_passes():
     config = prepared("batch.size=48").config
-    assert plan.split_batch(config, 48, 128, 1) == plan.Split(48, 1)
-    assert plan.split_batch(config, 48, 128, 4) == plan.Split(12, 1)
-    assert plan.split_batch(config, 48, 1024, 1) == plan.Split(16, 3)  # 16,384 tokens a pass
-    assert plan.split_batch(config, 48, 99_999, 2) == plan.Split(1, 24)
+    assert split_batch(config, 48, 128, 1) == Split(48, 1)
+    assert split_batch(config, 48, 128, 4) == Split(12, 1)
+    assert split_batch(config, 48, 1024, 1) == Split(16, 3)  # 16,384 tokens a pass
+    assert split_batch(config, 48, 99_999, 2) == Split(1, 24)
     with pytest.raises(UserError, match=r"batch\.size=48: expected a multiple of the 5 ranks"):
-        plan.split_batch(config, 48, 128, 5)
+        split_batch(config, 48, 128, 5)
 
 
 def test_entries_of_one_trajectory_merge_into_one_training():
@@ -200,7 +204,7 @@ def test_the_plan_names_what_can_never_be_defined():
 
 def test_the_plan_names_what_a_schedule_never_gets_to_or_counts_twice():
     def warned(*arguments):
-        return plan.warnings(prepared("steps=100", "avg=none", "lr.warmup_steps=5", *arguments).config)
+        return warnings(prepared("steps=100", "avg=none", "lr.warmup_steps=5", *arguments).config)
 
     assert warned("lr=step", "lr.at=[50,100]") == ["lr.at: step 100 is beyond the budget of 100 steps"]
     assert warned("lr=step") == warned("lr=power") == warned("scaling=linear") == []

@@ -11,12 +11,12 @@ import torch
 from helpers import rows as rows_of
 from helpers import run, tiny
 
+from lawa_exp.evaluation.score import Scored
 from lawa_exp.reproduce import line, plots
 from lawa_exp.reproduce.arms import Missing, Run
 from lawa_exp.reproduce.curves import ahead
 from lawa_exp.reproduce.figures import HEAD, LOOKS, ramp
 from lawa_exp.reproduce.material import SCHEDULES, Material, gains
-from lawa_exp.scoring import Scored
 
 STEPS, EVERY = 400, 20
 NAMES = {**{n: n for n in (*SCHEDULES, "spike_batches", "spike_rate")}, "usual": 0.01, "lawa": "lawa-k2-s10"}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lawa_exp.config import UserError
 from lawa_exp.published import PAPER_TASKS, main, pythia_rows, table
+from lawa_exp.system.errors import UserError
 
 WHOLE = Path(os.environ.get("LAWA_DATA", "")) / "pythia_evals" / "pythia_evals_long.csv.gz"
 TABLE = """suite,model,shot,step,task,metric,value,stderr

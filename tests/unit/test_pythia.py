@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from lawa_exp.compose import compose, read
-from lawa_exp.config import UserError
-from lawa_exp.data.tokenizers import load_tokenizer
+from lawa_exp.axes.dataset.tokenizers import load_tokenizer
+from lawa_exp.axes.model import build_model
+from lawa_exp.axes.model.pythia.pythia import settings_in, write_configuration
+from lawa_exp.axes.model.pythia.settings import PythiaSettings
 from lawa_exp.export import TARGETS, Source
-from lawa_exp.models import PythiaSettings, build_model
-from lawa_exp.models.pythia import settings_in, write_configuration
+from lawa_exp.launch.compose import compose, read
+from lawa_exp.system.errors import UserError
 
 transformers = pytest.importorskip("transformers")
 TOKENIZER = Path(os.environ.get("LAWA_DATA", "")) / "neox_tokenizer" / "20B_tokenizer.json"

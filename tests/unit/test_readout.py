@@ -16,12 +16,11 @@ import torch
 from helpers import lines_of, rows, run, tiny
 
 from lawa_exp.averaging import LawaSettings, WmaSettings, row_fields
-from lawa_exp.checkpoint.commit import steps_in
-from lawa_exp.checkpoint.tensors import map_tensors, read_tensors
-from lawa_exp.config import UserError
-from lawa_exp.distributed import Ranks
+from lawa_exp.averaging.needs import problem_with
+from lawa_exp.evaluation.read_out import ReadOut, evaluations, live_rows, read_out
+from lawa_exp.evaluation.replay import Replay, Snapshots, read_snapshot
+from lawa_exp.evaluation.score import OnModel
 from lawa_exp.formats.steps import find_checkpoints, step_in
-from lawa_exp.metrics import averager_ids, paired_difference
 from lawa_exp.readout.findings import Findings, findings
 from lawa_exp.readout.foreign import read_checkpoint
 from lawa_exp.readout.heatmap import Cell, compared_at, compared_line, differences, draw_panel
@@ -29,11 +28,15 @@ from lawa_exp.readout.kept import Rebuilt, tracked_widths
 from lawa_exp.readout.noise import paired, scatter
 from lawa_exp.readout.report import Test as Outcome
 from lawa_exp.readout.report import chosen_line
-from lawa_exp.replay import ReadOut, Replay, Snapshots, evaluations, live_rows, problem_with, read_out, read_snapshot
-from lawa_exp.report import pyplot
-from lawa_exp.rundir import RunDir
-from lawa_exp.scoring import OnModel
-from lawa_exp.settings import config_from
+from lawa_exp.results.figures import pyplot
+from lawa_exp.results.statistics import paired_difference
+from lawa_exp.runs.choices import config_from
+from lawa_exp.storage.commit import steps_in
+from lawa_exp.storage.rows import averager_ids
+from lawa_exp.storage.rundir import RunDir
+from lawa_exp.storage.safetensors import map_tensors, read_tensors
+from lawa_exp.system.distributed import Ranks
+from lawa_exp.system.errors import UserError
 
 # Snapshots: 5, 10, ... 60. Evaluations: 10, 20, ... 60, in 4 batches of 8 samples. Widths of power_ema: three.
 ASKED = tiny("evaluate.every=10", "evaluate.batch_size=8", "avg=[lawa,power_ema]", "k=2")

@@ -15,17 +15,17 @@ import pytest
 import torch
 from helpers import rows, run
 
-from lawa_exp.checkpoint.commit import steps_in
-from lawa_exp.checkpoint.tensors import read_tensors
-from lawa_exp.cli import exit_code
-from lawa_exp.data.text import PydocsSettings
-from lawa_exp.evaluate import fixed_set
-from lawa_exp.models import build_model
-from lawa_exp.perplexity import windows
+from lawa_exp.axes.dataset.text import PydocsSettings
+from lawa_exp.axes.model import build_model
+from lawa_exp.evaluation.evaluate import fixed_set
+from lawa_exp.evaluation.perplexity import windows
 from lawa_exp.readout.__main__ import parser
 from lawa_exp.readout.command import read
-from lawa_exp.rundir import RunDir
-from lawa_exp.settings import config_from
+from lawa_exp.runs.choices import config_from
+from lawa_exp.storage.commit import steps_in
+from lawa_exp.storage.rundir import RunDir
+from lawa_exp.storage.safetensors import read_tensors
+from lawa_exp.system.cli import exit_code
 
 RECORDED = Path(__file__).parents[1] / "fidelity" / "recorded" / "fairseq" / "data"
 SMALL = [

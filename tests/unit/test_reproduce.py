@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from helpers import run
 
-from lawa_exp.config import UserError
-from lawa_exp.metrics import T95
 from lawa_exp.reproduce import book as books
 from lawa_exp.reproduce.arms import Arm, Missing, Run, measure
 from lawa_exp.reproduce.judged import FIELDS, needed, resolve
 from lawa_exp.reproduce.pages import escaped
 from lawa_exp.reproduce.rules import AGAINST, MET, OF_ARMS, UNDECIDED, Check, check, judge, names_in
+from lawa_exp.results.statistics import T95
+from lawa_exp.system.errors import UserError
 
 STEPS = (0, 50, 100)
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from helpers import TINY, UPDATE, Done, Strike, assert_same_run, assert_whole, contents, markers, rows, run, states
 
-EVALUATE = "lawa_exp.train:evaluate"
-SAVE = "lawa_exp.state:State.save"
-TENSORS = "lawa_exp.checkpoint.store:write_tensors"
-SYNC = "lawa_exp.checkpoint.commit:sync"
+EVALUATE = "lawa_exp.training.train:evaluate"
+SAVE = "lawa_exp.training.state:State.save"
+TENSORS = "lawa_exp.storage.store:write_tensors"
+SYNC = "lawa_exp.storage.commit:sync"
 RENAME = "pathlib:Path.rename"
 DELETE = "shutil:rmtree"
 
@@ -33,8 +33,8 @@ CHAINS: dict[str, list[tuple[Strike, int | None]]] = {
         (Strike(EVALUATE), None),  # step 0
         (Strike(EVALUATE, n=3), 15),  # step 20, the EMA's weights in place of the live ones
         (Strike(EVALUATE, n=5), 30),  # step 40, LAWA's weights in place
-        (Strike("lawa_exp.metrics:Rows.flush"), 30),  # step 40, its rows in the buffer
-        (Strike("lawa_exp.metrics:Rows.flush", "after"), 30),  # step 40, its rows in the file
+        (Strike("lawa_exp.storage.rows:Rows.flush"), 30),  # step 40, its rows in the buffer
+        (Strike("lawa_exp.storage.rows:Rows.flush", "after"), 30),  # step 40, its rows in the file
         (Strike(EVALUATE, n=9), 60),  # on the test split, after the last state
     ],
     "save": [
@@ -52,10 +52,13 @@ CHAINS: dict[str, list[tuple[Strike, int | None]]] = {
         (Strike(RENAME, of="trajectory/.partial-step_00000025"), 15),
         (Strike(RENAME, of="averages/lawa-k3-s10/.partial-step_00000040"), 30),
         # two averages of one averager
-        (Strike("lawa_exp.background:remove", of="averages/lawa-k3-s10/step_00000040"), 45),
-        (Strike("lawa_exp.restore:remove", of="resume/step_00000030"), 60),  # three states, and nothing left to train
-        (Strike("lawa_exp.run:write_report"), 60),
-        (Strike("lawa_exp.rundir:write_text_atomically", of="DONE"), 60),
+        (Strike("lawa_exp.training.background:remove", of="averages/lawa-k3-s10/step_00000040"), 45),
+        (
+            Strike("lawa_exp.training.restore:remove", of="resume/step_00000030"),
+            60,
+        ),  # three states, and nothing left to train
+        (Strike("lawa_exp.runs.execute:write_report"), 60),
+        (Strike("lawa_exp.storage.rundir:write_text_atomically", of="DONE"), 60),
     ],
 }
 
@@ -166,7 +169,7 @@ def test_killed_at_every_seventh_change_of_a_file(twin: Path, tmp_path: Path) ->
 def test_stopped_by_signals(twin: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     links = [
-        (Strike("lawa_exp.train:restore", signal="SIGTERM"), 0),  # before the first step
+        (Strike("lawa_exp.training.train:restore", signal="SIGTERM"), 0),  # before the first step
         (Strike(UPDATE, "after", n=7, signal="SIGINT"), 7),
         (Strike(SAVE, signal="SIGUSR1"), 16),  # while saving step 15
         (Strike(EVALUATE, n=2, signal="SIGUSR2"), 21),  # at step 20, the EMA's weights in place of the live ones

@@ -17,16 +17,16 @@ from hub import Served, serving
 
 pytest.importorskip("transformers")
 
-from lawa_exp.checkpoint.commit import steps_in
-from lawa_exp.checkpoint.tensors import read_tensors
-from lawa_exp.cli import exit_code
+from lawa_exp.axes.model.pythia.pythia import write_configuration
 from lawa_exp.export import export
-from lawa_exp.files import locked
-from lawa_exp.models.pythia import write_configuration
 from lawa_exp.readout.__main__ import parser
 from lawa_exp.readout.command import read
-from lawa_exp.rundir import RunDir
-from lawa_exp.settings import config_from
+from lawa_exp.runs.choices import config_from
+from lawa_exp.storage.commit import steps_in
+from lawa_exp.storage.rundir import RunDir
+from lawa_exp.storage.safetensors import read_tensors
+from lawa_exp.system.cli import exit_code
+from lawa_exp.system.files import locked
 
 SHAPE = ["model.layers=1", "model.width=32", "model.heads=2", "model.context=32", "model.vocab_size=256"]
 EVALUATED = ["evaluate.every=10", "evaluate.samples=16", "evaluate.batch_size=8", "trainer.threads=1"]
@@ -92,7 +92,7 @@ def test_revisions_of_a_hub_give_the_losses_of_the_run(
     out, twin = tmp_path / "out", tmp_path / "twin"
     served.watch = out
     asked = ["hf:someone/tiny", "--revisions", "step10..step60", *ASKED]
-    strike = Strike("lawa_exp.scoring:OnModel.__call__", n=14, signal=signal)
+    strike = Strike("lawa_exp.evaluation.score:OnModel.__call__", n=14, signal=signal)
     done = struck(served, strike, *asked, "--out", out)
     assert done.returncode == code, done.stderr
     assert ("stopped at step 40, saved up to step 30; the same command goes on" in done.stdout) == (code == 75)

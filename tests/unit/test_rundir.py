@@ -236,7 +236,7 @@ def test_averagers_attached_later_are_rebuilt(killed: Path, twin: Path, tmp_path
 
 AT_WORK = {  # a command: where its results are written and have not got their names, and its arguments
     "average": ("lawa_exp.formats.output:Output.publish", "", "--trajectory {run} --at 60 --out {run}/mean"),
-    "readout": ("lawa_exp.files:sync", "metrics.jsonl", "{run} --k 2 --spacing 10"),
+    "readout": ("lawa_exp.system.files:sync", "metrics.jsonl", "{run} --k 2 --spacing 10"),
 }
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lawa_exp.config import UserError
-from lawa_exp.savings import Price, longest_saving, table_of
+from lawa_exp.results.savings import Price, longest_saving, table_of
+from lawa_exp.system.errors import UserError
 
 
 def curves(later: int, last: int) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:

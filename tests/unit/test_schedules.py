@@ -4,17 +4,33 @@ import math
 
 import pytest
 
-from lawa_exp import schedules
-from lawa_exp.batches import Batches, ConstantBatch, RampBatch, StepsBatch
-from lawa_exp.config import UserError
-from lawa_exp.scaling import SCALINGS, Capped, Linear, NoScaling, PowerScaling, SquareRoot
-from lawa_exp.schedules import WSD, Constant, Cosine, InverseSqrt, OnTheFly, Polynomial, Power, Steps, check
+from lawa_exp.axes.batch.batches import Batches
+from lawa_exp.axes.batch.constant import ConstantBatch
+from lawa_exp.axes.batch.ramp import RampBatch
+from lawa_exp.axes.batch.steps import StepsBatch
+from lawa_exp.axes.lr import rates
+from lawa_exp.axes.lr.constant import Constant
+from lawa_exp.axes.lr.cosine import Cosine
+from lawa_exp.axes.lr.inverse_sqrt import InverseSqrt
+from lawa_exp.axes.lr.on_the_fly import OnTheFly
+from lawa_exp.axes.lr.polynomial import Polynomial
+from lawa_exp.axes.lr.power import Power
+from lawa_exp.axes.lr.rates import check
+from lawa_exp.axes.lr.step import Steps
+from lawa_exp.axes.lr.wsd import WSD
+from lawa_exp.axes.scaling import SCALINGS
+from lawa_exp.axes.scaling.capped import Capped
+from lawa_exp.axes.scaling.linear import Linear
+from lawa_exp.axes.scaling.none import NoScaling
+from lawa_exp.axes.scaling.power import PowerScaling
+from lawa_exp.axes.scaling.sqrt import SquareRoot
+from lawa_exp.system.errors import UserError
 
 ONE = Batches([(0, 1)], 1)
 
 
 def rate(schedule, step, batches=ONE):
-    return schedules.rate(schedule, NoScaling(), batches, step)
+    return rates.rate(schedule, NoScaling(), batches, step)
 
 
 def test_constant_with_warmup():
@@ -59,10 +75,10 @@ def test_steps():
 def test_a_measured_rate_is_for_the_schedule_that_measures():
     """A branch has the measurement of its source, whatever its own schedule is."""
     measures = OnTheFly(2.0, 5, 100, "steps", 10, 15, "all")
-    assert [schedules.rate(measures, NoScaling(), ONE, t, 7.0) for t in (5, 20, 21, 99)] == [2.0, 2.0, 7.0, 7.0]
-    assert schedules.rate(measures, Linear(4, "steps"), ONE, 21, 8.0) == 2.0
+    assert [rates.rate(measures, NoScaling(), ONE, t, 7.0) for t in (5, 20, 21, 99)] == [2.0, 2.0, 7.0, 7.0]
+    assert rates.rate(measures, Linear(4, "steps"), ONE, 21, 8.0) == 2.0
     constant = Constant(2.0, 5, 100, "steps")
-    assert schedules.rate(constant, NoScaling(), ONE, 50, 7.0) == 2.0
+    assert rates.rate(constant, NoScaling(), ONE, 50, 7.0) == 2.0
 
 
 @pytest.mark.parametrize(
@@ -179,4 +195,4 @@ def test_scaling_rules():
         assert [scaling.factor(size, 1024) for size in (8, 32, 512)] == factors
     ramp = StepsBatch(8, (32,), (80.0,), "samples", None).batches(1024, 10_000)
     constant = Constant(2.0, 0, 100, "steps")
-    assert [schedules.rate(constant, Linear(32, "steps"), ramp, t) for t in (10, 11)] == [0.5, 2.0]
+    assert [rates.rate(constant, Linear(32, "steps"), ramp, t) for t in (10, 11)] == [0.5, 2.0]

@@ -13,16 +13,18 @@ import torch
 import yaml
 from helpers import run, tiny
 
-from lawa_exp import compose, sweep
-from lawa_exp.config import UserError, build
-from lawa_exp.distributed import Ranks
-from lawa_exp.machine import git_state
-from lawa_exp.rundir import RunDir
-from lawa_exp.slurm import queue, requeue, submit
-from lawa_exp.slurm.pin import pin
-from lawa_exp.slurm.queue import Job
-from lawa_exp.slurm.settings import Slurm
-from lawa_exp.slurm.worker import train_pinned, write_pinned
+from lawa_exp.config.rules import build
+from lawa_exp.launch import compose
+from lawa_exp.launch.slurm import queue, requeue, submit
+from lawa_exp.launch.slurm.pin import pin
+from lawa_exp.launch.slurm.queue import Job
+from lawa_exp.launch.slurm.settings import Slurm
+from lawa_exp.launch.slurm.worker import train_pinned, write_pinned
+from lawa_exp.runs import sweep
+from lawa_exp.storage.rundir import RunDir
+from lawa_exp.system.distributed import Ranks
+from lawa_exp.system.errors import UserError
+from lawa_exp.system.machine import git_state
 
 
 def cluster(**settings) -> Slurm:
@@ -232,7 +234,7 @@ def test_the_copy_of_the_code(tmp_path):
     (tmp_path / "parts" / "one.py").write_text("WIDTH = 1\n")  # without __init__.py
     folder = tmp_path / "code"
     asked = f"pin(Path({str(folder)!r}), ['mine', 'parts.one'])"
-    script = f"from pathlib import Path; from lawa_exp.slurm.pin import pin; print({asked})"
+    script = f"from pathlib import Path; from lawa_exp.launch.slurm.pin import pin; print({asked})"
 
     def again() -> Path:
         done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -244,7 +246,7 @@ def test_the_copy_of_the_code(tmp_path):
     assert again() != first and (first / "mine.py").read_text() == "WIDTH = 1\n"
     assert (first / "parts" / "one.py").exists()
     # It is whole: the command runs from it, and its runs know the commit of the checkout.
-    asked = "import json, lawa_exp, lawa_exp.machine as m; print(lawa_exp.__file__, json.dumps(m.git_state()))"
+    asked = "import json, lawa_exp, lawa_exp.system.machine as m; print(lawa_exp.__file__, json.dumps(m.git_state()))"
     environment = {**os.environ, "PYTHONPATH": str(first), "PYTHONSAFEPATH": "1"}
     for words in ["-c", asked], ["-m", "lawa_exp", "plan=true"]:
         command = [sys.executable, *words]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lawa_exp.averaging.settings import EmaSettings, LawaSettings
-from lawa_exp.metrics import curve
-from lawa_exp.spikes import Recovery, Spike, recoveries, recovery, spikes
+from lawa_exp.results.spikes import Recovery, Spike, recoveries, recovery, spikes
+from lawa_exp.results.statistics import curve
 
 
 def falling(count=400, noise=0.02, seed=0):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lawa_exp.checkpoint.commit import verify
-from lawa_exp.checkpoint.store import Piece, Rows, Store, _manifest
-from lawa_exp.checkpoint.tensors import Kind, header_of, in_files, map_stored, write_tensors
-from lawa_exp.distributed import Ranks
+from lawa_exp.storage.commit import verify
+from lawa_exp.storage.safetensors import Kind, header_of, in_files, map_stored, write_tensors
+from lawa_exp.storage.store import Piece, Rows, Store, _manifest
+from lawa_exp.system.distributed import Ranks
 
 
 def test_the_checksum_of_a_file_is_put_together_from_the_pieces_of_all_ranks() -> None:

@@ -12,8 +12,7 @@ import pytest
 from helpers import rows, run, tiny
 
 from lawa_exp.averaging import EmaSettings, LawaSettings, SwaSettings, row_fields
-from lawa_exp.checkpoint.commit import steps_in
-from lawa_exp.compose import compose, read
+from lawa_exp.launch.compose import compose, read
 from lawa_exp.readout.choice import choose, cost, cross_fitted
 from lawa_exp.readout.suggestion import (
     candidates,
@@ -24,6 +23,7 @@ from lawa_exp.readout.suggestion import (
     lines_of,
     measured,
 )
+from lawa_exp.storage.commit import steps_in
 
 LAWA, EMA = LawaSettings(k=3, spacing=10, start=0), EmaSettings(decay=0.9, every=1, start=0, warmup=False)
 FIELDS = {"live": {"weights": "live"}, **{s.id: row_fields(s) for s in (LAWA, EMA)}}

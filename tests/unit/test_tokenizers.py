@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lawa_exp.config import UserError
-from lawa_exp.data.tokenizers import load_tokenizer
+from lawa_exp.axes.dataset.tokenizers import load_tokenizer
+from lawa_exp.system.errors import UserError
 
 MERGES = ("h e", "l l", "he ll", "hell o", "Ġ w", "Ċ Ċ")  # GPT-2 writes a blank as Ġ, a line end as Ċ
 ENVIRONMENT = ("LAWA_TOKENIZER", "LAWA_DATA")
@@ -180,7 +180,7 @@ def test_unknown_name() -> None:
 
 
 def test_torch_is_not_imported() -> None:
-    program = "import sys, lawa_exp.data.tokenizers; sys.exit('torch' in sys.modules)"
+    program = "import sys, lawa_exp.axes.dataset.tokenizers; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 

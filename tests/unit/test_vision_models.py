@@ -9,14 +9,16 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from lawa_exp.compose import compose, read
-from lawa_exp.config import UserError
-from lawa_exp.data.digits import DigitsSettings
-from lawa_exp.evaluate import evaluate
-from lawa_exp.models import build_model, forward_flops
-from lawa_exp.models.cct import sine_positions
-from lawa_exp.models.objective import IGNORE, Objective
-from lawa_exp.run import prepare, start_device
+from lawa_exp.axes.dataset.digits import DigitsSettings
+from lawa_exp.axes.model import build_model
+from lawa_exp.axes.model.cct.cct import sine_positions
+from lawa_exp.axes.model.images import forward_flops
+from lawa_exp.axes.objective.task import IGNORE, Objective
+from lawa_exp.evaluation.evaluate import evaluate
+from lawa_exp.launch.compose import compose, read
+from lawa_exp.runs.prepare import prepare
+from lawa_exp.system.distributed import start_device
+from lawa_exp.system.errors import UserError
 
 NAMES = ("resnet18", "resnet34", "resnet50", "resnet20", "cct_2", "cct_7")
 SHAPES = {"cifar10": (3, 32, 10), "imagenet": (3, 224, 1000), "digits": (1, 8, 10), "fashion": (1, 28, 10)}

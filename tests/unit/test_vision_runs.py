@@ -11,9 +11,9 @@ import torch
 from helpers import UPDATE, Strike, assert_same_run, lines_of, markers, rows, run, states
 from PIL import Image
 
-from lawa_exp.compose import compose, read
-from lawa_exp.distributed import Ranks
-from lawa_exp.run import prepare
+from lawa_exp.launch.compose import compose, read
+from lawa_exp.runs.prepare import prepare
+from lawa_exp.system.distributed import Ranks
 
 COMMON = [
     *("dataset=digits", "dataset.flip=true", "dataset.crop_padding=1", "dataset.mixup=0.2", "batch.size=64"),

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from helpers import IDS, UPDATE, Strike, assert_same_run, markers, rows, run, states, tiny
 
-from lawa_exp import manifest
-from lawa_exp.config import UserError
-from lawa_exp.files import locked
+from lawa_exp.storage import manifest
+from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import locked
 
 pytest.importorskip("wandb")
 from wandb_files import assert_has_rows, files, rows_in
 
-from lawa_exp.wandb_log.follow import following
-from lawa_exp.wandb_log.offline import Offline
-from lawa_exp.wandb_log.rows import Steps
+from lawa_exp.axes.logger.wandb.follow import following
+from lawa_exp.axes.logger.wandb.offline import Offline
+from lawa_exp.axes.logger.wandb.rows import Steps
 
 SENT = ["logger=wandb", "logger.mode=offline", "logger.every=5", "logger.finish_timeout=60"]
 LONG = ["steps=300", "evaluate.every=100", "save.every=100", "trajectory.every=100", "spacing=100", "logger.every=1"]
@@ -229,8 +229,8 @@ def test_push_mistakes(arguments: list[str], message: str, tmp_path: Path) -> No
 
 
 def test_wandb_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from lawa_exp.config import WandbLogger
-    from lawa_exp.rundir import RunDir
+    from lawa_exp.axes.logger.wandb.settings import WandbLogger
+    from lawa_exp.storage.rundir import RunDir
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with (

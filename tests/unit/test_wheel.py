@@ -89,10 +89,22 @@ def test_the_wheel_holds_all_files_and_says_its_licences(wheel):
         if file.is_file() and "__pycache__" not in file.parts
     }
     assert expected <= held
-    assert {"lawa_exp/py.typed", "lawa_exp/data/pydocs.txt.xz", "lawa_exp/data/pydocs.LICENSE.txt"} <= expected
-    assert {"lawa_exp/data/README.md", "lawa_exp/data/digits.npz", "lawa_exp/conf/config.yaml"} <= expected
+    assert {
+        "lawa_exp/py.typed",
+        "lawa_exp/axes/dataset/pydocs.txt.xz",
+        "lawa_exp/axes/dataset/pydocs.LICENSE.txt",
+    } <= expected
+    assert {
+        "lawa_exp/axes/dataset/README.md",
+        "lawa_exp/axes/dataset/digits.npz",
+        "lawa_exp/conf/config.yaml",
+    } <= expected
     assert said["License-Expression"] == "MIT AND PSF-2.0 AND CC-BY-4.0"
-    assert said.get_all("License-File") == ["LICENSE", "lawa_exp/data/README.md", "lawa_exp/data/pydocs.LICENSE.txt"]
+    assert said.get_all("License-File") == [
+        "LICENSE",
+        "lawa_exp/axes/dataset/README.md",
+        "lawa_exp/axes/dataset/pydocs.LICENSE.txt",
+    ]
     assert licence == (ROOT / "LICENSE").read_bytes()
 
 

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from lawa_exp.averaging import Ema, Lawa, Swa, build_averager
 from lawa_exp.averaging.settings import EmaSettings
-from lawa_exp.averaging.swap import averaged_names, live_tensors, norms_in, statistics_names
+from lawa_exp.averaging.tensors import averaged_names, live_tensors, norms_in, statistics_names
 from lawa_exp.averaging.window import Window
 
 CLOSED_FORMS = [  # of weights 1, 2, 3 after three steps

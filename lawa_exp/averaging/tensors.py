@@ -1,0 +1,199 @@
+"""A model's own tensors, whole or this rank's shards of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lawa_exp.system.errors import UserError
+
+COMPILED = "_orig_mod."  # what torch.compile puts into names
+
+
+CHECKPOINTED = "_checkpoint_wrapped_module."  # what torch's activation checkpoints put into names, but no state dict's
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile, DistributedDataParallel and DataParallel."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            return model
+
+
+def reshard(model: nn.Module) -> None:
+    """Every FSDP2 module back to its shards: what the unsharded parameters hold is dropped."""
+    for module in model.modules():
+        if type(module).__name__ == "FullyShardedDataParallel":
+            raise TypeError("FullyShardedDataParallel flattens parameters: use torch.distributed.fsdp.fully_shard")
+        if hasattr(module, "set_reshard_after_forward") and callable(again := getattr(module, "reshard", None)):
+            again()
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The model's parameters and persistent buffers by name, no copies; of tied weights the first name.
+
+    Those of a sharded model (FSDP2) are DTensors. Names are those of the state dict of the model inside torch.compile
+    and DDP. TypeError for a model inside the older FullyShardedDataParallel.
+    """
+    return {name: tensor.detach() for name, tensor in _stored(model).items()}
+
+
+def _stored(model: nn.Module) -> dict[str, Tensor]:
+    """`named_tensors`, of which each is the very object that the model computes with."""
+    model = unwrapped(model)
+    reshard(model)
+    seen: set[int] = set()
+    tensors: dict[str, Tensor] = {}
+    for given, tensor in model.state_dict(keep_vars=True).items():
+        if isinstance(tensor, Tensor) and id(tensor) not in seen:
+            seen.add(id(tensor))
+            name = given.replace(COMPILED, "")
+            if name in tensors:
+                raise UserError(f"{given}: the model has two tensors of this name without torch.compile's {COMPILED}")
+            tensors[name] = tensor
+    return tensors
+
+
+def live_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """`named_tensors`, of a sharded model this rank's shards."""
+    return {name: local_part(tensor) for name, tensor in named_tensors(model).items()}
+
+
+class Observed:
+    """A model's tensors, step after step: its state dict is made again only where the model has changed."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.signature: list[Any] | None = None  # of the model that has these tensors
+        self.stored: dict[str, Tensor] = {}
+        self.averaged: frozenset[str] = frozenset()
+
+    def tensors(self) -> tuple[dict[str, Tensor], frozenset[str]]:
+        """(`live_tensors`, the names of those that are parameters to be averaged). UserError as of `averaged_names`."""
+        model = unwrapped(self.model)
+        reshard(model)
+        signature = _signature(model)
+        if signature != self.signature:
+            self.signature, self.stored = None, _stored(model)
+            self.averaged = frozenset(_parameters(model, self.stored))
+            own = {id(t) for t in (*model.parameters(), *model.buffers())}
+            if all(id(t) in own for t in self.stored.values()):  # what a hook makes is new each time
+                self.signature = signature
+        return {name: local_part(t.detach()) for name, t in self.stored.items()}, self.averaged
+
+
+def _signature(model: nn.Module) -> list[Any]:
+    """What decides the state dict of a model, and which of it is averaged; equal where neither has changed."""
+    found: list[Any] = []
+    for module in model.modules():
+        found += [id(module), *module._modules, len(module._state_dict_hooks), *module._non_persistent_buffers_set]
+        for tensors in (module._parameters, module._buffers):
+            found += [(name, id(t), t.dtype, t.requires_grad) for name, t in tensors.items() if t is not None]
+    return found
+
+
+def is_sharded(tensor: Any) -> bool:
+    """Whether it is a DTensor, of which a rank holds a part."""
+    return hasattr(tensor, "to_local")
+
+
+def local_part(tensor: Any) -> Tensor:
+    return tensor.to_local() if is_sharded(tensor) else tensor
+
+
+def averaged_names(model: nn.Module) -> frozenset[str]:
+    """What averagers average: floating-point parameters. All else is carried as it was last.
+
+    Names are those of the state dict, whatever the modules are called: what is averaged is known by the tensor itself.
+    UserError names a parameter that the state dict does not hold itself, a complex one that is trained, and what lies
+    in the memory of a parameter under a name of its own.
+    """
+    stored = _stored(model)
+    averaged = _parameters(model, stored)
+    taken: dict[int, list[tuple[int, int, str]]] = {}
+    for name, parameter in averaged.items():
+        storage, begin, end = _memory(parameter)
+        taken.setdefault(storage, []).append((begin, end, name))
+    for name in stored.keys() - averaged.keys():
+        storage, begin, end = _memory(stored[name])
+        for first, last, parameter_name in taken.get(storage, []):
+            if begin < last and first < end:
+                raise UserError(
+                    f"{name} cannot be averaged: it is no parameter, and lies in the memory of {parameter_name}; "
+                    "make it a buffer that is not persistent, or leave it out of the state_dict()"
+                )
+    return frozenset(averaged)
+
+
+def _parameters(model: nn.Module, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of `stored`, the model's state dict, that are averaged."""
+    model = unwrapped(model)
+    names = {id(tensor): name for name, tensor in stored.items()}
+    averaged: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in names:
+            name = unwrapped_name(name)
+            # A frozen one that the state dict leaves out is its own average.
+            if parameter.requires_grad or (parameter.is_floating_point() and name in stored):
+                raise UserError(
+                    f"{name} cannot be averaged: the model's state_dict() holds a copy of this parameter, or nothing, "
+                    "in its place; average a model without the hook that casts, copies or leaves it out"
+                )
+        elif parameter.is_floating_point():
+            averaged[names[id(parameter)]] = parameter
+        elif parameter.requires_grad:
+            raise UserError(
+                f"{names[id(parameter)]} has dtype {str(parameter.dtype).removeprefix('torch.')}, which is not "
+                "averaged; expected floating-point parameters (of complex ones: torch.view_as_real)"
+            )
+    return averaged
+
+
+def _memory(tensor: Tensor) -> tuple[int, int, int]:
+    """Its storage, and the first byte and the end in it; nothing for one that is sharded, or has no memory."""
+    if is_sharded(tensor) or tensor.layout != torch.strided or not tensor.numel():
+        return 0, 0, 0
+    try:
+        storage = tensor.untyped_storage().data_ptr()
+    except RuntimeError:  # of a class that wraps other tensors
+        return 0, 0, 0
+    first = int(tensor.storage_offset())
+    last = first + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    size = tensor.element_size() if storage else 0  # on meta
+    return storage, first * size, (last + 1) * size
+
+
+def unwrapped_name(name: str) -> str:
+    """A module's or a parameter's, as it is without wrappers."""
+    return name.replace(COMPILED, "").replace(CHECKPOINTED, "")
+
+
+def norms_in(model: nn.Module) -> dict[str, _BatchNorm]:
+    """The BatchNorm modules that keep running statistics, by name."""
+    modules = unwrapped(model).named_modules()
+    kept = ((unwrapped_name(n), m) for n, m in modules if isinstance(m, _BatchNorm))
+    return {name: m for name, m in kept if m.running_mean is not None}
+
+
+def statistics_names(model: nn.Module) -> frozenset[str]:
+    """BatchNorm's running means and variances, as they are named in `named_tensors`.
+
+    UserError names one that the state dict does not hold itself.
+    """
+    names = {id(tensor): name for name, tensor in _stored(model).items()}
+    found = set()
+    for prefix, norm in norms_in(model).items():
+        for kind, tensor in (("running_mean", norm.running_mean), ("running_var", norm.running_var)):
+            if id(tensor) not in names:
+                name = f"{prefix}.{kind}".lstrip(".")
+                raise UserError(f"{name}: the model's state_dict() holds a copy of it, or nothing, in its place")
+            found.add(names[id(tensor)])
+    return frozenset(found)

@@ -1,0 +1,19 @@
+"""The same batch size throughout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lawa_exp.axes.batch.batches import NORM_GROUP, Batches
+from lawa_exp.config.rules import integer, setting
+
+
+@dataclass(frozen=True)
+class ConstantBatch:
+    """`size` samples in every update, over all ranks together."""
+
+    size: int = setting(integer(1))
+    norm_group: int | None = setting(NORM_GROUP)
+
+    def batches(self, tokens_per_sample: int, samples_per_epoch: int) -> Batches:
+        return Batches([(0, self.size)], tokens_per_sample)

@@ -1,0 +1,31 @@
+"""Batch sizes from given steps on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lawa_exp.axes.batch.batches import NORM_GROUP, UNITS, Batches, batch_samples, list_of
+from lawa_exp.config.rules import integer, number, setting
+from lawa_exp.system.errors import UserError
+
+
+@dataclass(frozen=True)
+class StepsBatch:
+    """`size`, then `sizes` from the first update after each of `at` (in `unit`) was seen (Smith et al. 2018)."""
+
+    size: int = setting(integer(1))
+    sizes: Any = setting(list_of(integer(1)))
+    at: Any = setting(list_of(number(above=0)))
+    unit: str = setting(UNITS)
+    norm_group: int | None = setting(NORM_GROUP)
+
+    def __post_init__(self) -> None:
+        if len(self.at) != len(self.sizes):
+            raise UserError(f"at={list(self.at)}: expected as many as sizes={list(self.sizes)}")
+        if list(self.at) != sorted(set(self.at)):
+            raise UserError(f"at={list(self.at)}: expected ascending amounts")
+
+    def batches(self, tokens_per_sample: int, samples_per_epoch: int) -> Batches:
+        thresholds = [batch_samples(a, self.unit, tokens_per_sample, samples_per_epoch) for a in self.at]
+        return Batches([(0, self.size), *zip(thresholds, self.sizes, strict=True)], tokens_per_sample)

@@ -1,0 +1,136 @@
+"""Text as data: the documentation of CPython 3.11.7, or any UTF-8 file or folder, as bytes, GPT-2 or GPT-NeoX BPE."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from lawa_exp.axes.dataset import cache
+from lawa_exp.axes.dataset.blocks import Blocks
+from lawa_exp.axes.dataset.places import find, is_hidden, sole
+from lawa_exp.axes.dataset.tokenizers import Tokenizer, load_tokenizer
+from lawa_exp.config.rules import one_of, optional, setting, text
+from lawa_exp.system.errors import UserError
+
+PYDOCS = Path(__file__).with_name("pydocs.txt.xz")  # README.md here says what it was made from and how
+HELD_OUT = 0.05  # of the text: the last twentieth is test, the one before it val
+SPLIT_FILES = {"train": ("train.txt",), "val": ("val.txt", "valid.txt", "validation.txt"), "test": ("test.txt",)}
+
+SOURCES = {  # by folder: where the files come from
+    "tinyshakespeare": "get tinyshakespeare/input.txt from https://github.com/karpathy/char-rnn/tree/master/data",
+    "wikitext-2": "get wikitext-2 (Merity et al. 2016) as wikitext-2/train.txt, valid.txt and test.txt: the data set "
+    "Salesforce/wikitext, wikitext-2-v1, on the Hugging Face hub",
+    "enwiki2015": "make enwiki2015/enwiki2015.txt from https://github.com/jason-feng/wikiVisual, see "
+    "results/ladder/README.md",
+}
+
+
+@dataclass(frozen=True)
+class PydocsSettings:
+    """The documentation of CPython 3.11.7 (its `pydoc_data.topics`, topics in alphabetical order), embedded."""
+
+    inputs: ClassVar[str] = "tokens"
+    name: str = setting(text())
+
+    def open(self, context: int) -> Blocks:
+        return _blocks(*read_pydocs(), load_tokenizer("bytes", None), context, self.name)
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """A UTF-8 file, or a folder: train.txt, valid.txt, test.txt where it holds them, else all its files by name.
+
+    A single text is cut: the last twentieth is test, the one before it val.
+    """
+
+    inputs: ClassVar[str] = "tokens"
+    name: str = setting(text())
+    path: str | None = setting(optional(text()))
+    folder: str | None = setting(optional(text()))
+    tokenizer: str = setting(one_of("bytes", "gpt2", "neox"))
+    tokenizer_path: str | None = setting(optional(text()))
+
+    def open(self, context: int) -> Blocks:
+        get = "give a UTF-8 file or a folder with dataset.path=PATH, or train at once with dataset=pydocs"
+        if self.folder in SOURCES:
+            get = f"{SOURCES[self.folder]}; or {get}"
+        place = find(self.name, self.path, self.folder, (), get)
+        splits, note = read_splits(place)
+        return _blocks(splits, note, load_tokenizer(self.tokenizer, self.tokenizer_path), context, self.name)
+
+
+def read_pydocs() -> tuple[dict[str, str], str]:
+    """The splits of the embedded text, and how they were cut. UserError: Python without lzma."""
+    try:
+        import lzma
+    except ImportError:
+        raise UserError(
+            "dataset=pydocs: this Python was built without lzma, which its text is compressed with; take a Python that "
+            "has it, or give a text with dataset=text dataset.path=PATH"
+        ) from None
+
+    return _cut_splits(lzma.decompress(PYDOCS.read_bytes()).decode())
+
+
+def read_splits(place: Path) -> tuple[dict[str, str], str]:
+    if place.is_dir():
+        named = {s: next((place / n for n in names if (place / n).is_file()), None) for s, names in SPLIT_FILES.items()}
+        if named["train"] is not None:
+            return _named_splits({s: _read(p) for s, p in named.items() if p is not None})
+        files = sorted(p for p in place.rglob("*") if p.is_file() and not is_hidden(p, place))
+        if not files:
+            raise UserError(f"dataset.path={place}: the folder holds no file")
+        return _cut_splits("\n".join(_read(p) for p in files))
+    return _cut_splits(_read(place))
+
+
+def _named_splits(texts: dict[str, str]) -> tuple[dict[str, str], str]:
+    held_out = [s for s in ("val", "test") if s in texts]
+    if not held_out:
+        return _cut_splits(texts["train"])
+    if len(held_out) == 2:
+        return texts, ""
+    note = sole(held_out[0])
+    return {"train": texts["train"], "val": texts[held_out[0]], "test": texts[held_out[0]]}, note
+
+
+def _cut_splits(content: str) -> tuple[dict[str, str], str]:
+    test = len(content) - int(HELD_OUT * len(content))
+    val = test - int(HELD_OUT * len(content))
+    splits = {"train": content[:val], "val": content[val:test], "test": content[test:]}
+    return splits, "cut by place: the first 90% is train, the next 5% val, the last 5% test"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"dataset.path={path}: not UTF-8 text (byte {error.start})") from None
+
+
+def _blocks(splits: dict[str, str], note: str, tokenizer: Tokenizer, context: int, name: str) -> Blocks:
+    digest = hashlib.sha256(tokenizer.fingerprint.encode())
+    for split in ("train", "val", "test"):
+        digest.update(hashlib.sha256(splits[split].encode()).digest())
+    fingerprint = digest.hexdigest()
+    tokens = {s: _encoded(t, tokenizer, f"{fingerprint}-{s}") for s, t in splits.items()}
+    return Blocks(tokens, context, tokenizer.vocab_size, fingerprint, name, note)
+
+
+def _encoded(content: str, tokenizer: Tokenizer, key: str) -> np.ndarray:
+    """The tokens of a text; those of a slow tokenizer are kept."""
+    return tokenizer.encode(content) if tokenizer.name == "bytes" else kept(key, lambda: tokenizer.encode(content))
+
+
+def kept(key: str, encode: Callable[[], np.ndarray]) -> np.ndarray:
+    """What `encode` gives, from the cache where that has `key`."""
+    tokens = cache.load(key)
+    if tokens is None:
+        tokens = encode()
+        cache.save(key, tokens)
+    return tokens

@@ -1,0 +1,237 @@
+"""Text to tokens: raw bytes, or the byte-level BPE of GPT-2 or GPT-NeoX from local vocabulary files (no network)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lawa_exp.config.rules import near
+from lawa_exp.system.errors import UserError
+
+GPT2_FILES = ("encoder.json", "vocab.bpe")
+NEOX_FILES = ("20B_tokenizer.json", "tokenizer.json")  # either
+ALONE = {"pydocs": "bytes", "openwebtext": "gpt2", "pile": "neox"}  # of data sets with one tokenizer
+END_OF_TEXT = "<|endoftext|>"
+# How GPT-2 cuts text into pieces (github.com/openai/gpt-2, src/encoder.py), in an equivalent form that backtracks less.
+GPT2_PIECES = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+# The one part that still backtracks, `\s+(?!\S)`, overflows tiktoken's stack on a million blanks in a row.
+BLANKS = "[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+LONG_BLANK = 100_000
+CHUNK = 20_000  # characters that the package tokenizers is given at once
+_LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
+_LONG_BLANK = re.compile(f"(?<!{BLANKS}){BLANKS}{{{LONG_BLANK},}}")
+
+
+def tokenizer_of(dataset: Any) -> tuple[str | None, str | None]:
+    """Which tokenizer made the tokens of a data set, by its settings, and where its files are said to be."""
+    return getattr(dataset, "tokenizer", ALONE.get(dataset.name)), getattr(dataset, "tokenizer_path", None)
+
+
+def load_tokenizer(name: str, path: str | None) -> Tokenizer:
+    """The tokenizer called `name`; `path`: the folder of its vocabulary files, where it has any.
+
+    Raises UserError for an unknown name, and for vocabulary files that are missing or damaged.
+    """
+    if name not in TOKENIZERS:
+        raise UserError(f"dataset.tokenizer={name} is not a tokenizer; {near(name, TOKENIZERS)}")
+    return TOKENIZERS[name](path)
+
+
+def _load_bytes(path: str | None) -> Tokenizer:
+    return Tokenizer("bytes", 256, None, _fingerprint("bytes", []), _encode_bytes)
+
+
+def _encode_bytes(text: str) -> np.ndarray:
+    return np.frombuffer(_printable(text).encode("utf-8"), np.uint8).astype(np.uint16)
+
+
+def _load_gpt2(path: str | None) -> Tokenizer:
+    """GPT-2's BPE from `encoder.json` (token to id) and `vocab.bpe` (the merges, in order)."""
+    folder = find_gpt2(path)
+    import tiktoken
+
+    contents = [(folder / name).read_bytes() for name in GPT2_FILES]
+    ids, end_of_text = _read_gpt2(contents[0], contents[1], folder)
+    encoding = tiktoken.Encoding(
+        "gpt2", pat_str=GPT2_PIECES, mergeable_ranks=ids, special_tokens={END_OF_TEXT: end_of_text}
+    )
+
+    def encode(text: str) -> np.ndarray:
+        parts = [np.array(encoding.encode_ordinary(part), np.uint16) for part in _parts(_printable(text))]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    return Tokenizer("gpt2", len(ids) + 1, end_of_text, _fingerprint("gpt2", contents), encode)
+
+
+def find_gpt2(path: str | None) -> Path:
+    """The folder that holds both vocabulary files."""
+    places = _places(path, "gpt2_bpe")
+    for place in places:
+        if all((place / name).is_file() for name in GPT2_FILES):
+            return place
+    raise _not_found("gpt2", " and ".join(GPT2_FILES), path, places)
+
+
+def _places(path: str | None, folder: str) -> list[Path]:
+    """Where vocabulary files may be: `path`, else LAWA_TOKENIZER, $LAWA_DATA/`folder`, data/`folder`."""
+    if path is not None:
+        return [Path(path).expanduser()]
+    places = [Path(os.environ["LAWA_TOKENIZER"])] if os.environ.get("LAWA_TOKENIZER") else []
+    places += [Path(os.environ["LAWA_DATA"]) / folder] if os.environ.get("LAWA_DATA") else []
+    return [place.expanduser() for place in [*places, Path("data") / folder]]
+
+
+def _not_found(name: str, files: str, path: str | None, places: list[Path]) -> UserError:
+    unset = [name for name in ("LAWA_TOKENIZER", "LAWA_DATA") if path is None and not os.environ.get(name)]
+    hint = f" (not set: {', '.join(unset)})" if unset else ""
+    return UserError(
+        f"dataset.tokenizer={name}: {files} not found; looked in {', '.join(map(str, places))}{hint}; "
+        "name their folder with dataset.tokenizer_path=DIR (of other commands: --tokenizer-path DIR), "
+        "or use dataset.tokenizer=bytes"
+    )
+
+
+def _read_gpt2(encoder: bytes, merges: bytes, folder: Path) -> tuple[dict[bytes, int], int]:
+    """(the id of each token's bytes, the id of end of text).
+
+    The ids are the merge order too, which is how tiktoken reads them; the two files must agree on it.
+    """
+    byte_of = symbols()
+    try:
+        vocabulary = json.loads(encoder)
+        end_of_text = vocabulary.pop(END_OF_TEXT)
+        ids = {bytes(byte_of[c] for c in token): index for token, index in vocabulary.items()}
+        pairs = [line.split() for line in merges.decode("utf-8").split("\n")[1:] if line]
+        merged = [bytes(byte_of[c] for c in first + second) for first, second in pairs]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{folder}: {' or '.join(GPT2_FILES)} is damaged ({type(error).__name__}: {error})") from None
+    if sorted([*ids.values(), end_of_text]) != list(range(len(ids) + 1)) or len(ids) >= 2**16:
+        raise UserError(
+            f"{folder / GPT2_FILES[0]} is damaged: its ids are not 0 to {len(ids)}, below 65,536, once each"
+        )
+    if [ids.get(token) for token in merged] != list(range(256, len(ids))) or any(
+        bytes([b]) not in ids for b in range(256)
+    ):
+        raise UserError(f"{folder}: {' and '.join(GPT2_FILES)} do not belong together: their merges differ")
+    return ids, end_of_text
+
+
+def vocabulary(path: str | None) -> tuple[dict[str, int], list[str]]:
+    """GPT-2's (id of each token as it is written there, merges in their order). UserError as in `load_tokenizer`."""
+    folder = find_gpt2(path)
+    encoder, merges = ((folder / name).read_bytes() for name in GPT2_FILES)
+    _read_gpt2(encoder, merges, folder)
+    return json.loads(encoder), [line for line in merges.decode("utf-8").split("\n")[1:] if line]
+
+
+def symbols() -> dict[str, int]:
+    """GPT-2 writes each byte as one visible character: itself, or the next free one from U+0100 on."""
+    visible = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
+    hidden = [b for b in range(256) if b not in visible]
+    return {chr(b): b for b in visible} | {chr(256 + n): b for n, b in enumerate(hidden)}
+
+
+def _load_neox(path: str | None) -> Tokenizer:
+    return read_tokenizer(find_neox(path), "neox")
+
+
+def find_neox(path: str | None) -> Path:
+    """The file of the tokenizer of GPT-NeoX-20B, and of Pythia."""
+    places = _places(path, "neox_tokenizer")
+    files = [p for place in places for p in (place, *(place / name for name in NEOX_FILES)) if p.is_file()]
+    if not files:
+        raise _not_found("neox", " or ".join(NEOX_FILES), path, places)
+    return files[0]
+
+
+def read_tokenizer(file: Path, name: str) -> Tokenizer:
+    """A file of the package tokenizers, as Hugging Face folders have it (tokenizer.json)."""
+    try:
+        import tokenizers
+    except ImportError:
+        raise UserError(f"{file} needs the package tokenizers: pip install 'lawa_exp[transformers]'") from None
+    content = file.read_bytes()
+    try:
+        loaded = tokenizers.Tokenizer.from_str(content.decode())
+    except Exception as error:  # the package raises plain Exception
+        raise UserError(f"{file} is damaged: it is no tokenizer ({' '.join(str(error).split())[:100]})") from None
+    loaded.encode_special_tokens = True  # the text of special tokens is text
+    loaded.no_truncation()
+    loaded.no_padding()
+    vocabulary = loaded.get_vocab(with_added_tokens=True)
+    size = max(vocabulary.values()) + 1
+    if size > 2**16:
+        raise UserError(f"{file}: a vocabulary of {size:,}; tokens are kept as 16 bits, at most 65,536")
+    digest = hashlib.sha256(json.dumps(vocabulary, sort_keys=True).encode()).hexdigest()
+
+    def encode(text: str) -> np.ndarray:
+        found = loaded.encode_batch_fast(list(_lines(_printable(text))), add_special_tokens=False)
+        return np.array([token for piece in found for token in piece.ids], np.uint16)
+
+    return Tokenizer(name, size, vocabulary.get(END_OF_TEXT), _fingerprint(name, [digest.encode()]), encode)
+
+
+def _lines(text: str) -> Iterator[str]:
+    """The text cut before ends of lines, where the pieces of GPT-2's pattern end anyway: see `_parts`."""
+    start = 0
+    for line_end in _LINE_END.finditer(text):
+        if line_end.start() - start >= CHUNK:
+            yield text[start : line_end.start()]
+            start = line_end.start()
+    yield text[start:]
+
+
+def _parts(text: str) -> Iterator[str]:
+    """The text, cut where GPT-2 cuts it anyway: before the last blank of a very long run that something follows."""
+    start = 0
+    if len(text) > LONG_BLANK:
+        for run in _LONG_BLANK.finditer(text):
+            if run.end() < len(text):
+                yield text[start : run.end() - 1]
+                start = run.end() - 1
+    yield text[start:]
+
+
+def _printable(text: str) -> str:
+    """The text with lone surrogates (from broken JSON escapes), which UTF-8 cannot hold, replaced as tiktoken does."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _fingerprint(name: str, contents: list[bytes]) -> str:
+    digest = hashlib.sha256(name.encode())
+    for content in contents:
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """encode: text -> uint16 [tokens]; the text of special tokens is ordinary text to it.
+
+    end_of_text: the id that ends a document, or None; fingerprint: sha256 over the name and the vocabulary files.
+    """
+
+    name: str
+    vocab_size: int
+    end_of_text: int | None
+    fingerprint: str
+    encode: Callable[[str], np.ndarray]
+
+
+TOKENIZERS: dict[str, Callable[[str | None], Tokenizer]] = {
+    "bytes": _load_bytes,
+    "gpt2": _load_gpt2,
+    "neox": _load_neox,
+}

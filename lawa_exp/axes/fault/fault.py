@@ -1,0 +1,29 @@
+"""Faults that are injected on purpose: a burst of bad batches or of rate, to see what averages do across it.
+
+A fault strikes the updates that complete the steps at+1 .. at+length, and is a pure function of the step: it is the
+same in a resumed run, and on other ranks. It is part of the trajectory id, even where a budget ends before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lawa_exp.axes.batch.batches import Batches
+
+
+class Fault:
+    """What all have; each kind changes one of the two."""
+
+    def rate_factor(self, step: int) -> float:
+        """What the schedule's rate of the update that completes `step` is multiplied by."""
+        return 1.0
+
+    def drawn(self, data: Any, batches: Batches) -> Any:
+        """What training batches are drawn from, in place of the open data set."""
+        return data
+
+
+@dataclass(frozen=True)
+class NoFault(Fault):
+    """Training as it was asked for."""

@@ -1,0 +1,24 @@
+"""A burst of rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lawa_exp.axes.fault.fault import Fault
+from lawa_exp.config.rules import number, setting, steps
+
+
+@dataclass(frozen=True)
+class RateBurst(Fault):
+    """The schedule's rate, scaled and warmed up as ever, times `factor`."""
+
+    at: int | str = setting(steps())
+    length: int | str = setting(steps(1))
+    factor: float = setting(number(above=0))
+
+    @property
+    def described(self) -> str:
+        return f"the rate times {self.factor:g}"
+
+    def rate_factor(self, step: int) -> float:
+        return self.factor if int(self.at) < step <= int(self.at) + int(self.length) else 1.0

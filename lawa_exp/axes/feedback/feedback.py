@@ -1,0 +1,45 @@
+"""An average that goes back into training, at work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lawa_exp.averaging.settings import build_averager
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class Feedback:
+    """One of them at work. Its averager has a window of its own: it holds what training went through."""
+
+    def __init__(self, settings: Any, averaged: frozenset[str], optimizer: torch.optim.Optimizer) -> None:
+        from lawa_exp.averaging.window import Window
+
+        self.settings, self.averaged, self.optimizer = settings, averaged, optimizer
+        self.window = Window()
+        self.averager = build_averager(settings.averager, averaged, self.window)
+
+    def begin(self, live: Mapping[str, Tensor]) -> None:
+        """Before the first step of a training."""
+        if self.settings.from_initial:
+            self.averager.begin(0, live)
+
+    def due(self, step: int) -> bool:
+        """Whether the live weights may change after `step`."""
+        return step % self.settings.every == 0
+
+    def update(self, step: int, live: Mapping[str, Tensor]) -> None:
+        """After the optimizer's update: observes and, where it is due, changes `live` in place."""
+        self.averager.update(step, live)
+        if not self.due(step):
+            return
+        weights = self.averager.average()
+        if weights is None:
+            return
+        for name in sorted(self.averaged & live.keys()):
+            live[name].copy_(weights[name])
+        if self.settings.optimizer == "reset":
+            self.optimizer.state.clear()

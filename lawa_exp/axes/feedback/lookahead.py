@@ -1,0 +1,29 @@
+"""Lookahead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lawa_exp.averaging.settings import EmaSettings
+from lawa_exp.config.rules import number, setting, steps
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class LookaheadSettings:
+    """Every `every` steps slow <- slow + alpha * (live - slow), live <- slow; slow starts as the initial weights.
+
+    Zhang et al. 2019, algorithm 1 (their k is `every`); the optimizer's state is kept.
+    """
+
+    every: int | str = setting(steps(1))
+    alpha: float = setting(number(above=0, high=1))
+    optimizer = "keep"
+    from_initial = True
+
+    @property
+    def averager(self) -> EmaSettings:
+        return EmaSettings(1 - self.alpha, self.every, 0, False)

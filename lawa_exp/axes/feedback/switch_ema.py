@@ -1,0 +1,27 @@
+"""Switch EMA."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lawa_exp.averaging.settings import DECAY, EmaSettings
+from lawa_exp.config.rules import setting, steps
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class SwitchEmaSettings:
+    """An EMA of every step, copied over the live weights every `every` steps (Li et al. 2024: after each epoch)."""
+
+    decay: float | str = setting(DECAY)
+    every: int | str = setting(steps(1))
+    start: int | str = setting(steps())
+    optimizer = "keep"
+    from_initial = False
+
+    @property
+    def averager(self) -> EmaSettings:
+        return EmaSettings(self.decay, 1, self.start, False)

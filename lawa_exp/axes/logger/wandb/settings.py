@@ -1,0 +1,23 @@
+"""Rows on the disk, which W&B is sent as well."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lawa_exp.config.rules import Rule, number, one_of, optional, setting, text
+from lawa_exp.config.shared import Logger
+
+MODES = ("online", "offline", "off")  # of W&B; YAML reads a bare off as false
+
+
+@dataclass(frozen=True)
+class WandbLogger(Logger):
+    """The same, and its rows are sent to W&B beside training (`wandb_log/`).
+
+    mode: online; offline, a file in RUN/wandb/; off. finish_timeout: seconds that a run waits for W&B at its end.
+    """
+
+    mode: str = setting(Rule("one of online, offline, off", lambda v: one_of(*MODES).parse("off" if v is False else v)))
+    project: str = setting(text())
+    entity: str | None = setting(optional(text()))
+    finish_timeout: float = setting(number(low=0))

@@ -1,0 +1,75 @@
+"""The dashboard of a W&B project, in code: loss by averager, steps saved, rate, throughput, final tables."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lawa_exp.averaging.settings import AVERAGERS
+from lawa_exp.system.errors import Failed, UserError
+
+
+def workspace(project: str, entity: str | None) -> Any:
+    """A `wandb_workspaces.workspaces.Workspace`; nothing is sent. UserError: that package is missing."""
+    try:
+        import wandb_workspaces.reports.v2 as panels
+        import wandb_workspaces.workspaces as workspaces
+    except ImportError:
+        raise UserError("the package wandb-workspaces is missing; pip install 'lawa_exp[wandb]'") from None
+    kinds = list(AVERAGERS)
+
+    def lines(title: str, *keys: str, regex: str | None = None, **options: Any) -> Any:
+        return panels.LinePlot(title=title, x="step", y=list(keys), metric_regex=regex, title_x="step", **options)
+
+    def section(name: str, *content: Any) -> Any:
+        return workspaces.Section(name=name, panels=list(content), is_open=True)
+
+    best = [f"best/{kind}/loss" for kind in kinds]
+    saved = [f"steps_saved/{kind}" for kind in kinds]
+    return workspaces.Workspace(
+        name="lawa_exp",
+        entity=entity or "",
+        project=project,
+        settings=workspaces.WorkspaceSettings(x_axis="step", ignore_outliers=True),
+        runset_settings=workspaces.RunsetSettings(groupby=[]),
+        sections=[
+            section(
+                "Loss by averager",
+                lines("Validation loss, live and the best of each kind of average", "val/live/loss", *best),
+                lines("Validation loss of every average", regex="val/.*/loss"),
+            ),
+            section(
+                "Steps saved",
+                panels.BarPlot(title="Most steps saved, by kind", metrics=[panels.SummaryMetric(key) for key in saved]),
+                panels.WeavePanelSummaryTable(table_name="final/table"),
+                panels.MediaBrowser(media_keys=["final/curves"]),
+            ),
+            section(
+                "Training",
+                lines("Learning rate", "train/lr"),
+                lines("Training loss", "train/loss", smoothing_factor=0.6, smoothing_type="exponential"),
+                lines("Gradient norm", "train/grad_norm", log_y=True),
+                lines("Batch size", "train/batch_size"),
+            ),
+            section(
+                "Throughput",
+                lines("Tokens per second (images, of images)", "timing/tokens_per_second"),
+                lines("Memory (bytes)", "timing/memory"),
+                lines("Seconds of training since the last start", "timing/seconds"),
+            ),
+        ],
+    )
+
+
+def make(project: str, entity: str | None, show: bool) -> str:
+    """Saves the dashboard in the project and returns its address; show: returns it as JSON. Failed: W&B does not."""
+    made = workspace(project, entity)
+    if show:
+        return json.dumps(json.loads(made._to_model().model_dump_json(by_alias=True)), indent=1)
+    if not entity:
+        raise UserError("--workspace: give the --entity (user or team) whose project it is for")
+    try:
+        made.save()
+    except Exception as error:  # of whatever kind W&B's are
+        raise Failed(f"--workspace: W&B: {type(error).__name__}: {str(error).strip()}") from error
+    return str(made.url)

@@ -1,0 +1,24 @@
+"""The peak rate after the warm-up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lawa_exp.axes.batch.batches import Batches
+from lawa_exp.axes.lr.schedule import UNIT, Schedule
+from lawa_exp.config.rules import number, optional, setting, steps
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The peak rate after the warm-up."""
+
+    uses_horizon: ClassVar[bool] = False
+    peak: float = setting(number(above=0))
+    warmup_steps: int | str = setting(steps())
+    horizon: int | str | None = setting(optional(steps(1)))
+    unit: str = setting(UNIT)
+
+    def value(self, batches: Batches, step: int) -> float:
+        return self.peak

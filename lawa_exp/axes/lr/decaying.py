@@ -1,0 +1,47 @@
+"""A plateau and a decay."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+from lawa_exp.axes.batch.batches import Batches
+from lawa_exp.axes.lr.schedule import Schedule
+from lawa_exp.system.errors import UserError
+
+SHAPES = {  # of a decay: share of it that is over -> what is left between the peak (1) and the final rate (0)
+    "linear": lambda x: 1 - x,
+    "1-sqrt": lambda x: 1 - math.sqrt(x),
+    "cosine": lambda x: 0.5 * (1 + math.cos(math.pi * x)),
+}
+
+
+class Decaying(Schedule):
+    """A plateau, then a decay over the last `decay_steps` before the horizon."""
+
+    lengths: ClassVar[tuple[str, ...]] = ("decay_steps",)
+    decay_steps: int | str
+    shape: str
+    final_ratio: float
+
+    @property
+    def stable_steps(self) -> int:
+        """The last step before the decay."""
+        return int(self.horizon or 0) - int(self.decay_steps)
+
+    def plateau(self, batches: Batches, step: int) -> float:
+        raise NotImplementedError
+
+    def value(self, batches: Batches, step: int) -> float:
+        stable = self.stable_steps
+        if step <= stable:
+            return self.plateau(batches, step)
+        over = self.progress(batches, step, stable)
+        top = self.plateau(batches, stable)
+        if self.shape == "exponential":
+            return top * self.final_ratio**over
+        return top * (self.final_ratio + (1 - self.final_ratio) * SHAPES[self.shape](over))
+
+    def __post_init__(self) -> None:
+        if self.shape == "exponential" and self.final_ratio == 0:
+            raise UserError("final_ratio=0: an exponential decay needs one above 0")

@@ -1,0 +1,32 @@
+"""The inverse square root of what was seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lawa_exp.axes.batch.batches import Batches
+from lawa_exp.axes.lr.schedule import UNIT, Schedule
+from lawa_exp.config.rules import number, optional, setting, steps
+
+
+@dataclass(frozen=True)
+class InverseSqrt(Schedule):
+    """peak * sqrt(a / (n - n_w + a)), n seen, n_w at the end of the warm-up, a = `timescale`, null: the warm-up itself.
+
+    With a = n_w it is peak * sqrt(n_w / n) (Vaswani et al. 2017); Meterez et al. (2026) take a fixed a.
+    """
+
+    uses_horizon: ClassVar[bool] = False
+    lengths: ClassVar[tuple[str, ...]] = ("timescale",)
+    peak: float = setting(number(above=0))
+    warmup_steps: int | str = setting(steps())
+    horizon: int | str | None = setting(optional(steps(1)))
+    unit: str = setting(UNIT)
+    timescale: int | str | None = setting(optional(steps(1)))
+
+    def value(self, batches: Batches, step: int) -> float:
+        warmed = batches.seen(self.unit, int(self.warmup_steps))
+        a = batches.seen(self.unit, int(self.timescale or self.warmup_steps or 1))
+        return self.peak * math.sqrt(a / (batches.seen(self.unit, step) - warmed + a))

@@ -1,0 +1,44 @@
+"""A rate that is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lawa_exp.axes.batch.batches import Batches
+from lawa_exp.axes.lr.schedule import UNIT, Schedule
+from lawa_exp.config.rules import either, integer, number, one_of, optional, setting, steps
+
+
+@dataclass(frozen=True)
+class OnTheFly(Schedule):
+    """The peak until `start`; from then on g'g / g'Hg, measured every `every` steps, constant in between.
+
+    g and H: gradient and Hessian of the loss over `samples` of the training set (evenly spaced, always the same),
+    without dropout. As in the code that Granziol et al. (2022) published (rmt_damping_dl, lr_sgd.py): once an epoch,
+    from the third on, over the whole set (`samples: all`), momentum left as it is. Not published, and ours: where g'Hg
+    is not positive the last rate stays; a subset as the default; no measurement before the warm-up's end; `scaling`
+    multiplies what is measured. The momentum learned by Lanczos quadrature, of which the paper speaks, is not in that
+    code, and not here.
+    """
+
+    uses_horizon: ClassVar[bool] = False
+    lengths: ClassVar[tuple[str, ...]] = ("every", "start")
+    peak: float = setting(number(above=0))
+    warmup_steps: int | str = setting(steps())
+    horizon: int | str | None = setting(optional(steps(1)))
+    unit: str = setting(UNIT)
+    every: int | str = setting(steps(1))
+    start: int | str = setting(steps())
+    samples: int | str = setting(either(integer(1), one_of("all")))
+
+    def value(self, batches: Batches, step: int) -> float:
+        return self.peak
+
+    @property
+    def first(self) -> int:
+        """The step after which it is first measured."""
+        return -(-max(int(self.start), int(self.warmup_steps)) // int(self.every)) * int(self.every)
+
+    def measured_after(self, step: int) -> bool:
+        return step >= self.first and step % int(self.every) == 0

@@ -1,0 +1,25 @@
+"""A power of what is left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lawa_exp.axes.batch.batches import Batches
+from lawa_exp.axes.lr.schedule import UNIT, Schedule
+from lawa_exp.config.rules import number, optional, setting, steps
+
+
+@dataclass(frozen=True)
+class Polynomial(Schedule):
+    """final + (peak - final) * (1 - progress)^power until the horizon (fairseq's polynomial_decay); linear: power 1."""
+
+    peak: float = setting(number(above=0))
+    warmup_steps: int | str = setting(steps())
+    horizon: int | str | None = setting(optional(steps(1)))
+    unit: str = setting(UNIT)
+    final_ratio: float = setting(number(low=0, high=1))
+    power: float = setting(number(above=0))
+
+    def value(self, batches: Batches, step: int) -> float:
+        low = self.final_ratio * self.peak
+        return low + (self.peak - low) * (1 - self.progress(batches, step)) ** self.power

@@ -1,0 +1,34 @@
+"""The Power Scheduler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lawa_exp.axes.batch.batches import Batches
+from lawa_exp.axes.lr.decaying import SHAPES, Decaying
+from lawa_exp.axes.scaling.scaling import SEQUENCE
+from lawa_exp.config.rules import number, one_of, optional, setting, steps
+
+
+@dataclass(frozen=True)
+class Power(Decaying):
+    """min(peak, B * a * n^b) for n tokens seen and a batch of B sequences of 4,096 tokens, then a decay.
+
+    Power Scheduler (Shen et al. 2024, equations 5 and 6): a = 4, b = -0.51, peak 0.02. Its decay goes exponentially to
+    0, here to `final_ratio`.
+    """
+
+    peak: float = setting(number(above=0))
+    warmup_steps: int | str = setting(steps())
+    horizon: int | str | None = setting(optional(steps(1)))
+    unit: str = setting(one_of("tokens"))
+    a: float = setting(number(above=0))
+    b: float = setting(number(high=0))
+    decay_steps: int | str = setting(steps())
+    shape: str = setting(one_of(*SHAPES, "exponential"))
+    final_ratio: float = setting(number(low=0, high=1))
+
+    def plateau(self, batches: Batches, step: int) -> float:
+        step = max(1, step)
+        sequences = batches.size(step) * batches.tokens_per_sample / SEQUENCE
+        return min(self.peak, sequences * self.a * batches.tokens(step) ** self.b)

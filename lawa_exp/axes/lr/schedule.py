@@ -1,0 +1,39 @@
+"""Learning rates as pure functions of what has been seen.
+
+Convention: `rate(schedule, scaling, batches, step)` is the rate of the update that completes `step` (1, 2, ...).
+Warm-up is linear in `unit` and ends at the peak (power: at its own curve). All lengths are resolved to steps once;
+between them progress is measured in `unit` (steps, samples or tokens), which matters only where the batch changes.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from lawa_exp.axes.batch.batches import Batches
+from lawa_exp.config.rules import one_of
+
+UNIT = one_of("steps", "samples", "tokens")
+
+
+class Schedule:
+    """What all have. Subclasses give `value(batches, step)`, the rate after the warm-up."""
+
+    uses_horizon: ClassVar[bool] = True  # whether `horizon` determines the rate
+    lengths: ClassVar[tuple[str, ...]] = ()  # further settings that are steps
+    peak: float
+    warmup_steps: int | str
+    horizon: int | str | None
+    unit: str
+
+    def value(self, batches: Batches, step: int) -> float:
+        raise NotImplementedError
+
+    def measured_after(self, step: int) -> bool:
+        """Whether the rate from the next update on is measured on the weights after `step`."""
+        return False
+
+    def progress(self, batches: Batches, step: int, first: int | None = None) -> float:
+        """Share, 0 to 1, of the way from `first` (default: the warm-up's end) to the horizon."""
+        start = batches.seen(self.unit, int(self.warmup_steps) if first is None else first)
+        end = batches.seen(self.unit, int(self.horizon or 0))
+        return min(1.0, max(0.0, (batches.seen(self.unit, step) - start) / max(1, end - start)))

@@ -1,0 +1,63 @@
+"""fairseq's transformer_lm, without torch."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lawa_exp.config.rules import Rule, integer, number, optional, setting, text
+from lawa_exp.system.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+
+from lawa_exp.axes.model.vocabulary import same_vocabulary
+
+
+@dataclass(frozen=True)
+class AdaptiveLMSettings:
+    """fairseq's `transformer_lm` with adaptive input embedding and adaptive softmax, tied (Baevski and Auli 2019).
+
+    vocab_size: null: the data set's. cutoffs: the first token of each band after the first, whose embeddings are
+    `factor` times narrower than those of the band before.
+    """
+
+    inputs: ClassVar[str] = "tokens"
+    name: str = setting(text())
+    layers: int = setting(integer(1))
+    heads: int = setting(integer(1))
+    width: int = setting(integer(4))
+    hidden: int = setting(integer(1))
+    context: int = setting(integer(1))
+    vocab_size: int | None = setting(optional(integer(6)))
+    cutoffs: Any = setting(Rule("a list of rising integers", lambda v: _rising([integer(2).parse(c) for c in v])))
+    factor: int = setting(integer(1))
+    dropout: float = setting(number(low=0, high=0.999))
+    attention_dropout: float = setting(number(low=0, high=0.999))
+    activation_dropout: float = setting(number(low=0, high=0.999))
+    softmax_dropout: float = setting(number(low=0, high=0.999))
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise UserError(f"width={self.width} is not a multiple of heads={self.heads}")
+        if self.width % 2:
+            raise UserError(f"model.width={self.width}: expected an even one, half of it sines, half cosines")
+        if self.width < self.factor ** len(self.cutoffs):
+            raise UserError(
+                f"model.width={self.width}: too narrow for {len(self.cutoffs) + 1} bands of factor={self.factor}"
+            )
+        if self.vocab_size is not None and self.vocab_size <= self.cutoffs[-1]:
+            raise UserError(f"model.cutoffs={list(self.cutoffs)}: expected all below vocab_size={self.vocab_size}")
+        edges = [*self.cutoffs, *([self.vocab_size] if self.vocab_size else [])]
+        if any(stop - start < 2 for start, stop in itertools.pairwise(edges)):
+            raise UserError(f"model.cutoffs={list(self.cutoffs)}: expected bands of at least two tokens")
+
+    def fitted(self, data: Any, name: str) -> AdaptiveLMSettings:
+        return replace(self, vocab_size=same_vocabulary(self.vocab_size, data, name))
+
+
+def _rising(values: list[int]) -> tuple[int, ...]:
+    if not values or sorted(set(values)) != values:
+        raise ValueError
+    return tuple(values)

@@ -1,0 +1,37 @@
+"""The Compact Convolutional Transformer, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lawa_exp.config.rules import integer, number, one_of, setting
+from lawa_exp.system.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+
+from lawa_exp.axes.model.images import ImageModelSettings
+
+
+@dataclass(frozen=True)
+class CCTSettings(ImageModelSettings):
+    """The Compact Convolutional Transformer (Hassani et al. 2021): CCT-layers/kernel x convolutions.
+
+    positions: `learned`, `sine` or `none`. stochastic_depth: the share of samples that skip the last layer's branches.
+    """
+
+    layers: int = setting(integer(1))
+    heads: int = setting(integer(1))
+    width: int = setting(integer(1))
+    mlp_ratio: float = setting(number(above=0))
+    kernel: int = setting(integer(1))
+    convolutions: int = setting(integer(1))
+    positions: str = setting(one_of("learned", "sine", "none"))
+    dropout: float = setting(number(low=0, high=0.999))
+    attention_dropout: float = setting(number(low=0, high=0.999))
+    stochastic_depth: float = setting(number(low=0, high=0.999))
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise UserError(f"width={self.width} is not a multiple of heads={self.heads}")

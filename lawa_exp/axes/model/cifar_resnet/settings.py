@@ -1,0 +1,25 @@
+"""The ResNet for small images, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lawa_exp.config.rules import integer, setting
+from lawa_exp.system.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+
+from lawa_exp.axes.model.images import ImageModelSettings
+
+
+@dataclass(frozen=True)
+class CifarResNetSettings(ImageModelSettings):
+    """The ResNet for small images (He et al. 2016, section 4.2) of 6n+2 `layers`, shortcuts without parameters."""
+
+    layers: int = setting(integer(8))
+
+    def __post_init__(self) -> None:
+        if self.layers % 6 != 2:
+            raise UserError(f"layers={self.layers}: expected 6n+2, such as 20, 32, 44, 56 or 110")

@@ -1,0 +1,38 @@
+"""GPT-2, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lawa_exp.config.rules import boolean, integer, number, setting, text
+from lawa_exp.system.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+
+from lawa_exp.axes.model.vocabulary import check_vocabulary
+
+
+@dataclass(frozen=True)
+class GPTSettings:
+    """GPT-2 (Radford et al. 2019), pre-norm; parameter names are nanoGPT's."""
+
+    inputs: ClassVar[str] = "tokens"
+    name: str = setting(text())
+    layers: int = setting(integer(1))
+    heads: int = setting(integer(1))
+    width: int = setting(integer(1))
+    context: int = setting(integer(1))
+    vocab_size: int = setting(integer(1))
+    bias: bool = setting(boolean())
+    dropout: float = setting(number(low=0, high=0.999))
+    scale_attn_by_inverse_layer_idx: bool = setting(boolean())
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise UserError(f"width={self.width} is not a multiple of heads={self.heads}")
+
+    def fitted(self, data: Any, name: str) -> GPTSettings:
+        check_vocabulary(self.vocab_size, data, name)
+        return self

@@ -1,0 +1,56 @@
+"""What the models of images share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lawa_exp.config.rules import integer, optional, setting, text
+from lawa_exp.system.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class ImageModelSettings:
+    """What every model of images has: the shape of its data, where null the data set's."""
+
+    inputs: ClassVar[str] = "images"
+    context: ClassVar[None] = None
+    name: str = setting(text())
+    channels: int | None = setting(optional(integer(1)))
+    image_size: int | None = setting(optional(integer(1)))
+    classes: int | None = setting(optional(integer(1)))
+
+    def fitted(self, data: Any, name: str) -> ImageModelSettings:
+        found = {key: getattr(data, key) for key in ("channels", "image_size", "classes")}
+        for key, there in found.items():
+            here = getattr(self, key)
+            if here not in (None, there):
+                raise UserError(f"model.{key}={here}: the images of dataset={name} have {there}; null follows them")
+        return replace(self, **found)
+
+
+def channels_last_on_gpu(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Images with their channels innermost, where a GPU's convolutions want them; what follows has them likewise.
+
+    Weights keep their order, and with it what is saved: they are little beside the images.
+    """
+    if not inputs[0].is_cuda:
+        return None
+    import torch
+
+    return inputs[0].contiguous(memory_format=torch.channels_last), *inputs[1:]
+
+
+def forward_flops(model: nn.Module, settings: ImageModelSettings) -> int:
+    """Of one image, counted by torch in the operations themselves; `model` may be on the meta device."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next(model.parameters()).device
+    channels, size = settings.channels or 0, settings.image_size or 0
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.zeros(1, channels, size, size, device=device))
+    return counter.get_total_flops()

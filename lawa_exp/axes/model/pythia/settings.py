@@ -1,0 +1,38 @@
+"""Pythia, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lawa_exp.config.rules import integer, number, setting, text
+from lawa_exp.system.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+
+from lawa_exp.axes.model.vocabulary import check_vocabulary
+
+
+@dataclass(frozen=True)
+class PythiaSettings:
+    """Pythia (Biderman et al. 2023): a GPT-NeoX with parallel residuals and untied embeddings."""
+
+    inputs: ClassVar[str] = "tokens"
+    name: str = setting(text())
+    layers: int = setting(integer(1))
+    heads: int = setting(integer(1))
+    width: int = setting(integer(1))
+    context: int = setting(integer(1))
+    vocab_size: int = setting(integer(1))
+    dropout: float = setting(number(low=0, high=0.999))
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or self.width // self.heads % 8:
+            raise UserError(
+                f"width={self.width}: expected a multiple of 8 times heads={self.heads}, a quarter of a head is rotated"
+            )
+
+    def fitted(self, data: Any, name: str) -> PythiaSettings:
+        check_vocabulary(self.vocab_size, data, name)
+        return self

@@ -1,0 +1,39 @@
+"""RoBERTa, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lawa_exp.config.rules import integer, number, optional, setting, text
+from lawa_exp.system.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+
+from lawa_exp.axes.model.vocabulary import same_vocabulary
+
+
+@dataclass(frozen=True)
+class RobertaSettings:
+    """RoBERTa (Liu et al. 2019) as a masked language model, transformers' `RobertaForMaskedLM`.
+
+    context: tokens with <s>; vocab_size: with <mask>, null: the data set's.
+    """
+
+    inputs: ClassVar[str] = "masked tokens"
+    name: str = setting(text())
+    layers: int = setting(integer(1))
+    heads: int = setting(integer(1))
+    width: int = setting(integer(1))
+    context: int = setting(integer(2))
+    vocab_size: int | None = setting(optional(integer(6)))
+    dropout: float = setting(number(low=0, high=0.999))
+    attention_dropout: float = setting(number(low=0, high=0.999))
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise UserError(f"width={self.width} is not a multiple of heads={self.heads}")
+
+    def fitted(self, data: Any, name: str) -> RobertaSettings:
+        return replace(self, vocab_size=same_vocabulary(self.vocab_size, data, name))

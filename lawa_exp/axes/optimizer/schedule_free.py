@@ -1,0 +1,64 @@
+"""Schedule-Free AdamW (Defazio et al. 2024), from the package `schedulefree`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lawa_exp.axes.optimizer.groups import matrices_and_vectors
+from lawa_exp.config.rules import number, setting
+from lawa_exp.system.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+
+@dataclass(frozen=True)
+class ScheduleFree:
+    """y = (1 - beta1) z + beta1 x is trained; x is what is evaluated, kept as a snapshot and averaged.
+
+    Use it with lr=constant and a warm-up; its own warm-up is off. weight_lr_power and r weigh the average x.
+    """
+
+    beta1: float = setting(number(above=0, high=0.999999))
+    beta2: float = setting(number(low=0, high=0.999999))
+    eps: float = setting(number(above=0))
+    weight_decay: float = setting(number(low=0))
+    weight_lr_power: float = setting(number(low=0))
+    r: float = setting(number(low=0))
+    clip_norm: float = setting(number(low=0))
+
+    def build(self, model: nn.Module) -> Optimizer:
+        try:
+            import schedulefree
+        except ImportError:
+            raise UserError(
+                "optimizer=schedule_free needs the package schedulefree: pip install 'lawa_exp[optim]'"
+            ) from None
+        import torch
+
+        def local(tensor: Any) -> Tensor:
+            """This rank's rows of a sharded tensor."""
+            return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+        class ScheduleFreeAdamW(schedulefree.AdamWScheduleFree):
+            @torch.no_grad()
+            def evaluated(self, live: Mapping[str, Tensor]) -> dict[str, Tensor]:
+                """x by name, as `eval()` of the package would put it in place; y stays where it is."""
+                held = [(local(p), local(state["z"])) for p, state in self.state.items() if "z" in state]
+                z = {p.data_ptr(): of for p, of in held if p.numel()}  # empty rows have no place
+                weight = 1 - 1 / self.param_groups[0]["betas"][0]
+                return {n: t.lerp(z[t.data_ptr()], weight) if t.data_ptr() in z else t for n, t in live.items()}
+
+        optimizer = ScheduleFreeAdamW(
+            matrices_and_vectors(model, self.weight_decay),
+            lr=0.0,
+            betas=(self.beta1, self.beta2),
+            eps=self.eps,
+            r=self.r,
+            weight_lr_power=self.weight_lr_power,
+        )
+        optimizer.train()
+        return optimizer

@@ -1,0 +1,18 @@
+"""How the learning rate follows the batch size: a factor on the schedule's rate, 1 at the base batch."""
+
+from __future__ import annotations
+
+from lawa_exp.config.rules import one_of
+
+SEQUENCE = 4096  # tokens: the Power Scheduler counts its batch in sequences of so many
+
+
+WARMUP = one_of("steps", "samples")  # what of a warm-up given in steps is the same at another batch size
+
+
+class Scaling:
+    base_batch: int
+
+    def base_samples(self, tokens_per_sample: int) -> float:
+        """The base batch in samples."""
+        return self.base_batch

@@ -1,0 +1,131 @@
+"""The settings that are no choice on an axis, and the configuration of one training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lawa_exp.config.rules import Rule, boolean, either, integer, one_of, optional, setting, steps, text
+
+FORMAT_VERSION = 1
+
+
+STABLE = "stable"  # init.from: the constant-rate run of the same settings, which a sweep trains first
+
+
+BN_POLICIES = ("recalibrate", "average", "latest")
+
+
+BUDGET_UNITS = ("steps", "epochs", "tokens", "samples")
+
+
+@dataclass(frozen=True)
+class Init:
+    """What a training goes on from, see `origin.py`; null: from the seed."""
+
+    from_: str | None = setting(optional(text()))
+    step: int | None = setting(optional(integer(1)))
+    optimizer: str | None = setting(optional(one_of("keep", "reset")))
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Where and how the arithmetic is done. workers: processes of a rank that decode images from files; 0: none."""
+
+    device: str = setting(text())
+    dtype: str = setting(one_of("auto", "float32", "bfloat16"))
+    compile: bool = setting(boolean())
+    threads: int | None = setting(optional(integer(1)))
+    deterministic: bool = setting(boolean())
+    micro_batch: int | None = setting(optional(integer(1)))
+    parallel: str = setting(one_of("auto", "ddp", "fsdp"))
+    checkpoint_activations: bool = setting(boolean())
+    workers: int | None = setting(optional(integer(0)))
+
+
+@dataclass(frozen=True)
+class Logger:
+    """What is written while training; `every` is the steps between two training rows.
+
+    noise_scale: these rows have the two estimates of the gradient noise scale (`noise_scale.estimates`).
+    """
+
+    every: int = setting(integer(1))
+    noise_scale: bool = setting(boolean())
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """When and on how much the weights are evaluated; `batch_size` is samples in one forward pass.
+
+    bn: with which BatchNorm statistics they are (`batchnorm.py`), recalibrated on `bn_samples`.
+    """
+
+    every: int | str = setting(steps(1))
+    samples: int | str = setting(either(integer(1), one_of("all")))
+    batch_size: int = setting(integer(1))
+    bn: str = setting(one_of(*BN_POLICIES))
+    bn_samples: int | str = setting(either(integer(1), one_of("all")))
+
+
+@dataclass(frozen=True)
+class Save:
+    """When the complete state is saved, and the steps whose state is kept in states/."""
+
+    every: int | str | None = setting(optional(steps(1)))
+    keep: Any = setting(Rule("a list of steps", lambda v: tuple(steps(1).parse(s) for s in v)))
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Which snapshots are written, how many of the latest are kept, and where those of an attached window are read.
+
+    shard_size: bytes of a file of tensors; what is larger becomes several, with an index, as Hugging Face's.
+    """
+
+    every: int | str | None = setting(optional(steps(1)))
+    keep: int | str = setting(either(one_of("all", "none"), integer(1)))
+    window: str = setting(one_of("memory", "disk"))
+    shard_size: int = setting(integer(1))
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that one training was asked for. Settings of the parts are their own dataclasses."""
+
+    model: Any
+    dataset: Any
+    optimizer: Any
+    lr: Any
+    batch: Any
+    scaling: Any
+    init: Init
+    averagers: tuple[Any, ...]
+    feedback: Any
+    fault: Any
+    trainer: Trainer
+    logger: Logger
+    evaluate: Evaluate
+    save: Save
+    trajectory: Trajectory
+    budget: tuple[str, float]  # (unit, amount); resolved: ("steps", n)
+    seed: int
+    recipe: str
+
+    @property
+    def steps(self) -> int:
+        """The budget in steps; only once it is resolved."""
+        unit, amount = self.budget
+        assert unit == "steps", "the budget is not resolved yet"
+        return int(amount)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What one call of the command asks for besides the training itself."""
+
+    run_dir: str | None = setting(optional(text()))
+    runs_root: str = setting(text())
+    sweep: str | None = setting(optional(text()))
+    plan: bool = setting(boolean())
+    rerun: bool = setting(boolean())

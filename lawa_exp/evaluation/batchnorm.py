@@ -1,0 +1,94 @@
+"""BatchNorm: which samples share statistics in training, and what statistics weights are evaluated with.
+
+`evaluate.bn`, for the live weights and for every average of them:
+    recalibrate  those of the weights themselves, on training samples (Izmailov et al. 2018, section 3.2)
+    average      the running statistics, averaged as the weights are; of the live weights those that training left
+    latest       the running statistics of the latest observed weights
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lawa_exp.averaging.tensors import norms_in
+from lawa_exp.axes.dataset.loading import train_batches
+from lawa_exp.config.shared import Config
+from lawa_exp.evaluation.evaluate import evaluating
+from lawa_exp.system.distributed import Ranks
+
+
+def policy(config: Config, model: nn.Module) -> str | None:
+    """What rows say of BatchNorm: `evaluate.bn`, or None for a model without running statistics."""
+    return config.evaluate.bn if norms_in(model) else None
+
+
+def policy_field(bn: str | None) -> dict[str, str]:
+    """How it stands in a row."""
+    return {} if bn is None else {"bn": bn}
+
+
+def running_field(bn: str | None, loss: float) -> dict[str, float]:
+    """How the loss of the live weights with the statistics that training left stands in their row."""
+    return {} if bn is None else {"loss_running_bn": loss}
+
+
+def has_statistics_of(row: Mapping[str, Any], bn: str | None) -> bool:
+    """Whether a row of the live weights was made with the statistics of `bn`: recalibrated or running ones."""
+    return bn is None or (row["bn"] == "recalibrate") == (bn == "recalibrate")
+
+
+def with_statistics(averager: Any, weights: Mapping[str, Tensor], bn: str | None) -> dict[str, Tensor]:
+    """`weights`, which `averager` has just given with the latest statistics, with those that `bn` asks for."""
+    if bn != "average":
+        return dict(weights)
+    averaged = averager.statistics()  # bema extrapolates: no variance becomes negative
+    return {**weights, **{n: t.clamp_(min=0) if n.endswith("running_var") else t for n, t in averaged.items()}}
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, data: Any, config: Config, ranks: Ranks, device: torch.device, autocast: Any) -> None:
+    """Sets the running statistics to the mean of those of single batches, as `torch.optim.swa_utils.update_bn` does.
+
+    The batches, of evaluate.batch_size, are the first evaluate.bn_samples samples of the training's first epoch, as
+    training sees them; every module but BatchNorm is in evaluation mode. They go round the ranks and are summed in
+    float64 in their order: the result is the same on any number of ranks. A last batch of one sample, which may have no
+    variance, is left out.
+    """
+    norms = list(norms_in(model).values())
+    size, batch_size, asked = data.sizes["train"], config.evaluate.batch_size, config.evaluate.bn_samples
+    samples = size if asked == "all" else min(size, int(asked))
+    if samples % batch_size == 1 and samples > 1:
+        samples -= 1
+    count = -(-samples // batch_size)
+    statistics = [t for norm in norms for t in (norm.running_mean, norm.running_var) if t is not None]
+    total = torch.zeros(sum(t.numel() for t in statistics), dtype=torch.float64, device=device)
+    momenta = [norm.momentum for norm in norms]
+    starts = range(0, count, ranks.world)
+    firsts = [min(start + ranks.rank, count - 1) * batch_size for start in starts]  # who has none repeats the last:
+    parts = ((config.seed, first, min(batch_size, samples - first)) for first in firsts)  # all gather sharded weights
+    with evaluating(model), closing(train_batches(data, parts, device)) as loaded:
+        try:
+            for norm in norms:
+                norm.train()
+                norm.momentum = None  # a cumulative average, for modules that are called more than once
+            for start, (inputs, _) in zip(starts, loaded, strict=True):
+                for norm in norms:
+                    norm.reset_running_stats()
+                with autocast():
+                    model(inputs)
+                found = total.new_zeros(ranks.world, len(total))
+                if start + ranks.rank < count:
+                    found[ranks.rank] = torch.cat([t.flatten() for t in statistics])
+                for of_batch in ranks.sum(found)[: count - start]:
+                    total += of_batch
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+    total /= count
+    for tensor, values in zip(statistics, total.split([t.numel() for t in statistics]), strict=True):
+        tensor.copy_(values.view_as(tensor))

@@ -1,0 +1,48 @@
+"""The arithmetic that a training and the evaluation of its averages share."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from lawa_exp.axes.model import build_model
+from lawa_exp.axes.objective.task import Objective
+from lawa_exp.config.shared import Config
+from lawa_exp.system.memory import keep_freed_memory
+
+
+def set_up_arithmetic(config: Config) -> None:
+    """Threads and determinism, both explicit so that an earlier run in this process leaves no trace."""
+    torch.set_num_threads(config.trainer.threads or 1)
+    torch.use_deterministic_algorithms(config.trainer.deterministic)
+    if config.trainer.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32; bfloat16 is a GPU's default
+    torch.backends.cudnn.allow_tf32 = False  # of convolutions too
+    torch.backends.cudnn.benchmark = False
+    keep_freed_memory()
+
+
+def autocast_for(config: Config, device: torch.device) -> Callable[[], Any]:
+    """A fresh autocast context at each call; no-op for float32."""
+    return functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=config.trainer.dtype == "bfloat16")
+
+
+def seeded_model(config: Config, device: torch.device) -> nn.Module:
+    """The model's first weights: a function of the seed alone, made on the CPU."""
+    torch.manual_seed(config.seed)
+    return build_model(config.model).to(device)
+
+
+def objective_for(config: Config, model: nn.Module) -> nn.Module:
+    """What is trained and evaluated: the model with its loss, compiled if asked."""
+    objective = Objective(model)
+    if not config.trainer.compile:
+        return objective
+    # One graph for each shape: with dynamic shapes the kernels would depend on which batch size came first.
+    return torch.compile(objective, dynamic=False)  # type: ignore[return-value]

@@ -1,0 +1,129 @@
+"""What a read-out evaluates weights with: our model on one of our data sets, or a function of the user's."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lawa_exp.averaging.swap import Swap
+from lawa_exp.averaging.tensors import averaged_names, statistics_names
+from lawa_exp.config.shared import Config
+from lawa_exp.evaluation.batchnorm import policy, recalibrate
+from lawa_exp.evaluation.evaluate import batch_sums, fields_of, fixed_set
+from lawa_exp.evaluation.numerics import autocast_for, objective_for, seeded_model, set_up_arithmetic
+from lawa_exp.formats.stored import STATISTICS
+from lawa_exp.system.distributed import Ranks
+from lawa_exp.system.errors import UserError
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What came of evaluating some weights.
+
+    fields: "loss" (and "accuracy", "eval_samples" where they are known), as in a row; sums: as `batch_sums` gives them;
+    measures: others, each a row of its own ("task", "metric", "value").
+    """
+
+    fields: dict[str, Any]
+    sums: np.ndarray | None
+    measures: tuple[dict[str, Any], ...] = ()
+
+
+Score = Callable[..., Scored]  # (weights, split="val", samples=None)
+
+
+class InModel:
+    """A model that has the weights which are evaluated last, and the arithmetic that evaluates them."""
+
+    def __init__(self, config: Config, device: torch.device, ranks: Ranks) -> None:
+        set_up_arithmetic(config)
+        self.config, self.device, self.ranks = config, device, ranks
+        self.model = seeded_model(config, device)
+        self.averaged, self.statistics = averaged_names(self.model), statistics_names(self.model)
+        self.bn = policy(config, self.model)
+        self.objective = objective_for(config, self.model)
+        self.swap = Swap(self.model)
+        self.autocast = autocast_for(config, device)
+
+
+class OnModel(InModel):
+    """Evaluates weights on one of our data sets."""
+
+    def __init__(
+        self, config: Config, data: Any, device: torch.device, ranks: Ranks, batch_size: int | None = None
+    ) -> None:
+        """batch_size: of evaluations, where not evaluate.batch_size; BatchNorm is recalibrated with the latter."""
+        super().__init__(config, device, ranks)
+        self.data = data
+        self.batch_size = batch_size or config.evaluate.batch_size
+
+    def __call__(
+        self, weights: Mapping[str, Tensor], split: str = "val", samples: int | None = None, bn: str | None = None
+    ) -> Scored:
+        """samples: how many of the split (None: as configured). bn: what is done about BatchNorm's statistics."""
+        settings = replace(self.config.evaluate, batch_size=self.batch_size)
+        if samples is not None:
+            settings = replace(settings, samples=samples)
+        self.swap.place(weights)
+        if bn == "recalibrate":
+            recalibrate(self.model, self.data, self.config, self.ranks, self.device, self.autocast)
+        sums = batch_sums(self.objective, self.data, split, settings, self.ranks, self.device, self.autocast)
+        count = len(fixed_set(self.data.sizes[split], settings.samples))
+        return Scored(fields_of(sums, count, self.data), sums)
+
+
+class FunctionFailed(Exception):
+    """The user's function raised, as the message says; its traceback was printed."""
+
+
+class ByFunction:
+    """`package.module:function`, called with the weights by name (a dict of tensors on the CPU).
+
+    It returns the loss, or a mapping with "loss" and, if it likes, "losses": those of the evaluation's samples or
+    batches, always in one order, from which the noise is measured. The current folder is searched for the module.
+    FunctionFailed where it raises.
+    """
+
+    def __init__(self, reference: str) -> None:
+        self.reference = reference
+        if str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        try:
+            module, name = reference.split(":")
+            self.function = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise UserError(f"--evaluate={reference}: expected package.module:function ({error})") from None
+
+    def __call__(self, weights: Mapping[str, Tensor], split: str = "val", samples: int | None = None) -> Scored:
+        try:
+            given = self.function({name: t.clone() for name, t in weights.items()})  # it may write into them
+        except Exception as error:
+            frames = error.__traceback__
+            traceback.print_exception(error.with_traceback(frames and frames.tb_next))  # from its first line on
+            said = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise FunctionFailed(f"--evaluate={self.reference} raised {said}") from None
+        losses = None
+        if isinstance(given, Mapping):
+            losses, given = given.get("losses"), given.get("loss")
+        try:
+            loss = float(given)
+        except (TypeError, ValueError):
+            raise UserError(f'--evaluate={self.reference}: expected a number or a mapping with "loss"') from None
+        if losses is None:
+            return Scored({"loss": loss}, None)
+        each = np.array([float(x) for x in losses])
+        return Scored({"loss": loss, "eval_samples": len(each)}, np.stack([each, np.ones_like(each)], axis=1))
+
+
+def floating_names(tensors: Mapping[str, Tensor]) -> frozenset[str]:
+    """What is averaged where no model says: floating-point tensors but BatchNorm's statistics."""
+    return frozenset(n for n, t in tensors.items() if t.is_floating_point() and not STATISTICS.search(n))

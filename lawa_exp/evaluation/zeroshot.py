@@ -1,0 +1,262 @@
+"""Zero-shot tasks through EleutherAI's lm-evaluation-harness, of weights in memory.
+
+The prompts and metrics are the harness's own. Its documents come from the Hugging Face hub, or from local files, in
+which they are written out already; `LOCAL` then says how they become its prompts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lawa_exp.axes.dataset.tokenizers import Tokenizer
+from lawa_exp.config.rules import near
+from lawa_exp.config.shared import Config
+from lawa_exp.evaluation.evaluate import evaluating
+from lawa_exp.evaluation.score import InModel, Scored
+from lawa_exp.system.distributed import Ranks
+from lawa_exp.system.errors import Failed, UserError
+
+SPLIT = "zeroshot"  # of its rows: the tasks' own test or validation documents
+
+# Documents of local files, a JSON object a line:
+QUESTION = {  # {"query": "Question: ...", "choices": [...], "gold": the right one, from 0}
+    "output_type": "multiple_choice",
+    "doc_to_text": "{{query}}\nAnswer:",
+    "doc_to_target": "gold",
+    "doc_to_choice": "choices",
+}
+FIELDS = {  # by doc_to_choice
+    "choices": ("query", "choices", "gold"),
+    "context_options": ("context_options", "continuation", "gold"),
+    "context": ("context", "continuation"),
+}
+
+
+def _metrics(*names: str) -> list[dict[str, Any]]:
+    how = {"acc": "mean", "acc_norm": "mean", "perplexity": "perplexity"}
+    return [{"metric": n, "aggregation": how[n], "higher_is_better": n != "perplexity"} for n in names]
+
+
+LOCAL: dict[str, dict[str, Any]] = {
+    "lambada_openai": {  # {"context": all but the last word, "continuation": that}
+        "output_type": "loglikelihood",
+        "doc_to_text": "{{context}}",
+        "doc_to_target": "{{' ' + continuation}}",
+        "metric_list": _metrics("perplexity", "acc"),
+    },
+    "arc_easy": QUESTION | {"metric_list": _metrics("acc", "acc_norm")},
+    "arc_challenge": QUESTION | {"metric_list": _metrics("acc", "acc_norm")},
+    "piqa": QUESTION | {"doc_to_text": "{{query}}Answer:", "metric_list": _metrics("acc", "acc_norm")},  # its line ends
+    "winogrande": {  # {"context_options": beginnings, "continuation": what both go on with, "gold": the right one}
+        "output_type": "multiple_choice",
+        "doc_to_text": "gold",
+        "doc_to_target": "continuation",
+        "doc_to_choice": "context_options",
+        "metric_list": _metrics("acc"),
+    },
+    "sciq": QUESTION | {"metric_list": _metrics("acc", "acc_norm")},  # the query begins with the supporting text
+}
+
+FOLDERS = {  # of the harness's tasks
+    **{name: name for name in ("piqa", "winogrande", "sciq")},
+    **{"lambada_openai": "lambada", "arc_easy": "arc", "arc_challenge": "arc"},
+}
+
+
+def harness() -> Any:
+    """The package, without its chatter."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        import lm_eval.api.task
+        import lm_eval.evaluator
+        import lm_eval.tasks
+    except ImportError:
+        raise UserError("--evaluate zeroshot needs lm-eval: pip install 'lawa_exp[zeroshot]'") from None
+    lm_eval.api.task.tqdm = lambda documents, **_: documents  # a bar for each task and weights
+    for package in ("lm_eval", "huggingface_hub", "datasets"):
+        logging.getLogger(package).setLevel(logging.ERROR)
+    return lm_eval
+
+
+def local_file(name: str, folder: Path) -> Path:
+    """The documents of a task in `folder`. UserError names what lacks."""
+    if name not in LOCAL:
+        raise UserError(f"--tasks {name}: of local files {near(name, LOCAL)}")
+    path = folder / f"{name}.jsonl"
+    if not path.is_file():
+        raise UserError(f"--task-data {folder}: it has no {path.name}, the task's documents")
+    return path
+
+
+def read_documents(name: str, path: Path) -> list[dict[str, Any]]:
+    """The lines of a task's local file. UserError names the first that is not as its task needs it."""
+    kind = LOCAL[name].get("doc_to_choice", "context")
+    fields, documents = FIELDS[kind], []
+    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), 1):
+        try:
+            document = json.loads(line)
+            known = {field: document[field] for field in fields}
+            if kind != "context" and not 0 <= known["gold"] < len(known[kind]):
+                raise ValueError
+        except (ValueError, TypeError, KeyError):
+            raise UserError(f"{path}: line {number} is not a document of {name} ({', '.join(fields)})") from None
+        documents.append(document)
+    return documents
+
+
+def load_tasks(files: Mapping[str, Path | None]) -> dict[str, Any]:
+    """The harness's tasks by name: those of `LOCAL` where there is a file of documents, else its own, from the hub."""
+    harness()
+    from lm_eval.api.task import ConfigurableTask
+
+    documents = {name: read_documents(name, file) for name, file in files.items() if file}
+    found = {name: ConfigurableTask(config=local_definition(name, d)) for name, d in documents.items()}
+    found |= from_hub([name for name in files if name not in found])
+    return {name: found[name] for name in files}
+
+
+def from_hub(names: list[str]) -> dict[str, Any]:
+    """The harness's own tasks by name."""
+    if not names:
+        return {}
+    manager = task_manager(names)
+    for name in names:
+        if name not in manager.all_subtasks:
+            raise UserError(f"--tasks {name}: the harness has no such task; {near(name, LOCAL)}")
+    try:
+        return dict(manager.load(names)["tasks"])
+    except Exception as error:  # of several packages, and of the network
+        said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise Failed(
+            f"--tasks {','.join(names)}: no documents from the hub ({said}); of local files: --task-data DIR"
+        ) from None
+
+
+def task_manager(names: Iterable[str]) -> Any:
+    """The harness's index of its own tasks: of those folders alone that have `names`, for all of them take seconds."""
+    tasks = harness().tasks
+    if not set(names) <= FOLDERS.keys():
+        return tasks.TaskManager()
+    places = {str(Path(tasks.__file__).parent / FOLDERS[name]) for name in names}
+    return tasks.TaskManager(include_path=sorted(places), include_defaults=False)
+
+
+def local_definition(name: str, documents: list[dict[str, Any]]) -> dict[str, Any]:
+    """A task of `LOCAL` as the harness takes it."""
+    from datasets import Dataset
+
+    def dataset(**_: Any) -> dict[str, Any]:
+        return {"test": Dataset.from_list(documents)}
+
+    return {"task": name, "test_split": "test", "custom_dataset": dataset, **LOCAL[name]}
+
+
+class ZeroShot(InModel):
+    """Evaluates weights on tasks. The loss is the mean over the tasks of 1 - acc.
+
+    Its measures are {"split", "task", "metric", "value"} for each metric, with the "stderr" of accuracies, and the mean
+    acc of all tasks as task "average". sums are by document, each weighted so that its task counts as one.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        ranks: Ranks,
+        tokenizer: Tokenizer,
+        tasks: dict[str, Any],
+        limit: int | None,
+    ) -> None:
+        super().__init__(config, device, ranks)
+        if ranks.world > 1:
+            raise UserError("--evaluate zeroshot: on one rank only")
+        self.tasks, self.limit = tasks, limit
+        self.lm = harness_model(self, tokenizer)
+
+    def __call__(
+        self, weights: Mapping[str, Tensor], split: str = "val", samples: int | None = None, bn: str | None = None
+    ) -> Scored:
+        evaluate = harness().evaluator.evaluate
+        self.swap.place(weights)
+        with evaluating(self.model):
+            found = evaluate(self.lm, {"tasks": self.tasks}, limit=self.limit, bootstrap_iters=0, log_samples=True)
+        measures, accuracies, sums = [], [], []
+        for task in self.tasks:
+            documents = found["samples"][task]
+            for key, value in found["results"][task].items():
+                metric, _, filtered = key.partition(",")
+                if filtered != "none" or metric.endswith("_stderr"):
+                    continue
+                row = {"split": SPLIT, "task": task, "metric": metric, "value": float(value)}
+                each = [d.get(metric) for d in documents]
+                if len(each) > 1 and metric.startswith("acc"):
+                    row["stderr"] = float(np.std(each, ddof=1) / len(each) ** 0.5)
+                measures.append(row)
+            if "acc,none" not in found["results"][task]:
+                raise UserError(f"--tasks {task}: expected tasks that have an accuracy (acc)")
+            right = np.array([d["acc"] for d in documents], dtype=float)
+            accuracies.append(right.mean())
+            weight = 1 / (len(self.tasks) * len(right))
+            sums.append(np.stack([(1 - right) * weight, np.full(len(right), weight)], axis=1))
+        average = float(np.mean(accuracies))
+        measures.append({"split": SPLIT, "task": "average", "metric": "acc", "value": average})
+        count = sum(len(s) for s in sums)
+        return Scored({"loss": 1 - average, "eval_samples": count}, np.concatenate(sums), tuple(measures))
+
+
+def harness_model(inside: InModel, tokenizer: Tokenizer) -> Any:
+    """The model in `inside`, with whatever weights are in place, as the harness asks for one."""
+    from lm_eval.api.model import TemplateLM
+
+    context, batch_size = inside.config.model.context, inside.config.evaluate.batch_size
+
+    class Model(TemplateLM):
+        @property
+        def eot_token_id(self) -> int:
+            if tokenizer.end_of_text is None:
+                raise UserError(f"the tokenizer {tokenizer.name} has no end of text, which an empty context needs")
+            return tokenizer.end_of_text
+
+        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **given: Any) -> list[int]:
+            return tokenizer.encode(string).tolist()
+
+        @torch.no_grad()
+        def _loglikelihood_tokens(self, requests: Any, **given: Any) -> list[tuple[float, bool]]:
+            pairs = [(asked, continuation) for _, asked, continuation in requests]
+            order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][0]) - len(pairs[i][1]))
+            found: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
+            for begin in range(0, len(order), batch_size):
+                batch = order[begin : begin + batch_size]
+                rows = [(pairs[i][0] + pairs[i][1])[-(context + 1) :] for i in batch]
+                inputs = torch.zeros(len(rows), max(len(r) for r in rows) - 1, dtype=torch.int64)
+                for line, row in zip(inputs, rows, strict=True):  # behind its end a row is not looked at
+                    line[: len(row) - 1] = torch.tensor(row[:-1])
+                with inside.autocast():
+                    logits = inside.model(inputs.to(inside.device))
+                for i, row, given_logits in zip(batch, rows, logits, strict=True):
+                    targets = torch.tensor(pairs[i][1][-context:], device=inside.device)
+                    last = len(row) - 1
+                    scores = torch.log_softmax(given_logits[last - len(targets) : last].float(), dim=-1)
+                    total = scores.gather(1, targets[:, None]).sum()
+                    found[i] = (float(total), bool((scores.argmax(-1) == targets).all()))
+            return found
+
+        def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+            return super().loglikelihood(requests, disable_tqdm=True)
+
+        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
+            raise UserError("--tasks: a task that asks for a text's likelihood; for perplexity: --evaluate perplexity")
+
+        def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+            raise UserError("--tasks: a task that asks for generated text; expected multiple choice or a last word")
+
+    return Model()

@@ -1,0 +1,302 @@
+"""From the command line to configurations: the only file that knows Hydra (with the launcher in hydra_plugins)."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lawa_exp.config.rules import build, near
+from lawa_exp.config.shared import BUDGET_UNITS, STABLE, Config, Options
+from lawa_exp.storage import custom
+from lawa_exp.system import signals
+from lawa_exp.system.cli import exit_code
+from lawa_exp.system.errors import UserError
+
+INSIDE = Path(__file__).parents[1] / "conf"  # in the wheel
+BESIDE = Path(__file__).parents[2] / "conf"  # in a checkout
+FLAGS = {  # Hydra's own
+    *("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p", "--package", "-r", "--run"),
+    *("-m", "--multirun", "-i", "--info", "-sc", "--shell-completion", "-cp", "--config-path", "-cn", "--config-name"),
+    *("-cd", "--config-dir"),  # --experimental-rerun is not among them: it unpickles a file, and checks nothing
+}
+COLLECT, SLURM = (f"hydra_plugins.lawa_exp_launcher.{name}" for name in ("Collect", "Slurm"))
+SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+DEFAULT_RECIPE = "as_published"
+CONF = INSIDE if INSIDE.is_dir() else BESIDE
+
+
+def main(arguments: list[str]) -> int:
+    """The whole command; returns its exit code. A user's mistake is one line on stderr and exit code 2."""
+    signals.listen()
+    return exit_code(lambda: command(arguments))
+
+
+def command(arguments: list[str]) -> int:
+    composed, multirun = compose(arguments)
+    if not composed:  # --help, --cfg and the like have printed what they had to
+        return 0
+    cluster = cluster_asked_for()
+    entries = [read(values, overrides) for values, overrides in composed]
+    if cluster:
+        from lawa_exp.launch.slurm.submit import submit
+
+        return submit(entries, [o for _, o in composed], cluster)
+    from lawa_exp.runs.sweep import run_all, run_one
+
+    return run_all(entries, [o for _, o in composed]) if multirun else run_one(*entries[0])
+
+
+def cluster_asked_for() -> Any:
+    """The checked settings of `hydra/launcher=slurm`, once all is composed; None without."""
+    from hydra_plugins import lawa_exp_launcher
+
+    asked = dict(lawa_exp_launcher.CLUSTER)
+    lawa_exp_launcher.CLUSTER.clear()  # for the next call in this process
+    if not asked:
+        return None
+    from lawa_exp.launch.slurm.settings import Slurm
+
+    return build(Slurm, asked, "hydra.launcher")
+
+
+def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]], bool]:
+    """(plain values, overrides) for each training that is asked for, and whether this is a multirun."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors as exceptions, not as exit code 1
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    for argument in arguments:
+        if argument.startswith("-") and argument.split("=")[0] not in FLAGS:
+            raise UserError(f"{argument}: not a flag; settings are given as key=value, flags are in --hydra-help")
+    overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
+    multirun = "-m" in arguments or "--multirun" in arguments
+    check_budgets(overrides)
+    if multirun:
+        given = {o.split("=")[0].lstrip("+") for o in overrides}
+        if "run_dir" in given:
+            raise UserError("run_dir: not under -m, where every run has a folder of its own; choose runs_root=DIR")
+        if "sweep" not in given:
+            asked = sorted(o for o in overrides if not o.startswith("hydra"))  # what is trained, not where
+            arguments = [
+                *arguments,
+                f"sweep=sweep-{hashlib.sha256(chr(10).join(asked).encode()).hexdigest()[:8]}",
+            ]
+        arguments = [*arguments, "hydra.callbacks.check.multirun=true"]
+    single = []
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+    def collect(config: Any) -> None:
+        single.append((config, overrides))
+
+    before = sys.argv
+    try:
+        recipes = [o.partition("=")[2] for o in overrides if o.split("=")[0].lstrip("+") == "recipe"]
+        if recipes and not multirun:  # under -m the launcher does it for each entry
+            arguments = with_recipe(arguments, chosen_model(overrides), recipes[-1])
+        words = [a for a in arguments if a.startswith("~") or ("=" in a and not a.startswith("-"))]
+        sys.argv = [before[0], *words, *(a for a in arguments if a not in words)]  # Hydra wants them without a gap
+        collect()
+        from hydra_plugins import lawa_exp_launcher  # only now: Hydra loads its plugins anew
+
+        if lawa_exp_launcher.Collect.started and not lawa_exp_launcher.COMPOSED:
+            named = [o for o in overrides if "(" in o] or overrides
+            raise UserError(f"-m {' '.join(named)}: has no value, so there is nothing to train (glob is for groups)")
+        found = lawa_exp_launcher.COMPOSED or single
+        return [(plain(OmegaConf, config), mine) for config, mine in found], multirun
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        for mistake in (error, error.__cause__):
+            if isinstance(mistake, UserError):
+                raise mistake from None
+        raise UserError(explain(error, overrides)) from None
+    finally:
+        sys.argv = before
+        if launcher := sys.modules.get("hydra_plugins.lawa_exp_launcher"):  # for the next call in this process
+            launcher.COMPOSED.clear()
+            launcher.Collect.started = False
+
+
+def check_composed(
+    multirun: bool, mode: Any, launcher: str, sweeper: str, choices: Mapping[str, Any], fixed: Mapping[str, Any]
+) -> Any:
+    """Hydra calls it (`hydra.callbacks`) when all is composed and nothing runs yet.
+
+    UserError for a part of Hydra's that would do nothing here, in silence. multirun: whether -m was given. fixed: what
+    Hydra may not decide: {key: {value, expected, instead}}.
+    """
+    from hydra.experimental.callback import Callback
+    from hydra.types import RunMode
+
+    if mode == RunMode.MULTIRUN and not multirun:
+        raise UserError("hydra.mode=MULTIRUN: give -m on the command line")
+    if launcher not in (COLLECT, SLURM):
+        name = choices["hydra/launcher"]
+        raise UserError(f"hydra/launcher={name}: expected one of {', '.join(launchers())}; {launcher} is not used here")
+    if sweeper != SWEEPER:
+        raise UserError(f"hydra/sweeper={choices['hydra/sweeper']}: expected basic, which trains every combination")
+    if launcher == SLURM and not multirun:
+        raise UserError(
+            f"hydra/launcher={choices['hydra/launcher']}: only under -m; for one run see launch/sbatch_single.sh"
+        )
+    for key, entry in fixed.items():
+        if entry["value"] not in (None, entry["expected"]):
+            raise UserError(f"hydra.{key}={entry['value']}: not used here; {entry['instead']}")
+    return Callback()
+
+
+def chosen_model(overrides: list[str]) -> str:
+    """The choice of the group `model` after `overrides`, of the default, an experiment or the command line."""
+    from hydra import compose as compose_config
+    from hydra import initialize_config_dir
+
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        config = compose_config("config", overrides=overrides, return_hydra_config=True)
+    return str(config.hydra.runtime.choices.model)
+
+
+def with_recipe(overrides: list[str], model: str, recipe: str) -> list[str]:
+    """`overrides` with the file of `model` in this recipe; UserError where it has none.
+
+    conf/model/NAME.yaml is as published, conf/model/fair/NAME.yaml is that with what makes it fair.
+    """
+    name = model.rpartition("/")[2]
+    forms = {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder in (CONF / "model").glob("*/")}
+    if recipe not in (DEFAULT_RECIPE, *forms):
+        raise UserError(f"recipe={recipe}: {near(recipe, [DEFAULT_RECIPE, *forms])}")
+    if recipe != DEFAULT_RECIPE and name not in forms[recipe]:
+        raise UserError(f"recipe={recipe}: model={name} has none; models that do: {', '.join(forms[recipe])}")
+    choice = name if recipe == DEFAULT_RECIPE else f"{recipe}/{name}"
+    return [*(o for o in overrides if o.split("=")[0] != "model"), f"model={choice}"]
+
+
+def plain(omegaconf: Any, config: Any) -> dict[str, Any]:
+    """The composed configuration as plain values, interpolations resolved; UserError names a value that is missing."""
+    omegaconf.set_readonly(config, False)
+    omegaconf.set_struct(config, False)
+    config.pop("hydra", None)
+    missing = omegaconf.missing_keys(config)
+    if missing:
+        raise UserError(f"{sorted(missing)[0]} is missing: give it on the command line")
+    return omegaconf.to_container(config, resolve=True)
+
+
+def read(values: dict[str, Any], overrides: list[str]) -> tuple[Config, Options]:
+    """The typed settings of one training."""
+    from lawa_exp.runs.choices import config_from
+
+    values = dict(values)
+    asked = {o.split("=")[0].lstrip("+") for o in overrides}
+    if asked & set(BUDGET_UNITS):  # one on the command line replaces the recipe's
+        values |= {unit: None for unit in BUDGET_UNITS if unit not in asked}
+    options = build(Options, {f: values.pop(f) for f in ("run_dir", "runs_root", "sweep", "plan", "rerun")}, "")
+    values["averagers"] = list(expand(values["averagers"]))
+    for key in ("path", "tokenizer_path"):  # so that the run can be read out from another folder
+        if isinstance(values["dataset"], dict) and values["dataset"].get(key):
+            values["dataset"][key] = str(Path(values["dataset"][key]).expanduser().resolve())
+    init = values.get("init")
+    if isinstance(init, dict) and init.get("from") not in (None, STABLE):
+        init["from"] = str(Path(init["from"]).expanduser().resolve())
+    for key in ("k", "spacing"):  # read by the averagers through interpolation
+        values.pop(key)
+    config = config_from(values)
+    custom.allow(config.model)  # these are the user's own words
+    return config, options
+
+
+def expand(averagers: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """One entry for each averager; settings that are lists combine as a product."""
+    if not isinstance(averagers, Mapping):
+        raise UserError(f"averagers={averagers}: expected a mapping; choose with avg=[...]")
+    for kind, settings in averagers.items():
+        if not isinstance(settings, Mapping):
+            raise UserError(f"averagers.{kind}={settings}: expected a mapping; choose with avg=[...]")
+        empty = [name for name, value in settings.items() if value == []]
+        if empty:
+            raise UserError(f"averagers.{kind}.{empty[0]}=[]: expected a value or a list of them")
+        options = [v if isinstance(v, list) else [v] for v in settings.values()]
+        for values in itertools.product(*options):
+            yield {"kind": kind, **dict(zip(settings, values, strict=True))}
+
+
+def check_budgets(overrides: list[str]) -> None:
+    given = [o for o in overrides if o.split("=")[0].lstrip("+") in BUDGET_UNITS]
+    if len(given) > 1:
+        raise UserError(
+            f"two budgets on one command line ({' '.join(given)}): give exactly one of {', '.join(BUDGET_UNITS)}"
+        )
+
+
+def explain(error: BaseException, overrides: list[str]) -> str:
+    """One line for an error of Hydra's: the key, the value, and what could stand there."""
+    text = " ".join(str(e) for e in (error, error.__cause__) if e)
+    choices = groups() | {"hydra/launcher": launchers(), "hydra/sweeper": ["basic"]}
+    for override in overrides:
+        key, _, value = override.partition("=")
+        name = key.lstrip("+~")
+        if name in choices:
+            if value in ("null", ""):
+                return f"{name}={value}: {near(value, choices[name])}"
+            for chosen in value.strip("[]").split(","):
+                if chosen and chosen not in choices[name] and f"{name}/{chosen}" in text.replace("'", ""):
+                    return f"{name}={chosen}: {near(chosen, choices[name])}"
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        name = unknown[1].split("@")[0]
+        parent, _, leaf = name.rpartition(".")
+        if parent.startswith("averagers."):
+            kind = parent.removeprefix("averagers.")
+            return (
+                f"{name}: {kind} is not attached; add it to avg=[...]"
+                if leaf in siblings(parent)
+                else (f"{name}: not a setting of {kind}; {near(leaf, siblings(parent))}")
+            )
+        if parent and leaf in siblings(parent):
+            return f"{name}: not a setting of the chosen {parent} (it belongs to another choice of it)"
+        return f"{name}: not a setting here; {near(leaf, siblings(parent))}"
+    return re.sub(r"\s+", " ", text)
+
+
+def groups() -> dict[str, list[str]]:
+    """The configuration groups and their choices."""
+    return {
+        folder.name: sorted(p.stem for p in folder.glob("*.yaml"))
+        for folder in sorted(CONF.iterdir())
+        if folder.is_dir() and folder.name != "hydra"
+    }
+
+
+def launchers() -> list[str]:
+    """The choices of hydra/launcher that train."""
+    return sorted(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml"))
+
+
+def siblings(parent: str) -> list[str]:
+    """The keys that stand under `parent` ("" for the top) in any configuration file."""
+    import yaml
+
+    found: set[str] = set()
+    files = [(CONF / "config.yaml", "")] + [
+        (path, group) for group, names in groups().items() for path in ((CONF / group / f"{n}.yaml") for n in names)
+    ]
+    if parent == "hydra.launcher":
+        files = [(path, parent) for path in (CONF / "hydra" / "launcher").glob("*.yaml")]
+    for path, group in files:
+        text = path.read_text()
+        package = re.search(r"^# @package (\S+)", text, re.MULTILINE)
+        prefix = group if package is None else package[1].replace("_global_", "")
+        content: Any = {k: v for k, v in (yaml.safe_load(text) or {}).items() if k not in ("defaults", "hydra")}
+        for step in reversed(prefix.split(".") if prefix else []):
+            content = {step: content}
+        for step in parent.split(".") if parent else []:
+            content = content.get(step) if isinstance(content, dict) else None
+        found |= {key for key in content if not key.startswith("_")} if isinstance(content, dict) else set()
+    if not parent:
+        found |= set(groups())
+    return sorted(found)

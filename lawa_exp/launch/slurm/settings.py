@@ -1,0 +1,61 @@
+"""What `hydra/launcher=slurm` asks of the cluster; defaults are in conf/hydra/launcher/slurm.yaml."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from lawa_exp.config.rules import Rule, boolean, integer, mapping, optional, setting, text
+
+
+def _duration(value: Any) -> int | str:
+    if isinstance(value, str) and re.fullmatch(r"(\d+-)?\d+(:\d\d){0,2}", value) and not value.isdecimal():
+        return value
+    return integer(1).parse(value)
+
+
+def _lines(value: Any) -> tuple[str, ...]:
+    return tuple(text().parse(line) for line in ([value] if isinstance(value, str) else value))
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """time: minutes, or SLURM's days-hours:minutes:seconds. grace: seconds before its end, in which a run is saved.
+
+    A run has `nodes` times `tasks_per_node` ranks (null: one for each GPU). extra: other options of sbatch, by name.
+    setup: shell lines before each start. parallel: how many runs of the array may be running at once.
+    """
+
+    partition: str | None = setting(optional(text()))
+    account: str | None = setting(optional(text()))
+    time: int | str = setting(Rule("minutes (at least 1), or days-hours:minutes:seconds", _duration))
+    grace: int = setting(integer(1))
+    nodes: int = setting(integer(1))
+    gpus_per_node: int = setting(integer(0))
+    tasks_per_node: int | None = setting(optional(integer(1)))
+    cpus_per_task: int = setting(integer(1))
+    memory: str | None = setting(optional(text()))
+    constraint: str | None = setting(optional(text()))
+    extra: dict[str, Any] | None = setting(optional(mapping()))
+    setup: tuple[str, ...] = setting(Rule("a shell line, or a list of them", _lines))
+    parallel: int = setting(integer(1))
+    wait: bool = setting(boolean())
+
+    @property
+    def seconds(self) -> int:
+        """`time` in seconds."""
+        days, _, rest = str(self.time).rpartition("-")
+        given = [int(part) for part in rest.split(":")]
+        if not days and len(given) < 3:  # from minutes on
+            given = [0, *given]
+        hours, minutes, seconds = [*given, 0, 0][:3]
+        return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
+    @property
+    def ranks_per_node(self) -> int:
+        return self.tasks_per_node or max(1, self.gpus_per_node)
+
+    @property
+    def ranks(self) -> int:
+        return self.nodes * self.ranks_per_node

@@ -1,0 +1,90 @@
+"""What is computed from rows: curves, steps saved, differences and their intervals, the noise scale."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+Curve = Sequence[tuple[int, float]]  # (step, value), by step
+
+
+def curve(
+    rows: Iterable[dict[str, Any]], weights: str, split: str = "val", metric: str = "loss"
+) -> list[tuple[int, float]]:
+    """(step, value) of the evaluations of `weights` ("live" or an averager's id); what is not finite is left out."""
+    chosen = ((r["step"], r.get(metric)) for r in rows if r["split"] == split and r["weights"] == weights)
+    return sorted((step, value) for step, value in chosen if value is not None and math.isfinite(value))
+
+
+def noise_scale(rows: Iterable[dict[str, Any]], first: float, last: float) -> float | None:
+    """The gradient noise scale tr(Sigma) / |G|^2 in samples, over the training rows of steps first to last.
+
+    A ratio of means, for the estimates of single steps are unbiased and their ratio is not. None: no row has them
+    (logger.noise_scale=true), or the mean of |G|^2 is not above 0, which more rows may mend.
+    """
+    inside = [r for r in rows if first <= r["step"] <= last and r.get("grad_squared") is not None]
+    variance, squared = (sum(r[name] for r in inside) for name in ("grad_variance", "grad_squared"))
+    return variance / squared if squared > 0 else None
+
+
+# Two-sided 95% quantiles of Student's t for 1, 2, ... degrees of freedom
+T95 = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131]
+
+
+def t95(degrees: int) -> float:
+    """Student's two-sided 95% quantile for so many degrees of freedom (from 16 on the normal one)."""
+    return T95[degrees - 1] if 0 < degrees <= len(T95) else 1.96
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (nan for a single value)."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> tuple[float, float]:
+    """Mean of values - baseline, pair by pair, and half of its 95% interval (Student's t; nan for a single pair)."""
+    mean, deviation = mean_and_deviation([v - b for v, b in zip(values, baseline, strict=True)])
+    return mean, t95(len(values) - 1) * deviation / math.sqrt(len(values))
+
+
+def steps_saved(baseline: Curve, step: int, value: float) -> tuple[float, bool]:
+    """How many steps later the baseline reaches what an average has reached at `step` (lower is better).
+
+    Returns (n, True): the first step at which the baseline's curve, linear between its evaluations, is at or under
+    `value`, minus `step` (negative: the baseline was there before); (n, False): "> n", not reached within its run.
+    """
+    for (s0, v0), (s1, v1) in itertools.pairwise(baseline):
+        if v0 <= value:
+            return s0 - step, True
+        if v1 <= value:
+            return s0 + (s1 - s0) * (v0 - value) / (v0 - v1) - step, True
+    if baseline and baseline[-1][1] <= value:
+        return baseline[-1][0] - step, True
+    return (baseline[-1][0] if baseline else step) - step, False
+
+
+def estimates(batch_squared: float, micro_squared: float, batch: int, micro: int) -> dict[str, float]:
+    """Unbiased estimates of |G|^2 and tr(Sigma), of one step: the fields of its training row.
+
+    batch_squared: squared norm of the whole batch's gradient (the mean over `batch` samples). micro_squared: mean
+    squared norm of the gradients of its micro-batches (each the mean over `micro` samples, a proper part of the batch).
+
+    grad_squared estimates |G|^2, G the gradient over all data; grad_variance estimates tr(Sigma), Sigma the covariance
+    of one sample's gradient. Both are noisy, and the first may be negative: average each of them over steps, then the
+    gradient noise scale is grad_variance / grad_squared, in samples (`lawa_exp.results.statistics.noise_scale`).
+
+    Samples count as drawn independently. Within an epoch of N they are drawn without replacement: then grad_squared
+    estimates |G|^2 - tr(Sigma) / N, which matters where the noise scale is not small against N. With BatchNorm or
+    dropout a micro-batch's gradient is no mean over its samples alone: the estimates hold for micro-batches so large.
+
+    Where samples have unequal numbers of targets (a masked language model) the batch's gradient is the mean over its
+    targets: micro-batches count by theirs, and a sample stands for as many targets as the batch's samples have on
+    average. The estimates are then unbiased for targets drawn independently; those of one sample are not quite that.
+    """
+    return {
+        "grad_squared": (batch * batch_squared - micro * micro_squared) / (batch - micro),
+        "grad_variance": (micro_squared - batch_squared) / (1 / micro - 1 / batch),
+    }

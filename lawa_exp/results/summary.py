@@ -1,0 +1,203 @@
+"""What the runs of a multirun say together, over seeds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lawa_exp.results.figures import STYLES, pyplot, save_figure
+from lawa_exp.results.statistics import curve, mean_and_deviation, paired_difference
+from lawa_exp.results.tables import markdown
+from lawa_exp.storage import manifest
+from lawa_exp.storage.rows import averager_ids, read_rows, with_newer
+from lawa_exp.system.errors import UserError
+
+SHOWN = 3  # runs that an error names
+
+
+@dataclass(frozen=True)
+class Group:
+    """Entries that differ only in the seed: their rows, one list for each seed; `step`, the last that all evaluated."""
+
+    name: str
+    runs: list[list[dict[str, Any]]]
+    tests: list[list[dict[str, Any]]]
+
+    @property
+    def step(self) -> int:
+        return min(max(s for s, _ in curve(rows, "live")) for rows in self.runs)
+
+    def final(self, weights: str, split: str = "val") -> list[float] | None:
+        """The loss of `weights` after `step` for each seed; None where a seed has none."""
+        values = [dict(curve(rows, weights, split)) for rows in (self.runs if split == "val" else self.tests)]
+        return [points[self.step] for points in values] if all(self.step in points for points in values) else None
+
+    def mean_curve(self, weights: str) -> list[tuple[int, float]]:
+        """(step, mean loss over seeds), at the steps that all seeds evaluated."""
+        curves = [dict(curve(rows, weights)) for rows in self.runs]
+        steps = sorted(s for s in set.intersection(*(set(c) for c in curves)) if s > 0)
+        return [(s, sum(c[s] for c in curves) / len(curves)) for s in steps]
+
+    def ids(self) -> list[str]:
+        """The averagers that every seed has."""
+        return [id for id in averager_ids(self.runs[0]) if all(id in averager_ids(rows) for rows in self.runs[1:])]
+
+    def best(self) -> list[str]:
+        """Of each kind of averager the one with the lowest mean val loss at the end."""
+        losses = {id: sum(values) for id in self.ids() if (values := self.final(id)) is not None}
+        kinds = dict.fromkeys(id.split("-")[0] for id in losses)
+        return [min((id for id in losses if id.split("-")[0] == kind), key=losses.__getitem__) for kind in kinds]
+
+
+def summarise(sweep: Path, out: Path) -> str:
+    """Writes `out`/summary.md and curves.png; returns the tables."""
+    content = manifest.read(sweep)
+    groups, unfinished = read_groups(content["entries"])
+    if not groups:
+        raise UserError(f"SWEEP={sweep}: none of its runs is finished" + named(unfinished))
+    parts = []
+    for group in groups:
+        parts += [f"## {group.name} ({len(group.runs)} seed(s))", "", table(group), "", chosen(group), ""]
+    if unfinished:
+        parts += [f"Not finished, and left out: {', '.join(unfinished)}", ""]
+    text = "\n".join(parts)
+    out.mkdir(parents=True, exist_ok=True)
+    draw(groups, out / "curves.png")
+    head = [
+        f"# {sweep.name}",
+        "",
+        f"    {content['command']}",
+        "",
+        made_with(content["entries"]),
+        "",
+        "Losses in nats.",
+        "",
+    ]
+    (out / "summary.md").write_text("\n".join([*head, "![curves](curves.png)", "", text]))
+    return text
+
+
+def named(runs: list[str]) -> str:
+    """`: A, B, C and 5 more`."""
+    more = f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else ""
+    return f": {', '.join(runs[:SHOWN])}{more}" if runs else ""
+
+
+def made_with(entries: list[dict[str, Any]]) -> str:
+    """One line on the machine, versions and data of the runs, from where each began."""
+    starts = [read_rows(Path(e["run_dir"]) / "provenance.jsonl") for e in entries]
+    found = {
+        f"Python {s['versions']['python']}, torch {s['versions']['torch']}, {s['device']} ({s['hardware']['cpu']}), "
+        f"{s['ranks']} rank(s) of {s['threads']} thread(s); data fingerprint {s['data_fingerprint'][:12]}"
+        for lines in starts
+        for s in lines[:1]
+    }
+    return "; ".join(sorted(found))
+
+
+def read_groups(entries: list[dict[str, Any]]) -> tuple[list[Group], list[str]]:
+    """The finished entries by everything but the seed and the averaging, and the folders of the others."""
+    varying = {
+        o.split("=")[0]
+        for e in entries
+        for o in e["overrides"]
+        if any(o not in other["overrides"] for other in entries)
+    }
+    averaging = {"seed", "k", "spacing", "avg"} | {name for name in varying if name.startswith("averagers.")}
+    found: dict[str, dict[Path, dict[str, Any]]] = {}  # by name, then run: the union of the run's entries
+    unfinished = []
+    for entry in entries:
+        run = Path(entry["run_dir"])
+        if why := manifest.not_finished(run):
+            unfinished.append(run.name + ("" if why == "not finished" else f" ({why})"))
+            continue
+        name = " ".join(o for o in entry["overrides"] if o.split("=")[0] in varying - averaging) or "all entries"
+        union = found.setdefault(name, {}).setdefault(run, {"averages": [], "steps": 0})
+        union["averages"] += [id for id in entry["averages"] if id not in union["averages"]]
+        union["steps"] = max(union["steps"], entry["steps"])
+    groups = []
+    for name, runs in found.items():
+        both = [read_run(run, union["averages"], union["steps"]) for run, union in runs.items()]
+        groups.append(Group(name, [rows for rows, _ in both], [test for _, test in both]))
+    return groups, list(dict.fromkeys(unfinished))
+
+
+def read_run(run: Path, averages: list[str], steps: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Val and test rows of the live weights and of these averages, attached or read out, up to `steps`."""
+    rows = read_rows(run / "metrics.jsonl")
+    online = set(averager_ids(rows))
+    for id in averages:
+        found = read_rows(run / "readouts" / id / "metrics.jsonl")
+        rows = with_newer(rows, [r for r in found if r["weights"] not in online])  # live: with other statistics
+    mine = {"live", *averages}
+    test = [r for r in read_rows(run / "readouts" / "test" / "metrics.jsonl") if r["weights"] in mine]
+    return [r for r in rows if r["weights"] in mine and r["step"] <= steps], test
+
+
+def table(group: Group) -> str:
+    """A line for each weights: val and test loss at the end, and the difference to live paired by seed."""
+    lines = [["weights", "val loss", "val - live", "test loss", "test - live"]]
+    for weights in ["live", *group.ids()]:
+        line = [weights]
+        for split in ("val", "test"):
+            values, live = group.final(weights, split), group.final("live", split)
+            if values is None or live is None:
+                line += ["-", "-"]
+                continue
+            line.append(with_spread("{:.4f}", *mean_and_deviation(values)))
+            line.append("" if weights == "live" else with_spread("{:+.4f}", *paired_difference(values, live)))
+        lines.append(line)
+    return (
+        markdown(lines)
+        + "\n\nloss: mean ± standard deviation over seeds; difference: mean ± 95% interval, paired by seed"
+    )
+
+
+def with_spread(form: str, value: float, spread: float) -> str:
+    """`value ± spread`, or the value alone where one seed gives no spread."""
+    return form.format(value) + ("" if math.isnan(spread) else f" ± {spread:.4f}")
+
+
+def chosen(group: Group) -> str:
+    """The best average of each kind on val, and what it gives on test."""
+    live = group.final("live", "test")
+    said = []
+    for id in group.best():
+        test = group.final(id, "test")
+        if test is not None and live is not None:
+            mean, half = paired_difference(test, live)
+            verdict = ", one seed: no interval" if math.isnan(half) else "" if abs(mean) > half else ", not significant"
+            difference = with_spread("{:+.4f}", mean, half)
+            said.append(f"- {id.split('-')[0]}, chosen on val: {id}; on test {difference} against live{verdict}")
+    return "\n".join(said)
+
+
+def draw(groups: list[Group], path: Path) -> None:
+    """Val loss against step, mean over seeds: live and the best average of each kind (at the end), a panel a group."""
+    figure, panels = pyplot().subplots(
+        1, len(groups), figsize=(5.2 * len(groups), 4), dpi=110, sharey=True, squeeze=False
+    )
+    low, high = [], []
+    for axes, group in zip(panels[0], groups, strict=True):
+        for i, weights in enumerate(["live", *group.best()]):
+            points = group.mean_curve(weights)
+            if not points:  # the seeds share no step at which it was evaluated
+                continue
+            steps, means = [s for s, _ in points], [m for _, m in points]
+            axes.plot(
+                steps, means, STYLES[i % len(STYLES)], label=weights, color="black" if i == 0 else f"C{i}", marker="."
+            )
+            low.append(min(means))
+            if i == 0:
+                high.append(max(m for s, m in zip(steps, means, strict=True) if s >= 0.15 * steps[-1]))
+        axes.set_title(group.name, fontsize=9)
+        axes.set_xlabel("step (optimizer updates)")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    if low and high:
+        margin = 0.05 * max(max(high) - min(low), 1e-3)
+        panels[0][0].set_ylim(min(low) - margin, max(high) + margin)
+    panels[0][0].set_ylabel("validation loss (nats), mean over seeds")
+    save_figure(figure, path)

@@ -1,0 +1,82 @@
+"""Tables of losses and of steps saved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from lawa_exp.results.statistics import curve, steps_saved
+from lawa_exp.storage.rows import averager_ids
+
+NATS = "nats per token"  # of images: nats per image
+
+
+TABLE_STEPS = 5  # steps shown in the table
+
+
+WIDE = 4  # averages up to which each has its columns; more have a line each
+
+
+def loss_table(rows: list[dict[str, Any]]) -> str:
+    """Val loss of the live weights and of each average at a few steps, and the steps saved, as Markdown."""
+    live = curve(rows, "live")
+    ids = averager_ids(rows)
+    if len(ids) > WIDE:
+        return readout_table(rows)
+    steps = [s for s, _ in live if s > 0]
+    if not steps:
+        return "no evaluation yet"
+    shown = sorted({steps[math.ceil(len(steps) * (i + 1) / TABLE_STEPS) - 1] for i in range(TABLE_STEPS)})
+    lines = [["step", "live", *(head for id in ids for head in (id, "steps saved"))]]
+    for step in shown:
+        line = [f"{step:,}", f"{dict(live)[step]:.4f}"]
+        for id in ids:
+            value = dict(curve(rows, id)).get(step)
+            line += ["-", "-"] if value is None else [f"{value:.4f}", format_saved(live, step, value)]
+        lines.append(line)
+    return markdown(lines)
+
+
+def readout_table(rows: list[dict[str, Any]], metric: str = "loss") -> str:
+    """A line for each average: its last and its best val loss (or accuracy), and the most steps that it saves."""
+    sign = -1 if metric == "accuracy" else 1  # of the two the lower is the better
+
+    def points_of(id: str) -> list[tuple[int, float]]:
+        return [(s, sign * v) for s, v in curve(rows, id, metric=metric)]
+
+    live = points_of("live")
+    lines = [
+        ["weights", f"{metric} at step {live[-1][0]:,}", f"best {metric}", "at step", "most steps saved", "at step"]
+    ]
+    for id in ["live", *averager_ids(rows)]:
+        points = points_of(id)
+        if not points:
+            continue
+        best_step, best = min(points, key=lambda point: point[1])
+        last = dict(points).get(live[-1][0])
+        line = [id, f"{sign * last:.4f}" if last is not None else "-", f"{sign * best:.4f}", f"{best_step:,}"]
+        at = max((steps_saved(live, s, v)[0], s) for s, v in points)[1]
+        saved = ["", ""] if id == "live" else [format_saved(live, at, dict(points)[at]), f"{at:,}"]
+        lines.append([*line, *saved])
+    return markdown(lines)
+
+
+def format_saved(live: Sequence[tuple[int, float]], step: int, value: float) -> str:
+    """`+120`: the live weights need 120 steps more; `> 300`: they do not get there within the run."""
+    return saved_text(*steps_saved(live, step, value))
+
+
+def saved_text(saved: float, reached: bool) -> str:
+    """What `steps_saved` gives, as text."""
+    if not reached:
+        return f"> {saved:,.0f}"
+    return f"{round(saved):+,}" if round(saved) else "0"
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, aligned so that it reads well in a terminal; the first line is its head."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    rendered = ["| " + " | ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines]
+    rule = "|" + "|".join("-" * (w + 1) + ":" for w in widths) + "|"
+    return "\n".join([rendered[0], rule, *rendered[1:]])

@@ -1,0 +1,88 @@
+"""What a training takes: parameters, FLOPs, snapshots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lawa_exp.averaging.tensors import averaged_names, live_tensors
+from lawa_exp.axes.model.images import ImageModelSettings, forward_flops
+from lawa_exp.axes.model.outline import outline
+from lawa_exp.config.shared import Config
+from lawa_exp.runs.prepare import Prepared
+from lawa_exp.storage import custom
+from lawa_exp.storage.origin import Origin
+from lawa_exp.training.sharing import batches_of
+
+A100, MFU = 312e12, 0.4  # FLOP/s, dense, in bfloat16 (NVIDIA's data sheet), and the share of them that hours assume
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a training takes, of which `first` steps are done already.
+
+    parameters: those that are trained. model_bytes: of a snapshot. on_disk: snapshots that stay there.
+    """
+
+    first: int
+    parameters: int
+    model_bytes: int
+    samples: int
+    flops: float
+    snapshots: int
+    on_disk: int
+
+    def gpu_hours(self, peak: float = A100, mfu: float = MFU) -> float:
+        """At a share `mfu` of a GPU's `peak` FLOP/s."""
+        return self.flops / (peak * mfu) / 3600
+
+
+def cost(
+    config: Config,
+    data: Any,
+    tensors: dict[str, Any],
+    trained: int,
+    flops_per_sample: float,
+    origin: Origin | None = None,
+) -> Cost:
+    """tensors: the model's tensors by name (on any device); trained: its parameters."""
+    steps, batches, every = config.steps, batches_of(config, data), int(config.trajectory.every or 1)
+    first = origin.first_step if origin else 0
+    keep, snapshots = config.trajectory.keep, steps // every - first // every
+    return Cost(
+        first,
+        trained,
+        sum(t.numel() * t.element_size() for t in tensors.values()),
+        batches.samples(steps),
+        flops_per_sample * (batches.samples(steps) - batches.samples(first)),
+        snapshots,
+        snapshots if keep == "all" else 0 if keep == "none" else min(snapshots, int(keep)),
+    )
+
+
+def flops_per_token(model: Any, trained: int) -> float:
+    """Forward and backward: 6 N, and 12 * layers * width * context for attention (Chowdhery et al. 2022, app. B)."""
+    attention = 12 * model.layers * model.width * model.context if hasattr(model, "heads") else 0
+    return 6 * trained + attention
+
+
+def size(p: Prepared) -> tuple[dict[str, torch.Tensor], int, float]:
+    """The model's tensors by name, without content; its trained parameters; the FLOPs of training on one sample."""
+    if p.code:
+        custom.use(p.code)
+    model = outline(p.config.model)
+    averaged_names(model)  # refuses what cannot be averaged
+    trained = sum(t.numel() for t in model.parameters() if t.requires_grad)
+    if isinstance(p.config.model, ImageModelSettings):
+        flops = 3.0 * forward_flops(model, p.config.model)  # the backward pass is counted as two
+    else:
+        flops = flops_per_token(p.config.model, trained) * p.data.tokens_per_sample
+    return live_tensors(model), trained, flops
+
+
+def measure(p: Prepared) -> tuple[dict[str, torch.Tensor], Cost]:
+    """(the model's tensors by name, without content, what the training takes)."""
+    tensors, trained, flops = size(p)
+    return tensors, cost(p.config, p.data, tensors, trained, flops, p.origin)

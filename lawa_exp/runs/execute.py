@@ -1,0 +1,166 @@
+"""From a configuration to a finished run directory: what is there already, what is left to do, how it ended."""
+
+from __future__ import annotations
+
+import functools
+import math
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from lawa_exp.axes.logger.wandb.follow import following
+from lawa_exp.config.shared import Options
+from lawa_exp.results.report import write_report
+from lawa_exp.results.tables import loss_table
+from lawa_exp.runs.choices import config_from, config_to
+from lawa_exp.runs.done import already_done, evaluated_alike, warn_of_statistics
+from lawa_exp.runs.folder import check_content, check_ranks, opened
+from lawa_exp.runs.plan import show_plan
+from lawa_exp.runs.prepare import Prepared
+from lawa_exp.runs.rerun import merge_rerun
+from lawa_exp.storage import custom
+from lawa_exp.storage.rows import encode, read_rows
+from lawa_exp.storage.rundir import EXIT, RunDir
+from lawa_exp.system import distributed, signals
+from lawa_exp.system.cli import command
+from lawa_exp.system.distributed import Ranks, on_main
+from lawa_exp.system.errors import Failed, UserError
+from lawa_exp.system.files import DISK_FULL, write_text_atomically
+from lawa_exp.system.machine import this_job
+from lawa_exp.training.sharing import micro_batches
+from lawa_exp.training.train import Outcome, train
+
+
+def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -> int:
+    """Trains, continues, reads out or only says that it was done; returns the exit code."""
+    say: Callable[[str], None] = functools.partial(print, flush=True) if ranks.is_main else lambda _: None
+    say(f"run_dir={p.run_dir}")
+    check_ranks(p, ranks)
+    if p.code:
+        custom.use(p.code)  # other entries of a multirun have theirs
+    run = RunDir(p.run_dir)
+    with on_main(ranks, opened(run, p)):
+        content = check_content(run, p, ranks)
+        found: tuple[str, dict[str, Any]] | None = ranks.from_main(run.marker() if ranks.is_main else None)
+        marker, facts = found or ("", {})
+        if marker == "DIVERGED" and not options.rerun:
+            say(
+                f"this training diverged after step {facts.get('step', 0):,}; the averages hold its last finite weights"
+            )
+            return EXIT["diverged"]
+        earlier = ranks.from_main(run.read_config() if ranks.is_main else None)
+        before = config_from(earlier) if earlier else None
+        if before and marker == "DONE" and facts["step"] >= p.config.steps and not options.rerun:
+            return already_done(p, before, run, ranks, device, facts["step"], say)
+        if before:  # what was attached before stays attached
+            attached = {a.id: a for a in (*p.config.averagers, *before.averagers)}
+            steps = max(p.config.steps, before.steps) if options.rerun else p.config.steps
+            every = math.gcd(int(p.config.trajectory.every or 1), int(before.trajectory.every or 1))
+            config = replace(p.config, averagers=tuple(attached.values()), budget=("steps", steps))
+            p = replace(p, config=replace(config, trajectory=replace(config.trajectory, every=every)))
+        say(show_plan(p, ranks))
+        if before and ranks.is_main and not options.rerun:
+            warn_of_statistics(p.config, before, read_rows(run.metrics), say)
+        target = RunDir(run.path / "rerun", run.heartbeat) if options.rerun else run
+        with following(None if options.rerun else p.config.logger, run, say) as begun:
+            outcome = carry_out(p, target, device, ranks, content, say, begun)
+            if outcome.how == "stopped":
+                say(f"stopped after step {outcome.step:,} and saved; the same command goes on")
+            elif ranks.is_main:
+                if options.rerun and not merge_rerun(target, run, say):
+                    return EXIT["failed"]
+                finish(p, run, outcome, say)
+        return EXIT[outcome.how]
+
+
+def carry_out(
+    p: Prepared,
+    run: RunDir,
+    device: torch.device,
+    ranks: Ranks,
+    content: str | None,
+    say: Callable[[str], None],
+    begun: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """One call of the loop in `run`, with its signals, provenance and marker.
+
+    content: see `check_content`. begun: see `train`.
+    """
+    if ranks.is_main:
+        run.path.mkdir(parents=True, exist_ok=True)
+        run.mark(None)
+        run.write_config({"trajectory_id": p.trajectory, **config_to(p.config), "identity": p.identity})
+        if p.code:
+            custom.write_copies(p.code, run.path / custom.COPIES)
+            if problem := custom.record(p.config.model, p.code):
+                say(f"warning: {problem}")
+        job, start = this_job()
+        earlier = run.add_provenance(
+            slurm={"job": job, "start": start} if job else None,
+            ranks=ranks.world,
+            threads=p.config.trainer.threads,
+            device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+            micro_batch=micro_batches(p.splits),
+            data_fingerprint=p.data.fingerprint,
+            **({"data_content": content} if content else {}),
+        )
+        if earlier:
+            say(f"start {earlier + 1} of this run ({len(run.errors())} of those before it ended with an error)")
+    try:
+        outcome = train(p.config, p.data, p.splits, p.origin, run, ranks, device, signals.stop_is_asked, say, begun)
+    except UserError:
+        raise
+    except Exception as error:
+        told = distributed.lost(error) if ranks.world > 1 else None
+        if told is None:
+            reason = f"{type(error).__name__}: {error}"
+            with suppress(OSError):  # a full disk may have no room for the marker either
+                facts = {"step": run.reached, "reason": reason, "rank": ranks.rank}
+                if run.mark_failed(**facts, traceback=traceback.format_exc()):
+                    run.note_error(run.reached, reason)
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            told = f"no room left on the disk ({error}); the last whole state stays: the same command goes on"
+        if told:
+            raise Failed(told) from None
+        if ranks.world > 1:  # at once: the others fail when this process is gone
+            distributed.report(error, ranks)
+            raise Failed(f"rank {ranks.rank}: {reason}") from None
+        raise
+    if ranks.is_main and outcome.how == "stopped":
+        run.mark("STOPPED", step=outcome.step)
+    return outcome
+
+
+def finish(p: Prepared, run: RunDir, outcome: Outcome, say: Callable[[str], None]) -> None:
+    """The table on the terminal, report.md and curves.png, and the marker last."""
+    rows, left_out = evaluated_alike(read_rows(run.metrics), p.config.evaluate.bn)
+    say(f"\n{loss_table(rows)}\nsteps saved: steps until the live weights get there; > n: not within the n left")
+    if left_out:
+        say(left_out)
+    facts = [
+        f"run directory `{run.path.name}`, trajectory {p.trajectory}, {outcome.step:,} steps"
+        + (", DIVERGED after the last of them" if outcome.how == "diverged" else ""),
+        f"model {p.config.model.name}, data set {p.config.dataset.name} (fingerprint {p.data.fingerprint[:12]})"
+        + (f"; {p.data.note}" if p.data.note else ""),
+        f"{type(p.config.lr).__name__.lower()} rate, peak {p.config.lr.peak:g}; "
+        f"batch {' to '.join(map(str, p.splits))}; seed {p.config.seed}",
+        *([left_out] if left_out else []),
+    ]
+    title = f"{p.config.model.name} on {p.config.dataset.name}"
+    if outcome.test:
+        folder = run.readouts / "test"
+        folder.mkdir(parents=True, exist_ok=True)
+        others = [r for r in read_rows(folder / "metrics.jsonl") if r["step"] != outcome.step]
+        ordered = sorted([*others, *outcome.test], key=lambda row: row["step"])
+        write_text_atomically(folder / "metrics.jsonl", "".join(encode(row) for row in ordered))
+    write_report(run.path, rows, outcome.test, title, facts, command(), f"nats per {p.data.unit}")
+    run.mark("DIVERGED" if outcome.how == "diverged" else "DONE", step=outcome.step)
+    if outcome.test:
+        right = {r["weights"]: f" ({r['accuracy']:.2%} right)" for r in outcome.test if "accuracy" in r}
+        shown = "  ".join(f"{r['weights']} {r['loss']:.4f}{right.get(r['weights'], '')}" for r in outcome.test)
+        say(f"test loss after step {outcome.step:,}: {shown}")
+    say(f"\n{outcome.how}; report: {run.path / 'report.md'}, plot: {run.path / 'curves.png'}")

@@ -1,0 +1,205 @@
+"""The plan of a training as it is printed, its warnings, and what it cannot do."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from lawa_exp.axes.fault.fault import NoFault
+from lawa_exp.axes.fault.rate import RateBurst
+from lawa_exp.axes.feedback import FEEDBACK
+from lawa_exp.axes.feedback.none import NoFeedback
+from lawa_exp.axes.lr.decaying import Decaying
+from lawa_exp.axes.lr.on_the_fly import OnTheFly
+from lawa_exp.axes.lr.power import Power
+from lawa_exp.axes.lr.step import Steps
+from lawa_exp.axes.model import PAPERS_NAMES
+from lawa_exp.axes.optimizer import SGD
+from lawa_exp.axes.scaling import SCALINGS
+from lawa_exp.axes.scaling.none import NoScaling
+from lawa_exp.config.shared import Config
+from lawa_exp.formats.stored import STATISTICS
+from lawa_exp.runs.choices import kind_of
+from lawa_exp.runs.cost import A100, MFU, Cost, measure
+from lawa_exp.runs.prepare import Prepared
+from lawa_exp.storage.commit import steps_in
+from lawa_exp.storage.origin import Origin
+from lawa_exp.storage.rundir import RunDir
+from lawa_exp.system.distributed import Ranks
+from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import size_text
+from lawa_exp.training.sharing import Split, batches_of, rate_of, sharing
+
+
+def check_sharding(config: Config, world: int) -> None:
+    """UserError for what needs whole gradients or weights on each rank, where it has rows of them."""
+    if sharing(config, world) != "fsdp":
+        return
+    if config.logger.noise_scale:
+        raise UserError(
+            "logger.noise_scale=true: expected false with trainer=fsdp, whose ranks hold no gradient of their own "
+            "samples; or choose trainer=ddp"
+        )
+    if isinstance(config.lr, OnTheFly):
+        raise UserError("lr=on_the_fly: not with trainer=fsdp, which does not differentiate twice; choose trainer=ddp")
+
+
+def check_noise_scale(config: Config, splits: dict[int, Split], world: int) -> None:
+    """UserError where logger.noise_scale has only one gradient for a batch, and nothing to compare it with."""
+    for size, split in splits.items():
+        if config.logger.noise_scale and split.accumulate * world == 1:
+            smaller = max((m for m in range(1, size) if size % m == 0), default=None)
+            choice = f"choose trainer.micro_batch={smaller} or a smaller one" if smaller else "choose a larger batch"
+            raise UserError(f"logger.noise_scale=true: a batch of {size} is one micro-batch on one rank; {choice}")
+
+
+def describe(
+    config: Config,
+    data: Any,
+    splits: dict[int, Split],
+    world: int,
+    tensors: dict[str, Any],
+    cost: Cost,
+    origin: Origin | None = None,
+) -> str:
+    """The plan as it is printed. tensors: the model's tensors by name (on any device)."""
+    steps, batches = config.steps, batches_of(config, data)
+    samples, first, model_bytes = cost.samples, cost.first, cost.model_bytes
+    in_tokens = {
+        a: f" = {a * data.tokens_per_sample:,} tokens" if data.unit == "token" else "" for a in (samples, *splits)
+    }
+    marks = {1, config.lr.warmup_steps or 1, steps // 4 or 1, steps // 2 or 1, 3 * steps // 4 or 1, steps}
+    if isinstance(config.lr, Decaying):
+        marks.add(config.lr.stable_steps)
+    marks.add(first + 1)
+    if isinstance(config.fault, RateBurst):
+        marks |= {at := int(config.fault.at), at + 1, at + int(config.fault.length) + 1}
+    on_the_fly = isinstance(config.lr, OnTheFly)
+    marked = [s for s in sorted(marks) if first < s <= (min(steps, config.lr.first) if on_the_fly else steps)]
+    held = len({s for a in config.averagers if a.windowed for s in a.needed(steps)}) + 1
+    running = sum(a.copies for a in config.averagers)
+    if not isinstance(config.feedback, NoFeedback):  # it has an averager and a window of its own
+        fed_back = config.feedback.averager
+        running += fed_back.copies + (len(fed_back.needed(steps)) if fed_back.windowed else 0)
+    e = config.evaluate
+    has_norms = any(map(STATISTICS.search, tensors))
+    bn = f"live weights and averages with evaluate.bn={e.bn}" + (
+        f", on {e.bn_samples} training samples" if e.bn == "recalibrate" else ""
+    )
+    horizon = int(config.lr.horizon or steps)
+    called = f" ({PAPERS_NAMES[config.model.name]})" if config.model.name in PAPERS_NAMES else ""
+    hours = f", {cost.gpu_hours():,.0f} hours of an A100 at {MFU:.0%} of its {A100 / 1e12:g} TFLOP/s"
+    lines = [
+        f"model       {cost.parameters:,} parameters{called}, {size_text(model_bytes)}",
+        f"data        {config.dataset.name}, fingerprint {data.fingerprint[:12]}: {data.sizes['train']:,} train, "
+        f"{data.sizes['val']:,} val, {data.sizes['test']:,} test samples of {data.sample}",
+    ]
+    lines += [f"            {data.note}"] if data.note else []
+    if origin:
+        what = f"the state after step {first:,}: {steps - first:,} steps are left to train" if first else "its weights"
+        lines.append(f"goes on from {origin.source.name}, {what}")
+    for start, size in zip(batches.starts, batches.sizes, strict=True):
+        split = splits[size]
+        from_step = f"from step {start + 1:,}: " if len(batches.sizes) > 1 else ""
+        lines.append(
+            f"batch       {from_step}{size} samples{in_tokens[size]} a step: "
+            f"{world} rank(s) x {split.accumulate} x {split.micro}"
+        )
+    if has_norms and config.batch.norm_group is None:
+        micro = sorted({split.micro for split in splits.values()})
+        lines.append(
+            f"            BatchNorm statistics of {' or '.join(map(str, micro))} samples; "
+            f"batch.norm_group={math.gcd(*micro)} fixes this on any machine"
+        )
+    lines += [
+        f"machine     {config.trainer.device}, {config.trainer.dtype}, {config.trainer.threads} CPU thread(s) a rank"
+        + {"single": "", "ddp": ", ddp", "fsdp": f", fsdp: 1/{world} of the tensors on each"}[sharing(config, world)]
+        + (", activations recomputed" if config.trainer.checkpoint_activations else ""),
+        f"budget      {steps:,} steps = {samples:,} samples{in_tokens[samples]} "
+        f"= {samples / data.sizes['train']:.2f} epochs; about {cost.flops:.2e} FLOPs"
+        + (hours if cost.gpu_hours() >= 1 else ""),
+        "rate        "
+        + ", ".join(f"{rate_of(config, batches, s):.3g} at step {s:,}" for s in marked)
+        + (f"; measured every {config.lr.every:,} steps from step {config.lr.first:,} on" if on_the_fly else ""),
+        f"            warm-up to step {config.lr.warmup_steps:,} ({batches.samples(config.lr.warmup_steps):,} samples)"
+        + (
+            f", decay after step {config.lr.stable_steps:,} ({batches.samples(config.lr.stable_steps):,} samples)"
+            if isinstance(config.lr, Decaying)
+            else ""
+        )
+        + (f"; planned for {horizon:,} steps" if config.lr.uses_horizon and horizon != steps else ""),
+        f"snapshots   every {config.trajectory.every} steps: {cost.snapshots:,}; "
+        f"on the disk {cost.on_disk:,} = {size_text(cost.on_disk * model_bytes)}",
+        f"states      every {config.save.every} steps: the last 2, at most "
+        f"{size_text(2 * model_bytes * (3 + held + running))}"
+        + (f"; kept at {list(config.save.keep)}" if config.save.keep else ""),
+        f"evaluation  every {config.evaluate.every} steps" + (f"; {bn}" if has_norms else ""),
+        "averages    " + (", ".join(a.id for a in config.averagers) or "none"),
+    ]
+    if not isinstance(config.feedback, NoFeedback):
+        chosen = ", ".join(f"{k}={v}" for k, v in asdict(config.feedback).items())
+        lines.append(f"feedback    {kind_of(FEEDBACK, config.feedback)}: {chosen}")
+    if not isinstance(config.fault, NoFault):
+        at, length = int(config.fault.at), int(config.fault.length)
+        lines.append(f"fault       {config.fault.described}, in steps {at + 1:,} to {at + length:,}")
+    return "\n".join(lines + [f"warning     {w}" for w in warnings(config)])
+
+
+def warnings(config: Config) -> list[str]:
+    """Averages that the budget cannot fill, and states that it does not reach."""
+    found = []
+    for a in config.averagers:
+        observed, needed = len(a.needed(config.steps)), a.observations
+        if observed < needed:
+            budget = f"the budget of {config.steps} steps gives {observed}"
+            found.append(f"{a.id} needs {needed} snapshots, {budget}: never defined")
+    if config.lr.warmup_steps >= config.steps:
+        found.append(f"the warm-up of {config.lr.warmup_steps} steps does not end within the budget of {config.steps}")
+    if config.lr.uses_horizon and int(config.lr.horizon or 0) < config.steps:
+        found.append(
+            f"lr.horizon={config.lr.horizon}: the last {config.steps - int(config.lr.horizon or 0):,} of the "
+            f"{config.steps:,} steps are trained at the schedule's last rate"
+        )
+    if not isinstance(config.feedback, NoFeedback):
+        fed_back, every = config.feedback.averager, int(config.feedback.every)
+        last = config.steps // every * every
+        if len(fed_back.needed(last)) < fed_back.observations:
+            name = kind_of(FEEDBACK, config.feedback)
+            found.append(f"feedback={name} every {every} steps: the budget of {config.steps} steps never gets to it")
+    if (
+        not isinstance(config.fault, NoFault)
+        and (last := int(config.fault.at) + int(config.fault.length)) > config.steps
+    ):
+        found.append(
+            f"fault.at={config.fault.at}: it lasts until step {last:,}, beyond the budget of {config.steps:,} steps"
+        )
+    if isinstance(config.lr, Steps):
+        late = [s for s in config.lr.at if s >= config.steps]
+        found += [f"lr.at: step {s:,} is beyond the budget of {config.steps:,} steps" for s in late]
+    if isinstance(config.lr, Power) and not isinstance(config.scaling, NoScaling):
+        name = kind_of(SCALINGS, config.scaling)
+        found.append(f"lr=power is proportional to the batch already: scaling={name} multiplies its rate once more")
+    if isinstance(config.lr, OnTheFly):
+        if config.lr.first >= config.steps:
+            found.append(f"lr=on_the_fly: the first measurement, after step {config.lr.first:,}, is beyond the budget")
+        if not isinstance(config.optimizer, SGD):
+            found.append("lr=on_the_fly measures a rate for gradient descent: meant for optimizer=sgd")
+    beyond = [s for s in config.save.keep if s > config.steps]
+    return found + [f"save.keep={s} is beyond the budget of {config.steps} steps" for s in beyond]
+
+
+def show_plan(p: Prepared, ranks: Ranks) -> str:
+    """The plan as it is printed, and what the run directory holds of it already. UserError: it cannot be done."""
+    check_noise_scale(p.config, p.splits, ranks.world)
+    check_sharding(p.config, ranks.world)
+    tensors, cost = measure(p)
+    described = describe(p.config, p.data, p.splits, ranks.world, tensors, cost, p.origin)
+    run = RunDir(p.run_dir)
+    marker, facts = run.marker() or ("", {})
+    states = list(steps_in(run.resume))
+    if marker in ("DONE", "DIVERGED"):
+        return f"{described}\non the disk {marker} after step {facts.get('step', 0):,}"
+    return f"{described}\non the disk " + (
+        f"a state at step {states[-1]:,}, to go on from" if states else "nothing yet"
+    )

@@ -1,0 +1,222 @@
+"""One training, or the trainings of a multirun one after another: entries that share a trajectory are one training."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lawa_exp.axes.lr.constant import Constant
+from lawa_exp.axes.lr.wsd import WSD
+from lawa_exp.config.shared import STABLE, Config, Init, Options
+from lawa_exp.results.summary import summarise
+from lawa_exp.runs.execute import execute
+from lawa_exp.runs.folder import check_folder
+from lawa_exp.runs.merge import merge
+from lawa_exp.runs.plan import show_plan
+from lawa_exp.runs.prepare import Prepared, prepare
+from lawa_exp.storage import manifest
+from lawa_exp.storage.rundir import EXIT, RunDir
+from lawa_exp.system import distributed, signals
+from lawa_exp.system.cli import command
+from lawa_exp.system.distributed import start_device
+from lawa_exp.system.errors import Failed, UserError
+from lawa_exp.system.files import write_text_atomically
+
+
+def run_one(config: Config, options: Options) -> int:
+    """Trains or plans one configuration; returns the exit code."""
+    device, ranks = start_device(config.trainer.device, options.plan)
+    try:
+        prepared = ranks.together(lambda: prepare(config, options, device, ranks))
+        if options.plan:
+            check_folder(RunDir(prepared.run_dir), prepared)
+            if ranks.is_main:
+                print(f"run_dir={prepared.run_dir}\n{show_plan(prepared, ranks)}")
+            return 0
+        return execute(prepared, options, device, ranks)
+    finally:
+        distributed.finish()
+
+
+DECAYS = ("lr=", "lr.decay_steps=", "lr.shape=", "lr.final_ratio=", "lr.horizon=", "init.")  # not of the stable run
+Stable = tuple[Prepared, list[str], list[int]]  # a stable run, its overrides, the numbers of its cool-downs
+
+
+def stable_runs(
+    entries: list[tuple[Config, Options]], overrides: list[list[str]], device: Any, ranks: distributed.Ranks
+) -> list[Stable]:
+    """The constant-rate runs that cool-downs (`lr=wsd init.from=stable`) share, up to the last of their branch points.
+
+    A stable run has all averagers of its cool-downs, and keeps the states that they go on from.
+    """
+    found: dict[str, list[tuple[int, Prepared]]] = {}
+    for i, (config, options) in enumerate(entries):
+        if config.init.optimizer == "reset":
+            raise UserError("init.optimizer=reset: a cool-down of the stable run keeps its optimizer")
+        if not isinstance(config.lr, WSD):
+            raise UserError("init.from=stable: expected lr=wsd, whose stable part is the constant-rate run")
+        alone = prepare(replace(config, init=Init(None, None, None)), options, device, ranks)
+        assert isinstance(alone.config.lr, WSD)
+        step = config.init.step or alone.config.lr.stable_steps
+        if step == 0:
+            raise UserError(f"lr.decay_steps={config.lr.decay_steps}: leaves no stable step for init.from=stable")
+        if step > alone.config.lr.stable_steps:
+            raise UserError(f"init.step={step}: the decay begins after step {alone.config.lr.stable_steps} already")
+        lr = Constant(config.lr.peak, int(alone.config.lr.warmup_steps), None, config.lr.unit)
+        save = replace(alone.config.save, keep=(step,))
+        config = replace(alone.config, lr=lr, save=save, budget=("steps", step))
+        p = prepare(config, options, device, ranks)
+        found.setdefault(p.trajectory, []).append((i, p))
+    runs = []
+    for members in found.values():
+        longest = max((p for _, p in members), key=lambda p: p.config.steps)
+        same = [replace(p, config=replace(p.config, budget=longest.config.budget)) for _, p in members]
+        shared = set.intersection(*(set(overrides[i]) for i, _ in members))
+        ours = [o for o in overrides[members[0][0]] if o in shared and not o.startswith(DECAYS)]
+        runs.append((merge(same), ["lr=constant", *ours], [i for i, _ in members]))
+    return runs
+
+
+def savings(stable: list[Stable], entries: list[Prepared], of: dict[int, Prepared]) -> list[str]:
+    """What the cool-downs of each stable run cost, and what they would cost apart."""
+    found: list[tuple[int, int, int, int]] = []
+    for run, _, _ in stable:
+        branches = {entries[i].run_dir: entries[i] for i, s in of.items() if s is run}.values()
+        cooling = [p.config.steps - p.origin.step for p in branches if p.origin]
+        apart = sum(p.config.steps for p in branches)
+        found.append((run.config.steps, len(cooling), sum(cooling), apart))
+    lines = [
+        (f"{times} times a " if times > 1 else "")
+        + f"stable run of {steps:,} steps, its {branches} cool-downs {cooling:,}: {steps + cooling:,} steps in all; "
+        f"trained apart: {apart:,}"
+        for (steps, branches, cooling, apart), times in Counter(found).items()
+    ]
+    if len(found) > 1:
+        together, alone = sum(s + c for s, _, c, _ in found), sum(apart for _, _, _, apart in found)
+        lines.append(f"together {together:,} steps; trained apart: {alone:,}")
+    return lines
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The trainings of a multirun in an order in which they can run, each with the numbers of its entries.
+
+    overrides: of each entry. stable: the folders of the runs that cool-downs wait for.
+    """
+
+    folder: Path
+    trainings: list[tuple[Prepared, list[int]]]
+    overrides: list[list[str]]
+    stable: set[Path]
+    manifest: dict[str, Any]
+    summary: list[str]
+
+    def write_manifest(self) -> None:
+        """Says so where another sweep of that name had other runs."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError, UserError, Failed):
+            mine = {Path(entry["run_dir"]).name for entry in self.manifest["entries"]}
+            gone = {entry["run_dir"].name for entry in manifest.read(self.folder)["entries"]} - mine
+            if gone:
+                print(f"warning: {self.folder} had {len(gone)} other runs; they stay, but are not in this sweep now")
+        write_text_atomically(self.folder / manifest.NAME, json.dumps(self.manifest, indent=1))
+
+    def described(self, members: list[int]) -> str:
+        return " | ".join(" ".join(self.overrides[i]) for i in members)
+
+
+def sweep_folder(options: Options) -> Path:
+    return Path(options.runs_root) / "sweeps" / str(options.sweep)
+
+
+def gather(
+    entries: list[tuple[Config, Options]], overrides: list[list[str]], device: Any, ranks: distributed.Ranks
+) -> Sweep:
+    """What the entries ask for: entries that differ only in averaging are one training with all of its averagers."""
+    apart = [i for i, (config, _) in enumerate(entries) if config.init.from_ == STABLE]
+    stable = stable_runs([entries[i] for i in apart], [overrides[i] for i in apart], device, ranks)
+    prepared = [s for s, _, _ in stable]
+    of = {apart[i]: s for s, _, members in stable for i in members}
+    prepared += [prepare(config, o, device, ranks, of.get(i)) for i, (config, o) in enumerate(entries)]
+    overrides = [mine for _, mine, _ in stable] + overrides
+    groups: dict[tuple[Path, int], list[int]] = {}
+    for i, p in sorted(enumerate(prepared), key=lambda entry: (entry[0] >= len(stable), entry[1].config.steps)):
+        groups.setdefault((p.run_dir, p.config.steps), []).append(i)  # a larger budget continues the smaller one
+    trainings = [(merge([prepared[i] for i in members]), members) for members in groups.values()]
+    summary = [f"{len(entries)} entries, {len(trainings)} trainings (entries that differ only in averaging share one)"]
+    folder = sweep_folder(entries[0][1])
+    written = {
+        "command": command(),
+        "entries": [
+            {
+                "overrides": mine,
+                "run_dir": str(p.run_dir),
+                "steps": p.config.steps,
+                "averages": [a.id for a in p.config.averagers],
+            }
+            for p, mine in zip(prepared, overrides, strict=True)
+        ],
+    }
+    return Sweep(
+        folder,
+        trainings,
+        overrides,
+        {s.run_dir for s, _, _ in stable},
+        written,
+        summary + savings(stable, prepared[len(stable) :], of),
+    )
+
+
+def run_all(entries: list[tuple[Config, Options]], overrides: list[list[str]]) -> int:
+    """Trains or plans the entries of a multirun; one that fails does not stop the others, a stop signal does."""
+    options = entries[0][1]
+    device, ranks = start_device(entries[0][0].trainer.device, options.plan)
+    say: Callable[[str], None] = functools.partial(print, flush=True) if ranks.is_main else lambda _: None
+    folder = sweep_folder(options)
+    say(f"sweep_dir={folder}")
+    sweep = gather(entries, overrides, device, ranks)
+    for line in sweep.summary:
+        say(line)
+    if ranks.is_main and not options.plan:
+        sweep.write_manifest()
+    codes = []
+    for number, (training, members) in enumerate(sweep.trainings, 1):
+        if distributed.Agreement(ranks).now(signals.stop_is_asked()):
+            return EXIT["stopped"]
+        say(f"\ntraining {number} of {len(sweep.trainings)}: {sweep.described(members)}")
+        if options.plan:
+            say(f"run_dir={training.run_dir}\n{show_plan(training, ranks)}")
+            continue
+        try:
+            codes.append(execute(training, options, device, ranks))
+        except UserError as error:
+            codes.append(2)
+            if ranks.is_main:  # every rank makes the same mistake
+                print(f"error: {error}", file=sys.stderr)
+        except Failed as error:
+            if ranks.world > 1:  # the others are elsewhere
+                raise
+            codes.append(EXIT["failed"])
+            print(f"error: {error}", file=sys.stderr)
+        except Exception:
+            if ranks.world > 1:
+                raise
+            codes.append(EXIT["failed"])
+            traceback.print_exc()
+        if codes[-1] == EXIT["stopped"]:
+            return EXIT["stopped"]
+    if ranks.is_main and not options.plan and 0 in codes:
+        try:
+            say(f"\n{summarise(folder, folder)}\nsummary: {folder / 'summary.md'}, plot: {folder / 'curves.png'}")
+        except (Failed, UserError, OSError) as error:  # the trainings are done all the same
+            print(f"warning: no summary: {error}", file=sys.stderr)
+    distributed.finish()
+    return EXIT["failed"] if any(code not in (0, EXIT["diverged"]) for code in codes) else 0

@@ -1,0 +1,45 @@
+"""manifest.json in a sweep's folder: its entries, and where their runs are, wherever it is read and was moved to."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from lawa_exp.system.errors import Failed, UserError
+
+NAME = "manifest.json"
+
+
+def read(sweep: Path) -> dict[str, Any]:
+    """The manifest, with the path of each entry's run as its run_dir. UserError: there is none. Failed: damaged."""
+    if not (sweep / NAME).is_file():
+        raise UserError(f"SWEEP={sweep}: no {NAME} in this folder")
+    try:
+        content = json.loads((sweep / NAME).read_text())
+        entries = [{**entry, "run_dir": find_run(entry["run_dir"], sweep)} for entry in content["entries"]]
+    except (ValueError, KeyError, TypeError):
+        raise Failed(f"{sweep / NAME} is damaged: start the sweep again, which writes it anew") from None
+    return {"command": "", **content, "entries": entries}
+
+
+def find_run(run_dir: str, sweep: Path) -> Path:
+    """The run that a file of the sweep's folder names; where it is nowhere, the place that it belongs in.
+
+    By its name in the runs root that holds sweeps/, else as written: from the folder in which the sweep was started.
+    """
+    root = sweep.resolve().parent.parent
+    if not sweep.is_absolute():
+        root = Path(os.path.relpath(root))
+    sibling = root / Path(run_dir).name
+    return next((path for path in (sibling, Path(run_dir)) if path.exists()), sibling)
+
+
+def not_finished(run: Path) -> str | None:
+    """Why there is nothing of the run to be analysed; None where it is done."""
+    if (run / "DONE").exists():
+        return None
+    if not run.exists():
+        return "missing"
+    return "diverged" if (run / "DIVERGED").exists() else "not finished"

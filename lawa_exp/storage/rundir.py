@@ -1,0 +1,190 @@
+"""The run directory: one training, one lock, one marker of how it stands."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from lawa_exp.storage.commit import Damaged, step_name, tidy, verify
+from lawa_exp.storage.rows import read_rows
+from lawa_exp.system.distributed import Ranks
+from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import locked, write_text_atomically
+from lawa_exp.system.heartbeat import NAME as HEARTBEAT
+from lawa_exp.system.heartbeat import Heartbeat
+from lawa_exp.system.machine import cpu_name, git_state, this_job, versions
+
+if TYPE_CHECKING:
+    from lawa_exp.system.distributed import Ranks
+
+MARKERS = ("DONE", "FAILED", "DIVERGED", "STOPPED")
+
+
+class RunDir:
+    """Paths and small files of one run; rank 0 is the only one that writes them, but for FAILED."""
+
+    def __init__(self, path: Path, heartbeat: Heartbeat | None = None) -> None:
+        """heartbeat: that of the run which this one is a part of."""
+        self.path = path
+        self.heartbeat = heartbeat or Heartbeat(path / HEARTBEAT)
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.timing = path / "timing.jsonl"
+        self.trajectory = path / "trajectory"
+        self.averages = path / "averages"
+        self.resume = path / "resume"
+        self.states = path / "states"
+        self.readouts = path / "readouts"
+        self.reached = 0  # the last step of this process's training
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One live process per run, which shows that it lives; what a kill left half-written is cleared."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"run_dir={self.path}: cannot be made ({error.strerror})") from None
+        with locked(self.path / ".lock", f"run_dir={self.path}"):
+            tidy(self.path)
+            with self.heartbeat.beating():
+                yield
+
+    def marker(self) -> tuple[str, dict[str, Any]] | None:
+        """How the run ended last: its marker and what it says; None while it is running, new or killed."""
+        for name in MARKERS:
+            path = self.path / name
+            if path.exists():
+                try:
+                    return name, {"step": 0, **json.loads(path.read_text())}
+                except (ValueError, TypeError):
+                    return name, {"step": 0}
+        return None
+
+    def mark_failed(self, **facts: Any) -> bool:
+        """FAILED with these facts, of the first rank that fails; False where another one's stands there already."""
+        try:
+            with (self.path / "FAILED").open("x") as file:
+                file.write(json.dumps(facts) + "\n")
+            return True
+        except FileExistsError:
+            return False
+
+    def mark(self, name: str | None, **facts: Any) -> None:
+        """Leaves one marker, or none."""
+        for other in MARKERS:
+            if other != name:
+                (self.path / other).unlink(missing_ok=True)
+        if name:
+            write_text_atomically(self.path / name, json.dumps(facts) + "\n")
+
+    def note_error(self, step: int, reason: str) -> None:
+        """Adds what ended a start after `step` to errors.jsonl, with the SLURM job that it came in."""
+        job, start = this_job()
+        line = {"time": time.time(), "step": step, "reason": reason, "job": job, "start": start}
+        with (self.path / "errors.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def errors(self) -> list[dict[str, Any]]:
+        """What was noted, oldest first."""
+        path = self.path / "errors.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def read_config(self) -> dict[str, Any] | None:
+        """What config.yaml holds, or None where there is none; UserError where it cannot be read."""
+        if not self.config.exists():
+            return None
+        try:
+            content = yaml.safe_load(self.config.read_text())
+        except yaml.YAMLError:
+            content = None
+        if not isinstance(content, dict) or "trajectory_id" not in content:
+            raise UserError(f"{self.config} is damaged; choose another run_dir")
+        return content
+
+    def write_config(self, content: dict[str, Any]) -> None:
+        write_text_atomically(self.config, yaml.safe_dump(content, sort_keys=False))
+
+    def newest_state(self, ranks: Ranks) -> tuple[int, Path | None, list[str]]:
+        """The step and folder of the newest state that is whole (0, None: there is none), and what was damaged.
+
+        All ranks ask, and each reads its share of the files.
+        """
+        damaged: list[str] = []
+        found = ranks.from_main({int(p.name[5:]): p for p in self.resume.glob("step_*") if p.name[5:].isdigit()})
+        for step in sorted(found, reverse=True):
+            problem = None
+            try:
+                self._check_state(found[step], ranks)
+            except Damaged as error:
+                problem = str(error)
+            problem = next(filter(None, ranks.all_of(problem)), None)
+            if problem is None:
+                return step, found[step], damaged
+            damaged.append(f"the state of step {step} is damaged: {problem}")
+        return 0, None, damaged
+
+    def _check_state(self, folder: Path, ranks: Ranks) -> None:
+        """`Damaged` names what is not what was written, in this rank's share of it."""
+        verify(folder, ranks.rank, ranks.world)
+        try:
+            described = json.loads((folder / "state.json").read_text())
+        except (OSError, ValueError):
+            raise Damaged(
+                f"{folder / 'state.json'} cannot be read"
+            ) from None  # also told by the rank whose share it is
+        for s in described["window"]:  # those of a window on the disk are in the trajectory
+            if not list((folder / "window").glob(f"{step_name(s)}*.safetensors")):
+                verify(self.trajectory / step_name(s), ranks.rank, ranks.world)
+        rows = described["scalars"]["metrics_bytes"]
+        size = self.metrics.stat().st_size if self.metrics.exists() else 0
+        if ranks.is_main and size < rows:
+            raise Damaged(f"{self.metrics} has {size} bytes, less than the {rows} it was saved with")
+
+    def set_rows_aside(self, first_save: int) -> Path | None:
+        """Without a state to go on from: rows from beyond the first save are kept under another name, the result."""
+        if not self.metrics.exists() or max((r["step"] for r in read_rows(self.metrics)), default=0) <= first_save:
+            return None
+        aside = next(p for i in range(1, 10**6) if not (p := self.path / f"metrics.before-{i}.jsonl").exists())
+        return self.metrics.rename(aside)
+
+    def data_content(self) -> str | None:
+        """The content of the data that the run began on, see `data.content`; None where no start tells it."""
+        path = self.path / "provenance.jsonl"
+        for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+            with suppress(ValueError, AttributeError):
+                if content := json.loads(line).get("data_content"):
+                    return content
+        return None
+
+    def add_provenance(self, **facts: Any) -> int:
+        """One line per start: what ran, on what, from where. Returns how many starts there were before."""
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "command": sys.argv,
+            "git": git_state(),
+            "versions": versions(),
+            "hardware": {
+                "node": platform.node(),
+                "machine": platform.machine(),
+                "cpu": cpu_name(),
+                "cores": os.cpu_count(),
+            },
+            **facts,
+        }
+        path = self.path / "provenance.jsonl"
+        before = len(path.read_text().splitlines()) if path.exists() else 0
+        with path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        return before
+
+
+EXIT = {"done": 0, "failed": 1, "diverged": 3, "stopped": 75}

@@ -1,0 +1,90 @@
+"""What goes on beside training: numbers that come back from the device, files that are written."""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lawa_exp.averaging.window import Snapshot
+from lawa_exp.storage.commit import remove, step_name, steps_in
+from lawa_exp.storage.store import Store
+
+LAG = {"cuda": 2}  # steps that the host runs ahead of a device before it reads the loss
+
+
+class Readback:
+    """Numbers from the device, read some steps later so that the host does not wait for the step it has just queued.
+
+    On a CPU they are there at once. On a GPU always the same number of steps late: rows do not depend on timing.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.lag = LAG.get(device.type, 0)
+        self.waiting: deque[tuple[int, float, Tensor, Any]] = deque()
+
+    def push(self, step: int, rate: float, values: Tensor) -> None:
+        event = None
+        if values.is_cuda:
+            host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            values = host.copy_(values, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        self.waiting.append((step, rate, values, event))
+
+    def ready(self, lag: int | None = None) -> Iterator[tuple[int, float, list[float]]]:
+        while len(self.waiting) > (self.lag if lag is None else lag):
+            step, rate, values, event = self.waiting.popleft()
+            if event:
+                event.synchronize()
+            yield step, rate, values.tolist()
+
+    def rest(self) -> Iterator[tuple[int, float, list[float]]]:
+        return self.ready(lag=0)
+
+
+class Background:
+    """Files written in order by one thread while training goes on; an error there is raised at the next call."""
+
+    def __init__(self) -> None:
+        self.pool = ThreadPoolExecutor(1)
+        self.pending: deque[Future] = deque()
+
+    def submit(self, function: Callable[..., None], *args: Any) -> None:
+        while self.pending and (self.pending[0].done() or len(self.pending) > 8):  # bounds the copies held
+            self.pending.popleft().result()
+        self.pending.append(self.pool.submit(function, *args))
+
+    def drain(self) -> None:
+        while self.pending:
+            self.pending.popleft().result()
+
+    def close(self) -> None:
+        self.pool.shutdown(wait=True, cancel_futures=True)
+
+
+def write_snapshot(store: Store, root: Path, snapshot: Snapshot, keep: int | str) -> None:
+    """Commits a snapshot and, if only the latest `keep` are kept, removes those before them."""
+    store.commit(root / step_name(snapshot.step), {"model": snapshot.tensors})
+    if isinstance(keep, int) and store.ranks.is_main:
+        for earlier in [s for s in steps_in(root) if s <= snapshot.step][:-keep]:
+            remove(root / step_name(earlier))
+
+
+def spill(store: Store, snapshot: Snapshot, root: Path) -> None:
+    """Drops the copy in memory of a snapshot that is in the trajectory `root` (or will be, before it is read)."""
+    snapshot.spill(functools.partial(store.read, root / step_name(snapshot.step)))
+
+
+def write_average(store: Store, root: Path, step: int, tensors: dict[str, Tensor], keep_all: bool) -> None:
+    """Commits an average; removes those of later steps (the run went back) and, unless `keep_all`, of earlier ones."""
+    store.commit(root / step_name(step), {"model": tensors})
+    for other in steps_in(root) if store.ranks.is_main else ():
+        if other > step or (other < step and not keep_all):
+            remove(root / step_name(other))

@@ -1,0 +1,146 @@
+"""How the ranks share a model: each holds all of it (ddp), or some rows of every tensor (fsdp)."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.utils.checkpoint import checkpoint, noop_context_fn
+
+from lawa_exp.averaging.tensors import is_sharded, named_tensors, norms_in
+from lawa_exp.axes.dataset.loading import eval_batches
+from lawa_exp.axes.layers.ghost_norm import statistics_kept
+from lawa_exp.axes.model import build_model
+from lawa_exp.axes.model.custom import CustomSettings
+from lawa_exp.config.shared import Config
+from lawa_exp.evaluation.evaluate import evaluating
+from lawa_exp.evaluation.numerics import seeded_model
+from lawa_exp.storage.store import Rows
+from lawa_exp.system.distributed import Ranks
+
+
+def units(model: nn.Module) -> list[nn.Module]:
+    """The blocks of a model, in which it is gathered and recomputed: what its outermost lists of modules hold.
+
+    Empty for a model without any: then it is one unit.
+    """
+    found: list[nn.Module] = []
+    for module in model.children():
+        if isinstance(module, nn.ModuleList | nn.Sequential):
+            found += [m for m in module if next(m.parameters(), None) is not None]
+        else:
+            found += units(module)
+    return found
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Each unit keeps its inputs alone and is computed again in the backward pass: the same numbers, less memory."""
+    for unit in units(model) or [model]:
+        passes = functools.partial(_passes, unit) if norms_in(unit) else noop_context_fn
+        unit.forward = functools.partial(_recomputed, unit.forward, passes)  # type: ignore[method-assign]
+
+
+def _recomputed(forward: Callable[..., Any], passes: Callable[[], Any], *inputs: Any, **named: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*inputs, **named)
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=passes, **named)
+
+
+def _passes(unit: nn.Module) -> tuple[Any, Any]:
+    """The contexts of the first pass and of the second, which counts no batch again."""
+    return contextlib.nullcontext(), statistics_kept(unit)
+
+
+def replicate(objective: nn.Module, data: Any, device: torch.device, autocast: Callable[[], Any]) -> nn.Module:
+    """Each rank holds the model; gradients are averaged over the ranks beside the backward pass."""
+    trained = nn.parallel.DistributedDataParallel(
+        objective,
+        device_ids=[device] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        broadcast_buffers=False,  # `TrainingStatistics` does
+    )
+    settle_buckets(trained, data, device, autocast)
+    return trained
+
+
+def settle_buckets(trained: nn.Module, data: Any, device: torch.device, autocast: Callable[[], Any]) -> None:
+    """Two passes that train nothing: DDP rebuilds its buckets after a process's first backward pass, and on three ranks
+    or more another bucket order is another order of summation. So a resumed run's first step sums as its twin's did."""
+    with evaluating(trained):
+        for inputs, targets in eval_batches(data, "val", [[0], [0]], device):
+            with autocast():
+                loss = trained(inputs, targets)
+            loss.backward()
+    trained.zero_grad(set_to_none=True)
+
+
+def whole(norm: Any) -> Tensor:
+    """A norm of all gradients, of those of all ranks where they are sharded."""
+    return norm.full_tensor() if is_sharded(norm) else norm
+
+
+def shard(model: nn.Module, config: Config, ranks: Ranks, device: torch.device) -> None:
+    """FSDP2, in place: each unit and the rest are gathered when they are needed, and dropped after it.
+
+    With bfloat16 they are gathered, and computed with, in bfloat16; gradients are summed over the ranks in float32, and
+    the weights and the optimizer's state are float32. One unit after another comes from rank 0, and its rows stay.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    low = torch.bfloat16 if config.trainer.dtype == "bfloat16" else None
+    precision = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    mesh = init_device_mesh(device.type, (ranks.world,))
+    for unit in units(model):
+        hand_out(unit, device)
+        if config.trainer.compile:
+            unit.compile(dynamic=False)
+        fully_shard(unit, mesh=mesh, mp_policy=precision)
+    hand_out(model, device)
+    fully_shard(model, mesh=mesh, mp_policy=precision)
+
+
+def outlined(config: Config, ranks: Ranks) -> nn.Module:
+    """The model with its first weights on rank 0's CPU alone, elsewhere without memory (a custom model: everywhere)."""
+    if ranks.is_main or isinstance(config.model, CustomSettings):
+        return seeded_model(config, torch.device("cpu"))
+    with torch.device("meta"):
+        return build_model(config.model)
+
+
+@torch.no_grad()
+def hand_out(module: nn.Module, device: torch.device) -> None:
+    """Puts what is not sharded yet of `module` on the device, rank 0's on every rank; tied tensors stay tied."""
+    given: dict[int, tuple[Tensor, Any]] = {}  # by the id of the old one, which stays alive for it
+    for part in module.modules():
+        held: dict[str, Any]
+        for held in (part._parameters, part._buffers):
+            for name, tensor in held.items():
+                if tensor is None or is_sharded(tensor):
+                    continue
+                if id(tensor) not in given:
+                    new = torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.detach().to(device)
+                    new = new.contiguous()
+                    dist.broadcast(new, src=0)
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    given[id(tensor)] = tensor, nn.Parameter(new, tensor.requires_grad) if is_parameter else new
+                held[name] = given[id(tensor)][1]
+
+
+def rows_of(model: nn.Module) -> dict[str, Rows]:
+    """What this rank holds of each sharded tensor; empty for a model that is whole here."""
+    found = {}
+    for name, tensor in named_tensors(model).items():
+        if not is_sharded(tensor):
+            continue
+        mesh: Any = tensor.device_mesh  # type: ignore[attr-defined]
+        assert [p.is_shard(0) for p in tensor.placements] == [True], name  # type: ignore[attr-defined]
+        size = -(-tensor.shape[0] // mesh.size())
+        first = min(size * mesh.get_local_rank(), tensor.shape[0])
+        found[name] = Rows(tuple(tensor.shape), first, tensor.to_local().shape[0])  # type: ignore[attr-defined]
+    return found

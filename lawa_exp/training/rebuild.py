@@ -1,0 +1,34 @@
+"""Averagers of a training that goes on, rebuilt from its snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lawa_exp.averaging.needs import problem_with
+from lawa_exp.storage.commit import Damaged, verify
+from lawa_exp.storage.store import Store
+
+
+def rebuild(
+    averager: Any, settings: Any, folders: Mapping[int, Path], step: int, device: torch.device, store: Store
+) -> tuple[list[int], str | None]:
+    """Brings a new averager to where it would be after `step`, from the snapshots; returns their steps, or why not."""
+    problem = problem_with(settings, folders, step)
+    if problem and not settings.windowed:  # a window fills up as training goes on
+        return [], problem
+    needed = [s for s in settings.needed(step) if s in folders]
+    damage = None
+    try:
+        for s in needed:
+            verify(folders[s], store.ranks.rank, store.ranks.world)
+    except Damaged as error:
+        damage = str(error)
+    if damage := next(filter(None, store.ranks.all_of(damage)), None):
+        return [], f"{damage}; train again with it attached: the training's command with rerun=true"
+    for s in needed:
+        averager.update(s, {n: t.to(device) for n, t in store.read(folders[s]).items()})
+    return needed, None
