@@ -25,7 +25,7 @@ class Collect(Launcher):
         Collect.started = True
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from lawa_exp.launch.compose import with_recipe
+        from lawa_exp.launch.recipes import with_recipe
 
         compose = self.context.config_loader.load_sweep_config
         for overrides in map(list, job_overrides):

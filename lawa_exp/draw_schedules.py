@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from lawa_exp.launch.compose import CONF, compose, read
+from lawa_exp.launch.compose import compose, read
+from lawa_exp.launch.conf import CONF
 from lawa_exp.results.figures import pyplot, save_figure
 from lawa_exp.runs.prepare import open_dataset
 from lawa_exp.runs.resolve import resolve

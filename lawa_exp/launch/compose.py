@@ -13,13 +13,13 @@ from typing import Any
 
 from lawa_exp.config.rules import build, near
 from lawa_exp.config.shared import BUDGET_UNITS, STABLE, Config, Options
+from lawa_exp.launch.conf import CONF, groups, launchers, siblings
+from lawa_exp.launch.recipes import chosen_model, with_recipe
 from lawa_exp.storage import custom
 from lawa_exp.system import signals
 from lawa_exp.system.cli import exit_code
 from lawa_exp.system.errors import UserError
 
-INSIDE = Path(__file__).parents[1] / "conf"  # in the wheel
-BESIDE = Path(__file__).parents[2] / "conf"  # in a checkout
 FLAGS = {  # Hydra's own
     *("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p", "--package", "-r", "--run"),
     *("-m", "--multirun", "-i", "--info", "-sc", "--shell-completion", "-cp", "--config-path", "-cn", "--config-name"),
@@ -27,8 +27,6 @@ FLAGS = {  # Hydra's own
 }
 COLLECT, SLURM = (f"hydra_plugins.lawa_exp_launcher.{name}" for name in ("Collect", "Slurm"))
 SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-DEFAULT_RECIPE = "as_published"
-CONF = INSIDE if INSIDE.is_dir() else BESIDE
 
 
 def main(arguments: list[str]) -> int:
@@ -151,31 +149,6 @@ def check_composed(
     return Callback()
 
 
-def chosen_model(overrides: list[str]) -> str:
-    """The choice of the group `model` after `overrides`, of the default, an experiment or the command line."""
-    from hydra import compose as compose_config
-    from hydra import initialize_config_dir
-
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        config = compose_config("config", overrides=overrides, return_hydra_config=True)
-    return str(config.hydra.runtime.choices.model)
-
-
-def with_recipe(overrides: list[str], model: str, recipe: str) -> list[str]:
-    """`overrides` with the file of `model` in this recipe; UserError where it has none.
-
-    conf/model/NAME.yaml is as published, conf/model/fair/NAME.yaml is that with what makes it fair.
-    """
-    name = model.rpartition("/")[2]
-    forms = {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder in (CONF / "model").glob("*/")}
-    if recipe not in (DEFAULT_RECIPE, *forms):
-        raise UserError(f"recipe={recipe}: {near(recipe, [DEFAULT_RECIPE, *forms])}")
-    if recipe != DEFAULT_RECIPE and name not in forms[recipe]:
-        raise UserError(f"recipe={recipe}: model={name} has none; models that do: {', '.join(forms[recipe])}")
-    choice = name if recipe == DEFAULT_RECIPE else f"{recipe}/{name}"
-    return [*(o for o in overrides if o.split("=")[0] != "model"), f"model={choice}"]
-
-
 def plain(omegaconf: Any, config: Any) -> dict[str, Any]:
     """The composed configuration as plain values, interpolations resolved; UserError names a value that is missing."""
     omegaconf.set_readonly(config, False)
@@ -261,42 +234,3 @@ def explain(error: BaseException, overrides: list[str]) -> str:
             return f"{name}: not a setting of the chosen {parent} (it belongs to another choice of it)"
         return f"{name}: not a setting here; {near(leaf, siblings(parent))}"
     return re.sub(r"\s+", " ", text)
-
-
-def groups() -> dict[str, list[str]]:
-    """The configuration groups and their choices."""
-    return {
-        folder.name: sorted(p.stem for p in folder.glob("*.yaml"))
-        for folder in sorted(CONF.iterdir())
-        if folder.is_dir() and folder.name != "hydra"
-    }
-
-
-def launchers() -> list[str]:
-    """The choices of hydra/launcher that train."""
-    return sorted(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml"))
-
-
-def siblings(parent: str) -> list[str]:
-    """The keys that stand under `parent` ("" for the top) in any configuration file."""
-    import yaml
-
-    found: set[str] = set()
-    files = [(CONF / "config.yaml", "")] + [
-        (path, group) for group, names in groups().items() for path in ((CONF / group / f"{n}.yaml") for n in names)
-    ]
-    if parent == "hydra.launcher":
-        files = [(path, parent) for path in (CONF / "hydra" / "launcher").glob("*.yaml")]
-    for path, group in files:
-        text = path.read_text()
-        package = re.search(r"^# @package (\S+)", text, re.MULTILINE)
-        prefix = group if package is None else package[1].replace("_global_", "")
-        content: Any = {k: v for k, v in (yaml.safe_load(text) or {}).items() if k not in ("defaults", "hydra")}
-        for step in reversed(prefix.split(".") if prefix else []):
-            content = {step: content}
-        for step in parent.split(".") if parent else []:
-            content = content.get(step) if isinstance(content, dict) else None
-        found |= {key for key in content if not key.startswith("_")} if isinstance(content, dict) else set()
-    if not parent:
-        found |= set(groups())
-    return sorted(found)

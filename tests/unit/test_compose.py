@@ -11,7 +11,8 @@ import yaml
 
 from hydra_plugins import lawa_exp_launcher
 from lawa_exp.launch import compose
-from lawa_exp.launch.compose import CONF, main
+from lawa_exp.launch.compose import main
+from lawa_exp.launch.conf import CONF
 from lawa_exp.runs.choices import SHARED, TABLES, config_from, config_to
 
 

@@ -15,6 +15,7 @@ from helpers import run, tiny
 
 from lawa_exp.config.rules import build
 from lawa_exp.launch import compose
+from lawa_exp.launch.conf import CONF
 from lawa_exp.launch.slurm import queue, requeue, submit
 from lawa_exp.launch.slurm.pin import pin
 from lawa_exp.launch.slurm.queue import Job
@@ -28,7 +29,7 @@ from lawa_exp.system.machine import git_state
 
 
 def cluster(**settings) -> Slurm:
-    defaults = yaml.safe_load((compose.CONF / "hydra/launcher/slurm.yaml").read_text())
+    defaults = yaml.safe_load((CONF / "hydra/launcher/slurm.yaml").read_text())
     return build(Slurm, {k: v for k, v in defaults.items() if not k.startswith("_")} | settings, "hydra.launcher")
 
 
