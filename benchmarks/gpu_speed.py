@@ -36,9 +36,6 @@ from pairs import machine, publish, table
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lawa_exp.axes.dataset.loading import train_batches
-from lawa_exp.axes.model import build_model
-from lawa_exp.axes.model.images import forward_flops
-from lawa_exp.runs.cost import flops_per_token
 from lawa_exp.runs.prepare import Prepared
 
 LANGUAGE = ("gpt2_small", "gpt2_medium", "gpt2_large")
@@ -178,8 +175,8 @@ def language_speed(name: str, micro: int | None, options: argparse.Namespace) ->
     with tempfile.TemporaryDirectory() as folder, flash_only(options):
         p = loop.prepared(name, overrides("gpt", micro, options), Path(folder), device_of(options))
         with torch.device("meta"):
-            trained = sum(t.numel() for t in build_model(p.config.model).parameters())
-        return timed(p, p.data.tokens_per_sample, flops_per_token(p.config.model, trained), options)
+            flops = p.config.model.training_flops(p.config.model.build(), 1)
+        return timed(p, p.data.tokens_per_sample, flops, options)
 
 
 def image_speeds(micro: int | None, options: argparse.Namespace) -> tuple[Speed, Speed, float, int, str]:
@@ -198,7 +195,7 @@ def image_speeds(micro: int | None, options: argparse.Namespace) -> tuple[Speed,
         asked += [f"trainer.workers={workers}"] if workers is not None else []
         p = loop.prepared("resnet50", asked, Path(folder) / "loading", device_of(options))
         with torch.device("meta"):
-            flops = 3 * forward_flops(build_model(p.config.model), p.config.model)
+            flops = p.config.model.training_flops(p.config.model.build(), 1)
         alone = loading_alone(p, options)
         ready = replace(p, data=Ready(p), run_dir=Path(folder) / "ready")
         return timed(p, 1, flops, options), timed(ready, 1, flops, options), alone, p.config.trainer.workers or 0, what

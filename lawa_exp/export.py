@@ -206,7 +206,7 @@ def of_run(path: Path, weights: str, step: int | None) -> Source:
     if step is None:
         raise UserError(f"RUN_OR_CHECKPOINT={path}: expected a snapshot's or average's own folder, {step_name(1000)}")
     tokenizer, where = tokenizer_of(config.dataset)
-    data = getattr(config.dataset, "path", None)
+    data = config.dataset.path
     return Source(map_stored(folder), config.model, step, tokenizer, where, data)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from lawa_exp.axes.dataset import DATASETS
 from lawa_exp.config.rules import flat
 from lawa_exp.evaluation.read_out import ReadOut
 from lawa_exp.readout.findings import Findings, Line, findings, plus_minus, range_of_saved
@@ -23,7 +24,6 @@ from lawa_exp.results.figures import DRAWN
 from lawa_exp.results.statistics import curve, mean_and_deviation, paired_difference
 from lawa_exp.results.summary import Group, with_spread
 from lawa_exp.results.tables import saved_text
-from lawa_exp.runs.choices import DATASETS
 from lawa_exp.status.runs import list_runs
 from lawa_exp.status.standing import STATES, Standing, duration, standings
 from lawa_exp.storage import manifest
@@ -87,8 +87,8 @@ def command_of(sweep: Path) -> str:
 
 def unit_of(config: dict[str, Any]) -> str:
     """What a loss is the mean over."""
-    cls = DATASETS.get(config["dataset"]["kind"])
-    return "image" if getattr(cls, "inputs", "") == "images" else "token"
+    kind = config["dataset"]["kind"]
+    return "image" if kind in DATASETS and DATASETS[kind].inputs == "images" else "token"
 
 
 def val_rows(run: Path) -> Rows:

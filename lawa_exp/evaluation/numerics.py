@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from lawa_exp.axes.model import build_model
 from lawa_exp.axes.objective.task import Objective
 from lawa_exp.config.shared import Config
 from lawa_exp.system.memory import keep_freed_memory
@@ -36,12 +35,12 @@ def autocast_for(config: Config, device: torch.device) -> Callable[[], Any]:
 def seeded_model(config: Config, device: torch.device) -> nn.Module:
     """The model's first weights: a function of the seed alone, made on the CPU."""
     torch.manual_seed(config.seed)
-    return build_model(config.model).to(device)
+    return config.model.build().to(device)
 
 
 def objective_for(config: Config, model: nn.Module) -> nn.Module:
     """What is trained and evaluated: the model with its loss, compiled if asked."""
-    objective = Objective(model)
+    objective = Objective(model, config.model.computes_loss(model))
     if not config.trainer.compile:
         return objective
     # One graph for each shape: with dynamic shapes the kernels would depend on which batch size came first.

@@ -17,6 +17,7 @@ import torch
 
 from lawa_exp.averaging.tensors import live_tensors
 from lawa_exp.axes.dataset.tokenizers import TOKENIZERS, Tokenizer, load_tokenizer, read_tokenizer, tokenizer_of
+from lawa_exp.config.rules import setting_names
 from lawa_exp.config.shared import Config, Options
 from lawa_exp.evaluation.score import ByFunction, OnModel, Score, floating_names
 from lawa_exp.published import pythia_rows
@@ -110,7 +111,7 @@ def on_dataset(args: argparse.Namespace, name: str, beside: Path, record: dict[s
     config = replace(config, evaluate=replace(config.evaluate, bn=args.bn or config.evaluate.bn))
     device, ranks = start_device(args.device or config.trainer.device)
     p = prepare(replace(config, averagers=()), options, device, ranks)
-    if hasattr(config.dataset, "tokenizer"):
+    if config.dataset.tokenizer is not None:
         tokenizer = load_tokenizer(config.dataset.tokenizer, config.dataset.tokenizer_path)
         check_tokenizer(tokenizer, config.model.vocab_size, beside, f"dataset.tokenizer={config.dataset.tokenizer}")
     elif (beside / "tokenizer.json").is_file() and (sole := of_tokens(config.dataset)):
@@ -326,7 +327,8 @@ def composed(args: argparse.Namespace, beside: Path, record: dict[str, Any], mor
     shape = [f"model.{k}={v}" for k, v in settings_in(beside / "config.json").items()]
     model = ["model=pythia_14m", f"model.name={args.run.rstrip('/').split('/')[-1]}", *shape]
     config, options = settled(model)
-    if hasattr(config.dataset, "tokenizer") and not any(o.startswith("dataset.tokenizer") for o in args.overrides):
+    overridden = any(override.startswith("dataset.tokenizer") for override in args.overrides)
+    if "tokenizer" in setting_names(type(config.dataset)) and not overridden:
         carried = beside / "tokenizer.json"
         own = [f"dataset.tokenizer_path={carried}"] if carried.is_file() else []
         return settled([*model, *more, "dataset.tokenizer=neox", *own])

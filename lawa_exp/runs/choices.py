@@ -18,10 +18,11 @@ from lawa_exp.axes.optimizer import OPTIMIZERS
 from lawa_exp.axes.scaling import SCALINGS
 from lawa_exp.config.rules import build, integer, key_of, near, number, one_of
 from lawa_exp.config.shared import BUDGET_UNITS, FORMAT_VERSION, Config, Evaluate, Init, Save, Trainer, Trajectory
+from lawa_exp.config.tables import Table
 from lawa_exp.system.errors import UserError
 
-TABLES: dict[str, dict[str, type]] = {
-    "model": {name: cls for name, (cls, _) in MODELS.items()},
+TABLES: dict[str, Table[object]] = {
+    "model": MODELS,
     "dataset": DATASETS,
     "optimizer": OPTIMIZERS,
     "lr": SCHEDULES,
@@ -99,7 +100,7 @@ def config_to(config: Config) -> dict[str, Any]:
     content: dict[str, Any] = {"format_version": FORMAT_VERSION}
     for name, table in TABLES.items():
         part = getattr(config, name)
-        content[name] = {"kind": kind_of(table, part), **_plain(part)}
+        content[name] = {"kind": table.kind_of(part), **_plain(part)}
     content["averagers"] = [{"kind": a.kind, **dataclasses.asdict(a)} for a in config.averagers]
     for name in SHARED:
         content[name] = _plain(getattr(config, name))
@@ -125,20 +126,17 @@ def check_inputs(model: Any, dataset: Any) -> None:
     """UserError where the model does not take what the data set holds. What is wrong otherwise, `choose` tells."""
     if not (isinstance(model, Mapping) and isinstance(dataset, Mapping)):
         return
-    takes = getattr(TABLES["model"].get(str(model.get("kind"))), "inputs", "any")
-    holds = getattr(DATASETS.get(str(dataset.get("kind"))), "inputs", "any")
-    if "any" in (takes, holds) or takes == holds:
+    of_model, of_dataset = str(model.get("kind")), str(dataset.get("kind"))
+    if of_model not in MODELS or of_dataset not in DATASETS:
         return
-    fitting = [name for name, cls in DATASETS.items() if getattr(cls, "inputs", None) == takes]
+    takes, holds = MODELS[of_model].inputs, DATASETS[of_dataset].inputs
+    if takes in ("any", holds):
+        return
+    fitting = [name for name, cls in DATASETS.items() if cls.inputs == takes]
     raise UserError(
         f"model={model.get('name')} takes {takes}, dataset={dataset.get('name')} holds {holds}: "
         f"choose another model, or a data set of the kind {' or '.join(fitting)}"
     )
-
-
-def kind_of(table: Mapping[str, type], settings: Any) -> str:
-    """The name under which the class of `settings` stands in its table."""
-    return next(name for name, cls in table.items() if type(settings) is cls)
 
 
 def _budget(values: Mapping[str, Any]) -> tuple[str, float]:

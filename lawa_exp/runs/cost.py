@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from lawa_exp.averaging.tensors import averaged_names, live_tensors
-from lawa_exp.axes.model.images import ImageModelSettings, forward_flops
 from lawa_exp.axes.model.outline import outline
 from lawa_exp.config.shared import Config
 from lawa_exp.runs.prepare import Prepared
@@ -62,12 +61,6 @@ def cost(
     )
 
 
-def flops_per_token(model: Any, trained: int) -> float:
-    """Forward and backward: 6 N, and 12 * layers * width * context for attention (Chowdhery et al. 2022, app. B)."""
-    attention = 12 * model.layers * model.width * model.context if hasattr(model, "heads") else 0
-    return 6 * trained + attention
-
-
 def size(p: Prepared) -> tuple[dict[str, torch.Tensor], int, float]:
     """The model's tensors by name, without content; its trained parameters; the FLOPs of training on one sample."""
     if p.code:
@@ -75,11 +68,7 @@ def size(p: Prepared) -> tuple[dict[str, torch.Tensor], int, float]:
     model = outline(p.config.model)
     averaged_names(model)  # refuses what cannot be averaged
     trained = sum(t.numel() for t in model.parameters() if t.requires_grad)
-    if isinstance(p.config.model, ImageModelSettings):
-        flops = 3.0 * forward_flops(model, p.config.model)  # the backward pass is counted as two
-    else:
-        flops = flops_per_token(p.config.model, trained) * p.data.tokens_per_sample
-    return live_tensors(model), trained, flops
+    return live_tensors(model), trained, p.config.model.training_flops(model, p.data.tokens_per_sample)
 
 
 def measure(p: Prepared) -> tuple[dict[str, torch.Tensor], Cost]:

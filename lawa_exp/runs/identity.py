@@ -9,12 +9,12 @@ from typing import Any
 
 from lawa_exp.axes.batch.constant import ConstantBatch
 from lawa_exp.axes.fault import FAULTS
-from lawa_exp.axes.fault.fault import NoFault
+from lawa_exp.axes.fault.none import NoFault
 from lawa_exp.axes.feedback import FEEDBACK
 from lawa_exp.axes.feedback.none import NoFeedback
-from lawa_exp.axes.optimizer import AdamW
+from lawa_exp.axes.optimizer.adamw import AdamW
 from lawa_exp.config.shared import Config
-from lawa_exp.runs.choices import config_to, kind_of
+from lawa_exp.runs.choices import config_to
 from lawa_exp.storage.origin import Origin
 from lawa_exp.system.fingerprint import Code
 
@@ -58,9 +58,9 @@ def run_folder(root: Path, config: Config, trajectory: str) -> Path:
     head = f"{config.model.name}-{config.dataset.name}-{type(config.lr).__name__.lower()}{config.lr.peak:g}"
     tail = f"seed{config.seed}-{trajectory}"
     if not isinstance(config.fault, NoFault):
-        tail = f"bad_{kind_of(FAULTS, config.fault)}-{tail}"
+        tail = f"bad_{FAULTS.kind_of(config.fault)}-{tail}"
     without = root / f"{head}-{tail}"
     if isinstance(config.feedback, NoFeedback):
         return without
-    folder = root / f"{head}-{kind_of(FEEDBACK, config.feedback)}-{tail}"
+    folder = root / f"{head}-{FEEDBACK.kind_of(config.feedback)}-{tail}"
     return without if without.exists() and not folder.exists() else folder

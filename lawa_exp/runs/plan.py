@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from lawa_exp.axes.fault.fault import NoFault
+from lawa_exp.axes.fault.none import NoFault
 from lawa_exp.axes.fault.rate import RateBurst
 from lawa_exp.axes.feedback import FEEDBACK
 from lawa_exp.axes.feedback.none import NoFeedback
@@ -14,13 +14,12 @@ from lawa_exp.axes.lr.decaying import Decaying
 from lawa_exp.axes.lr.on_the_fly import OnTheFly
 from lawa_exp.axes.lr.power import Power
 from lawa_exp.axes.lr.step import Steps
-from lawa_exp.axes.model import PAPERS_NAMES
-from lawa_exp.axes.optimizer import SGD
+from lawa_exp.axes.model.papers_names import PAPERS_NAMES
+from lawa_exp.axes.optimizer.sgd import SGD
 from lawa_exp.axes.scaling import SCALINGS
 from lawa_exp.axes.scaling.none import NoScaling
 from lawa_exp.config.shared import Config
 from lawa_exp.formats.stored import STATISTICS
-from lawa_exp.runs.choices import kind_of
 from lawa_exp.runs.cost import A100, MFU, Cost, measure
 from lawa_exp.runs.prepare import Prepared
 from lawa_exp.storage.commit import steps_in
@@ -139,7 +138,7 @@ def describe(
     ]
     if not isinstance(config.feedback, NoFeedback):
         chosen = ", ".join(f"{k}={v}" for k, v in asdict(config.feedback).items())
-        lines.append(f"feedback    {kind_of(FEEDBACK, config.feedback)}: {chosen}")
+        lines.append(f"feedback    {FEEDBACK.kind_of(config.feedback)}: {chosen}")
     if not isinstance(config.fault, NoFault):
         at, length = int(config.fault.at), int(config.fault.length)
         lines.append(f"fault       {config.fault.described}, in steps {at + 1:,} to {at + length:,}")
@@ -165,7 +164,7 @@ def warnings(config: Config) -> list[str]:
         fed_back, every = config.feedback.averager, int(config.feedback.every)
         last = config.steps // every * every
         if len(fed_back.needed(last)) < fed_back.observations:
-            name = kind_of(FEEDBACK, config.feedback)
+            name = FEEDBACK.kind_of(config.feedback)
             found.append(f"feedback={name} every {every} steps: the budget of {config.steps} steps never gets to it")
     if (
         not isinstance(config.fault, NoFault)
@@ -178,7 +177,7 @@ def warnings(config: Config) -> list[str]:
         late = [s for s in config.lr.at if s >= config.steps]
         found += [f"lr.at: step {s:,} is beyond the budget of {config.steps:,} steps" for s in late]
     if isinstance(config.lr, Power) and not isinstance(config.scaling, NoScaling):
-        name = kind_of(SCALINGS, config.scaling)
+        name = SCALINGS.kind_of(config.scaling)
         found.append(f"lr=power is proportional to the batch already: scaling={name} multiplies its rate once more")
     if isinstance(config.lr, OnTheFly):
         if config.lr.first >= config.steps:

@@ -15,7 +15,6 @@ from lawa_exp.axes.dataset.stated import stated
 from lawa_exp.axes.feedback.none import NoFeedback
 from lawa_exp.axes.layers.ghost_norm import group_norms
 from lawa_exp.axes.lr.wsd import WSD
-from lawa_exp.axes.model.custom import CustomSettings
 from lawa_exp.axes.model.outline import has_norms, outline
 from lawa_exp.config.shared import Config, Options
 from lawa_exp.runs.choices import config_from
@@ -83,7 +82,7 @@ def prepare(
         data.workers = config.trainer.workers
     splits = sharing.splits(config, data, ranks.world)
     code = None
-    if isinstance(config.model, CustomSettings):
+    if config.model.builder:
         code = fingerprint(config.model.builder, "model.builder")
         custom.use(code)
     if config.batch.norm_group:
@@ -137,8 +136,8 @@ def check_continues(origin: Origin, config: Config, samples: int, there: Config,
             "init.optimizer=keep: the feedback has a state of the source's, which is of another kind "
             f"(the source has {there.feedback}, this command {config.feedback}); choose reset, none or the same"
         )
-    at = getattr(config.fault, "at", origin.step)
-    if at < origin.step and config.fault != there.fault:
+    at = config.fault.at
+    if at is not None and at < origin.step and config.fault != there.fault:
         raise UserError(
             f"fault.at={at}: the steps up to init.step={origin.step} are the source's, which has another fault "
             f"({there.fault}); choose fault.at={origin.step} or later, none or the same"

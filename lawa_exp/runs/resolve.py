@@ -10,10 +10,9 @@ from lawa_exp.axes.feedback import FEEDBACK
 from lawa_exp.axes.feedback.none import NoFeedback
 from lawa_exp.axes.lr.decaying import Decaying
 from lawa_exp.axes.lr.rates import check
-from lawa_exp.axes.optimizer import ScheduleFree
+from lawa_exp.axes.optimizer.schedule_free import ScheduleFree
 from lawa_exp.config.rules import resolve_steps, setting_names
 from lawa_exp.config.shared import Config
-from lawa_exp.runs.choices import kind_of
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.machine import default_threads, default_workers
 from lawa_exp.training.sharing import batches_of
@@ -27,7 +26,7 @@ def resolve(config: Config, data: Any) -> Config:
     config = replace(config, model=config.model.fitted(data, config.dataset.name))
     if isinstance(config.optimizer, ScheduleFree) and not isinstance(config.feedback, NoFeedback):
         raise UserError(
-            f"feedback={kind_of(FEEDBACK, config.feedback)}: expected none with optimizer=schedule_free, which keeps "
+            f"feedback={FEEDBACK.kind_of(config.feedback)}: expected none with optimizer=schedule_free, which keeps "
             "an average of its own that would not follow"
         )
     batches = batches_of(config, data)

@@ -17,7 +17,7 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import CodeType
-from typing import Any
+from typing import Any, Protocol
 
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.fingerprint import (
@@ -141,21 +141,31 @@ def imports_checked(address: str, key: str) -> Iterator[None]:
         )
 
 
-def allow(model: Any) -> None:
+class Settings(Protocol):
+    """Those that may name code of the user's own: `builder`, to be called with `args`; None: they name none."""
+
+    @property
+    def builder(self) -> str | None: ...
+
+    @property
+    def args(self) -> Mapping[str, Any] | None: ...
+
+
+def allow(model: Settings) -> None:
     """Lets the builder of these settings run, if they have one: the user named it, and its arguments."""
     global _code
-    if hasattr(model, "builder"):
+    if model.builder:
         _allowed[_request(model.builder, model.args)] = None
         _code = Code()  # the sources are read anew
 
 
-def admit(model: Any, written: Mapping[str, Any], folder: Path, trust: bool) -> None:
+def admit(model: Settings, written: Mapping[str, Any], folder: Path, trust: bool) -> None:
     """Lets the builder run that the config.yaml (`written`) of a run directory names.
 
     UserError unless the user trusts it, or trained with the very same (`record`), which a folder from elsewhere cannot
     bring about; and where its sources have changed since the run was trained.
     """
-    if not hasattr(model, "builder"):
+    if not model.builder:
         return
     then, named = _written_code(written), f"model.builder={model.builder}"
     try:
@@ -208,8 +218,9 @@ def _request(address: str, arguments: Mapping[str, Any] | None) -> str:
 # What the user trained with is on record in a folder of the user's own, an empty file for each.
 
 
-def record(model: Any, code: Code) -> str | None:
+def record(model: Settings, code: Code) -> str | None:
     """Puts on record that the user trains with it; else a line that tells why not."""
+    assert model.builder, "they name no code"
     entry = _entry(model.builder, model.args, code.sources)
     try:
         if entry is None:

@@ -15,8 +15,6 @@ from torch.utils.checkpoint import checkpoint, noop_context_fn
 from lawa_exp.averaging.tensors import is_sharded, named_tensors, norms_in
 from lawa_exp.axes.dataset.loading import eval_batches
 from lawa_exp.axes.layers.ghost_norm import statistics_kept
-from lawa_exp.axes.model import build_model
-from lawa_exp.axes.model.custom import CustomSettings
 from lawa_exp.config.shared import Config
 from lawa_exp.evaluation.evaluate import evaluating
 from lawa_exp.evaluation.numerics import seeded_model
@@ -107,10 +105,10 @@ def shard(model: nn.Module, config: Config, ranks: Ranks, device: torch.device) 
 
 def outlined(config: Config, ranks: Ranks) -> nn.Module:
     """The model with its first weights on rank 0's CPU alone, elsewhere without memory (a custom model: everywhere)."""
-    if ranks.is_main or isinstance(config.model, CustomSettings):
+    if ranks.is_main or config.model.builder:
         return seeded_model(config, torch.device("cpu"))
     with torch.device("meta"):
-        return build_model(config.model)
+        return config.model.build()
 
 
 @torch.no_grad()

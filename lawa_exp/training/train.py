@@ -80,7 +80,10 @@ def train(
         parallel.checkpoint_activations(model)
     if kind == "fsdp":
         parallel.shard(model, config, ranks, device)
-    objective = Objective(model) if kind == "fsdp" else objective_for(config, model)  # its units are compiled
+    if kind == "fsdp":  # its units are compiled
+        objective: nn.Module = Objective(model, config.model.computes_loss(model))
+    else:
+        objective = objective_for(config, model)
     trained = objective if kind != "ddp" else parallel.replicate(objective, data, device, autocast)
     store = Store(ranks, parallel.rows_of(model), config.trajectory.shard_size)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -93,7 +96,6 @@ def train(
     if state.feedback and state.step == 0:
         state.feedback.begin(live)
     fused = all(group.get("fused") for group in optimizer.param_groups)  # otherwise each step waits for the device
-    evaluated: Callable[..., dict[str, Tensor]] | None = getattr(optimizer, "evaluated", None)
     swap = Swap(model, live)
     bn = policy(config, model)
     statistics = TrainingStatistics(model, config.batch.norm_group, ranks)
@@ -139,7 +141,8 @@ def train(
         score = functools.partial(evaluate, objective, data, split, config.evaluate, ranks, device, autocast)
         seen = {"trained_samples": batches.samples(state.step), "trained_tokens": batches.tokens(state.step)}
         at = {"step": state.step, "split": split}
-        with swap.applied(evaluated(live)) if evaluated else contextlib.nullcontext():
+        weights = config.optimizer.evaluated(optimizer, live)
+        with contextlib.nullcontext() if weights is live else swap.applied(weights):
             scored = score()
             running = running_field(bn, scored["loss"])
             if bn == "recalibrate":
@@ -279,8 +282,8 @@ def train(
 
             # What only observes training.
             observed = live
-            if evaluated and (snapshot_due or any(observes(a.settings, step) for a in state.averagers.values())):
-                observed = evaluated(live)
+            if snapshot_due or any(observes(a.settings, step) for a in state.averagers.values()):
+                observed = config.optimizer.evaluated(optimizer, live)
             for averager in state.averagers.values():
                 averager.update(step, observed)
             if snapshot_due:

@@ -18,7 +18,6 @@ from helpers import rows, run, tiny
 from lawa_exp.averaging.tensors import live_tensors
 from lawa_exp.axes.dataset.fairseq import read_dictionary
 from lawa_exp.axes.dataset.tokenizers import find_gpt2, load_tokenizer
-from lawa_exp.axes.model import build_model
 from lawa_exp.axes.model.gpt.settings import GPTSettings
 from lawa_exp.axes.model.roberta.settings import RobertaSettings
 from lawa_exp.convert.tokenizers import carried, carried_roberta
@@ -46,7 +45,7 @@ def settings(**changed: Any) -> GPTSettings:
 
 
 def ours(weights: Path, s: GPTSettings | None = None) -> torch.nn.Module:
-    model = build_model(s or settings())
+    model = (s or settings()).build()
     load_live(live_tensors(model), read_tensors(weights / "model.safetensors"))
     return model.eval()
 
@@ -80,7 +79,7 @@ def test_hugging_face_opens_ours(weights: str, trained: Path, tmp_path: Path) ->
         torch.testing.assert_close(model(tokens).logits, ours(place)(tokens), rtol=1e-5, atol=2e-6)
     written = transformers.pipeline("text-generation", model=str(out))("The ", max_new_tokens=8, do_sample=False)
     assert written[0]["generated_text"].startswith("The ") and len(written[0]["generated_text"]) > 4
-    again = build_model(settings())
+    again = settings().build()
     load_weights(again, live_tensors(again), out)  # init.from
     assert all(torch.equal(t, live_tensors(ours(place))[n]) for n, t in live_tensors(again).items())
 
@@ -236,7 +235,7 @@ def test_ours_opens_nanogpts(bias: bool, scaled: bool, tmp_path: Path) -> None:
     state = {f"_orig_mod.{n}": t for n, t in model.state_dict().items()}  # as of a compiled model
     torch.save({"model": state, "model_args": arguments, "iter_num": 7, "config": {}}, tmp_path / "ckpt.pt")
     assert "step 7" in export(tmp_path / "ckpt.pt", "huggingface", tmp_path / "out")
-    mine = build_model(settings(bias=bias, scale_attn_by_inverse_layer_idx=scaled)).eval()
+    mine = settings(bias=bias, scale_attn_by_inverse_layer_idx=scaled).build().eval()
     load_weights(mine, live_tensors(mine), tmp_path / "out")
     tokens = torch.randint(256, (4, 32))
     with torch.no_grad():
@@ -267,9 +266,7 @@ def test_robertas_tokenizer_is_the_published_one(tmp_path: Path) -> None:
         pytest.skip("LAWA_DATA is not set")
     torch.manual_seed(0)
     model = RobertaSettings("m", 1, 2, 16, 32, 50265, 0.1, 0.1)
-    told = TARGETS[RobertaSettings]["huggingface"](
-        Source(build_model(model).state_dict(), model, 0), tmp_path / "m", None
-    )
+    told = TARGETS[RobertaSettings]["huggingface"](Source(model.build().state_dict(), model, 0), tmp_path / "m", None)
     assert told.endswith("tokenizer GPT-2's BPE with fairseq's numbers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")
     assert tokenizer("Hello world")["input_ids"] == [0, 31414, 232, 2], "as roberta-base's"

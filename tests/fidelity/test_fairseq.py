@@ -22,7 +22,6 @@ from lawa_exp import average, export
 from lawa_exp.axes.dataset.fairseq import count_dictionary, read_dictionary, read_indexed
 from lawa_exp.axes.dataset.masked import IGNORE, MaskedLMSettings
 from lawa_exp.axes.dataset.words import WordsSettings
-from lawa_exp.axes.model import build_model
 from lawa_exp.axes.model.roberta.roberta import from_fairseq
 from lawa_exp.axes.objective import task
 from lawa_exp.convert.fairseq import read, settings_of
@@ -71,7 +70,7 @@ def opened(runs, **settings):
 
 def model_of(checkpoint):
     tensors, settings, *_ = read(checkpoint)
-    model = build_model(settings)
+    model = settings.build()
     model.load_state_dict(tensors, strict=False)
     assert not {n for n, _ in model.named_parameters()} - tensors.keys()
     return model.eval()

@@ -22,7 +22,6 @@ from lawa_exp.averaging.arithmetic import weighted_mean
 from lawa_exp.averaging.power import exponent, rebuilding_weights
 from lawa_exp.averaging.tensors import averaged_names, live_tensors
 from lawa_exp.averaging.window import Window
-from lawa_exp.axes.model import build_model
 from lawa_exp.runs.choices import config_from
 from lawa_exp.storage.safetensors import read_tensors
 
@@ -44,7 +43,7 @@ def snapshots(folder: Path) -> list[dict[str, torch.Tensor]]:
 
 
 def model_of(folder: Path) -> nn.Module:
-    return build_model(config_from(yaml.safe_load((folder / "config.yaml").read_text())).model)
+    return config_from(yaml.safe_load((folder / "config.yaml").read_text())).model.build()
 
 
 def put(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:

@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 
-from lawa_exp.axes.model import PAPERS_NAMES
+from lawa_exp.axes.model.papers_names import PAPERS_NAMES
 from lawa_exp.launch.compose import compose, read
 from lawa_exp.reproduce import configurations
 from lawa_exp.reproduce.book import CERTAINTY, PAPERS

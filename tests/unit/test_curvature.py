@@ -14,7 +14,6 @@ from helpers import Strike, assert_same_run, rows, run, states, tiny
 from torch import nn
 from torch.func import functional_call
 
-from lawa_exp.axes.model import build_model
 from lawa_exp.axes.model.gpt.settings import GPTSettings
 from lawa_exp.axes.objective.task import Objective
 from lawa_exp.curvature.command import density
@@ -39,7 +38,7 @@ class Tokens:
 def gpt_loss() -> TrainingLoss:
     torch.manual_seed(0)
     settings = GPTSettings("tiny", 1, 2, 4, 4, 7, True, 0.5, False)  # dropout must be off in what is measured
-    loss = TrainingLoss(Objective(build_model(settings)).double(), Tokens(), Ranks())
+    loss = TrainingLoss(Objective(settings.build()).double(), Tokens(), Ranks())
     loss.chunk = 3  # 10 samples in chunks of 3, 3, 3 and 1
     return loss
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from helpers import rows, run
 
-from lawa_exp.axes.model.custom import CustomSettings, build_custom
+from lawa_exp.axes.model.custom import CustomSettings
 from lawa_exp.storage import custom
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.fingerprint import Code, fingerprint, installed, tree_hash
@@ -230,11 +230,11 @@ def test_a_source_that_no_statement_imports_is_refused(modules: Path) -> None:
         custom.allow(settings)
         for _ in range(2):
             with pytest.raises(UserError, match=f"builder={module}:build: it imports .*{file}.*import it by name"):
-                build_custom(settings)
+                settings.build()
     write(modules, {"custom_a.py": "import custom_tree.unused\n" + build + computed})
     settings = CustomSettings("custom", "custom_a:build", {"name": "unused"}, 1, 1)
     custom.allow(settings)
-    assert build_custom(settings).named_parameters() == []
+    assert settings.build().named_parameters() == []
 
 
 def test_what_is_not_the_users_own(folder: Path) -> None:

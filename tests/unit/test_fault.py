@@ -22,7 +22,7 @@ from lawa_exp.axes.dataset.images import smoothed
 from lawa_exp.axes.dataset.loading import train_batches
 from lawa_exp.axes.dataset.masked import IGNORE, MaskedBlocks
 from lawa_exp.axes.fault.batches import BadBatches
-from lawa_exp.axes.fault.fault import NoFault
+from lawa_exp.axes.fault.none import NoFault
 from lawa_exp.axes.fault.rate import RateBurst
 from lawa_exp.launch.compose import compose, read
 from lawa_exp.runs.choices import config_from, config_to

@@ -12,7 +12,7 @@ from lawa_exp.axes.dataset.fairseq import BOS, EOS, PAD, Lines
 from lawa_exp.axes.dataset.masked import IGNORE, MaskedBlocks, PydocsMLMSettings, complete_blocks
 from lawa_exp.axes.dataset.text import PydocsSettings
 from lawa_exp.axes.lr import rates
-from lawa_exp.axes.model import build_model, dropout
+from lawa_exp.axes.model import dropout
 from lawa_exp.axes.model.adaptive_lm.settings import AdaptiveLMSettings
 from lawa_exp.axes.model.roberta.settings import RobertaSettings
 from lawa_exp.evaluation.evaluate import fields_of
@@ -157,7 +157,7 @@ def test_the_loss_is_a_mean_over_the_masked_tokens_of_the_whole_batch(tmp_path):
 
 def test_padding_changes_nothing_and_only_targets_are_projected():
     torch.manual_seed(0)
-    model = build_model(RobertaSettings("r", 2, 2, 16, 24, 100, 0.1, 0.1)).eval()
+    model = RobertaSettings("r", 2, 2, 16, 24, 100, 0.1, 0.1).build().eval()
     tokens = torch.randint(4, 100, (3, 24))
     tokens[1, 10:] = PAD
     targets = torch.full_like(tokens, IGNORE)
@@ -177,7 +177,7 @@ def adaptive(**changes):
 
 def test_the_adaptive_softmax_is_a_distribution_and_its_loss_that_of_it():
     torch.manual_seed(0)
-    model = build_model(adaptive()).eval()
+    model = adaptive().build().eval()
     tokens, targets = torch.randint(4, 100, (2, 2, 16))
     targets[0, 3] = IGNORE
     log_probabilities = model(tokens)
@@ -194,7 +194,7 @@ def test_the_adaptive_softmax_is_a_distribution_and_its_loss_that_of_it():
 def test_the_published_sizes():
     with torch.device("meta"):
         for name, size in (("roberta_base", 124_697_433), ("transformer_lm_wiki103", 246_933_504)):
-            assert sum(p.numel() for p in build_model(composed(f"model={name}").model).parameters()) == size
+            assert sum(p.numel() for p in composed(f"model={name}").model.build().parameters()) == size
 
 
 def test_mistakes_are_told_in_a_line(capsys):
@@ -242,7 +242,7 @@ def test_padding_costs_nothing_in_training_and_dropout_is_unbiased():
     assert ((draws.mean(0) - expected).abs() < 5 * error).all() and (error > 1e-4).all()
     v[1, :, 9:] = 1e30  # which nobody sees
     assert dropout.attention(q, k, v, seen, 0.2, 0.3).abs().max() < 100
-    model = build_model(RobertaSettings("r", 2, 2, 16, 24, 100, 0.1, 0.1))
+    model = RobertaSettings("r", 2, 2, 16, 24, 100, 0.1, 0.1).build()
     assert sum(type(m) is dropout.Dropout for m in model.modules()) == 2 * 3 + 1
     assert not [m for m in model.modules() if type(m) is torch.nn.Dropout]
     widths = []

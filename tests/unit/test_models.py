@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from lawa_exp.averaging.swap import Swap
 from lawa_exp.averaging.tensors import averaged_names, live_tensors
-from lawa_exp.axes.model import build_model
 from lawa_exp.axes.model.gpt.settings import GPTSettings
 from lawa_exp.axes.objective.task import IGNORE, Objective
 from lawa_exp.evaluation.evaluate import fixed_set
@@ -27,7 +26,7 @@ def test_parameter_counts(name, parameters):
     ((values, overrides),), _ = compose([f"model={name}"])
     s = read(values, overrides)[0].model
     with torch.device("meta"):
-        model = build_model(s)
+        model = s.build()
     d = s.width
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert parameters == s.vocab_size * d + s.context * d + s.layers * (12 * d * d + 2 * d) + d
@@ -58,7 +57,7 @@ def by_hand(model, s, tokens):
 def test_logits_against_plain_operations(inverse):
     s = GPTSettings("small", 3, 2, 16, 12, 50, False, 0.0, inverse)
     torch.manual_seed(0)
-    model = build_model(s)
+    model = s.build()
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(8)  # so that attention is far from uniform
@@ -68,7 +67,7 @@ def test_logits_against_plain_operations(inverse):
 
 def test_the_loss_is_a_sum_over_the_targets_that_count():
     torch.manual_seed(0)
-    model = build_model(SMALL)
+    model = SMALL.build()
     inputs, targets = torch.randint(0, 50, (3, 12)), torch.randint(0, 50, (3, 12))
     whole = Objective(model)(inputs, targets)
     assert whole.item() == pytest.approx(36 * math.log(50), rel=0.05)
@@ -78,7 +77,7 @@ def test_the_loss_is_a_sum_over_the_targets_that_count():
 
 
 def test_tied_weights_are_stored_once_under_their_first_name():
-    model = build_model(SMALL)
+    model = SMALL.build()
     live = live_tensors(model)
     assert "transformer.wte.weight" in live and "lm_head.weight" not in live
     assert averaged_names(model) == set(live)
@@ -86,7 +85,7 @@ def test_tied_weights_are_stored_once_under_their_first_name():
 
 def test_a_swap_changes_what_is_computed_and_gives_the_same_bytes_back():
     torch.manual_seed(0)
-    model = build_model(SMALL)
+    model = SMALL.build()
     tokens = torch.randint(0, 50, (2, 12))
     live = live_tensors(model)
     before, logits = {n: t.clone() for n, t in live.items()}, model(tokens)
@@ -117,7 +116,7 @@ class InterruptedHalfWay(dict):
 
 
 def test_an_interrupt_waits_until_the_live_weights_are_back(request):
-    model = build_model(SMALL)
+    model = SMALL.build()
     live = live_tensors(model)
     before = {n: t.clone() for n, t in live.items()}
     swap = Swap(model, InterruptedHalfWay(live))

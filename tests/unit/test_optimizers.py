@@ -9,11 +9,13 @@ from helpers import rows, run, tiny
 from safetensors.torch import load_file
 from torch import nn
 
-from lawa_exp.axes.model import build_model
 from lawa_exp.axes.model.cct.settings import CCTSettings
 from lawa_exp.axes.model.cifar_resnet.settings import CifarResNetSettings
-from lawa_exp.axes.optimizer import LAMB, LARS, SGD, Muon, ScheduleFree
-from lawa_exp.axes.optimizer.muon import hidden_matrices
+from lawa_exp.axes.optimizer.lamb import LAMB
+from lawa_exp.axes.optimizer.lars import LARS
+from lawa_exp.axes.optimizer.muon import Muon, hidden_matrices
+from lawa_exp.axes.optimizer.schedule_free import ScheduleFree
+from lawa_exp.axes.optimizer.sgd import SGD
 from lawa_exp.system.errors import UserError
 
 STEPS = 30
@@ -147,12 +149,13 @@ def test_schedule_free_is_the_packages():
     assert_same(ours, train(model, step))
     # What is evaluated: its eval() puts the same weights in place.
     model = small_model()
-    mine = ScheduleFree(0.9, 0.99, 1e-8, 0.1, 2.0, 0.0, 0).build(model)
+    settings = ScheduleFree(0.9, 0.99, 1e-8, 0.1, 2.0, 0.0, 0)
+    mine = settings.build(model)
     for group in mine.param_groups:
         group["lr"] = 0.05
     train(model, lambda number: mine.step())
     live = {n: p.detach() for n, p in model.named_parameters()}
-    y, x = {n: t.clone() for n, t in live.items()}, mine.evaluated(live)
+    y, x = {n: t.clone() for n, t in live.items()}, settings.evaluated(mine, live)
     assert all(torch.equal(y[n], live[n]) for n in live)
     mine.eval()
     assert all(torch.equal(x[n], live[n]) and not torch.equal(x[n], y[n]) for n in live)
@@ -207,12 +210,12 @@ def test_muon_takes_hidden_matrices_and_adamw_the_rest():
 
 
 def test_muon_takes_the_blocks_of_a_cct_and_refuses_a_resnet():
-    cct = build_model(CCTSettings("cct_2", 1, 8, 10, 2, 2, 16, 1.0, 3, 2, "learned", 0.0, 0.1, 0.1))
+    cct = CCTSettings("cct_2", 1, 8, 10, 2, 2, 16, 1.0, 3, 2, "learned", 0.0, 0.1, 0.1).build()
     names = {id(p): n.removeprefix("classifier.") for n, p in cct.named_parameters()}
     of_block = ("self_attn.qkv", "self_attn.proj", "linear1", "linear2")
     expected = ["attention_pool.weight", *(f"blocks.{i}.{part}.weight" for i in (0, 1) for part in of_block)]
     assert [names[id(p)] for p in hidden_matrices(cct)] == expected
-    resnet = build_model(CifarResNetSettings("resnet8", 1, 8, 10, 8))
+    resnet = CifarResNetSettings("resnet8", 1, 8, 10, 8).build()
     with pytest.raises(UserError, match=r"optimizer=muon: the model has no two-dimensional weights but"):
         Muon(0.95, True, 5, "match_rms_adamw", 0.1, 0.5, 0.9, 0.95, 1e-8, 0).build(resnet)
 

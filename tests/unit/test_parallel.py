@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from lawa_exp.axes.layers.ghost_norm import group_norms
-from lawa_exp.axes.model import build_model
 from lawa_exp.axes.model.cifar_resnet.settings import CifarResNetSettings
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.training.parallel import checkpoint_activations, units
@@ -17,7 +16,7 @@ def test_blocks_that_are_computed_again_count_once_in_the_running_statistics(nor
     found = []
     for recomputed in (False, True):
         torch.manual_seed(0)
-        model = build_model(CifarResNetSettings("resnet8", 1, 8, 10, 8))
+        model = CifarResNetSettings("resnet8", 1, 8, 10, 8).build()
         if norm_group:
             group_norms(model, norm_group)
         if recomputed:

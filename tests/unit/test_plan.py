@@ -8,11 +8,12 @@ import pytest
 import torch
 import yaml
 
-from lawa_exp.axes.dataset import Cifar100Settings, TokensSettings
 from lawa_exp.axes.dataset import stated as stated_sizes
+from lawa_exp.axes.dataset.image_files import Cifar100Settings
 from lawa_exp.axes.dataset.images import complete
 from lawa_exp.axes.dataset.stated import stated
-from lawa_exp.axes.model import PAPERS_NAMES
+from lawa_exp.axes.dataset.tokens import TokensSettings
+from lawa_exp.axes.model.papers_names import PAPERS_NAMES
 from lawa_exp.launch.compose import compose, main, read
 from lawa_exp.runs.cost import measure
 from lawa_exp.runs.merge import merge

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from lawa_exp.axes.dataset.tokenizers import load_tokenizer
-from lawa_exp.axes.model import build_model
 from lawa_exp.axes.model.pythia.pythia import settings_in, write_configuration
 from lawa_exp.axes.model.pythia.settings import PythiaSettings
 from lawa_exp.export import TARGETS, Source
@@ -37,7 +36,7 @@ TINY = PythiaSettings(name="tiny", layers=2, heads=2, width=32, context=16, voca
 def test_every_size_has_the_published_number_of_parameters(size: str) -> None:
     config, _ = read(*compose([f"model=pythia_{size}"])[0][0])
     with torch.device("meta"):
-        model = build_model(config.model)
+        model = config.model.build()
     assert sum(p.numel() for p in model.parameters()) == PUBLISHED[size]
     assert config.dataset.name == "pile" and config.batch.size * config.model.context == 2**21
     assert config.budget == ("steps", 143000) and config.lr.final_ratio == 0.1
@@ -45,7 +44,7 @@ def test_every_size_has_the_published_number_of_parameters(size: str) -> None:
 
 def test_our_weights_are_a_checkpoint_that_transformers_opens(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = build_model(TINY)
+    model = TINY.build()
     out = tmp_path / "exported"
     TARGETS[PythiaSettings]["huggingface"](Source(model.state_dict(), TINY, step=3), out, None)
     theirs, told = transformers.AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
@@ -60,7 +59,7 @@ def test_our_weights_are_a_checkpoint_that_transformers_opens(tmp_path: Path) ->
 
 def test_first_weights_are_small_and_what_blocks_add_up_smaller() -> None:
     torch.manual_seed(0)
-    model = build_model(PythiaSettings("m", layers=4, heads=4, width=128, context=16, vocab_size=512, dropout=0.0))
+    model = PythiaSettings("m", layers=4, heads=4, width=128, context=16, vocab_size=512, dropout=0.0).build()
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
             assert (parameter == (1 if name.endswith("norm.weight") else 0)).all(), name
@@ -104,7 +103,7 @@ def compose_tiny(*overrides: str) -> object:
 def test_an_exported_model_generates_text_with_its_tokenizer(tmp_path: Path) -> None:
     torch.manual_seed(0)
     settings = PythiaSettings("m", layers=1, heads=2, width=32, context=32, vocab_size=50304, dropout=0.0)
-    source = Source(build_model(settings).state_dict(), settings, 3, "neox", str(TOKENIZER.parent))
+    source = Source(settings.build().state_dict(), settings, 3, "neox", str(TOKENIZER.parent))
     told = TARGETS[PythiaSettings]["huggingface"](source, tmp_path / "exported", None)
     assert told.endswith("GPTNeoXForCausalLM of step 3, tokenizer neox")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")

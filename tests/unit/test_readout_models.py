@@ -16,7 +16,6 @@ import torch
 from helpers import rows, run
 
 from lawa_exp.axes.dataset.text import PydocsSettings
-from lawa_exp.axes.model import build_model
 from lawa_exp.evaluation.evaluate import fixed_set
 from lawa_exp.evaluation.perplexity import windows
 from lawa_exp.readout.__main__ import parser
@@ -61,7 +60,7 @@ def test_an_adaptive_language_model(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     done = run(*ADAPTIVE, f"run_dir={folder}")
     assert done.returncode == 0, done.stderr
-    model = build_model(config_from(RunDir(folder).read_config() or {}).model).eval()
+    model = config_from(RunDir(folder).read_config() or {}).model.build().eval()
     at = steps_in(folder / "trajectory")
     text = "Once upon a time there was a loop, and it had no end at all.\n" * 3
     (tmp_path / "book.txt").write_text(text)

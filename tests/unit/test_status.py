@@ -23,7 +23,6 @@ from lawa_exp.training.progress import Progress
 
 BROKEN = """
 import torch
-from lawa_exp.models import build_model
 
 class Broken(torch.nn.Module):
     def __init__(self):

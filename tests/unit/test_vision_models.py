@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from lawa_exp.axes.dataset.digits import DigitsSettings
-from lawa_exp.axes.model import build_model
 from lawa_exp.axes.model.cct.cct import sine_positions
 from lawa_exp.axes.model.images import forward_flops
 from lawa_exp.axes.objective.task import IGNORE, Objective
@@ -33,7 +32,7 @@ def settings(name, data="cifar10", *overrides):
 
 def seeded(s):
     torch.manual_seed(0)
-    return build_model(s)
+    return s.build()
 
 
 def count(model):
@@ -44,7 +43,7 @@ def count(model):
     "name, published", [("cct_2", 0.284), ("cct_7", 3.76), ("resnet20", 0.27)]
 )  # Hassani et al. 2021, table 2; He et al. 2016, table 6
 def test_parameter_counts_as_published(name, published):
-    found = count(build_model(settings(name)))
+    found = count(settings(name).build())
     decimals = len(str(published).split(".")[1])
     assert round(found / 1e6, decimals) == published
 
@@ -66,12 +65,10 @@ def test_parameter_counts_by_arithmetic():
         ("cct_7", 256, 512, 7, 256, 3 * 256 * 9),
     ):
         block = 4 * d + 3 * d * d + d * d + d + d * hidden + hidden + hidden * d + d
-        assert (
-            count(build_model(settings(name))) == tokenizer + tokens * d + d + 1 + layers * block + 2 * d + 10 * d + 10
-        )
+        assert count(settings(name).build()) == tokenizer + tokens * d + d + 1 + layers * block + 2 * d + 10 * d + 10
     stages = [(16, 16), (16, 32), (32, 64)]
     convolutions = 3 * 16 * 9 + sum(9 * (a * b + 5 * b * b) + 12 * b for a, b in stages) + 2 * 16
-    assert count(build_model(settings("resnet20"))) == convolutions + 64 * 10 + 10 == 269_722
+    assert count(settings("resnet20").build()) == convolutions + 64 * 10 + 10 == 269_722
 
 
 @pytest.mark.parametrize("layers", [18, 34, 50])
@@ -173,17 +170,15 @@ def test_sine_positions():
         for i in range(6):
             angle = place / 10000 ** (2 * (i // 2) / 6)
             assert table[place, i].item() == pytest.approx(np.sin(angle) if i % 2 == 0 else np.cos(angle), abs=1e-5)
-    model = build_model(settings("cct_2", "cifar10", "model.positions=sine"))
+    model = settings("cct_2", "cifar10", "model.positions=sine").build()
     assert not model.classifier.positional_emb.requires_grad
-    assert (
-        "classifier.positional_emb" not in build_model(settings("cct_2", "digits", "model.positions=none")).state_dict()
-    )
+    assert "classifier.positional_emb" not in settings("cct_2", "digits", "model.positions=none").build().state_dict()
 
 
 def test_stochastic_depth_rises_to_the_last_layer():
-    model = build_model(settings("cct_7"))
+    model = settings("cct_7").build()
     assert [block.drop_path.p for block in model.classifier.blocks] == pytest.approx([0.1 * i / 6 for i in range(7)])
-    assert build_model(settings("cct_2", "cifar10", "model.layers=1")).classifier.blocks[0].drop_path.p == 0
+    assert settings("cct_2", "cifar10", "model.layers=1").build().classifier.blocks[0].drop_path.p == 0
 
 
 @pytest.mark.parametrize("data", ["digits", "fashion"])
@@ -191,7 +186,7 @@ def test_stochastic_depth_rises_to_the_last_layer():
 def test_every_model_takes_small_images_as_it_is(name, data):
     s = settings(name, data)
     with torch.device("meta"):  # as the plan does
-        build_model(s)
+        s.build()
     model = seeded(s)
     logits = model(torch.randn(4, s.channels, s.image_size, s.image_size))
     assert logits.shape == (4, 10)
@@ -201,9 +196,9 @@ def test_every_model_takes_small_images_as_it_is(name, data):
 
 def test_flops_are_counted_in_the_operations():
     """Multiplications and additions: 41 million of the former for ResNet-20 (He et al.), 1.8 billion for ResNet-18."""
-    assert forward_flops(build_model(settings("resnet20")), settings("resnet20")) == pytest.approx(2 * 40.8e6, rel=0.01)
+    assert forward_flops(settings("resnet20").build(), settings("resnet20")) == pytest.approx(2 * 40.8e6, rel=0.01)
     large = settings("resnet18", "imagenet", "model.stem=imagenet")
-    assert forward_flops(build_model(large), large) == pytest.approx(2 * 1.8e9, rel=0.02)
+    assert forward_flops(large.build(), large) == pytest.approx(2 * 1.8e9, rel=0.02)
 
 
 def prepared(*overrides):

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow  # pip fetches hatchling, and numpy for each Pytho
 ROOT = Path(__file__).parents[2]
 READ = """
 import sys
-from lawa_exp.data import DATASETS
+from lawa_exp.axes.dataset import DATASETS
 for name in ("pydocs", "pydocs_mlm"):
     data = DATASETS[name](name=name).open(128)
     print(name, data.fingerprint, data.sizes)

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from lawa_exp.axes.batch.constant import ConstantBatch
-from lawa_exp.axes.batch.ramp import RampBatch
-from lawa_exp.axes.batch.steps import StepsBatch
+from typing import TYPE_CHECKING
 
-BATCHES: dict[str, type] = {"constant": ConstantBatch, "steps": StepsBatch, "ramp": RampBatch}
+from lawa_exp.config.tables import Table
+
+if TYPE_CHECKING:
+    from lawa_exp.axes.batch.batches import BatchSizes
+
+BATCHES: Table[BatchSizes] = Table(
+    __name__,
+    constant="constant:ConstantBatch",
+    steps="steps:StepsBatch",
+    ramp="ramp:RampBatch",
+)

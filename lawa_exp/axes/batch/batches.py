@@ -15,6 +15,16 @@ from lawa_exp.config.rules import Rule, integer, one_of, optional
 Piece = tuple[float, int]  # (samples seen before it, batch size)
 
 
+class BatchSizes:
+    """What the settings of all have."""
+
+    size: int  # samples in an update, over all ranks together
+    norm_group: int | None  # consecutive samples of a batch that share BatchNorm statistics; None: a pass's
+
+    def batches(self, tokens_per_sample: int, samples_per_epoch: int) -> Batches:
+        raise NotImplementedError
+
+
 class Batches:
     """pieces: ascending, the first at 0. Steps count completed updates; the batch of step t is that of its update."""
 
@@ -74,7 +84,7 @@ def list_of(rule: Rule) -> Rule:
 UNITS = one_of("samples", "tokens", "epochs")
 
 
-NORM_GROUP = optional(integer(1))  # consecutive samples of a batch that share BatchNorm statistics; None: a pass's
+NORM_GROUP = optional(integer(1))
 
 
 def batch_samples(amount: float, unit: str, tokens_per_sample: int, samples_per_epoch: int) -> float:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lawa_exp.axes.batch.batches import NORM_GROUP, Batches
+from lawa_exp.axes.batch.batches import NORM_GROUP, Batches, BatchSizes
 from lawa_exp.config.rules import integer, setting
 
 
 @dataclass(frozen=True)
-class ConstantBatch:
+class ConstantBatch(BatchSizes):
     """`size` samples in every update, over all ranks together."""
 
     size: int = setting(integer(1))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lawa_exp.axes.batch.batches import NORM_GROUP, UNITS, Batches, batch_samples
+from lawa_exp.axes.batch.batches import NORM_GROUP, UNITS, Batches, BatchSizes, batch_samples
 from lawa_exp.config.rules import integer, number, setting
 from lawa_exp.system.errors import UserError
 
 
 @dataclass(frozen=True)
-class RampBatch:
+class RampBatch(BatchSizes):
     """From `first` to `size` in increments, evenly over the first `over` (in `unit`), as Megatron-LM's ramp-up."""
 
     first: int = setting(integer(1))

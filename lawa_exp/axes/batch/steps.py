@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lawa_exp.axes.batch.batches import NORM_GROUP, UNITS, Batches, batch_samples, list_of
+from lawa_exp.axes.batch.batches import NORM_GROUP, UNITS, Batches, BatchSizes, batch_samples, list_of
 from lawa_exp.config.rules import integer, number, setting
 from lawa_exp.system.errors import UserError
 
 
 @dataclass(frozen=True)
-class StepsBatch:
+class StepsBatch(BatchSizes):
     """`size`, then `sizes` from the first update after each of `at` (in `unit`) was seen (Smith et al. 2018)."""
 
     size: int = setting(integer(1))

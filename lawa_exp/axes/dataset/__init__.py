@@ -10,33 +10,29 @@ makes inputs of on the device. The settings' `inputs` say what it holds: tokens 
 `vocab_size`, or images, and then it has `channels`, `image_size` and `classes` (None elsewhere).
 """
 
-from lawa_exp.axes.dataset.digits import DigitsSettings
-from lawa_exp.axes.dataset.image_files import (
-    ArraysSettings,
-    Cifar10Settings,
-    Cifar100Settings,
-    FashionMnistSettings,
-    MnistSettings,
-)
-from lawa_exp.axes.dataset.image_folder import ImageFolderSettings
-from lawa_exp.axes.dataset.masked import MaskedLMSettings, PydocsMLMSettings
-from lawa_exp.axes.dataset.text import PydocsSettings, TextSettings
-from lawa_exp.axes.dataset.tokens import OpenWebTextSettings, TokensSettings
-from lawa_exp.axes.dataset.words import WordsSettings
+from __future__ import annotations
 
-DATASETS: dict[str, type] = {
-    "pydocs": PydocsSettings,
-    "text": TextSettings,
-    "tokens": TokensSettings,
-    "openwebtext": OpenWebTextSettings,
-    "digits": DigitsSettings,
-    "mnist": MnistSettings,
-    "fashion_mnist": FashionMnistSettings,
-    "cifar10": Cifar10Settings,
-    "cifar100": Cifar100Settings,
-    "image_folder": ImageFolderSettings,
-    "masked_lm": MaskedLMSettings,
-    "pydocs_mlm": PydocsMLMSettings,
-    "words": WordsSettings,
-    "arrays": ArraysSettings,
-}
+from typing import TYPE_CHECKING
+
+from lawa_exp.config.tables import Table
+
+if TYPE_CHECKING:
+    from lawa_exp.axes.dataset.base import BaseSettings
+
+DATASETS: Table[BaseSettings] = Table(
+    __name__,
+    pydocs="text:PydocsSettings",
+    text="text:TextSettings",
+    tokens="tokens:TokensSettings",
+    openwebtext="tokens:OpenWebTextSettings",
+    digits="digits:DigitsSettings",
+    mnist="image_files:MnistSettings",
+    fashion_mnist="image_files:FashionMnistSettings",
+    cifar10="image_files:Cifar10Settings",
+    cifar100="image_files:Cifar100Settings",
+    image_folder="image_folder:ImageFolderSettings",
+    masked_lm="masked:MaskedLMSettings",
+    pydocs_mlm="masked:PydocsMLMSettings",
+    words="words:WordsSettings",
+    arrays="image_files:ArraysSettings",
+)

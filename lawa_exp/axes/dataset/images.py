@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 
+from lawa_exp.axes.dataset.base import BaseSettings
 from lawa_exp.axes.dataset.order import NOISE, epochs_and_indices, hash_of, keys_of, permuted, uniform
 from lawa_exp.axes.dataset.places import sole
 from lawa_exp.config.rules import boolean, integer, number, setting, text
@@ -31,7 +32,7 @@ Part = tuple[np.ndarray, np.ndarray]  # images (or where they are) and labels, i
 
 
 @dataclass(frozen=True)
-class ImageSettings:
+class ImageSettings(BaseSettings):
     """What training does to any images.
 
     mixup: alpha of Beta(alpha, alpha), 0 for none; each sample is mixed with one drawn from the whole training set

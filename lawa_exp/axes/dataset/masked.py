@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from lawa_exp.axes.dataset.base import BaseSettings
 from lawa_exp.axes.dataset.blocks import fingerprint_files, sampled
 from lawa_exp.axes.dataset.fairseq import (
     BOS,
@@ -40,7 +41,7 @@ IGNORE = -100  # a target that does not count, as in models.objective
 
 
 @dataclass(frozen=True)
-class MaskedLMSettings:
+class MaskedLMSettings(BaseSettings):
     """`path`: a folder that `fairseq-preprocess --only-source` wrote (dict.txt, train.bin, ...), or raw text.
 
     format: `fairseq`, `text` (files as those of dataset=text, through GPT-2's BPE and the dict.txt beside its files),
@@ -88,7 +89,7 @@ class MaskedLMSettings:
 
 
 @dataclass(frozen=True)
-class PydocsMLMSettings:
+class PydocsMLMSettings(BaseSettings):
     """The text and the splits of dataset=pydocs, as lines of bytes: byte b is symbol 4 + b, behind fairseq's special
     ones, and <mask> is the last, number 260."""
 

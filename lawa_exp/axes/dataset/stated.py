@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from lawa_exp.axes.dataset.base import BaseSettings
 from lawa_exp.axes.dataset.images import HELD_OUT
 from lawa_exp.axes.dataset.places import sole
 
@@ -29,7 +29,7 @@ class Stated:
     fingerprint: str = "unknown"
 
 
-def stated(settings: Any, context: int | None) -> Stated | None:
+def stated(settings: BaseSettings, context: int | None) -> Stated | None:
     """The data set of these settings by its published sizes; None where they are not known."""
     import yaml
 
@@ -38,7 +38,7 @@ def stated(settings: Any, context: int | None) -> Stated | None:
         return None
     unit = UNITS[settings.inputs]
     found = {split: facts[split] for split in ("train", "val", "test") if split in facts}
-    image_size = facts.get("image_size", getattr(settings, "image_size", None))
+    image_size = facts.get("image_size", settings.image_size)
     sample = f"up to {context} tokens"
     if unit == "image":
         sample = f"{facts['channels']}x{image_size}x{image_size} numbers in {facts['classes']} classes"

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from lawa_exp.axes.dataset import cache
+from lawa_exp.axes.dataset.base import BaseSettings
 from lawa_exp.axes.dataset.blocks import Blocks
 from lawa_exp.axes.dataset.places import find, is_hidden, sole
 from lawa_exp.axes.dataset.tokenizers import Tokenizer, load_tokenizer
@@ -31,7 +32,7 @@ SOURCES = {  # by folder: where the files come from
 
 
 @dataclass(frozen=True)
-class PydocsSettings:
+class PydocsSettings(BaseSettings):
     """The documentation of CPython 3.11.7 (its `pydoc_data.topics`, topics in alphabetical order), embedded."""
 
     inputs: ClassVar[str] = "tokens"
@@ -42,7 +43,7 @@ class PydocsSettings:
 
 
 @dataclass(frozen=True)
-class TextSettings:
+class TextSettings(BaseSettings):
     """A UTF-8 file, or a folder: train.txt, valid.txt, test.txt where it holds them, else all its files by name.
 
     A single text is cut: the last twentieth is test, the one before it val.

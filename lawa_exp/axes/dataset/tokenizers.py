@@ -9,10 +9,10 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from lawa_exp.axes.dataset.base import BaseSettings
 from lawa_exp.config.rules import near
 from lawa_exp.system.errors import UserError
 
@@ -30,9 +30,9 @@ _LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
 _LONG_BLANK = re.compile(f"(?<!{BLANKS}){BLANKS}{{{LONG_BLANK},}}")
 
 
-def tokenizer_of(dataset: Any) -> tuple[str | None, str | None]:
-    """Which tokenizer made the tokens of a data set, by its settings, and where its files are said to be."""
-    return getattr(dataset, "tokenizer", ALONE.get(dataset.name)), getattr(dataset, "tokenizer_path", None)
+def tokenizer_of(dataset: BaseSettings) -> tuple[str | None, str | None]:
+    """Which tokenizer made the tokens of a data set, and the folder of its files, where the settings say it."""
+    return dataset.tokenizer or ALONE.get(dataset.name), dataset.tokenizer_path
 
 
 def load_tokenizer(name: str, path: str | None) -> Tokenizer:

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from lawa_exp.axes.dataset.base import BaseSettings
 from lawa_exp.axes.dataset.blocks import Blocks, fingerprint_files, pieces, sampled
 from lawa_exp.axes.dataset.places import find, sole
 from lawa_exp.axes.dataset.sources import CORPORA
@@ -17,7 +18,7 @@ from lawa_exp.system.errors import UserError
 
 
 @dataclass(frozen=True)
-class TokensSettings:
+class TokensSettings(BaseSettings):
     """`path` holds train.bin, val.bin and, if there is one, test.bin; `vocab_size` is checked against the model's."""
 
     inputs: ClassVar[str] = "tokens"
@@ -33,7 +34,7 @@ class TokensSettings:
 
 
 @dataclass(frozen=True)
-class OpenWebTextSettings:
+class OpenWebTextSettings(BaseSettings):
     """OpenWebText as GPT-2 tokens, written by `python -m lawa_exp.data prepare openwebtext`."""
 
     inputs: ClassVar[str] = "tokens"

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from lawa_exp.axes.dataset.base import BaseSettings
 from lawa_exp.axes.dataset.blocks import Blocks, fingerprint_files, sampled
 from lawa_exp.axes.dataset.fairseq import EOS, UNK, count_dictionary, encode_lines, is_binary, open_binary
 from lawa_exp.axes.dataset.places import find, sole
@@ -18,7 +19,7 @@ from lawa_exp.config.rules import one_of, optional, setting, text
 
 
 @dataclass(frozen=True)
-class WordsSettings:
+class WordsSettings(BaseSettings):
     """`path`: a folder that `fairseq-preprocess --only-source` wrote (dict.txt, train.bin, ...), or raw text.
 
     format: `fairseq`, `text` (files as those of dataset=text; the dictionary is that of the train split's words), or

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from lawa_exp.axes.fault.batches import BadBatches
-from lawa_exp.axes.fault.fault import NoFault
-from lawa_exp.axes.fault.rate import RateBurst
+from typing import TYPE_CHECKING
 
-FAULTS: dict[str, type] = {"none": NoFault, "batches": BadBatches, "rate": RateBurst}
+from lawa_exp.config.tables import Table
+
+if TYPE_CHECKING:
+    from lawa_exp.axes.fault.fault import Fault
+
+FAULTS: Table[Fault] = Table(
+    __name__,
+    none="none:NoFault",
+    batches="batches:BadBatches",
+    rate="rate:RateBurst",
+)

@@ -6,14 +6,15 @@ same in a resumed run, and on other ranks. It is part of the trajectory id, even
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from lawa_exp.axes.batch.batches import Batches
 
 
 class Fault:
-    """What all have; each kind changes one of the two."""
+    """What all have; each kind changes one of the two functions."""
+
+    at: int | str | None = None  # the last step before it strikes; None: it never does
 
     def rate_factor(self, step: int) -> float:
         """What the schedule's rate of the update that completes `step` is multiplied by."""
@@ -22,8 +23,3 @@ class Fault:
     def drawn(self, data: Any, batches: Batches) -> Any:
         """What training batches are drawn from, in place of the open data set."""
         return data
-
-
-@dataclass(frozen=True)
-class NoFault(Fault):
-    """Training as it was asked for."""

@@ -7,19 +7,12 @@ weights after that.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from lawa_exp.config.tables import Table
 
-if TYPE_CHECKING:
-    pass
-
-from lawa_exp.axes.feedback.lawa_restart import LawaRestartSettings
-from lawa_exp.axes.feedback.lookahead import LookaheadSettings
-from lawa_exp.axes.feedback.none import NoFeedback
-from lawa_exp.axes.feedback.switch_ema import SwitchEmaSettings
-
-FEEDBACK: dict[str, type] = {
-    "none": NoFeedback,
-    "lookahead": LookaheadSettings,
-    "switch_ema": SwitchEmaSettings,
-    "lawa_restart": LawaRestartSettings,
-}
+FEEDBACK: Table[object] = Table(
+    __name__,
+    none="none:NoFeedback",
+    lookahead="lookahead:LookaheadSettings",
+    switch_ema="switch_ema:SwitchEmaSettings",
+    lawa_restart="lawa_restart:LawaRestartSettings",
+)

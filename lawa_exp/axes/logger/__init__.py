@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from lawa_exp.axes.logger.wandb.settings import WandbLogger
-from lawa_exp.config.shared import Logger
+from typing import TYPE_CHECKING
 
-LOGGERS: dict[str, type] = {"jsonl": Logger, "wandb": WandbLogger}
+from lawa_exp.config.tables import Table
+
+if TYPE_CHECKING:
+    from lawa_exp.config.shared import Logger
+
+LOGGERS: Table[Logger] = Table(
+    __name__,
+    jsonl="jsonl:JsonlLogger",
+    wandb="wandb.settings:WandbLogger",
+)

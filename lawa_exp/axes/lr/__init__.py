@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from lawa_exp.axes.lr.constant import Constant
-from lawa_exp.axes.lr.cosine import Cosine
-from lawa_exp.axes.lr.inverse_sqrt import InverseSqrt
-from lawa_exp.axes.lr.on_the_fly import OnTheFly
-from lawa_exp.axes.lr.polynomial import Polynomial
-from lawa_exp.axes.lr.power import Power
-from lawa_exp.axes.lr.step import Steps
-from lawa_exp.axes.lr.wsd import WSD
+from typing import TYPE_CHECKING
 
-SCHEDULES: dict[str, type] = {
-    "constant": Constant,
-    "cosine": Cosine,
-    "polynomial": Polynomial,
-    "step": Steps,
-    "wsd": WSD,
-    "inverse_sqrt": InverseSqrt,
-    "power": Power,
-    "on_the_fly": OnTheFly,
-}
+from lawa_exp.config.tables import Table
+
+if TYPE_CHECKING:
+    from lawa_exp.axes.lr.schedule import Schedule
+
+SCHEDULES: Table[Schedule] = Table(
+    __name__,
+    constant="constant:Constant",
+    cosine="cosine:Cosine",
+    polynomial="polynomial:Polynomial",
+    step="step:Steps",
+    wsd="wsd:WSD",
+    inverse_sqrt="inverse_sqrt:InverseSqrt",
+    power="power:Power",
+    on_the_fly="on_the_fly:OnTheFly",
+)

@@ -6,17 +6,19 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lawa_exp.axes.model.settings import ModelSettings
+from lawa_exp.axes.model.vocabulary import check_vocabulary
 from lawa_exp.config.rules import integer, mapping, optional, setting, text
 from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from typing import Self
 
-from lawa_exp.axes.model.vocabulary import check_vocabulary
+    from torch import nn
 
 
 @dataclass(frozen=True)
-class CustomSettings:
+class CustomSettings(ModelSettings):
     """A model from outside: `builder=package.module:function`, called as `function(**args)`."""
 
     inputs: ClassVar[str] = "any"
@@ -26,22 +28,25 @@ class CustomSettings:
     context: int = setting(integer(1))
     vocab_size: int = setting(integer(1))
 
-    def fitted(self, data: Any, name: str) -> CustomSettings:
+    def fitted(self, data: Any, name: str) -> Self:
         check_vocabulary(self.vocab_size, data, name)
         return self
 
+    def build(self) -> nn.Module:
+        from lawa_exp.storage import custom
 
-def build_custom(settings: CustomSettings) -> nn.Module:
-    from lawa_exp.storage import custom
+        arguments = self.args or {}
+        with custom.imports_checked(self.builder, "model.builder"):
+            builder = custom.load(self.builder, arguments, "model.builder")
+            try:
+                inspect.signature(builder).bind(**arguments)
+            except (TypeError, ValueError) as error:
+                raise UserError(f"model.args={arguments}: {self.builder} does not take them ({error})") from None
+            model = builder(**arguments)
+        if not callable(getattr(model, "named_parameters", None)):
+            raise UserError(f"model.builder={self.builder}: expected a torch.nn.Module, got {type(model).__name__}")
+        return model
 
-    arguments = settings.args or {}
-    with custom.imports_checked(settings.builder, "model.builder"):
-        builder = custom.load(settings.builder, arguments, "model.builder")
-        try:
-            inspect.signature(builder).bind(**arguments)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"model.args={arguments}: {settings.builder} does not take them ({error})") from None
-        model = builder(**arguments)
-    if not callable(getattr(model, "named_parameters", None)):
-        raise UserError(f"model.builder={settings.builder}: expected a torch.nn.Module, got {type(model).__name__}")
-    return model
+    def computes_loss(self, model: nn.Module) -> bool:
+        """Where the module says so, in an attribute of this name."""
+        return bool(getattr(model, "computes_loss", False))

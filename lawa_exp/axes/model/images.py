@@ -5,34 +5,49 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lawa_exp.axes.model.settings import ModelSettings
 from lawa_exp.config.rules import integer, optional, setting, text
 from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from typing import Self
+
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class ImageModelSettings:
+class ImageModelSettings(ModelSettings):
     """What every model of images has: the shape of its data, where null the data set's."""
 
     inputs: ClassVar[str] = "images"
-    context: ClassVar[None] = None
     name: str = setting(text())
     channels: int | None = setting(optional(integer(1)))
     image_size: int | None = setting(optional(integer(1)))
     classes: int | None = setting(optional(integer(1)))
 
-    def fitted(self, data: Any, name: str) -> ImageModelSettings:
-        found = {key: getattr(data, key) for key in ("channels", "image_size", "classes")}
-        for key, there in found.items():
-            here = getattr(self, key)
-            if here not in (None, there):
-                raise UserError(f"model.{key}={here}: the images of dataset={name} have {there}; null follows them")
-        return replace(self, **found)
+    def fitted(self, data: Any, name: str) -> Self:
+        own = {"channels": self.channels, "image_size": self.image_size, "classes": self.classes}
+        of_data = {"channels": data.channels, "image_size": data.image_size, "classes": data.classes}
+        for key, size in of_data.items():
+            if own[key] not in (None, size):
+                raise UserError(f"model.{key}={own[key]}: the images of dataset={name} have {size}; null follows them")
+        return replace(self, **of_data)
+
+    def network(self) -> nn.Module:
+        """images [batch, channels, size, size] -> logits [batch, classes]."""
+        raise NotImplementedError
+
+    def build(self) -> nn.Module:
+        model = self.network()
+        model.register_forward_pre_hook(channels_last_on_gpu)
+        return model
+
+    def training_flops(self, model: nn.Module, tokens: int) -> float:
+        """Three times those of the forward pass: the backward pass counts as two."""
+        return 3.0 * forward_flops(model, self)
 
 
-def channels_last_on_gpu(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+def channels_last_on_gpu(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
     """Images with their channels innermost, where a GPU's convolutions want them; what follows has them likewise.
 
     Weights keep their order, and with it what is saved: they are little beside the images.

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lawa_exp.axes.model import build_model
-from lawa_exp.axes.model.custom import CustomSettings
+from lawa_exp.axes.model.settings import ModelSettings
 
 
-def outline(model: Any) -> nn.Module:
+def outline(model: ModelSettings) -> nn.Module:
     """The model of these settings, without content where it can be had so: not everything builds on meta."""
-    with torch.device("cpu" if isinstance(model, CustomSettings) else "meta"):
-        return build_model(model)
+    with torch.device("cpu" if model.builder else "meta"):
+        return model.build()
 
 
-def has_norms(model: Any) -> bool:
+def has_norms(model: ModelSettings) -> bool:
     """Whether the model of these settings has BatchNorm; none of ours of language does."""
     return model.inputs in ("images", "any") and any(isinstance(m, _BatchNorm) for m in outline(model).modules())

@@ -14,16 +14,16 @@ class Objective(nn.Module):
     """inputs, targets -> cross-entropy in nats, summed over the targets that count (a scalar).
 
     targets: classes or tokens, integers of the logits' shape without the last dimension; or probabilities, of their
-    whole shape. with_correct: also the number of targets that are the most probable class. A model with
-    `computes_loss` is called with both, and gives the sum itself: it need not form all logits.
+    whole shape. with_correct: also the number of targets that are the most probable class. A model that computes its
+    loss (`ModelSettings.computes_loss`) is called with both, and gives the sum itself: it need not form all logits.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, computes_loss: bool = False) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.computes_loss = model, computes_loss
 
     def forward(self, inputs: Tensor, targets: Tensor, with_correct: bool = False) -> Any:
-        if getattr(self.model, "computes_loss", False):
+        if self.computes_loss:
             return self.model(inputs, targets)
         logits = self.model(inputs)
         if targets.is_floating_point():

@@ -1,20 +1,23 @@
-"""The optimizers: a name and a typed dataclass with `build(model)`; torch is imported only when one is built.
+"""The optimizers: a name and a typed dataclass for each (`OptimizerSettings`); torch is imported when one is built.
 
-The rate is set before each update: of a parameter group, the schedule's times its `rate_ratio` (default 1). An
-optimizer may have `evaluated(live)`: the weights that it stands for, by name, where these are not the ones trained.
+The rate is set before each update: of a parameter group, the schedule's times its `rate_ratio` (default 1).
 """
 
-from lawa_exp.axes.optimizer.adamw import AdamW
-from lawa_exp.axes.optimizer.layerwise import LAMB, LARS
-from lawa_exp.axes.optimizer.muon import Muon
-from lawa_exp.axes.optimizer.schedule_free import ScheduleFree
-from lawa_exp.axes.optimizer.sgd import SGD
+from __future__ import annotations
 
-OPTIMIZERS: dict[str, type] = {
-    "adamw": AdamW,
-    "sgd": SGD,
-    "lars": LARS,
-    "lamb": LAMB,
-    "schedule_free": ScheduleFree,
-    "muon": Muon,
-}
+from typing import TYPE_CHECKING
+
+from lawa_exp.config.tables import Table
+
+if TYPE_CHECKING:
+    from lawa_exp.axes.optimizer.settings import OptimizerSettings
+
+OPTIMIZERS: Table[OptimizerSettings] = Table(
+    __name__,
+    adamw="adamw:AdamW",
+    sgd="sgd:SGD",
+    lars="lars:LARS",
+    lamb="lamb:LAMB",
+    schedule_free="schedule_free:ScheduleFree",
+    muon="muon:Muon",
+)

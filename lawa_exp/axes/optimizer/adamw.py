@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lawa_exp.axes.optimizer.groups import matrices_and_vectors
+from lawa_exp.axes.optimizer.settings import OptimizerSettings
 from lawa_exp.config.rules import number, one_of, setting
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class AdamW:
+class AdamW(OptimizerSettings):
     """`clip_norm`: the largest global gradient norm (0: none).
 
     decays: `matrices`, tensors of two or more dimensions, or `all`, as fairseq's Adam does.

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lawa_exp.config.rules import one_of
+
 if TYPE_CHECKING:
     from torch import nn
+
+EXCLUDED = one_of("vectors", "none")  # tensors of fewer than two dimensions: biases and norms
 
 
 def matrices_and_vectors(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -16,3 +20,16 @@ def matrices_and_vectors(model: nn.Module, weight_decay: float) -> list[dict[str
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
     return [g for g in groups if g["params"]]
+
+
+def groups_with_adaptation(
+    model: nn.Module, weight_decay: float, decay_excludes: str, adaptation_excludes: str
+) -> list[dict[str, Any]]:
+    """`matrices_and_vectors`; `adapts` says whether the norm of a tensor's weights scales its update."""
+    groups = matrices_and_vectors(model, weight_decay)
+    for group in groups:
+        vectors = group["params"][0].dim() < 2
+        group["adapts"] = not (vectors and adaptation_excludes == "vectors")
+        if decay_excludes == "none":
+            group["weight_decay"] = weight_decay
+    return groups

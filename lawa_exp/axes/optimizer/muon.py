@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lawa_exp.axes.optimizer.groups import matrices_and_vectors
+from lawa_exp.axes.optimizer.settings import OptimizerSettings
 from lawa_exp.config.rules import boolean, integer, number, one_of, setting
 from lawa_exp.system.errors import UserError
 
@@ -18,7 +19,7 @@ HEADS = ("lm_head", "head", "fc", "classifier", "linear")  # names of output lay
 
 
 @dataclass(frozen=True)
-class Muon:
+class Muon(OptimizerSettings):
     """Two-dimensional weights but embeddings and output layers get Muon, the others AdamW.
 
     adjust_lr: `match_rms_adamw` scales Muon's updates so that AdamW's rate and decay fit both (Liu et al. 2025);

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lawa_exp.axes.optimizer.groups import matrices_and_vectors
+from lawa_exp.axes.optimizer.settings import OptimizerSettings
 from lawa_exp.config.rules import number, setting
 from lawa_exp.system.errors import UserError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ScheduleFree:
+class ScheduleFree(OptimizerSettings):
     """y = (1 - beta1) z + beta1 x is trained; x is what is evaluated, kept as a snapshot and averaged.
 
     Use it with lr=constant and a warm-up; its own warm-up is off. weight_lr_power and r weigh the average x.
@@ -37,22 +37,7 @@ class ScheduleFree:
             raise UserError(
                 "optimizer=schedule_free needs the package schedulefree: pip install 'lawa_exp[optim]'"
             ) from None
-        import torch
-
-        def local(tensor: Any) -> Tensor:
-            """This rank's rows of a sharded tensor."""
-            return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-        class ScheduleFreeAdamW(schedulefree.AdamWScheduleFree):
-            @torch.no_grad()
-            def evaluated(self, live: Mapping[str, Tensor]) -> dict[str, Tensor]:
-                """x by name, as `eval()` of the package would put it in place; y stays where it is."""
-                held = [(local(p), local(state["z"])) for p, state in self.state.items() if "z" in state]
-                z = {p.data_ptr(): of for p, of in held if p.numel()}  # empty rows have no place
-                weight = 1 - 1 / self.param_groups[0]["betas"][0]
-                return {n: t.lerp(z[t.data_ptr()], weight) if t.data_ptr() in z else t for n, t in live.items()}
-
-        optimizer = ScheduleFreeAdamW(
+        optimizer = schedulefree.AdamWScheduleFree(
             matrices_and_vectors(model, self.weight_decay),
             lr=0.0,
             betas=(self.beta1, self.beta2),
@@ -62,3 +47,18 @@ class ScheduleFree:
         )
         optimizer.train()
         return optimizer
+
+    def evaluated(self, optimizer: Optimizer, live: dict[str, Tensor]) -> dict[str, Tensor]:
+        """x by name, as `eval()` of the package would put it in place; y stays where it is."""
+        import torch
+
+        rows = [(_local(p), _local(state["z"])) for p, state in optimizer.state.items() if "z" in state]
+        z = {p.data_ptr(): of for p, of in rows if p.numel()}  # empty rows have no place
+        weight = 1 - 1 / optimizer.param_groups[0]["betas"][0]
+        with torch.no_grad():
+            return {n: t.lerp(z[t.data_ptr()], weight) if t.data_ptr() in z else t for n, t in live.items()}
+
+
+def _local(tensor: Any) -> Tensor:
+    """This rank's rows of a sharded tensor."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lawa_exp.axes.optimizer.groups import matrices_and_vectors
+from lawa_exp.axes.optimizer.settings import OptimizerSettings
 from lawa_exp.config.rules import boolean, number, one_of, setting
 from lawa_exp.system.errors import UserError
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SGD:
+class SGD(OptimizerSettings):
     """v <- momentum * v + (g + weight_decay * w); w <- w - rate * v, or * (g + weight_decay * w + momentum * v).
 
     decays: `all`, as in the classical recipes, or `matrices`.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from lawa_exp.axes.scaling.capped import Capped
-from lawa_exp.axes.scaling.linear import Linear
-from lawa_exp.axes.scaling.none import NoScaling
-from lawa_exp.axes.scaling.power import PowerScaling
-from lawa_exp.axes.scaling.sqrt import SquareRoot
+from typing import TYPE_CHECKING
 
-SCALINGS: dict[str, type] = {
-    "none": NoScaling,
-    "linear": Linear,
-    "sqrt": SquareRoot,
-    "capped": Capped,
-    "power": PowerScaling,
-}
+from lawa_exp.config.tables import Table
+
+if TYPE_CHECKING:
+    from lawa_exp.axes.scaling.scaling import Scaling
+
+SCALINGS: Table[Scaling] = Table(
+    __name__,
+    none="none:NoScaling",
+    linear="linear:Linear",
+    sqrt="sqrt:SquareRoot",
+    capped="capped:Capped",
+    power="power:PowerScaling",
+)

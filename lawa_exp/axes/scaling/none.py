@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+
+from lawa_exp.axes.scaling.scaling import Scaling
 
 
 @dataclass(frozen=True)
-class NoScaling:
+class NoScaling(Scaling):
     """The rate is the schedule's at any batch size."""
 
-    warmup: ClassVar[str] = "steps"
+    warmup = "steps"
 
     def factor(self, size: int, tokens_per_sample: int) -> float:
         return 1.0

@@ -11,8 +11,15 @@ WARMUP = one_of("steps", "samples")  # what of a warm-up given in steps is the s
 
 
 class Scaling:
+    """What all have: `factor` is 1 at the base batch."""
+
     base_batch: int
+    warmup: str  # one of WARMUP
 
     def base_samples(self, tokens_per_sample: int) -> float:
         """The base batch in samples."""
         return self.base_batch
+
+    def factor(self, size: int, tokens_per_sample: int) -> float:
+        """What the rate of an update of `size` samples is multiplied by."""
+        raise NotImplementedError

@@ -11,15 +11,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lawa_exp.axes.model.adaptive_lm.settings import AdaptiveLMSettings
 from lawa_exp.axes.objective.task import IGNORE
 from lawa_exp.system.errors import UserError
+
+if TYPE_CHECKING:
+    from lawa_exp.axes.model.adaptive_lm.settings import AdaptiveLMSettings
 
 PAD = 1
 
@@ -147,8 +149,6 @@ class Layer(nn.Module):
 
 class AdaptiveLM(nn.Module):
     """tokens [batch, context] -> log-probabilities [batch, context, vocabulary], or with targets the summed loss."""
-
-    computes_loss = True
 
     def __init__(self, s: AdaptiveLMSettings) -> None:
         super().__init__()

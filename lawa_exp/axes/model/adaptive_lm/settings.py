@@ -1,4 +1,4 @@
-"""fairseq's transformer_lm, without torch."""
+"""fairseq's transformer_lm: its settings, without torch."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lawa_exp.axes.model.transformer import TransformerSettings
+from lawa_exp.axes.model.vocabulary import same_vocabulary
 from lawa_exp.config.rules import Rule, integer, number, optional, setting, text
 from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
-    pass
+    from typing import Self
 
-from lawa_exp.axes.model.vocabulary import same_vocabulary
+    from torch import nn
 
 
 @dataclass(frozen=True)
-class AdaptiveLMSettings:
+class AdaptiveLMSettings(TransformerSettings):
     """fairseq's `transformer_lm` with adaptive input embedding and adaptive softmax, tied (Baevski and Auli 2019).
 
     vocab_size: null: the data set's. cutoffs: the first token of each band after the first, whose embeddings are
@@ -53,8 +55,16 @@ class AdaptiveLMSettings:
         if any(stop - start < 2 for start, stop in itertools.pairwise(edges)):
             raise UserError(f"model.cutoffs={list(self.cutoffs)}: expected bands of at least two tokens")
 
-    def fitted(self, data: Any, name: str) -> AdaptiveLMSettings:
+    def fitted(self, data: Any, name: str) -> Self:
         return replace(self, vocab_size=same_vocabulary(self.vocab_size, data, name))
+
+    def build(self) -> nn.Module:
+        from lawa_exp.axes.model.adaptive_lm.adaptive_lm import AdaptiveLM
+
+        return AdaptiveLM(self)
+
+    def computes_loss(self, model: nn.Module) -> bool:
+        return True
 
 
 def _rising(values: list[int]) -> tuple[int, ...]:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
-from lawa_exp.axes.model.cct.settings import CCTSettings
+if TYPE_CHECKING:
+    from lawa_exp.axes.model.cct.settings import CCTSettings
 
 FILTERS = 64  # channels between two convolutions of the tokenizer
 

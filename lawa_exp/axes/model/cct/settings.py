@@ -1,17 +1,16 @@
-"""The Compact Convolutional Transformer, without torch."""
+"""The Compact Convolutional Transformer: its settings, without torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lawa_exp.axes.model.images import ImageModelSettings
 from lawa_exp.config.rules import integer, number, one_of, setting
 from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
-    pass
-
-from lawa_exp.axes.model.images import ImageModelSettings
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -35,3 +34,8 @@ class CCTSettings(ImageModelSettings):
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise UserError(f"width={self.width} is not a multiple of heads={self.heads}")
+
+    def network(self) -> nn.Module:
+        from lawa_exp.axes.model.cct.cct import CCT
+
+        return CCT(self)

@@ -5,10 +5,13 @@ Parameter names are those of the reference implementation, https://github.com/ak
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lawa_exp.axes.model.cifar_resnet.settings import CifarResNetSettings
+if TYPE_CHECKING:
+    from lawa_exp.axes.model.cifar_resnet.settings import CifarResNetSettings
 
 WIDTHS = (16, 32, 64)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lawa_exp.axes.model.gpt.settings import GPTSettings
+if TYPE_CHECKING:
+    from lawa_exp.axes.model.gpt.settings import GPTSettings
 
 
 class Attention(nn.Module):

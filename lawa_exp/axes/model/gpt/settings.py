@@ -1,21 +1,23 @@
-"""GPT-2, without torch."""
+"""GPT-2: its settings, without torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lawa_exp.axes.model.transformer import TransformerSettings
+from lawa_exp.axes.model.vocabulary import check_vocabulary
 from lawa_exp.config.rules import boolean, integer, number, setting, text
 from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
-    pass
+    from typing import Self
 
-from lawa_exp.axes.model.vocabulary import check_vocabulary
+    from torch import nn
 
 
 @dataclass(frozen=True)
-class GPTSettings:
+class GPTSettings(TransformerSettings):
     """GPT-2 (Radford et al. 2019), pre-norm; parameter names are nanoGPT's."""
 
     inputs: ClassVar[str] = "tokens"
@@ -33,6 +35,11 @@ class GPTSettings:
         if self.width % self.heads:
             raise UserError(f"width={self.width} is not a multiple of heads={self.heads}")
 
-    def fitted(self, data: Any, name: str) -> GPTSettings:
+    def fitted(self, data: Any, name: str) -> Self:
         check_vocabulary(self.vocab_size, data, name)
         return self
+
+    def build(self) -> nn.Module:
+        from lawa_exp.axes.model.gpt.gpt import GPT
+
+        return GPT(self)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from lawa_exp.axes.model.pythia.settings import PythiaSettings
 from lawa_exp.system.errors import UserError
+
+if TYPE_CHECKING:
+    from lawa_exp.axes.model.pythia.settings import PythiaSettings
 
 ROTARY_SHARE = 0.25  # of a head's width
 ROTARY_BASE = 10000.0

@@ -1,21 +1,23 @@
-"""Pythia, without torch."""
+"""Pythia: its settings, without torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lawa_exp.axes.model.transformer import TransformerSettings
+from lawa_exp.axes.model.vocabulary import check_vocabulary
 from lawa_exp.config.rules import integer, number, setting, text
 from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
-    pass
+    from typing import Self
 
-from lawa_exp.axes.model.vocabulary import check_vocabulary
+    from torch import nn
 
 
 @dataclass(frozen=True)
-class PythiaSettings:
+class PythiaSettings(TransformerSettings):
     """Pythia (Biderman et al. 2023): a GPT-NeoX with parallel residuals and untied embeddings."""
 
     inputs: ClassVar[str] = "tokens"
@@ -33,6 +35,11 @@ class PythiaSettings:
                 f"width={self.width}: expected a multiple of 8 times heads={self.heads}, a quarter of a head is rotated"
             )
 
-    def fitted(self, data: Any, name: str) -> PythiaSettings:
+    def fitted(self, data: Any, name: str) -> Self:
         check_vocabulary(self.vocab_size, data, name)
         return self
+
+    def build(self) -> nn.Module:
+        from lawa_exp.axes.model.pythia.pythia import Pythia
+
+        return Pythia(self)

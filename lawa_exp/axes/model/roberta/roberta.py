@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lawa_exp.axes.model import dropout
-from lawa_exp.axes.model.roberta.settings import RobertaSettings
 from lawa_exp.axes.objective.task import IGNORE
 from lawa_exp.system.errors import UserError
+
+if TYPE_CHECKING:
+    from lawa_exp.axes.model.roberta.settings import RobertaSettings
 
 PAD = 1
 
@@ -49,8 +51,6 @@ def Roberta(s: RobertaSettings) -> Any:
     """tokens [batch, context] -> logits [batch, context, vocabulary], or with targets the loss summed over them."""
 
     class RobertaForMaskedLM(_transformers().RobertaForMaskedLM):  # type: ignore[misc]  # the name goes into config.json
-        computes_loss = True
-
         def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
             if targets is not None and tokens.device.type == "cpu":  # elsewhere it would have to wait for the device
                 width = int(tokens.ne(PAD).any(0).sum())  # padding is behind the text

@@ -1,21 +1,23 @@
-"""RoBERTa, without torch."""
+"""RoBERTa: its settings, without torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lawa_exp.axes.model.transformer import TransformerSettings
+from lawa_exp.axes.model.vocabulary import same_vocabulary
 from lawa_exp.config.rules import integer, number, optional, setting, text
 from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
-    pass
+    from typing import Self
 
-from lawa_exp.axes.model.vocabulary import same_vocabulary
+    from torch import nn
 
 
 @dataclass(frozen=True)
-class RobertaSettings:
+class RobertaSettings(TransformerSettings):
     """RoBERTa (Liu et al. 2019) as a masked language model, transformers' `RobertaForMaskedLM`.
 
     context: tokens with <s>; vocab_size: with <mask>, null: the data set's.
@@ -35,5 +37,13 @@ class RobertaSettings:
         if self.width % self.heads:
             raise UserError(f"width={self.width} is not a multiple of heads={self.heads}")
 
-    def fitted(self, data: Any, name: str) -> RobertaSettings:
+    def fitted(self, data: Any, name: str) -> Self:
         return replace(self, vocab_size=same_vocabulary(self.vocab_size, data, name))
+
+    def build(self) -> nn.Module:
+        from lawa_exp.axes.model.roberta.roberta import Roberta
+
+        return Roberta(self)
+
+    def computes_loss(self, model: nn.Module) -> bool:
+        return True

@@ -1,0 +1,12 @@
+"""No fault."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lawa_exp.axes.fault.fault import Fault
+
+
+@dataclass(frozen=True)
+class NoFault(Fault):
+    """Training as it was asked for."""

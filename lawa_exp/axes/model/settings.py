@@ -1,0 +1,49 @@
+"""What the settings of every model have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from torch import nn
+
+
+class ModelSettings:
+    """The settings of a model, which build it; they are imported without torch."""
+
+    inputs: ClassVar[str]  # what a data set must hold: tokens, masked tokens or images; any: what `builder` takes
+    name: str
+    context: int | None = None  # tokens of a sample; None of images
+    builder: str | None = None  # package.module:function, of a model from outside, which is called as function(**args)
+    args: Mapping[str, Any] | None = None
+
+    def fitted(self, data: Any, name: str) -> Self:
+        """These settings with what follows from the open data set `name`. UserError where the two contradict."""
+        raise NotImplementedError
+
+    def build(self) -> nn.Module:
+        """The model, initialised from torch's current random state, on torch's current default device.
+
+        Its `forward(inputs)` gives logits [..., vocabulary] of tokens, or [batch, classes] of images.
+        """
+        raise NotImplementedError
+
+    def computes_loss(self, model: nn.Module) -> bool:
+        """Whether `model`, which these settings built, gives the summed loss itself in `forward(inputs, targets)`."""
+        return False
+
+    def training_flops(self, model: nn.Module, tokens: int) -> float:
+        """Of a forward and a backward pass over a sample of `tokens`: 6 N a token, N the trained parameters.
+
+        `model` may be on the meta device.
+        """
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        return (6 * trained + self.attention_flops) * tokens
+
+    @property
+    def attention_flops(self) -> int:
+        """What attention adds to the FLOPs of a token."""
+        return 0

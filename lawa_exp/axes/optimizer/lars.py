@@ -1,0 +1,64 @@
+"""LARS (You et al. 2017): each tensor's update is scaled by the norm of its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lawa_exp.axes.optimizer.groups import EXCLUDED, groups_with_adaptation
+from lawa_exp.axes.optimizer.settings import OptimizerSettings
+from lawa_exp.config.rules import number, one_of, setting
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+
+@dataclass(frozen=True)
+class LARS(OptimizerSettings):
+    """SGD with momentum and a rate for each tensor, lambda = trust * |w| / (|g| + weight_decay * |w| + eps).
+
+    Two forms of momentum are in use and are not equivalent when the rate changes:
+    momentum_form=scaled_velocity: v <- m v + rate * lambda * (g + weight_decay w), w <- w - v (paper, algorithm 1);
+    momentum_form=scaled_update:   v <- m v + g + weight_decay w, w <- w - rate * lambda * v.
+    lambda is 1 where |w| or |g| is 0 and for what `adaptation_excludes` names.
+    """
+
+    momentum: float = setting(number(low=0, high=0.999999))
+    momentum_form: str = setting(one_of("scaled_velocity", "scaled_update"))
+    trust: float = setting(number(above=0))
+    eps: float = setting(number(low=0))
+    weight_decay: float = setting(number(low=0))
+    decay_excludes: str = setting(EXCLUDED)
+    adaptation_excludes: str = setting(EXCLUDED)
+    clip_norm: float = setting(number(low=0))
+
+    def build(self, model: nn.Module) -> Optimizer:
+        import torch
+
+        settings = self
+
+        class Lars(torch.optim.Optimizer):
+            @torch.no_grad()
+            def step(self, closure: Any = None) -> None:  # type: ignore[override]
+                for group in self.param_groups:
+                    rate, decay = group["lr"], group["weight_decay"]
+                    for w in group["params"]:
+                        if w.grad is None:
+                            continue
+                        state = self.state[w]
+                        if not state:
+                            state["velocity"] = torch.zeros_like(w)
+                        v, update = state["velocity"], w.grad.add(w, alpha=decay)
+                        scale = torch.ones((), dtype=w.dtype, device=w.device)
+                        if group["adapts"]:
+                            w_norm, g_norm = w.norm(), w.grad.norm()
+                            scaled = settings.trust * w_norm / (g_norm + decay * w_norm + settings.eps)
+                            scale = torch.where((w_norm > 0) & (g_norm > 0), scaled, scale)
+                        if settings.momentum_form == "scaled_velocity":
+                            w.sub_(v.mul_(settings.momentum).add_(update.mul_(rate * scale)))
+                        else:
+                            w.sub_(v.mul_(settings.momentum).add_(update).mul(rate * scale))
+
+        groups = groups_with_adaptation(model, self.weight_decay, self.decay_excludes, self.adaptation_excludes)
+        return Lars(groups, {"lr": 0.0})

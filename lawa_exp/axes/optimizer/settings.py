@@ -1,0 +1,26 @@
+"""What the settings of every optimizer have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+
+class OptimizerSettings:
+    """The settings of an optimizer, which build it; they are imported without torch."""
+
+    clip_norm: float  # the largest global gradient norm; 0: none
+
+    def build(self, model: nn.Module) -> Optimizer:
+        """The optimizer of the model's trained parameters. Its rate is set before each update."""
+        raise NotImplementedError
+
+    def evaluated(self, optimizer: Optimizer, live: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights that the `live` ones stand for, by name: what is evaluated, kept as a snapshot and averaged.
+
+        `live` itself, unless other weights are trained than are meant. optimizer: what `build` gave.
+        """
+        return live
