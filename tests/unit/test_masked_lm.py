@@ -157,7 +157,9 @@ def test_the_loss_is_a_mean_over_the_masked_tokens_of_the_whole_batch(tmp_path):
 
 def test_padding_changes_nothing_and_only_targets_are_projected():
     torch.manual_seed(0)
-    model = RobertaSettings("r", 2, 2, 16, 24, 100, 0.1, 0.1).build().eval()
+    settings = RobertaSettings("r", 2, 2, 16, 24, 100, 0.1, 0.1)
+    model = settings.build().eval()
+    assert settings.computes_loss(model)
     tokens = torch.randint(4, 100, (3, 24))
     tokens[1, 10:] = PAD
     targets = torch.full_like(tokens, IGNORE)
@@ -178,6 +180,7 @@ def adaptive(**changes):
 def test_the_adaptive_softmax_is_a_distribution_and_its_loss_that_of_it():
     torch.manual_seed(0)
     model = adaptive().build().eval()
+    assert adaptive().computes_loss(model)
     tokens, targets = torch.randint(4, 100, (2, 2, 16))
     targets[0, 3] = IGNORE
     log_probabilities = model(tokens)

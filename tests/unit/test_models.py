@@ -5,10 +5,12 @@ import signal
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from lawa_exp.averaging.swap import Swap
 from lawa_exp.averaging.tensors import averaged_names, live_tensors
+from lawa_exp.axes.model.custom import CustomSettings
 from lawa_exp.axes.model.gpt.settings import GPTSettings
 from lawa_exp.axes.objective.task import IGNORE, Objective
 from lawa_exp.evaluation.evaluate import fixed_set
@@ -74,6 +76,20 @@ def test_the_loss_is_a_sum_over_the_targets_that_count():
     targets[2:] = IGNORE
     first = Objective(model)(inputs[:2], targets[:2])
     torch.testing.assert_close(Objective(model)(inputs, targets), first, rtol=1e-6, atol=1e-5)
+
+
+def test_a_model_may_compute_its_loss_itself():
+    class Own(nn.Module):  # of a user
+        computes_loss = True
+
+        def forward(self, inputs, targets):
+            return (inputs - targets).sum()
+
+    outside = CustomSettings("own", "own:Own", None, 12, 50)
+    inputs, targets = torch.randn(2, 3), torch.randn(2, 3)
+    loss = Objective(Own(), outside.computes_loss(Own()))(inputs, targets)
+    assert loss == (inputs - targets).sum()
+    assert not outside.computes_loss(nn.Identity()) and not SMALL.computes_loss(SMALL.build())
 
 
 def test_tied_weights_are_stored_once_under_their_first_name():

@@ -157,6 +157,7 @@ def test_schedule_free_is_the_packages():
     live = {n: p.detach() for n, p in model.named_parameters()}
     y, x = {n: t.clone() for n, t in live.items()}, settings.evaluated(mine, live)
     assert all(torch.equal(y[n], live[n]) for n in live)
+    assert SGD(0.9, False, 0.0, "all", 0).evaluated(mine, live) is live  # of any other: no copy
     mine.eval()
     assert all(torch.equal(x[n], live[n]) and not torch.equal(x[n], y[n]) for n in live)
 

@@ -1,0 +1,265 @@
+"""The house: what can be chosen lies in a folder with the name of its group, and is one file, one line, one yaml."""
+
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers import rows, run
+
+from lawa_exp.averaging import AVERAGERS
+from lawa_exp.axes.lr import SCHEDULES
+from lawa_exp.axes.lr.constant import Constant
+from lawa_exp.axes.lr.cosine import Cosine
+from lawa_exp.config.tables import Table
+from lawa_exp.runs.choices import TABLES
+
+ROOT = Path(__file__).parents[2]
+ELSEWHERE = {  # groups that are no folder of axes/: the package that holds them, if any
+    "avg": "lawa_exp/averaging",  # what others import: its address is a contract
+    "trainer": "lawa_exp/config",
+    "hydra": "lawa_exp/launch",
+    "experiment": None,  # settings of all groups together
+}
+NO_GROUP = {"layers", "objective"}  # folders of axes/ with nothing to choose yet
+
+
+def test_folders_of_axes_are_the_groups_of_conf():
+    groups = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
+    axes = {path.parent.name for path in (ROOT / "lawa_exp" / "axes").glob("*/__init__.py")}
+    assert axes - NO_GROUP == groups - ELSEWHERE.keys() == TABLES.keys()
+    assert axes >= NO_GROUP and groups >= ELSEWHERE.keys()
+    assert [place for place in ELSEWHERE.values() if place and not (ROOT / place).is_dir()] == []
+
+
+@pytest.mark.parametrize("group", TABLES)
+def test_every_choice_of_a_table_is_a_kind_in_conf(group):
+    texts = [path.read_text() for path in (ROOT / "conf" / group).rglob("*.yaml")]
+    assert {kind for text in texts for kind in re.findall(r"^ *kind: (\w+)", text, re.MULTILINE)} == {*TABLES[group]}
+
+
+def test_a_table_imports_what_is_looked_up_and_nothing_else():
+    table: Table[object] = Table("no_such_package", one="module:One", two="module:Two")
+    assert len(table) == 2 and list(table) == ["one", "two"] and "one" in table and None not in table
+    assert "three" not in table and table.get("three") is None
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        table["one"]
+    with pytest.raises(KeyError, match="three"):
+        table["three"]
+    assert SCHEDULES["cosine"] is Cosine
+    assert SCHEDULES.kind_of(Constant(0.1, 0, None, "steps")) == "constant"
+    with pytest.raises(AssertionError, match=r"axes.lr.constant:Constant is in no line of this table: one, two"):
+        table.kind_of(Constant(0.1, 0, None, "steps"))
+
+
+WITHOUT_TORCH = """
+import sys
+from lawa_exp.averaging import AVERAGERS
+from lawa_exp.config.tables import Table
+from lawa_exp.runs.choices import TABLES
+
+for group, table in {**TABLES, "avg": AVERAGERS}.items():
+    for name in table:
+        cls = table[name]
+        assert "torch" not in sys.modules, f"{group}={name} imports torch"
+        if isinstance(table, Table):
+            assert table.kind_of(object.__new__(cls)) == name, f"{group}={name}: not defined at its address"
+"""
+
+
+def test_settings_of_every_choice_are_imported_without_torch():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A new choice of a group: its file, its address in the table, its yaml."""
+
+    package: str
+    name: str
+    address: str
+    code: str
+    yaml: str
+
+
+MODEL = '''
+"""A model of one matrix: the logits of the next token, by the last one."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lawa_exp.axes.model.settings import ModelSettings
+from lawa_exp.config.rules import integer, setting, text
+
+
+@dataclass(frozen=True)
+class BigramSettings(ModelSettings):
+    inputs: ClassVar[str] = "tokens"
+    name: str = setting(text())
+    context: int = setting(integer(1))
+    vocab_size: int = setting(integer(1))
+
+    def fitted(self, data, name):
+        return self
+
+    def build(self):
+        from torch import nn
+
+        return nn.Embedding(self.vocab_size, self.vocab_size)
+'''
+SCHEDULE = '''
+"""The peak divided by the step."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lawa_exp.axes.lr.schedule import UNIT, Schedule
+from lawa_exp.config.rules import number, optional, setting, steps
+
+
+@dataclass(frozen=True)
+class Hyperbola(Schedule):
+    uses_horizon: ClassVar[bool] = False
+    peak: float = setting(number(above=0))
+    warmup_steps: int = setting(steps())
+    horizon: int | None = setting(optional(steps(1)))
+    unit: str = setting(UNIT)
+
+    def value(self, batches, step):
+        return self.peak / step
+'''
+OPTIMIZER = '''
+"""Gradient descent."""
+
+from dataclasses import dataclass
+
+from lawa_exp.axes.optimizer.settings import OptimizerSettings
+from lawa_exp.config.rules import number, setting
+
+
+@dataclass(frozen=True)
+class Descent(OptimizerSettings):
+    clip_norm: float = setting(number(low=0))
+
+    def build(self, model):
+        import torch
+
+        return torch.optim.SGD(model.parameters(), lr=0.0)
+'''
+DATASET = '''
+"""The numbers from 0 to 15, over and over."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from lawa_exp.axes.dataset.base import BaseSettings
+from lawa_exp.axes.dataset.blocks import Blocks
+from lawa_exp.config.rules import setting, text
+
+
+@dataclass(frozen=True)
+class CountingSettings(BaseSettings):
+    inputs: ClassVar[str] = "tokens"
+    name: str = setting(text())
+
+    def open(self, context):
+        tokens = np.arange(1600) % 16
+        return Blocks(dict.fromkeys(("train", "val", "test"), tokens), context, 16, "counting", self.name, "")
+'''
+AVERAGER = '''
+"""The oldest snapshot of a window."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lawa_exp.averaging.settings import WindowSettings
+
+
+@dataclass(frozen=True)
+class OldestSettings(WindowSettings):
+    kind: ClassVar[str] = "oldest"
+
+    def coefficients(self, steps):
+        return [1.0, *[0.0] * (min(self.k, len(steps)) - 1)]
+'''
+NEW = {
+    "model": Choice(
+        "axes/model",
+        "bigram",
+        "bigram:BigramSettings",
+        MODEL,
+        "# @package _global_\nmodel: {kind: bigram, name: bigram, context: 8, vocab_size: 16}\n",
+    ),
+    "lr": Choice(
+        "axes/lr",
+        "hyperbola",
+        "hyperbola:Hyperbola",
+        SCHEDULE,
+        "kind: hyperbola\npeak: 8.0\nwarmup_steps: 0\nhorizon: null\nunit: steps\n",
+    ),
+    "optimizer": Choice("axes/optimizer", "descent", "descent:Descent", OPTIMIZER, "kind: descent\nclip_norm: 0\n"),
+    "dataset": Choice(
+        "axes/dataset", "counting", "counting:CountingSettings", DATASET, "kind: counting\nname: counting\n"
+    ),
+    "avg": Choice(
+        "averaging",
+        "oldest",
+        "oldest:OldestSettings",
+        AVERAGER,
+        "# @package averagers.oldest\nk: ${k}\nspacing: ${spacing}\nstart: 0\n",
+    ),
+}
+if not isinstance(AVERAGERS, Table):  # until each averager is a file of its own
+    del NEW["avg"]
+
+IN_THE_COPY = """
+import sys
+
+for name in [name for name in sys.modules if name.partition(".")[0] == "lawa_exp"]:
+    del sys.modules[name]  # of the checkout, which the process before the fork has imported
+from lawa_exp.launch.compose import main
+
+plan = main([*sys.argv[1:], "plan=true"])
+sys.exit(plan or main(sys.argv[1:]))
+"""
+
+
+def test_a_new_choice_is_one_file_one_line_and_one_yaml(tmp_path):
+    for folder in ("lawa_exp", "conf"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    for group, choice in NEW.items():
+        package = tmp_path / "lawa_exp" / choice.package
+        (package / f"{choice.name}.py").write_text(choice.code)
+        (tmp_path / "conf" / group / f"{choice.name}.yaml").write_text(choice.yaml)
+        table = (package / "__init__.py").read_text()
+        first = "Table(\n    __name__,\n"
+        assert table.count(first) == 1
+        (package / "__init__.py").write_text(table.replace(first, f'{first}    {choice.name}="{choice.address}",\n'))
+    (tmp_path / "in_the_copy.py").write_text(IN_THE_COPY)
+
+    chosen = [f"{group}={choice.name}" for group, choice in NEW.items()]
+    small = ["batch.size=4", "steps=4", "k=2", "spacing=1", "evaluate.every=2", "evaluate.samples=8", "logger.every=1"]
+    done = run(*chosen, *small, "trainer.threads=1", "run_dir=run", module="in_the_copy", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    _, plan, training = done.stdout.split("run_dir=run\n")
+    assert "model       256 parameters" in plan and "data        counting, fingerprint counting: 199 train" in plan
+    assert "rate        8 at step 1, 4 at step 2, 2.67 at step 3, 2 at step 4" in plan
+    assert "done; report: run/report.md" in training
+    content = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert {group: content[group]["kind"] for group in NEW if group != "avg"} == {
+        group: choice.name for group, choice in NEW.items() if group != "avg"
+    }
+    found = rows(tmp_path / "run")
+    assert [row["lr"] for row in found if row["split"] == "train"] == [8.0, 4.0, 8 / 3, 2.0]
+    live = [row["loss"] for row in found if row["weights"] == "live" and row["split"] == "val"]
+    assert len(live) == 3 and live[0] > live[1] > live[2]
+    if "avg" in NEW:
+        assert "averages    oldest-k2-s1" in plan
+        assert [row["step"] for row in found if row["weights"] == "oldest-k2-s1"] == [2, 4, 4]
