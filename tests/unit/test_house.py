@@ -244,22 +244,24 @@ def test_a_new_choice_is_one_file_one_line_and_one_yaml(tmp_path):
         (package / "__init__.py").write_text(table.replace(first, f'{first}    {choice.name}="{choice.address}",\n'))
     (tmp_path / "in_the_copy.py").write_text(IN_THE_COPY)
 
-    chosen = [f"{group}={choice.name}" for group, choice in NEW.items()]
+    overrides = [f"{group}={choice.name}" for group, choice in NEW.items()]
     small = ["batch.size=4", "steps=4", "k=2", "spacing=1", "evaluate.every=2", "evaluate.samples=8", "logger.every=1"]
-    done = run(*chosen, *small, "trainer.threads=1", "run_dir=run", module="in_the_copy", cwd=tmp_path)
+    done = run(*overrides, *small, "trainer.threads=1", "run_dir=run", module="in_the_copy", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     _, plan, training = done.stdout.split("run_dir=run\n")
     assert "model       256 parameters" in plan and "data        counting, fingerprint counting: 199 train" in plan
     assert "rate        8 at step 1, 4 at step 2, 2.67 at step 3, 2 at step 4" in plan
     assert "done; report: run/report.md" in training
     content = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert {group: content[group]["kind"] for group in NEW if group != "avg"} == {
-        group: choice.name for group, choice in NEW.items() if group != "avg"
-    }
-    found = rows(tmp_path / "run")
-    assert [row["lr"] for row in found if row["split"] == "train"] == [8.0, 4.0, 8 / 3, 2.0]
-    live = [row["loss"] for row in found if row["weights"] == "live" and row["split"] == "val"]
+    kinds = [content[group]["kind"] for group in TABLES if group in NEW]
+    assert kinds == ["bigram", "counting", "descent", "hyperbola"]
+    written = rows(tmp_path / "run")
+    assert [row["lr"] for row in written if row["split"] == "train"] == [8.0, 4.0, 8 / 3, 2.0]
+    live = [row["loss"] for row in written if row["weights"] == "live" and row["split"] == "val"]
     assert len(live) == 3 and live[0] > live[1] > live[2]
     if "avg" in NEW:
         assert "averages    oldest-k2-s1" in plan
-        assert [row["step"] for row in found if row["weights"] == "oldest-k2-s1"] == [2, 4, 4]
+        assert [row["step"] for row in written if row["weights"] == "oldest-k2-s1"] == [2, 4]
+        weights = "step_0000000{}/model.safetensors".format
+        average, snapshot = Path("averages/oldest-k2-s1", weights(4)), Path("trajectory", weights(3))
+        assert (tmp_path / "run" / average).read_bytes() == (tmp_path / "run" / snapshot).read_bytes()
