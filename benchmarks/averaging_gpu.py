@@ -27,7 +27,7 @@ from averagers import held, spread
 from pairs import HEADER, Pairs, machine, publish, row, table
 from torch import Tensor
 
-from lawa_exp.averaging import AVERAGERS, EmaSettings, LawaSettings, build_averager
+from lawa_exp.averaging import EmaSettings, LawaSettings, build_averager
 from lawa_exp.averaging.window import Window
 
 SPACING = 100
@@ -116,13 +116,16 @@ class GateSettings:
     period: ClassVar[int] = 1
     start: ClassVar[int] = 0
 
+    def build(self, averaged: frozenset[str], window: Window, statistics: frozenset[str]) -> Gate:
+        return Gate(self, averaged, window)
+
 
 class Gate:
     """An averager behind a switch; it counts only the steps that are on."""
 
     latest: ClassVar[Gate]  # the loop builds it; the benchmark finds it here
 
-    def __init__(self, settings: GateSettings, averaged: frozenset[str], window: Window, *_: Any) -> None:
+    def __init__(self, settings: GateSettings, averaged: frozenset[str], window: Window) -> None:
         self.settings, self.window, self.on, self.step = settings, window, True, 0
         self.averager = build_averager(settings.member, averaged, window)
         self.tensors: Mapping[str, Tensor] = {}
@@ -138,9 +141,6 @@ class Gate:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {}, {}
-
-
-AVERAGERS["gate"] = (GateSettings, f"{__name__}:Gate")
 
 
 def measure(case: Case, options: argparse.Namespace, folder: Path) -> tuple[Pairs, Gate, Any]:

@@ -37,7 +37,6 @@ from pairs import HEADER, Pairs, machine, publish, row, table
 from torch import Tensor
 
 from lawa_exp.averaging import (
-    AVERAGERS,
     EmaSettings,
     LawaSettings,
     PowerEmaSettings,
@@ -139,13 +138,16 @@ class SwitchedSettings:
     def needed(self, step: int) -> Sequence[int]:
         return ()
 
+    def build(self, averaged: frozenset[str], window: Window, statistics: frozenset[str]) -> Switched:
+        return Switched(self, averaged, window)
+
 
 class Switched:
     """The averagers behind a switch."""
 
     latest: ClassVar[Switched]  # the loop builds it; the benchmark finds it here
 
-    def __init__(self, settings: SwitchedSettings, averaged: frozenset[str], window: Window, *_: Any) -> None:
+    def __init__(self, settings: SwitchedSettings, averaged: frozenset[str], window: Window) -> None:
         self.settings, self.averaged, self.window = settings, averaged, window
         self.averagers = [build_averager(s, averaged, window) for s in settings.members]
         self.on = True
@@ -182,9 +184,6 @@ class Switched:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {}, {}
-
-
-AVERAGERS["switched"] = (SwitchedSettings, f"{__name__}:Switched")
 
 
 def measure(size: str, folder: Path, on_disk: bool, options: argparse.Namespace) -> tuple[Pairs, Switched, int | None]:

@@ -21,15 +21,17 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
-from lawa_exp.averaging import AVERAGERS, observed_steps, observes
-from lawa_exp.averaging.flags import DEFAULTS, add_flags, plain, start_note
-from lawa_exp.config.rules import build, setting_names
+from lawa_exp.averaging import AVERAGERS, AveragerSettings, LawaSettings, observed_steps, observes
+from lawa_exp.averaging.flags import KINDS, PERIODS, add_flags, plain, start_note
+from lawa_exp.averaging.settings import WindowSettings, unresolved
+from lawa_exp.config.rules import build, default_of, setting_names
 from lawa_exp.formats.inputs import named_steps, natural, oldest_first, trajectory
 from lawa_exp.formats.output import check_spares, file_name, real_path
 from lawa_exp.formats.stored import Average, Checkpoint, Writer
@@ -127,7 +129,7 @@ def parser() -> Parser:
         p,
         "its setting",
         {
-            "k": "all inputs, up to --at; of a trajectory 5",
+            "k": f"all inputs, up to --at; of a trajectory {LawaSettings.k}",
             "spacing": "that of the inputs",
             "every": "that of the inputs",
         },
@@ -136,25 +138,13 @@ def parser() -> Parser:
 
 
 @dataclass(frozen=True)
-class Fixed:
-    """A window with given weights, as if it were an averager's settings."""
+class Fixed(WindowSettings):
+    """A window of as many snapshots as there are `weights`, oldest first (--weights)."""
 
-    weights: tuple[float, ...]
-    spacing: int
-    start: int = 0
+    kind: ClassVar[str] = "fixed"
+    weights: tuple[float, ...] = ()
 
-    @property
-    def period(self) -> int:
-        return self.spacing
-
-    @property
-    def observations(self) -> int:
-        return len(self.weights)
-
-    def needed(self, step: int) -> Any:
-        return observed_steps(self, step)[-len(self.weights) :]
-
-    def coefficients(self, steps: Any) -> list[float]:
+    def coefficients(self, steps: Sequence[int]) -> list[float]:
         return list(self.weights)
 
 
@@ -288,41 +278,36 @@ def end_asked(args: argparse.Namespace, paths: dict[int, Path]) -> int | None:
     return numbers[args.at]
 
 
-def settings_of(args: argparse.Namespace, steps: list[int], inputs: int) -> Any:
+def settings_of(args: argparse.Namespace, steps: list[int], inputs: int) -> AveragerSettings:
     """The averager that the flags ask for. inputs: the k of files that are listed."""
     gap = reduce(math.gcd, steps) if args.trajectory else 1
-    given = {name: plain(v) for name in FLAGS if (v := getattr(args, name)) is not None}
+    flags = {name: plain(v) for name in sorted(KINDS) if (v := getattr(args, name)) is not None}
     if args.weights is not None:
-        for name in given:
+        for name in flags:
             if name != "spacing":
                 many = ", of which there are as many as the window has" if name == "k" else ""
                 raise UserError(f"--{name} does not go with --weights{many}: drop --{name}")
         if args.method != "lawa":
             raise UserError("--method does not go with --weights: drop --method")
-        fixed: Any = build(AVERAGERS["lawa"][0], {"k": 1, "start": 0, "spacing": given.get("spacing", gap)}, "")
-        return Fixed(weights_of(args, steps), fixed.period)
-    cls = AVERAGERS[args.method][0]
+        window = build(LawaSettings, {"k": 1, "start": 0, "spacing": flags.get("spacing", gap)}, "")
+        weights = weights_of(args, steps)
+        return Fixed(len(weights), window.spacing, window.start, weights)
+    cls = AVERAGERS[args.method]
     values: dict[str, Any] = {}
     for name in setting_names(cls):
-        default = plain(DEFAULTS[name]) if name in DEFAULTS else gap
+        default = gap if name in PERIODS else default_of(cls, name)
         if name == "k" and not args.trajectory:
             default = inputs
-        values[name] = given.pop(name, default)
-    if given:
-        raise UserError(f"--{next(iter(given))} is not a setting of {args.method}: {', '.join(setting_names(cls))}")
+        values[name] = flags.pop(name, default)
+    if flags:
+        raise UserError(f"--{next(iter(flags))} is not a setting of {args.method}: {', '.join(setting_names(cls))}")
     try:
-        settings: Any = build(cls, values, "")
+        settings = build(cls, values, "")
     except UserError as error:
         raise UserError(f"--{error}") from None
-    for name in ("spacing", "every", "start"):
-        if isinstance(getattr(settings, name, 0), str):
-            raise UserError(
-                f"--{name}={getattr(settings, name)}: expected a number of steps (a horizon is not known here)"
-            )
+    if text := unresolved(settings):
+        raise UserError(f"--{text}: expected a number of steps (a horizon is not known here)")
     return settings
-
-
-FLAGS = sorted({name for cls, _ in AVERAGERS.values() for name in setting_names(cls)})
 
 
 def weights_of(args: argparse.Namespace, steps: list[int]) -> tuple[float, ...]:
@@ -362,10 +347,11 @@ def plan(args: argparse.Namespace, steps: list[int], end: int | None) -> list[tu
             )
         elif missing is not None:
             why = f"the average after {what} {end} needs {what} {missing}, which is not there"
-            flag = "spacing" if hasattr(settings, "spacing") else "every"
+            flag = "spacing" if settings.windowed else "every"
             if args.trajectory and getattr(args, flag) is None:
-                gap = getattr(settings, flag)
-                why += f" (a {flag} of {gap} is what all steps there are multiples of; --{flag} says another)"
+                why += (
+                    f" (a {flag} of {settings.period} is what all steps there are multiples of; --{flag} says another)"
+                )
         else:
             weights = tuple(settings.coefficients(observed_steps(settings, end)))
             planned.append((end, Average(tuple(number[s] for s in needed[-len(weights) :]), weights)))

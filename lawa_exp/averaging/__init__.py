@@ -11,41 +11,39 @@ In any training loop (nothing but torch and numpy is imported):
     with lawa.applied():
         evaluate(model)
 
-`settings` holds what each averager is and its closed form, without torch; `model` the classes above; the other modules
-the state objects and arithmetic that they share with the trainer, the read-outs and the averaging of files.
+An averager is one file: `lawa`, `wma`, `ema`, `power_ema`, `swa`, `bema` hold its settings with the closed form, its
+arithmetic and its class for such a loop. The other modules are what averagers share with each other, the trainer, the
+read-outs and the averaging of files.
 """
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
-from lawa_exp.averaging.settings import (
-    AVERAGERS,
-    BemaSettings,
-    EmaSettings,
-    LawaSettings,
-    PowerEmaSettings,
-    SwaSettings,
-    WmaSettings,
-    build_averager,
-    observed_steps,
-    observes,
-    row_fields,
-)
+from lawa_exp.averaging.averager import Averager, build_averager
+from lawa_exp.averaging.bema import Bema, BemaSettings
+from lawa_exp.averaging.ema import Ema, EmaSettings
+from lawa_exp.averaging.lawa import Lawa, LawaSettings
+from lawa_exp.averaging.model import ModelAverager
+from lawa_exp.averaging.power_ema import PowerEma, PowerEmaSettings
+from lawa_exp.averaging.settings import AveragerSettings, observed_steps, observes, row_fields
+from lawa_exp.averaging.swa import Swa, SwaSettings
+from lawa_exp.averaging.wma import Wma, WmaSettings
 
 if TYPE_CHECKING:
-    from lawa_exp.averaging.model import Bema, Ema, Lawa, PowerEma, Swa, Wma
     from lawa_exp.averaging.window import Window
 
 __all__ = [
     "AVERAGERS",
+    "Averager",
+    "AveragerSettings",
     "Bema",
     "BemaSettings",
     "Ema",
     "EmaSettings",
     "Lawa",
     "LawaSettings",
+    "ModelAverager",
     "PowerEma",
     "PowerEmaSettings",
     "Swa",
@@ -59,11 +57,20 @@ __all__ = [
     "row_fields",
 ]
 
-WITH_TORCH = {"Window": "window"} | dict.fromkeys(("Bema", "Ema", "Lawa", "PowerEma", "Swa", "Wma"), "model")
+AVERAGERS: dict[str, type[AveragerSettings]] = {
+    "lawa": LawaSettings,
+    "wma": WmaSettings,
+    "ema": EmaSettings,
+    "power_ema": PowerEmaSettings,
+    "bema": BemaSettings,
+    "swa": SwaSettings,
+}
 
 
 def __getattr__(name: str) -> Any:
-    """The classes that need torch, imported when they are asked for."""
-    if name not in WITH_TORCH:
+    """`Window`, which needs torch, imported when it is looked up."""
+    if name != "Window":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{WITH_TORCH[name]}"), name)
+    from lawa_exp.averaging.window import Window
+
+    return Window

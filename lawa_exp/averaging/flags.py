@@ -6,27 +6,35 @@ import argparse
 from collections.abc import Collection
 from typing import Any
 
-from lawa_exp.averaging.settings import AVERAGERS
-from lawa_exp.config.rules import setting_names
+from lawa_exp.averaging import AVERAGERS
+from lawa_exp.config.rules import default_of, setting_names
 
-DEFAULTS = {  # what is not given; others (spacing, every): the spacing of the snapshots
-    **{"k": "5", "decay": "0.99", "start": "0", "warmup": "false", "sigma_rel": "0.1"},
-    **{"ema_power": "0.5", "bias_power": "0.2", "lag": "10"},
+PERIODS = ("spacing", "every")  # flags whose default is the spacing of the snapshots, not that of the settings
+KINDS = {  # of averagers that have a setting, by its name
+    name: [kind for kind, cls in AVERAGERS.items() if name in setting_names(cls)]
+    for name in dict.fromkeys(name for cls in AVERAGERS.values() for name in setting_names(cls))
+}
+SWA_START = "75% of the horizon"  # in conf/avg/swa.yaml
+IN_TRAINING = {  # what conf/avg has in place of these commands' defaults
+    "every": "attached to a training, ema and power_ema observe every step",
+    "start": f"attached to a training, swa begins at {SWA_START}",
 }
 
 
 def add_flags(parser: argparse.ArgumentParser, values: str, otherwise: dict[str, str]) -> None:
-    """One flag for each setting, None where it is not given.
+    """One flag for each setting, None where it is missing.
 
-    values: what may be given, for the help. otherwise: what to say of those that have no default, or another one.
+    values: what may be given, for the help. otherwise: what the help says of those that have another default.
     """
-    used: dict[str, list[str]] = {}
-    for kind, (cls, _) in AVERAGERS.items():
-        for name in setting_names(cls):
-            used.setdefault(name, []).append(kind)
-    for name, kinds in used.items():
-        said = otherwise.get(name) or DEFAULTS.get(name) or "the spacing of the snapshots"
-        parser.add_argument(f"--{name}", help=f"{', '.join(kinds)}: {values} (default: {said})")
+    for name, kinds in KINDS.items():
+        default = otherwise.get(name)
+        if default is None and name in PERIODS:
+            default = "the spacing of the snapshots"
+        elif default is None:
+            default = ", ".join(dict.fromkeys(as_text(default_of(AVERAGERS[kind], name)) for kind in kinds))
+        default = "; ".join(filter(None, (default, IN_TRAINING.get(name))))
+        text = f"{', '.join(kinds)}: {values} (default: {default})"
+        parser.add_argument(f"--{name}", help=text.replace("%", "%%"))
 
 
 def start_note(args: argparse.Namespace, kinds: Collection[str]) -> list[str]:
@@ -34,7 +42,7 @@ def start_note(args: argparse.Namespace, kinds: Collection[str]) -> list[str]:
     if args.start is not None or "swa" not in kinds:
         return []
     return [
-        "swa: the mean of all snapshots from the first on; one attached to a training begins at 75% of the horizon "
+        f"swa: the mean of all snapshots from the first on; one attached to a training begins at {SWA_START} "
         "unless told otherwise, and is another average. --start sets it."
     ]
 
@@ -49,3 +57,8 @@ def plain(text: str) -> Any:
         except ValueError:
             continue
     return text
+
+
+def as_text(value: Any) -> str:
+    """What `plain` reads as `value`."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

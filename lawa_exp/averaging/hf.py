@@ -30,8 +30,8 @@ class AveragingCallback(TrainerCallback):
     """Averages that are evaluated when the trainer evaluates, resumed with its checkpoints, and saved at the end.
 
     make: the averagers, made for the model when training begins (wrapped and on its device). Where the trainer
-    evaluates, each average that is defined is evaluated on the same data: `eval_lawa-k5-s100_loss` and so on stand
-    beside the live metrics, which stay as they are. The training does not change: the live weights and the random
+    evaluates, each average that is defined is evaluated on the same data: `eval_lawa-k5-s100_loss` and so on are added
+    to the live metrics, which stay as they are. The training does not change: the live weights and the random
     numbers are put back. Checkpoints hold the live weights, and what the averagers need in a file `averages_0.pt` of
     their own (one for each rank if the model is sharded, for the same number of ranks). When training ends each average
     is written as a model folder, `<output_dir>/averages/<id>`.
@@ -50,10 +50,10 @@ class AveragingCallback(TrainerCallback):
         self.trainer, self.make, self.resume_from = trainer, make, resume_from_checkpoint
         self.averagers: list[ModelAverager] = []
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer.is_deepspeed_enabled or state.is_hyper_param_search:
             raise ValueError("AveragingCallback works neither with DeepSpeed nor in a hyperparameter search")
-        self.averagers = self.make(given["model"])
+        self.averagers = self.make(kwargs["model"])
         ids = [a.id for a in self.averagers]
         if len(set(ids)) < len(ids):
             raise ValueError(f"two averagers are the same: {', '.join(ids)}")
@@ -71,36 +71,36 @@ class AveragingCallback(TrainerCallback):
                     raise ValueError(f"{file} holds no {averager.id}, but {', '.join(saved)}")
                 averager.load_state_dict(saved[averager.id])
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         for averager in self.averagers:
             averager.update(state.global_step)
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Adds to `metrics`, which `Trainer.evaluate` then returns."""
         defined = [a for a in self.averagers if a.defined and not a.in_place]
         if not defined:
             return
-        metrics: dict[str, float] = given["metrics"]
+        metrics: dict[str, float] = kwargs["metrics"]
         prefix = next(key for key in metrics if key.endswith("_runtime")).removesuffix("_runtime")
-        found: dict[str, float] = {}
+        of_averages: dict[str, float] = {}
         with _same_random_numbers():
             for averager in defined:
                 with averager.applied():
                     output = self.trainer.evaluation_loop(  # `evaluate` would call all callbacks again, this one too
-                        given["eval_dataloader"],
+                        kwargs["eval_dataloader"],
                         description=f"Evaluation of {averager.id}",
                         prediction_loss_only=True if self.trainer.compute_metrics is None else None,
                         metric_key_prefix=f"{prefix}_{averager.id}",
                     )
-                found.update(output.metrics or {})
-        self.trainer.log(dict(found))
-        metrics.update(found)
+                of_averages.update(output.metrics or {})
+        self.trainer.log(dict(of_averages))
+        metrics.update(of_averages)
         for callback in self.trainer.callback_handler.callbacks:
             if isinstance(callback, ProgressCallback):
                 callback.on_evaluate(args, state, control)  # closes the bar of these evaluations
 
-    def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """After the checkpoint is written: beside it."""
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Writes into the checkpoint's folder, once that is complete."""
         if args.save_only_model or not (args.should_save or self._is_sharded):
             return
         file = self._file(_checkpoint(args, state), args)
@@ -108,24 +108,24 @@ class AveragingCallback(TrainerCallback):
         torch.save({a.id: a.state_dict() for a in self.averagers}, partial)
         partial.replace(file)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         for averager in self.averagers:
             if not averager.defined:
                 logger.warning(f"{averager.id} is not defined after {state.global_step} steps: it is not saved")
                 continue
             weights = averager.full_average()
             if weights is not None:
-                self._write(Path(args.output_dir) / "averages" / averager.id, weights, **given)
+                self._write(Path(args.output_dir) / "averages" / averager.id, weights, **kwargs)
 
-    def _write(self, folder: Path, weights: dict[str, Tensor], **given: Any) -> None:
-        model = self.trainer.accelerator.unwrap_model(given["model"])
+    def _write(self, folder: Path, weights: dict[str, Tensor], **kwargs: Any) -> None:
+        model = self.trainer.accelerator.unwrap_model(kwargs["model"])
         if hasattr(model, "save_pretrained"):
             model.save_pretrained(folder, state_dict=weights)
         else:
             folder.mkdir(parents=True, exist_ok=True)
             save_file(weights, folder / "model.safetensors")
-        if given.get("processing_class") is not None:
-            given["processing_class"].save_pretrained(folder)
+        if kwargs.get("processing_class") is not None:
+            kwargs["processing_class"].save_pretrained(folder)
 
     @property
     def _is_sharded(self) -> bool:

@@ -1,4 +1,8 @@
-"""Averagers for any training loop: made for a model, told when a step is done."""
+"""Averagers for any training loop: made for a model, and called when a step is done.
+
+torch is imported inside the functions: `Lawa` and the others stand in one file with their settings, which every command
+reads when it starts.
+"""
 
 from __future__ import annotations
 
@@ -6,53 +10,45 @@ import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-from torch import distributed as dist
-
-from lawa_exp.averaging import settings as kinds
-from lawa_exp.averaging.accumulator import SLOT
-from lawa_exp.averaging.swap import Swap
-from lawa_exp.averaging.tensors import (
-    Observed,
-    averaged_names,
-    is_sharded,
-    live_tensors,
-    local_part,
-    named_tensors,
-    unwrapped,
-)
-from lawa_exp.averaging.window import Snapshot, Window
+from lawa_exp.averaging.averager import SLOT, build_averager
+from lawa_exp.averaging.settings import AveragerSettings, observed_steps, observes, unresolved
 from lawa_exp.config.rules import build, setting_names
 from lawa_exp.system.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from lawa_exp.averaging.window import Window
+
 
 class ModelAverager:
-    """An averager of a model's weights.
+    """An averager of a model's weights: any, by its settings. `Lawa`, `Ema` and the others take theirs by name.
 
     model: plain, or inside torch.compile, DistributedDataParallel or fully_shard (each rank averages its own shards and
     no rank waits for another). It may be moved or cast later; the average follows. Floating-point parameters are
     averaged; buffers are as they were at the last observation. window: one for several averagers that need snapshots,
-    which then hold each only once; by default one of its own, in memory. `window.fence_before(optimizer)` makes its
-    copies beside the next forward and backward pass. ValueError for a setting that cannot be.
+    which then store each only once; by default one of its own, in memory. `window.fence_before(optimizer)` makes its
+    copies during the next forward and backward pass. ValueError for a setting that cannot be.
     """
 
-    def __init__(self, model: nn.Module, window: Window | None, cls: type, **given: Any) -> None:
-        kind: str = cls.kind  # type: ignore[attr-defined]
-        settings: Any = build(cls, given, kind)
-        for name in ("spacing", "every", "start"):
-            if isinstance(getattr(settings, name, 0), str):
-                raise UserError(f"{kind}.{name}={given[name]}: expected a number of steps")
-        self.settings, self.model = settings, model
+    def __init__(self, model: nn.Module, settings: AveragerSettings, window: Window | None = None) -> None:
+        from lawa_exp.averaging.tensors import Observed, averaged_names, live_tensors, unwrapped
+        from lawa_exp.averaging.window import Window
+
+        self.settings = build(type(settings), dataclasses.asdict(settings), settings.kind)
+        if text := unresolved(self.settings):
+            raise UserError(f"{settings.kind}.{text}: expected a number of steps")
+        self.model = model
         self.window = Window() if window is None else window
         self.window.bind(unwrapped(model))
-        self.averager = kinds.build_averager(settings, averaged_names(model), self.window)
+        self.averager = build_averager(self.settings, averaged_names(model), self.window)
         self._observed = Observed(model)
-        self._devices = _devices(live_tensors(model))
-        self._updated: int | None = None  # the last step that `update` was told
-        self._warned = False
+        self._devices = _devices(live_tensors(model))  # of the weights that it has observed
+        self._updated: int | None = None  # the last step that `update` was called with
+        self._warned = False  # of steps that were left out
 
     @property
     def id(self) -> str:
@@ -67,6 +63,8 @@ class ModelAverager:
     @property
     def in_place(self) -> bool:
         """Whether this average or another is in place of the model's live weights."""
+        from lawa_exp.averaging.swap import Swap
+
         return Swap(self.model, {}).away
 
     def update(self, step: int) -> None:
@@ -81,10 +79,10 @@ class ModelAverager:
             raise ValueError(f"{self.id}: step {step} after step {self.averager.step}; steps must increase")
         self._warn_of_missed(step)
         self._updated = step
-        if self.averager.step == 0:  # what the window holds from here on is of an earlier training of the model
+        if self.averager.step == 0:  # snapshots of this step and later ones are of an earlier training of the model
             self.window.drop(lambda s: s >= step)
         live: dict[str, Tensor] = {}
-        if kinds.observes(self.settings, step):
+        if observes(self.settings, step):
             live, averaged = self._observed.tensors()
             for name in sorted(averaged ^ self.averager.averaged):
                 change = "a parameter that it did not have" if name in averaged else "no parameter of it any more"
@@ -107,14 +105,18 @@ class ModelAverager:
         All ranks of a sharded model must call it. Tensors share no memory, as safetensors asks. RuntimeError where the
         average is not defined yet.
         """
+        from torch import distributed as dist
+
+        from lawa_exp.averaging.tensors import gathered, named_tensors
+
         weights = self._defined_average()
-        here = not dist.is_initialized() or dist.get_rank() == 0
-        whole = {}
+        is_first = not dist.is_initialized() or dist.get_rank() == 0
+        average = {}
         for name, tensor in named_tensors(self.model).items():
-            gathered = _gathered(weights.pop(name), tensor)
-            if here:
-                whole[name] = gathered.cpu().contiguous()
-        return whole if here else None
+            whole = gathered(weights.pop(name), tensor)
+            if is_first:
+                average[name] = whole.cpu().contiguous()
+        return average if is_first else None
 
     @contextmanager
     def applied(self, model: nn.Module | None = None) -> Iterator[None]:
@@ -123,6 +125,8 @@ class ModelAverager:
         model: another one with the same names and shapes, such as a copy kept for evaluation (default: its own).
         RuntimeError where the average is not defined yet, or one is in place already.
         """
+        from lawa_exp.averaging.swap import Swap
+
         swap = Swap(self.model if model is None else model)
         if swap.away:
             raise RuntimeError(f"{self.id}: an average is in place already")
@@ -142,24 +146,30 @@ class ModelAverager:
         it one tensor in both states, `dcp.load`, which loads in place into what this returns, would put the snapshots
         of two slots into one where the averagers stand at other steps than those that were saved.
         """
+        from lawa_exp.averaging.accumulator import Accumulator
+        from lawa_exp.averaging.tensors import copy_like, local_part, named_tensors
+        from lawa_exp.averaging.windowed import WindowAverage
+
         self._refuse_while_applied()
         named = named_tensors(self.model)
         live = {name: local_part(tensor) for name, tensor in named.items()}
-        tensors, scalars = self.averager.state()
-        slots: list[Mapping[str, Tensor]] = []
-        if self.settings.windowed:
-            scalars = scalars | {"window": self.averager.held}
-            slots = [self.window.snapshots[s].tensors for s in scalars["window"]]
-            slots += [_zeros(live)] * (self.settings.k - len(slots))
-        elif not self.defined:
-            blank = kinds.build_averager(self.settings, self.averager.averaged, self.window)
+        averager = self.averager
+        tensors, scalars = averager.state()
+        snapshots: list[Mapping[str, Tensor]] = []
+        if isinstance(averager, WindowAverage):
+            steps = averager.snapshot_steps
+            scalars = scalars | {"window": steps}
+            snapshots = [self.window.snapshots[s].tensors for s in steps]
+            snapshots += [_zeros(live)] * (averager.settings.k - len(steps))
+        elif isinstance(averager, Accumulator) and not averager.defined:
+            blank = Accumulator(averager.settings, averager.averaged)
             blank.begin(0, _zeros(live))
             tensors, scalars = blank.state()[0], blank.state()[1] | {"count": 0}
         return {
             "settings": dataclasses.asdict(self.settings),
             "scalars": scalars,
-            "tensors": {n: _copy(t, named[_tensor_name(n)]) for n, t in tensors.items()},
-            "window": {str(i): {n: _copy(t, named[n]) for n, t in held.items()} for i, held in enumerate(slots)},
+            "tensors": {n: copy_like(t, named[_tensor_name(n)]) for n, t in tensors.items()},
+            "window": {str(i): {n: copy_like(t, named[n]) for n, t in s.items()} for i, s in enumerate(snapshots)},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -167,43 +177,49 @@ class ModelAverager:
 
         ValueError names a kind, a setting or a tensor that does not fit.
         """
-        mine = dataclasses.asdict(self.settings)
-        theirs = {kind for kind, (cls, _) in kinds.AVERAGERS.items() if {*setting_names(cls)} == {*state["settings"]}}
-        if theirs and self.settings.kind not in theirs:
-            raise ValueError(
-                f"{self.id}: the state is that of another kind of averager ({' or '.join(sorted(theirs))})"
-            )
-        for name, value in state["settings"].items():
-            if mine.get(name) != value:
-                raise ValueError(f"{self.id}: the state was saved with {name}={value}, here it is {mine.get(name)}")
-        live, scalars = live_tensors(self.model), state["scalars"]
-        tensors, window = (
-            state["tensors"],
-            {s: state["window"][str(i)] for i, s in enumerate(scalars.get("window", []))},
-        )
-        for held in window.values() if self.settings.windowed else [tensors]:
-            self._check_shapes({_tensor_name(n): local_part(t) for n, t in held.items()}, live)
+        from lawa_exp.averaging.tensors import live_tensors, local_part
+        from lawa_exp.averaging.window import Snapshot
+
+        self._check_settings(state["settings"])
+        live, scalars, tensors = live_tensors(self.model), state["scalars"], state["tensors"]
+        snapshots = {step: state["window"][str(i)] for i, step in enumerate(scalars.get("window", []))}
+        for saved in snapshots.values() if self.settings.windowed else [tensors]:
+            self._check_shapes({_tensor_name(n): local_part(t) for n, t in saved.items()}, live)
         self._take_over(tensors, scalars, live)
         self._updated = scalars["step"]
         self.window.fence()
-        needed = self.settings.needed(scalars["step"])  # of these the state holds all that there were
-        self.window.drop(lambda s: s > scalars["step"] or (s in needed and s not in window))
-        for step, held in window.items():
-            copies = {n: local_part(t).to("cpu", copy=True) for n, t in held.items()}
+        needed = self.settings.needed(scalars["step"])  # the state has all of these that there were
+        self.window.drop(lambda s: s > scalars["step"] or (s in needed and s not in snapshots))
+        for step, saved in snapshots.items():
+            copies = {n: local_part(t).to("cpu", copy=True) for n, t in saved.items()}
             self.window.put(Snapshot(step, copies))
+
+    def _check_settings(self, saved: Mapping[str, Any]) -> None:
+        from lawa_exp.averaging import AVERAGERS
+
+        table = {**AVERAGERS, self.settings.kind: type(self.settings)}
+        kinds = {kind for kind, cls in table.items() if {*setting_names(cls)} == {*saved}}
+        if kinds and self.settings.kind not in kinds:
+            raise ValueError(f"{self.id}: the state is that of another kind of averager ({' or '.join(sorted(kinds))})")
+        own = dataclasses.asdict(self.settings)
+        for name, value in saved.items():
+            if own.get(name) != value:
+                raise ValueError(f"{self.id}: the state was saved with {name}={value}, here it is {own.get(name)}")
 
     def _take_over(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any], live: Mapping[str, Tensor]) -> None:
         """The averager's own tensors, each copied to the device of the weight that it belongs to."""
+        from lawa_exp.averaging.tensors import local_part
+
         copies = {n: local_part(t).to(live[_tensor_name(n)].device, copy=True) for n, t in tensors.items()}
         self.averager.load(copies, scalars)
         self._devices = _devices(live)
 
     def _check_shapes(self, tensors: Mapping[str, Tensor], live: Mapping[str, Tensor]) -> None:
         for name in sorted(tensors.keys() | live.keys()):
-            theirs, ours = (list(t[name].shape) if name in t else "missing" for t in (tensors, live))
-            if theirs != ours:
+            saved, own = (list(t[name].shape) if name in t else "missing" for t in (tensors, live))
+            if saved != own:
                 raise ValueError(
-                    f"{self.id}: {name} is {theirs} in the state and {ours} in the model"
+                    f"{self.id}: {name} is {saved} in the state and {own} in the model"
                     " (for another number of ranks use torch.distributed.checkpoint)"
                 )
 
@@ -211,7 +227,7 @@ class ModelAverager:
         """Where `update` jumps to `step` over one that it would have observed."""
         if self._updated is None or self._warned:
             return
-        due = kinds.observed_steps(self.settings, step - 1)
+        due = observed_steps(self.settings, step - 1)
         if len(due) and due[-1] > self._updated:
             name = "spacing" if self.settings.windowed else "every"
             missed = next(s for s in due if s > self._updated)
@@ -233,9 +249,12 @@ class ModelAverager:
         return weights
 
     def _missing(self) -> str:
-        if not self.settings.windowed:
+        from lawa_exp.averaging.windowed import WindowAverage
+
+        if not isinstance(self.averager, WindowAverage):
             return "nothing was observed"
-        return f"it needs {self.settings.k} snapshots and has those of steps {self.averager.held}"
+        steps = self.averager.snapshot_steps
+        return f"it needs {self.averager.settings.k} snapshots and has those of steps {steps}"
 
 
 def _tensor_name(name: str) -> str:
@@ -248,80 +267,6 @@ def _devices(live: Mapping[str, Tensor]) -> list[torch.device]:
 
 
 def _zeros(live: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    import torch
+
     return {n: torch.zeros_like(t) for n, t in live.items()}
-
-
-def _copy(part: Tensor, like: Tensor) -> Tensor:
-    """A copy of `part`, this rank's of a tensor that is distributed as `like` is, as a tensor distributed so."""
-    if not is_sharded(like):
-        return part.clone()
-    copy: Any = torch.empty_like(like, dtype=part.dtype, device=part.device)
-    copy.to_local().copy_(part)
-    return copy
-
-
-def _gathered(part: Tensor, like: Any) -> Tensor:
-    """The whole tensor of which `part` is this rank's; a collective if `like` is distributed."""
-    if not is_sharded(like):
-        return part
-    from torch.distributed.tensor import DTensor
-
-    layout = {"shape": like.shape, "stride": like.stride(), "run_check": False}
-    return DTensor.from_local(part, like.device_mesh, like.placements, **layout).full_tensor()
-
-
-class Lawa(ModelAverager):
-    __doc__ = kinds.LawaSettings.__doc__
-
-    def __init__(
-        self, model: nn.Module, k: int = 5, spacing: int = 1000, start: int = 0, window: Window | None = None
-    ) -> None:
-        super().__init__(model, window, kinds.LawaSettings, k=k, spacing=spacing, start=start)
-
-
-class Wma(ModelAverager):
-    __doc__ = kinds.WmaSettings.__doc__
-
-    def __init__(
-        self, model: nn.Module, k: int = 5, spacing: int = 1000, start: int = 0, window: Window | None = None
-    ) -> None:
-        super().__init__(model, window, kinds.WmaSettings, k=k, spacing=spacing, start=start)
-
-
-class Ema(ModelAverager):
-    __doc__ = kinds.EmaSettings.__doc__
-
-    def __init__(
-        self, model: nn.Module, decay: float | str = 0.99, every: int = 1, start: int = 0, warmup: bool = False
-    ) -> None:
-        super().__init__(model, None, kinds.EmaSettings, decay=decay, every=every, start=start, warmup=warmup)
-
-
-class PowerEma(ModelAverager):
-    __doc__ = kinds.PowerEmaSettings.__doc__
-
-    def __init__(self, model: nn.Module, sigma_rel: float = 0.1, every: int = 1) -> None:
-        super().__init__(model, None, kinds.PowerEmaSettings, sigma_rel=sigma_rel, every=every)
-
-
-class Swa(ModelAverager):
-    __doc__ = kinds.SwaSettings.__doc__
-
-    def __init__(self, model: nn.Module, every: int = 1, start: int = 0) -> None:
-        super().__init__(model, None, kinds.SwaSettings, every=every, start=start)
-
-
-class Bema(ModelAverager):
-    __doc__ = kinds.BemaSettings.__doc__
-
-    def __init__(
-        self,
-        model: nn.Module,
-        every: int = 400,
-        start: int = 0,
-        ema_power: float = 0.5,
-        bias_power: float = 0.2,
-        lag: float = 10,
-    ) -> None:
-        powers = {"ema_power": ema_power, "bias_power": bias_power, "lag": lag}
-        super().__init__(model, None, kinds.BemaSettings, every=every, start=start, **powers)

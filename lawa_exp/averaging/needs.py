@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
+
+from lawa_exp.averaging.settings import AveragerSettings
 
 
-def missing_steps(settings: Any, saved: Mapping[int, Any] | set[int], step: int) -> list[int]:
+def missing_steps(settings: AveragerSettings, saved: Collection[int], step: int) -> list[int]:
     """The steps that the average after `step` needs and whose snapshots are not saved."""
     return [s for s in settings.needed(step) if s not in saved]
 
 
-def problem_with(settings: Any, saved: Mapping[int, Any] | set[int], step: int) -> str | None:
+def problem_with(settings: AveragerSettings, saved: Collection[int], step: int) -> str | None:
     """Why the average after `step` cannot be had from the saved snapshots, and what to do; None where it can."""
     missing = missing_steps(settings, saved, step)
     if not missing:
@@ -25,7 +26,7 @@ def problem_with(settings: Any, saved: Mapping[int, Any] | set[int], step: int) 
     )
 
 
-def next_longer(settings: Any, saved: Mapping[int, Any] | set[int], step: int) -> tuple[str, int] | None:
+def next_longer(settings: AveragerSettings, saved: Collection[int], step: int) -> tuple[str, int] | None:
     """The key and the value of the next longer period with which the saved snapshots give the average after `step`."""
     gap = math.gcd(*saved)
     if not gap:

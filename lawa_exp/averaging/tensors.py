@@ -12,8 +12,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lawa_exp.system.errors import UserError
 
 COMPILED = "_orig_mod."  # what torch.compile puts into names
-
-
 CHECKPOINTED = "_checkpoint_wrapped_module."  # what torch's activation checkpoints put into names, but no state dict's
 
 
@@ -26,6 +24,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = model._orig_mod  # type: ignore[assignment]
         else:
             return model
+
+
+def unwrapped_name(name: str) -> str:
+    """A module's or a parameter's, as it is without wrappers."""
+    return name.replace(COMPILED, "").replace(CHECKPOINTED, "")
 
 
 def reshard(model: nn.Module) -> None:
@@ -52,12 +55,12 @@ def _stored(model: nn.Module) -> dict[str, Tensor]:
     reshard(model)
     seen: set[int] = set()
     tensors: dict[str, Tensor] = {}
-    for given, tensor in model.state_dict(keep_vars=True).items():
+    for wrapped, tensor in model.state_dict(keep_vars=True).items():
         if isinstance(tensor, Tensor) and id(tensor) not in seen:
             seen.add(id(tensor))
-            name = given.replace(COMPILED, "")
+            name = wrapped.replace(COMPILED, "")
             if name in tensors:
-                raise UserError(f"{given}: the model has two tensors of this name without torch.compile's {COMPILED}")
+                raise UserError(f"{wrapped}: the model has two tensors of this name without torch.compile's {COMPILED}")
             tensors[name] = tensor
     return tensors
 
@@ -92,21 +95,12 @@ class Observed:
 
 def _signature(model: nn.Module) -> list[Any]:
     """What decides the state dict of a model, and which of it is averaged; equal where neither has changed."""
-    found: list[Any] = []
+    signature: list[Any] = []
     for module in model.modules():
-        found += [id(module), *module._modules, len(module._state_dict_hooks), *module._non_persistent_buffers_set]
+        signature += [id(module), *module._modules, len(module._state_dict_hooks), *module._non_persistent_buffers_set]
         for tensors in (module._parameters, module._buffers):
-            found += [(name, id(t), t.dtype, t.requires_grad) for name, t in tensors.items() if t is not None]
-    return found
-
-
-def is_sharded(tensor: Any) -> bool:
-    """Whether it is a DTensor, of which a rank holds a part."""
-    return hasattr(tensor, "to_local")
-
-
-def local_part(tensor: Any) -> Tensor:
-    return tensor.to_local() if is_sharded(tensor) else tensor
+            signature += [(name, id(t), t.dtype, t.requires_grad) for name, t in tensors.items() if t is not None]
+    return signature
 
 
 def averaged_names(model: nn.Module) -> frozenset[str]:
@@ -171,16 +165,11 @@ def _memory(tensor: Tensor) -> tuple[int, int, int]:
     return storage, first * size, (last + 1) * size
 
 
-def unwrapped_name(name: str) -> str:
-    """A module's or a parameter's, as it is without wrappers."""
-    return name.replace(COMPILED, "").replace(CHECKPOINTED, "")
-
-
 def norms_in(model: nn.Module) -> dict[str, _BatchNorm]:
     """The BatchNorm modules that keep running statistics, by name."""
     modules = unwrapped(model).named_modules()
-    kept = ((unwrapped_name(n), m) for n, m in modules if isinstance(m, _BatchNorm))
-    return {name: m for name, m in kept if m.running_mean is not None}
+    norms = ((unwrapped_name(n), m) for n, m in modules if isinstance(m, _BatchNorm))
+    return {name: norm for name, norm in norms if norm.running_mean is not None}
 
 
 def statistics_names(model: nn.Module) -> frozenset[str]:
@@ -189,11 +178,39 @@ def statistics_names(model: nn.Module) -> frozenset[str]:
     UserError names one that the state dict does not hold itself.
     """
     names = {id(tensor): name for name, tensor in _stored(model).items()}
-    found = set()
+    statistics = set()
     for prefix, norm in norms_in(model).items():
         for kind, tensor in (("running_mean", norm.running_mean), ("running_var", norm.running_var)):
             if id(tensor) not in names:
                 name = f"{prefix}.{kind}".lstrip(".")
                 raise UserError(f"{name}: the model's state_dict() holds a copy of it, or nothing, in its place")
-            found.add(names[id(tensor)])
-    return frozenset(found)
+            statistics.add(names[id(tensor)])
+    return frozenset(statistics)
+
+
+def is_sharded(tensor: Any) -> bool:
+    """Whether it is a DTensor, of which each rank has a part."""
+    return hasattr(tensor, "to_local")
+
+
+def local_part(tensor: Any) -> Tensor:
+    return tensor.to_local() if is_sharded(tensor) else tensor
+
+
+def copy_like(part: Tensor, like: Tensor) -> Tensor:
+    """A copy of `part`, this rank's of a tensor that is distributed as `like` is, as a tensor distributed so."""
+    if not is_sharded(like):
+        return part.clone()
+    copy: Any = torch.empty_like(like, dtype=part.dtype, device=part.device)
+    copy.to_local().copy_(part)
+    return copy
+
+
+def gathered(part: Tensor, like: Any) -> Tensor:
+    """The whole tensor of which `part` is this rank's; a collective if `like` is distributed."""
+    if not is_sharded(like):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    layout = {"shape": like.shape, "stride": like.stride(), "run_check": False}
+    return DTensor.from_local(part, like.device_mesh, like.placements, **layout).full_tensor()

@@ -1,6 +1,6 @@
 """Snapshots of the live weights: taken once for a step, shared by every averager and file that reads them.
 
-Copies can be made beside the next forward and backward pass. `fence` must then come between them and the next change in
+Copies can be made during the next forward and backward pass. `fence` must then come between them and the next change in
 place of the parameters; `Window.fence_before` sees to it for an optimizer. Buffers, which a forward pass may change,
 are copied at once.
 """
@@ -13,29 +13,32 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Snapshot:
     """An exact copy of the live weights and buffers after a step; read back from the disk where it was spilled."""
 
     def __init__(
-        self, step: int, tensors: dict[str, Tensor] | None, load: Callable[[], dict[str, Tensor]] | None = None
+        self,
+        step: int,
+        tensors: dict[str, Tensor] | None,
+        load: Callable[[], dict[str, Tensor]] | None = None,
+        wait: Callable[[], object] | None = None,
     ) -> None:
+        """tensors: None where `load` reads them. wait: returns once `tensors`, which are being copied, are complete."""
         self.step = step
         self.on_disk = tensors is None
-        self._tensors, self._load = tensors, load
-        self._pending: Callable[[], Any] | None = None  # returns once the copy is made
+        self._tensors, self._load, self._wait = tensors, load, wait
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        if pending := self._pending:  # other threads may wait for the same copy
-            pending()
-            self._pending = None
+        if wait := self._wait:  # other threads may wait for the same copy
+            wait()
+            self._wait = None
         tensors = self._tensors  # another thread may spill it now
         if tensors is None:
             assert self._load
@@ -60,13 +63,13 @@ class Window:
         self._needs: list[Callable[[int], Sequence[int]]] = []
         self._copier = Copier()
         self._fenced = False
-        self._model: weakref.ref[Any] | None = None
+        self._model: weakref.ref[nn.Module] | None = None
 
     def add_reader(self, needs: Callable[[int], Sequence[int]]) -> None:
-        """needs: step -> the steps whose snapshots must be held after it, oldest first."""
+        """needs: step -> the steps whose snapshots must stay after it, oldest first."""
         self._needs.append(needs)
 
-    def bind(self, model: Any) -> None:
+    def bind(self, model: nn.Module) -> None:
         """Its snapshots are of `model`. ValueError where they are of another one."""
         bound = self._model and self._model()
         if bound is not None and bound is not model:
@@ -74,7 +77,7 @@ class Window:
         self._model = weakref.ref(model)
 
     def fence_before(self, optimizer: torch.optim.Optimizer) -> None:
-        """From now on copies run beside other work, and every step of `optimizer` waits for them.
+        """From now on copies run while other work goes on, and every step of `optimizer` waits for them.
 
         Whoever else changes the parameters in place calls `fence` before.
         """
@@ -89,7 +92,7 @@ class Window:
         """The snapshot of `step`, copied now unless it was taken before; what nobody needs any more is dropped.
 
         averaged: the names of the parameters, which alone may be copied later. Later snapshots stay: a reader that is
-        rebuilt takes earlier steps than another already holds.
+        rebuilt takes earlier steps than another already has.
         """
         if step not in self.snapshots:
             self.put(self._copier.copy(step, tensors, averaged))
@@ -155,15 +158,14 @@ class Copier:
 
     def __init__(self) -> None:
         self._thread: ThreadPoolExecutor | None = None
-        self._stream: Any = None
-        self._unfenced: list[Callable[[], Any]] = []
+        self._stream: torch.cuda.Stream | None = None
+        self._unfenced: list[Callable[[], object]] = []
 
     @torch.no_grad()
     def copy(self, step: int, tensors: Mapping[str, Tensor], averaged: frozenset[str]) -> Snapshot:
         sources = {name: t.detach() if name in averaged else t.clone() for name, t in tensors.items()}
         on_gpu = any(t.is_cuda for t in sources.values())
         copies = {n: torch.empty(t.shape, dtype=t.dtype, pin_memory=t.is_cuda) for n, t in sources.items()}
-        snapshot = Snapshot(step, copies)
         pairs = [(copies[n], sources[n]) for n in sources]
         if on_gpu:
             self._stream = self._stream or torch.cuda.Stream()
@@ -175,13 +177,12 @@ class Copier:
                         source.record_stream(self._stream)  # its memory is not used anew before the copy is made
                 event = torch.cuda.Event()
                 event.record()
-            snapshot._pending = event.synchronize
             self._unfenced.append(lambda: torch.cuda.current_stream().wait_event(event))
-        else:
-            self._thread = self._thread or ThreadPoolExecutor(1)
-            snapshot._pending = self._thread.submit(_copy_all, pairs).result
-            self._unfenced.append(snapshot._pending)
-        return snapshot
+            return Snapshot(step, copies, wait=event.synchronize)
+        self._thread = self._thread or ThreadPoolExecutor(1)
+        copied = self._thread.submit(_copy_all, pairs).result
+        self._unfenced.append(copied)
+        return Snapshot(step, copies, wait=copied)
 
     def fence(self) -> None:
         for wait in self._unfenced:

@@ -1,4 +1,4 @@
-"""The averagers of the latest k snapshots: lawa and wma."""
+"""The state of an average of the latest k snapshots: which step it is after. The window has the weights."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ from typing import Any
 from torch import Tensor
 
 from lawa_exp.averaging.arithmetic import weighted_mean
-from lawa_exp.averaging.settings import observes
+from lawa_exp.averaging.settings import WindowSettings, observes
 from lawa_exp.averaging.window import Window
 
 
 class WindowAverage:
-    """Reads the run's window; holds no weights of its own."""
+    """An `Averager` that reads the run's window, and keeps no weights of its own."""
 
     def __init__(
-        self, settings: Any, averaged: frozenset[str], window: Window, statistics: frozenset[str] = frozenset()
+        self,
+        settings: WindowSettings,
+        averaged: frozenset[str],
+        window: Window,
+        statistics_names: frozenset[str] = frozenset(),
     ) -> None:
-        self.settings, self.averaged, self.window, self.beside = settings, averaged, window, statistics
+        self.settings, self.averaged, self.statistics_names = settings, averaged, statistics_names
+        self.window = window
         self.step = 0
         window.add_reader(settings.needed)
 
@@ -28,23 +33,22 @@ class WindowAverage:
             self.window.take(step, tensors, self.averaged)
 
     @property
-    def held(self) -> list[int]:
-        """The steps of the window whose snapshots exist, oldest first."""
+    def snapshot_steps(self) -> list[int]:
+        """The steps that it needs and the window has, oldest first."""
         return [s for s in self.settings.needed(self.step) if s in self.window.snapshots]
 
     @property
     def defined(self) -> bool:
-        return len(self.held) == self.settings.k
+        return len(self.snapshot_steps) == self.settings.k
 
     def average(self) -> dict[str, Tensor] | None:
-        """New tensors in the weights' own dtype, or None while fewer than k snapshots exist."""
         return self._mean(self.averaged) if self.defined else None
 
     def statistics(self) -> dict[str, Tensor]:
-        """The same mean of BatchNorm's statistics, of which `average` has the latest; once it is defined."""
-        return self._mean(self.beside, self.beside)
+        return self._mean(self.statistics_names, self.statistics_names)
 
     def _mean(self, averaged: frozenset[str], names: frozenset[str] | None = None) -> dict[str, Tensor]:
+        """names: of what is wanted (None: all)."""
         needed = self.settings.needed(self.step)
         snapshots = [self.window.snapshots[s].tensors for s in needed]
         if names is not None:
@@ -52,8 +56,7 @@ class WindowAverage:
         return weighted_mean(snapshots, self.settings.coefficients(needed), averaged)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The window's snapshots are saved with the run."""
-        return {}, {"step": self.step}
+        return {}, {"step": self.step}  # the window's snapshots are saved with the run
 
     def load(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
         self.step = scalars["step"]

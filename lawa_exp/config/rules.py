@@ -1,7 +1,8 @@
 """Typed settings, checked once at the edge.
 
 A field says what it accepts through a `Rule`; `build` turns a plain mapping into the dataclass or raises `UserError`
-with one line that names the key, the value and what was expected. Defaults live in conf/, not here."""
+with one line that names the key, the value and what was expected. Defaults live in conf/, not here; but those of the
+averagers, which are classes for other people's loops as well, live in their settings, and conf/ reads them."""
 
 from __future__ import annotations
 
@@ -137,9 +138,9 @@ def resolve_steps(
     return resolved
 
 
-def setting(rule: Rule) -> Any:
-    """A dataclass field that accepts what `rule` does."""
-    return dataclasses.field(metadata={"rule": rule})
+def setting(rule: Rule, default: Any = dataclasses.MISSING) -> Any:
+    """A dataclass field that accepts what `rule` does. default: where it stands here and not in conf/."""
+    return dataclasses.field(default=default, metadata={"rule": rule})
 
 
 def key_of(field: dataclasses.Field) -> str:
@@ -150,6 +151,11 @@ def key_of(field: dataclasses.Field) -> str:
 def setting_names(cls: type) -> list[str]:
     """The names of a dataclass's settings, in their order."""
     return [key_of(f) for f in dataclasses.fields(cls)]
+
+
+def default_of(cls: type, name: str) -> Any:
+    """The default of a setting; KeyError where the class has no such setting."""
+    return {key_of(f): f.default for f in dataclasses.fields(cls)}[name]
 
 
 def near(name: str, choices: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lawa_exp.averaging import Averager
 from lawa_exp.averaging.tensors import norms_in
 from lawa_exp.axes.dataset.loading import train_batches
 from lawa_exp.config.shared import Config
@@ -42,7 +43,7 @@ def has_statistics_of(row: Mapping[str, Any], bn: str | None) -> bool:
     return bn is None or (row["bn"] == "recalibrate") == (bn == "recalibrate")
 
 
-def with_statistics(averager: Any, weights: Mapping[str, Tensor], bn: str | None) -> dict[str, Tensor]:
+def with_statistics(averager: Averager, weights: Mapping[str, Tensor], bn: str | None) -> dict[str, Tensor]:
     """`weights`, which `averager` has just given with the latest statistics, with those that `bn` asks for."""
     if bn != "average":
         return dict(weights)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lawa_exp.averaging import AveragerSettings
 from lawa_exp.config.shared import Config
 from lawa_exp.evaluation.batchnorm import has_statistics_of, policy_field, running_field
 from lawa_exp.evaluation.replay import Average, Replay, Snapshots, exactly, read_snapshot, stop_if_asked
@@ -232,7 +233,7 @@ def replay_run(
     config: Config,
     data: Any,
     run: RunDir,
-    settings: list[Any],
+    settings: list[AveragerSettings],
     out: Path,
     device: torch.device,
     ranks: Ranks,

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lawa_exp.averaging import build_averager, observed_steps, row_fields
+from lawa_exp.averaging import Averager, AveragerSettings, build_averager, observed_steps, row_fields
 from lawa_exp.averaging.needs import missing_steps
 from lawa_exp.averaging.window import Snapshot, Window
 from lawa_exp.evaluation.batchnorm import policy_field, with_statistics
@@ -55,7 +55,7 @@ def exactly(step: int) -> Hashable:
 class Replayed:
     """An averager that is fed with snapshots."""
 
-    def __init__(self, averager: Any, saved: Mapping[int, Any], bn: str | None = None) -> None:
+    def __init__(self, averager: Averager, saved: Collection[int], bn: str | None = None) -> None:
         self.averager, self.saved, self.bn = averager, saved, bn
         self.id, self.fields = averager.settings.id, {**row_fields(averager.settings), **policy_field(bn)}
 
@@ -79,7 +79,7 @@ class Replay:
 
     def __init__(
         self,
-        settings: list[Any],
+        settings: Sequence[AveragerSettings],
         averaged: frozenset[str],
         snapshots: Snapshots,
         device: torch.device,

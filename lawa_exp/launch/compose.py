@@ -14,6 +14,7 @@ from typing import Any
 from lawa_exp.config.rules import build, near
 from lawa_exp.config.shared import BUDGET_UNITS, STABLE, Config, Options
 from lawa_exp.launch.conf import CONF, groups, launchers, siblings
+from lawa_exp.launch.defaults import read_defaults
 from lawa_exp.launch.recipes import chosen_model, with_recipe
 from lawa_exp.storage import custom
 from lawa_exp.system import signals
@@ -71,6 +72,7 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    read_defaults()
     for argument in arguments:
         if argument.startswith("-") and argument.split("=")[0] not in FLAGS:
             raise UserError(f"{argument}: not a flag; settings are given as key=value, flags are in --hydra-help")

@@ -7,13 +7,12 @@ import hashlib
 import itertools
 from typing import Any
 
-from lawa_exp.averaging import AVERAGERS
-from lawa_exp.averaging.flags import DEFAULTS, plain
-from lawa_exp.config.rules import near, setting_names
+from lawa_exp.averaging import AVERAGERS, AveragerSettings
+from lawa_exp.averaging.flags import KINDS, PERIODS, plain
+from lawa_exp.averaging.settings import unresolved
+from lawa_exp.config.rules import default_of, near, setting_names
 from lawa_exp.runs.choices import choose
 from lawa_exp.system.errors import UserError
-
-PERIODS = ("spacing", "every")  # flags whose default is the spacing of the snapshots
 
 
 def combinations(args: argparse.Namespace, snapshots: int, tracked: int | None = None) -> list[dict[str, Any]]:
@@ -26,30 +25,34 @@ def combinations(args: argparse.Namespace, snapshots: int, tracked: int | None =
     for kind in kinds:
         if kind not in AVERAGERS:
             raise UserError(f"--avg={kind}: {near(kind, AVERAGERS)}")
-    used = {name for kind in kinds for name in setting_names(AVERAGERS[kind][0])}
-    for name in {name for cls, _ in AVERAGERS.values() for name in setting_names(cls)} - used:
+    used = {name for kind in kinds for name in setting_names(AVERAGERS[kind])}
+    for name in KINDS.keys() - used:
         if getattr(args, name) is not None:
             raise UserError(f"--{name} is not a setting of {args.avg}: {', '.join(sorted(used))}")
     for kind in kinds:
         period = tracked if kind == "power_ema" and tracked else snapshots
-        names = setting_names(AVERAGERS[kind][0])
-        given = [getattr(args, name) or DEFAULTS.get(name) for name in names]
-        lists = [[plain(v) for v in values.split(",")] if values else [period] for values in given]
+        names = setting_names(AVERAGERS[kind])
+        lists = [values_of(args, kind, name, period) for name in names]
         entries += [{"kind": kind, **dict(zip(names, values, strict=True))} for values in itertools.product(*lists)]
     return entries
 
 
-def typed(entries: list[dict[str, Any]]) -> list[Any]:
+def values_of(args: argparse.Namespace, kind: str, name: str, period: int) -> list[Any]:
+    """What a flag says of a setting of `kind`, or its default."""
+    if text := getattr(args, name):
+        return [plain(value) for value in text.split(",")]
+    return [period if name in PERIODS else default_of(AVERAGERS[kind], name)]
+
+
+def typed(entries: list[dict[str, Any]]) -> list[AveragerSettings]:
     """The settings of the entries, where no training says how long an epoch is: steps are integers."""
-    table = {name: cls for name, (cls, _) in AVERAGERS.items()}
-    found = {}
+    by_id = {}
     for entry in entries:
-        settings = choose(table, entry, f"averagers.{entry['kind']}")
-        for name in (*PERIODS, "start"):
-            if isinstance(getattr(settings, name, 0), str):
-                raise UserError(f"--{name}={getattr(settings, name)}: expected a number of steps here")
-        found[settings.id] = settings
-    return list(found.values())
+        settings: AveragerSettings = choose(AVERAGERS, entry, f"averagers.{entry['kind']}")
+        if text := unresolved(settings):
+            raise UserError(f"--{text}: expected a number of steps here")
+        by_id[settings.id] = settings
+    return list(by_id.values())
 
 
 def readout_name(ids: list[str]) -> str:

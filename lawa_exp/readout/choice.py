@@ -40,8 +40,8 @@ def cost(fields: Mapping[str, Any]) -> Cost:
     """Of a row's average in training: observations a step, and copies of the weights that it holds; live: nothing."""
     if "averager" not in fields:
         return 0.0, 0
-    settings = AVERAGERS[fields["averager"]][0]
-    copies = fields["k"] if settings.windowed else settings.copies  # type: ignore[attr-defined]
+    settings = AVERAGERS[fields["averager"]]
+    copies = fields["k"] if settings.windowed else settings.copies()
     return 1 / fields.get("spacing", fields.get("every", 1)), copies
 
 

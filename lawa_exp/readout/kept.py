@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Container, Hashable, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from lawa_exp.averaging import PowerEmaSettings, row_fields
+from lawa_exp.averaging import AveragerSettings, PowerEmaSettings, row_fields
 from lawa_exp.averaging.arithmetic import weighted_mean
 from lawa_exp.averaging.power import rebuilding_error, rebuilding_weights
 from lawa_exp.evaluation.batchnorm import policy_field
@@ -23,7 +22,9 @@ GROWTH = 1.25  # of the distances between the saved steps that a rebuilt width i
 class Attached:
     """An average that was attached while the run trained, at the steps whose weights were kept (at least the last)."""
 
-    def __init__(self, settings: Any, run: RunDir, bn: str | None = None, steps: Container[int] | None = None) -> None:
+    def __init__(
+        self, settings: AveragerSettings, run: RunDir, bn: str | None = None, steps: Container[int] | None = None
+    ) -> None:
         """steps: those whose files have the statistics of `bn`; None: any do."""
         self.id, self.fields = settings.id, {**row_fields(settings), **policy_field(bn)}
         found = steps_in(run.averages / settings.id)
@@ -91,12 +92,14 @@ def read_once(path: Path) -> dict[str, Tensor]:
     return read_snapshot(path)
 
 
-def tracked_widths(run: RunDir, averagers: Sequence[Any], every: int | None = None) -> list[PowerEmaSettings]:
+def tracked_widths(
+    run: RunDir, averagers: Sequence[AveragerSettings], every: int | None = None
+) -> list[PowerEmaSettings]:
     """The power_emas that the run tracked (observing every `every` steps) and whose averages it kept; two at least.
 
     With every=None those of the shortest period. Empty where there are no two.
     """
-    kept = [s for s in averagers if s.kind == "power_ema" and steps_in(run.averages / s.id)]
+    kept = [s for s in averagers if isinstance(s, PowerEmaSettings) and steps_in(run.averages / s.id)]
     period = min((s.every for s in kept), default=1) if every is None else every
-    found = sorted((s for s in kept if s.every == period), key=lambda s: s.sigma_rel)
-    return found if len(found) >= 2 else []
+    widths = sorted((s for s in kept if s.every == period), key=lambda s: s.sigma_rel)
+    return widths if len(widths) >= 2 else []

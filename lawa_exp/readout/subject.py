@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.averaging import AVERAGERS, PowerEmaSettings
+from lawa_exp.averaging import AVERAGERS, AveragerSettings, PowerEmaSettings
 from lawa_exp.averaging.flags import start_note
 from lawa_exp.averaging.needs import missing_steps, next_longer, problem_with
 from lawa_exp.config.rules import setting_names
@@ -148,7 +148,7 @@ def averages_of(
         elif settings.id in online and last in steps_in(run.averages / settings.id):
             kept.append(Attached(settings, run, score.bn, fitting))
             notes.append(f"{settings.id} is the one that was attached while the run trained.")
-        elif settings.kind == "power_ema" and widths and settings.every == widths[0].every:
+        elif isinstance(settings, PowerEmaSettings) and widths and settings.every == widths[0].every:
             if score.bn == "average":
                 left_out.append(f"{settings.id}: --bn=average: expected recalibrate, for what is rebuilt from others")
                 continue
@@ -268,13 +268,13 @@ def folder(args: argparse.Namespace, held: ExitStack) -> Subject:
 
 def of_averagers(args: argparse.Namespace, revisions: bool) -> argparse.Namespace:
     """The flags of the averagers: with revisions --every may only say which are evaluated."""
-    uses = {name for kind in args.avg.split(",") if kind in AVERAGERS for name in setting_names(AVERAGERS[kind][0])}
+    uses = {name for kind in args.avg.split(",") if kind in AVERAGERS for name in setting_names(AVERAGERS[kind])}
     if not revisions or args.every is None or "every" in uses:
         return args
     return argparse.Namespace(**{**vars(args), "every": None})
 
 
-def evaluated_at(args: argparse.Namespace, asked: list[Any], steps: list[int]) -> list[int]:
+def evaluated_at(args: argparse.Namespace, asked: list[AveragerSettings], steps: list[int]) -> list[int]:
     """The multiples of --every; without it the steps at which an average is new. The last one in any case."""
     if args.every is not None and (not args.every.isdigit() or not int(args.every)):
         raise UserError(f"--every={args.every}: expected a number of steps")
@@ -282,7 +282,7 @@ def evaluated_at(args: argparse.Namespace, asked: list[Any], steps: list[int]) -
     return sorted({s for s in steps if any(s % period == 0 for period in periods)} | {steps[-1]})
 
 
-def too_few(settings: Any, last: int) -> str | None:
+def too_few(settings: AveragerSettings, last: int) -> str | None:
     """Why an average is not defined by the last step, if so."""
     observed = len(settings.needed(last))
     if observed >= settings.observations:
@@ -290,11 +290,11 @@ def too_few(settings: Any, last: int) -> str | None:
     return f"it needs {settings.observations} snapshots, and there are {observed} for it up to step {last:,}"
 
 
-def defined(settings: Any, step: int) -> bool:
+def defined(settings: AveragerSettings, step: int) -> bool:
     return len(settings.needed(step)) >= settings.observations
 
 
-def missing(settings: Any, paths: dict[int, Path], last: int) -> str | None:
+def missing(settings: AveragerSettings, paths: dict[int, Path], last: int) -> str | None:
     """Why the checkpoints do not give an average, if so."""
     lacking = [s for s in settings.needed(last) if s not in paths]
     return (
@@ -304,7 +304,7 @@ def missing(settings: Any, paths: dict[int, Path], last: int) -> str | None:
     )
 
 
-def gaps(settings: Any, paths: dict[int, Path], live: Sequence[int]) -> str:
+def gaps(settings: AveragerSettings, paths: dict[int, Path], live: Sequence[int]) -> str:
     """Where an average is not there for want of checkpoints in between; empty where it is wherever it can be."""
     lacking = {s: found for s in live if defined(settings, s) and (found := missing_steps(settings, paths, s))}
     if not lacking:
@@ -319,7 +319,7 @@ def few(steps: list[int]) -> str:
     return ", ".join(f"{s:,}" for s in steps[:SHOWN]) + more
 
 
-def instead(settings: Any, saved: dict[int, Path], last: int) -> str:
+def instead(settings: AveragerSettings, saved: dict[int, Path], last: int) -> str:
     """`, or ask for --spacing 20`: the next longer one of the same average that can be had; empty without."""
     found = next_longer(settings, saved, last)
     return f", or ask for --{found[0]} {found[1]}, which can be had" if found else ""
@@ -329,7 +329,7 @@ def data_note(data: Any) -> list[str]:
     return [f"Data: {data.note}."] if data.note else []
 
 
-def period_note(args: argparse.Namespace, replayed: list[Any], period: int) -> list[str]:
+def period_note(args: argparse.Namespace, replayed: Sequence[AveragerSettings], period: int) -> list[str]:
     """That averages which a training updates at every step are not that here."""
     kinds = dict.fromkeys(s.kind for s in replayed if not s.windowed and s.period == period > 1)
     if args.every or not kinds:

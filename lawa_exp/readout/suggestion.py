@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lawa_exp.averaging import AVERAGERS
+from lawa_exp.averaging import AVERAGERS, AveragerSettings, EmaSettings, LawaSettings, SwaSettings, WmaSettings
 from lawa_exp.config.rules import setting_names
 from lawa_exp.evaluation.read_out import ReadOut, is_scored, live_rows, read_out
 from lawa_exp.evaluation.replay import Average, Replay
@@ -146,14 +146,15 @@ def candidates(attached: list[dict[str, Any]], period: int, last: int) -> list[d
         spacings.append(2 * spacings[-1])
     newest = last // period * period
     windows = [(k, s) for s in spacings for k in WINDOWS if (k - 1) * s <= LONGEST * last and newest % s == 0]
-    asked = [{"kind": "lawa", "k": k, "spacing": s, "start": 0} for k, s in windows]
-    asked += [{"kind": "wma", "k": k, "spacing": s, "start": 0} for k, s in windows if s == period]
-    ema = {"kind": "ema", "every": period, "start": 0, "warmup": False}
-    asked += [{**ema, "decay": f"lawa:{k}"} for k, s in windows if s == period]
+    shortest = [k for k, s in windows if s == period]
     starts = [round(share * last / period) * period for share in SWA_STARTS]
-    asked += [{"kind": "swa", "every": period, "start": start} for start in starts]
-    named = {settings.id: settings for settings in typed([*attached, *asked])}
-    return [{"kind": s.kind, **asdict(s)} for s in named.values()]
+    averagers: list[AveragerSettings] = typed(attached)
+    averagers += [LawaSettings(k, s) for k, s in windows]
+    averagers += [WmaSettings(k, period) for k in shortest]
+    averagers += [EmaSettings(f"lawa:{k}", period) for k in shortest]
+    averagers += [SwaSettings(period, start) for start in starts]
+    by_id = {settings.id: settings for settings in averagers}
+    return [{"kind": s.kind, **asdict(s)} for s in by_id.values()]
 
 
 def earlier_steps(steps: list[int]) -> list[int]:
@@ -284,7 +285,7 @@ def overrides_of(fields: Mapping[str, Any], start: int | None) -> list[str]:
     kind = fields.get("averager")
     if kind is None:
         return ["avg=none"]
-    given = {name: fields[name] for name in setting_names(AVERAGERS[kind][0])} | {"start": start}
+    given = {name: fields[name] for name in setting_names(AVERAGERS[kind])} | {"start": start}
     if kind == "power_ema":
         del given["start"]
     top = {"k", "spacing"} & given.keys()

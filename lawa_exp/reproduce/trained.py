@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lawa_exp.averaging import AveragerSettings
 from lawa_exp.config.rules import flat
 from lawa_exp.config.shared import Config
 from lawa_exp.launch.compose import cluster_asked_for, compose, read
@@ -80,7 +81,7 @@ class Training:
         return max(float(r["seconds"]) for r in rows), marker.stat().st_mtime - began
 
 
-def late(averager: Any, config: Config) -> bool:
+def late(averager: AveragerSettings, config: Config) -> bool:
     """Whether it has no value within the budget."""
     return len(averager.needed(config.steps)) < averager.observations
 

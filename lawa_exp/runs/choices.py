@@ -76,9 +76,8 @@ def config_from(values: Mapping[str, Any]) -> Config:
     shared: dict[str, Any] = {name: build(cls, values[name], name) for name, cls in SHARED.items()}
     averagers = []
     for entry in values["averagers"]:
-        table = {name: cls for name, (cls, _) in AVERAGERS.items()}
         where = f"averagers.{entry.get('kind')}"
-        averagers.append(choose(table, {**LATER.get(where, {}), **entry}, where))
+        averagers.append(choose(AVERAGERS, {**LATER.get(where, {}), **entry}, where))
     return Config(
         **parts,
         **shared,

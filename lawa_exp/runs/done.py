@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lawa_exp.averaging import AveragerSettings
 from lawa_exp.averaging.needs import next_longer, problem_with
 from lawa_exp.config.shared import Config
 from lawa_exp.evaluation.batchnorm import has_statistics_of
@@ -79,7 +80,7 @@ def already_done(
     return EXIT["done"]
 
 
-def instead(settings: Any, saved: set[int], end: int) -> str:
+def instead(settings: AveragerSettings, saved: set[int], end: int) -> str:
     """`, or ask for KEY=VALUE`: the next longer spacing of the same average that the snapshots give; empty without."""
     found = next_longer(settings, saved, end)
     return f", or ask for averagers.{settings.kind}.{found[0]}={found[1]}, which they give" if found else ""

@@ -77,10 +77,10 @@ def describe(
     on_the_fly = isinstance(config.lr, OnTheFly)
     marked = [s for s in sorted(marks) if first < s <= (min(steps, config.lr.first) if on_the_fly else steps)]
     held = len({s for a in config.averagers if a.windowed for s in a.needed(steps)}) + 1
-    running = sum(a.copies for a in config.averagers)
+    running = sum(a.copies() for a in config.averagers)
     if not isinstance(config.feedback, NoFeedback):  # it has an averager and a window of its own
         fed_back = config.feedback.averager
-        running += fed_back.copies + (len(fed_back.needed(steps)) if fed_back.windowed else 0)
+        running += fed_back.copies() + (len(fed_back.needed(steps)) if fed_back.windowed else 0)
     e = config.evaluate
     has_norms = any(map(STATISTICS.search, tensors))
     bn = f"live weights and averages with evaluate.bn={e.bn}" + (

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from lawa_exp.averaging import AveragerSettings
 from lawa_exp.axes.feedback import FEEDBACK
 from lawa_exp.axes.feedback.none import NoFeedback
 from lawa_exp.axes.lr.decaying import Decaying
@@ -79,12 +80,12 @@ def resolve(config: Config, data: Any) -> Config:
         }
         return replace(settings, **changes)
 
-    averagers: dict[str, Any] = {}
+    averagers: dict[str, AveragerSettings] = {}
     for settings in config.averagers:
         settings = in_steps_of(settings, f"averagers.{settings.kind}")
         averagers[settings.id] = settings
     evaluate_every = fixed(config.evaluate.every, "evaluate.every", 1)
-    spacings = [a.spacing for a in averagers.values() if a.windowed]
+    spacings = [a.period for a in averagers.values() if a.windowed]
     snapshot_every = fixed(config.trajectory.every, "trajectory.every", 1)
     if snapshot_every is None:
         snapshot_every = math.gcd(*spacings) if spacings else evaluate_every

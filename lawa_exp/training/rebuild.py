@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from lawa_exp.averaging import Averager
 from lawa_exp.averaging.needs import problem_with
 from lawa_exp.storage.commit import Damaged, verify
 from lawa_exp.storage.store import Store
 
 
 def rebuild(
-    averager: Any, settings: Any, folders: Mapping[int, Path], step: int, device: torch.device, store: Store
+    averager: Averager, folders: Mapping[int, Path], step: int, device: torch.device, store: Store
 ) -> tuple[list[int], str | None]:
     """Brings a new averager to where it would be after `step`, from the snapshots; returns their steps, or why not."""
+    settings = averager.settings
     problem = problem_with(settings, folders, step)
     if problem and not settings.windowed:  # a window fills up as training goes on
         return [], problem

@@ -61,7 +61,7 @@ def restore(
     for settings in config.averagers:
         averager = build_averager(settings, averaged, window, statistics_names(model))
         if folder and settings.id not in held:
-            taken_in, problem = rebuild(averager, settings, snapshots, step, device, store)
+            taken_in, problem = rebuild(averager, snapshots, step, device, store)
             if problem:
                 say(f"warning: {settings.id} is not attached: {problem}")
                 continue

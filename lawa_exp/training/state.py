@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lawa_exp.averaging.accumulator import SLOT
+from lawa_exp.averaging import Averager
+from lawa_exp.averaging.averager import SLOT
 from lawa_exp.averaging.tensors import is_sharded, reshard, unwrapped_name
 from lawa_exp.averaging.window import Snapshot, Window
 from lawa_exp.axes.feedback.feedback import Feedback
@@ -34,7 +35,7 @@ class State:
     model: nn.Module
     live: dict[str, Tensor]
     optimizer: torch.optim.Optimizer
-    averagers: dict[str, Any]
+    averagers: dict[str, Averager]
     window: Window
     feedback: Feedback | None = None
     measured_rate: float | None = None  # of a schedule that measures, once it has

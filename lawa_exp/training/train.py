@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lawa_exp.averaging import observes, row_fields
+from lawa_exp.averaging import Averager, observes, row_fields
 from lawa_exp.averaging.swap import Swap
 from lawa_exp.averaging.tensors import averaged_names, live_tensors, statistics_names
 from lawa_exp.axes.dataset.loading import train_batches
@@ -117,7 +117,7 @@ def train(
     progress = Progress(config.steps, state.step, ranks.is_main, data.unit, run.heartbeat)
 
     @contextlib.contextmanager
-    def in_place(averager: Any, weights: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    def in_place(averager: Averager, weights: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         """The average in place of the live weights; gives it with the statistics that it is evaluated with."""
         weights = with_statistics(averager, weights, bn)
         with swap.applied(weights):
@@ -160,7 +160,7 @@ def train(
                 keep_average(id, averager, as_evaluated)
         return found
 
-    def keep_average(id: str, averager: Any, weights: dict[str, Tensor]) -> None:
+    def keep_average(id: str, averager: Averager, weights: dict[str, Tensor]) -> None:
         if store.writes:
             keeps_all = averager.settings.keeps_all
             background.submit(write_average, store, run.averages / id, state.step, weights, keeps_all)

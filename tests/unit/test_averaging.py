@@ -1,7 +1,9 @@
 """Each averager against its closed form over many steps, and its state against a restart at every step."""
 
 import math
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -11,14 +13,18 @@ from lawa_exp.averaging import (
     BemaSettings,
     EmaSettings,
     LawaSettings,
+    ModelAverager,
     PowerEmaSettings,
     SwaSettings,
     WmaSettings,
     build_averager,
     observed_steps,
+    row_fields,
 )
 from lawa_exp.averaging.arithmetic import rounded
+from lawa_exp.averaging.settings import RunningSettings
 from lawa_exp.averaging.window import Window
+from lawa_exp.config.rules import setting, steps
 
 STEPS = 60
 AVERAGED = frozenset({"w", "half"})
@@ -242,17 +248,46 @@ def test_rounding_to_sixteen_bits_is_done_once(dtype):
     assert rounded(edge, dtype).tolist() == [torch.inf, -torch.inf, 0.0, 0.0, torch.inf, 0.0]
 
 
-def test_a_state_of_an_earlier_form_is_taken_over():
-    """As it was saved before there were slots: the running tensors under the weights' own names, and no step."""
-    settings = EmaSettings(0.9, 3, 5, False)
-    undisturbed, restored = (build_averager(settings, AVERAGED, Window()) for _ in range(2))
-    for step in range(1, 20):
-        undisturbed.update(step, weights_at(step))
-    tensors, scalars = undisturbed.state()
-    earlier = {n.rpartition("|")[2]: t.clone() for n, t in tensors.items()}
-    restored.load(earlier, {k: v for k, v in scalars.items() if k != "step"})
-    for step in range(20, 30):
-        for averager in (undisturbed, restored):
-            averager.update(step, weights_at(step))
-    a, b = undisturbed.average(), restored.average()
-    assert restored.step == undisturbed.step and all(torch.equal(a[n], b[n]) for n in a)
+@dataclass(frozen=True)
+class Largest(RunningSettings):
+    """A new averager: the largest value that each weight has had; `below` is how far the last one is below it."""
+
+    kind: ClassVar[str] = "largest"
+    slots: ClassVar[tuple[str, ...]] = ("largest", "below")
+    dtype: ClassVar[str] = "float64"
+    every: int = setting(steps(1), default=2)
+
+    @property
+    def id(self) -> str:
+        return f"largest-e{self.every}"
+
+    def coefficients(self, steps):
+        raise NotImplementedError
+
+    def accumulate(self, running, theta, step, gap, earlier):
+        for largest, below, weights in zip(running["largest"], running["below"], theta, strict=True):
+            largest.copy_(largest.maximum(weights))
+            below.copy_(largest - weights)
+
+    def value(self, running, step, count):
+        return running["largest"]
+
+
+def test_a_new_averager_is_one_class():
+    """In the trainer, and in somebody else's loop."""
+    model, settings = torch.nn.Linear(3, 3), Largest()
+    in_trainer = build_averager(settings, frozenset({"weight", "bias"}), Window())
+    in_loop = ModelAverager(model, settings)
+    seen = []
+    for step in range(1, 10):
+        torch.nn.init.normal_(model.weight)
+        seen.append(model.weight.detach().clone())
+        in_trainer.update(step, dict(model.state_dict()))
+        in_loop.update(step)
+        again = ModelAverager(model, settings)
+        again.load_state_dict(in_loop.state_dict())
+        in_loop = again
+    assert settings.copies() == 4 and not settings.windowed
+    for average in (in_trainer.average(), in_loop.average()):
+        assert torch.equal(average["weight"], torch.stack(seen[1::2]).amax(0))
+    assert row_fields(settings) == {"weights": "largest-e2", "averager": "largest", "every": 2}

@@ -1,12 +1,13 @@
 """Averagers in somebody else's loop, through the public classes."""
 
 import copy
+import dataclasses
 import gc
+import inspect
 import io
 import subprocess
 import sys
 import weakref
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +15,24 @@ import yaml
 from safetensors.torch import load_model, save_file
 from torch import nn
 
-from lawa_exp.averaging import Bema, Ema, Lawa, PowerEma, Swa, Window, Wma, build_averager
+from lawa_exp.averaging import (
+    AVERAGERS,
+    Bema,
+    Ema,
+    Lawa,
+    LawaSettings,
+    ModelAverager,
+    PowerEma,
+    Swa,
+    Window,
+    Wma,
+    build_averager,
+)
+from lawa_exp.averaging.flags import SWA_START
 from lawa_exp.averaging.tensors import averaged_names, live_tensors
+from lawa_exp.config.rules import default_of, setting_names
+from lawa_exp.launch.compose import CONF
+from lawa_exp.launch.defaults import TAG, read_defaults
 
 MAKERS = {
     "lawa": lambda model, window=None: Lawa(model, k=3, spacing=2, window=window),
@@ -79,16 +96,35 @@ def copies(model) -> dict[str, torch.Tensor]:
     return {n: t.clone() for n, t in live_tensors(model).items()}
 
 
-def test_nothing_but_torch_and_numpy_is_imported():
-    code = (
-        "import sys; from lawa_exp.averaging import Bema, Ema, Lawa, PowerEma, Swa, Wma, Window; from torch import nn;"
-        "model = nn.Linear(2, 2); lawa = Lawa(model, k=1, spacing=1); lawa.update(1); lawa.full_average();"
-        "lawa.load_state_dict(lawa.state_dict());"
-        "found = {'hydra', 'omegaconf', 'transformers', 'matplotlib', 'tiktoken', 'safetensors', 'pandas'};"
-        "found &= sys.modules.keys();"
-        "assert not found, found"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+IMPORTS = """
+import sys
+
+def others():
+    return {name.partition(".")[0] for name in sys.modules} - {*sys.stdlib_module_names, "__main__", "lawa_exp"}
+
+before = others()
+from lawa_exp.averaging import AVERAGERS, Bema, Ema, Lawa, PowerEma, Swa, Wma, flags, needs
+assert all(cls().coefficients([20, 30]) for cls in AVERAGERS.values() if cls.kind != "power_ema")
+assert others() == before, others() - before
+
+import numpy
+import torch.distributed
+from torch import nn
+
+before = others()
+model = nn.Linear(2, 2)
+for averager in (Lawa(model, k=1, spacing=1), Wma(model), Ema(model), PowerEma(model), Swa(model), Bema(model)):
+    averager.update(1)
+    averager.load_state_dict(averager.state_dict())
+    if averager.defined:
+        averager.full_average()
+assert others() == before, others() - before
+"""
+
+
+def test_what_is_imported():
+    """For the settings nothing third-party; for the averages nothing but torch and numpy, and what these import."""
+    subprocess.run([sys.executable, "-c", IMPORTS], check=True)
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
@@ -353,7 +389,7 @@ def test_loading_a_state_forgets_another_training():
         old.update(step)
     new.update(80)
     old.load_state_dict(new.state_dict())
-    assert old.averager.held == [80] and not old.defined
+    assert old.averager.snapshot_steps == [80] and not old.defined
 
 
 def test_steps_that_were_left_out_are_warned_of_once(recwarn):
@@ -376,14 +412,40 @@ def test_steps_that_were_left_out_are_warned_of_once(recwarn):
         resumed.update(61)
 
 
-def test_defaults_are_those_of_conf():
-    """But where a training's are written in terms of it."""
+@pytest.mark.parametrize("cls", [Lawa, Wma, Ema, PowerEma, Swa, Bema])
+def test_a_class_takes_the_settings_with_their_defaults(cls):
     model = nn.Linear(1, 1)
-    for cls in (Lawa, Wma, Ema, Bema):
-        settings = cls(model).settings
-        conf = yaml.safe_load((Path(__file__).parents[2] / "conf" / "avg" / f"{settings.kind}.yaml").read_text())
-        given = {k: v for k, v in conf.items() if not isinstance(v, str)}
-        assert given and {k: getattr(settings, k) for k in given} == given
+    of_settings = type(cls(model).settings)
+    fields = {field.name: field.default for field in dataclasses.fields(of_settings)}
+    parameters = {p.name: p.default for p in inspect.signature(cls).parameters.values() if p.name != "window"}
+    assert parameters == {"model": inspect.Parameter.empty, **fields}
+    for name, default in fields.items():
+        other = not default if isinstance(default, bool) else type(default)(default / 2 + 1 / 16) or 7
+        assert cls(model, **{name: other}).settings == dataclasses.replace(of_settings(), **{name: other})
+
+
+def test_any_averager_is_made_from_its_settings():
+    loop = Loop()
+    by_name, by_settings = Lawa(loop.model, k=2, spacing=3), ModelAverager(loop.model, LawaSettings(k=2, spacing=3))
+    loop.train(7, by_name, by_settings)
+    assert_same(by_name.average(), by_settings.average())
+    with pytest.raises(ValueError, match=r"lawa\.k=0: expected an integer of at least 1"):
+        ModelAverager(loop.model, LawaSettings(k=0))
+
+
+def test_conf_repeats_no_default():
+    """What conf/avg has is the settings' own, what other keys say, or something else than the default."""
+    read_defaults()
+    for kind, cls in AVERAGERS.items():
+        text = (CONF / "avg" / f"{kind}.yaml").read_text()
+        assert {*yaml.safe_load(text)} == {*setting_names(cls)}
+        for name, value in yaml.safe_load(text).items():
+            own = f"{name}: {TAG} {kind}.{name}" in text
+            assert (value == default_of(cls, name)) == own, (kind, name)
+    swa = yaml.safe_load((CONF / "avg" / "swa.yaml").read_text())
+    assert SWA_START.startswith(f"{swa['start']} ")
+    with pytest.raises(ValueError, match=r"!default ema\.k: did you mean"):
+        yaml.safe_load("k: !default ema.k")
 
 
 def test_state_of_another_kind_is_refused():

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lawa_exp.averaging.settings import EmaSettings, LawaSettings
+from lawa_exp.averaging import EmaSettings, LawaSettings
 from lawa_exp.results.spikes import Recovery, Spike, recoveries, recovery, spikes
 from lawa_exp.results.statistics import curve
 

@@ -15,8 +15,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 )
 from torch.nn.utils import parametrizations, parametrize
 
-from lawa_exp.averaging import Ema, Lawa, Swa, build_averager
-from lawa_exp.averaging.settings import EmaSettings
+from lawa_exp.averaging import Ema, EmaSettings, Lawa, Swa, build_averager
 from lawa_exp.averaging.tensors import averaged_names, live_tensors, norms_in, statistics_names
 from lawa_exp.averaging.window import Window
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lawa_exp.averaging.settings import build_averager
+from lawa_exp.averaging import build_averager
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,10 @@ class Feedback:
 
     def begin(self, live: Mapping[str, Tensor]) -> None:
         """Before the first step of a training."""
+        from lawa_exp.averaging.accumulator import Accumulator
+
         if self.settings.from_initial:
+            assert isinstance(self.averager, Accumulator), "a window takes in no initial weights"
             self.averager.begin(0, live)
 
     def due(self, step: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lawa_exp.averaging.settings import LawaSettings
+from lawa_exp.averaging import LawaSettings
 from lawa_exp.config.rules import integer, one_of, setting, steps
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ class LawaRestartSettings:
     """
 
     k: int = setting(integer(1))
-    spacing: int | str = setting(steps(1))
-    every: int | str = setting(steps(1))
-    start: int | str = setting(steps())
+    spacing: int = setting(steps(1))
+    every: int = setting(steps(1))
+    start: int = setting(steps())
     optimizer: str = setting(one_of("keep", "reset"))
     from_initial = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lawa_exp.averaging.settings import EmaSettings
+from lawa_exp.averaging import EmaSettings
 from lawa_exp.config.rules import number, setting, steps
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class LookaheadSettings:
     Zhang et al. 2019, algorithm 1 (their k is `every`); the optimizer's state is kept.
     """
 
-    every: int | str = setting(steps(1))
+    every: int = setting(steps(1))
     alpha: float = setting(number(above=0, high=1))
     optimizer = "keep"
     from_initial = True

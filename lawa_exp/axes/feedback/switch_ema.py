@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lawa_exp.averaging.settings import DECAY, EmaSettings
+from lawa_exp.averaging.ema import DECAY, EmaSettings
 from lawa_exp.config.rules import setting, steps
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ class SwitchEmaSettings:
     """An EMA of every step, copied over the live weights every `every` steps (Li et al. 2024: after each epoch)."""
 
     decay: float | str = setting(DECAY)
-    every: int | str = setting(steps(1))
-    start: int | str = setting(steps())
+    every: int = setting(steps(1))
+    start: int = setting(steps())
     optimizer = "keep"
     from_initial = False
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.averaging.settings import AVERAGERS
+from lawa_exp.averaging import AVERAGERS
 from lawa_exp.config.rules import setting_names
 from lawa_exp.results.statistics import curve, steps_saved
 from lawa_exp.storage.rows import averager_ids
@@ -63,7 +63,7 @@ def description(row: Row) -> Row:
     """Of an evaluation row what says which averager it is of: its kind and its settings; empty for live weights."""
     if "averager" not in row:
         return {}
-    settings = AVERAGERS[row["averager"]][0] if row["averager"] in AVERAGERS else None
+    settings = AVERAGERS.get(row["averager"])
     names = {"averager", *(setting_names(settings) if settings else ())}
     return {k: v for k, v in row.items() if k in names}
 

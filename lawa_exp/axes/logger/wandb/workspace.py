@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from lawa_exp.averaging.settings import AVERAGERS
+from lawa_exp.averaging import AVERAGERS
 from lawa_exp.system.errors import Failed, UserError
 
 
