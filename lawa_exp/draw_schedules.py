@@ -9,7 +9,7 @@ from lawa_exp.launch.compose import compose, read
 from lawa_exp.launch.conf import CONF
 from lawa_exp.results.figures import pyplot, save_figure
 from lawa_exp.runs.prepare import open_dataset
-from lawa_exp.runs.resolve import resolve
+from lawa_exp.runs.resolve import resolve, resolve_trainer
 from lawa_exp.system.cli import Parser, exit_code
 from lawa_exp.training.sharing import batches_of, rate_of
 
@@ -30,9 +30,9 @@ def draw(out: Path, overrides: list[str]) -> int:
     figure, axes = pyplot().subplots(-(-len(names) // columns), columns, figsize=(9, 7), dpi=120, sharex=True)
     for name, panel in zip(names, axes.flat, strict=False):
         ((values, given),), _ = compose([f"lr={name}", f"steps={STEPS}", *overrides])
-        config, _ = read(values, given)
-        data = open_dataset(config.dataset, config.model.context)
-        config = resolve(config, data)
+        unresolved, _ = read(values, given)
+        data = open_dataset(unresolved.dataset, unresolved.model.context)
+        config = resolve(unresolved, data, resolve_trainer(unresolved.trainer, "cpu", local_world=1))
         batches = batches_of(config, data)
         rates = [rate_of(config, batches, s) for s in range(1, config.steps + 1)]
         panel.plot(range(1, config.steps + 1), rates, color="black", linewidth=1.4)

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast
 
 from lawa_exp.system.errors import UserError
 
@@ -19,21 +19,72 @@ LARGEST = 10**15  # of integers: what floats and indices hold with room to spare
 
 
 T = TypeVar("T")
+U = TypeVar("U")
+Value = TypeVar("Value", covariant=True)
 
 
 @dataclass(frozen=True)
-class Rule:
-    """What a setting accepts: `parse` returns the value in its own type or raises ValueError."""
+class Amount:
+    """`1epoch`, `1e6tokens`, `75%`: what data make a number of steps of. unit: epochs, samples, tokens or %."""
+
+    number: float
+    unit: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Counter(Protocol):
+    """What makes numbers of steps of amounts, rounded up to whole steps."""
+
+    def steps(self, amount: Amount) -> int:
+        """The first step after which so much was seen."""
+
+    def last_steps(self, amount: Amount) -> int:
+        """How many of the last steps up to the horizon see so much."""
+
+
+class Waits(Exception):
+    """A value cannot be resolved yet."""
+
+
+@dataclass(frozen=True)
+class Written(Generic[Value]):
+    """How a setting may be written before the data are open.
+
+    read: checks it, as `Rule.parse` does. resolve: makes a Value of what was read, or a ValueError that says why not.
+    """
+
+    read: Callable[[Any], Any]
+    resolve: Callable[[Any, Counter], Value]
+
+
+@dataclass(frozen=True)
+class Rule(Generic[Value]):
+    """What a setting accepts: `parse` returns the value in its own type or raises ValueError.
+
+    written: of a setting that may have another form first, such as a number of steps.
+    """
 
     expected: str
-    parse: Callable[[Any], Any]
+    parse: Callable[[Any], Value]
+    written: Written[Value] | None = None
+
+    def read(self, value: Any) -> Any:
+        """The checked value, in the setting's own type or as `resolve` takes it."""
+        return self.written.read(value) if self.written else self.parse(value)
+
+    def resolve(self, value: Any, counter: Counter) -> Value:
+        """The value in the setting's own type, of what `read` returned."""
+        return self.written.resolve(value, counter) if self.written else value
 
 
-def _reject() -> Any:
+def _reject() -> NoReturn:
     raise ValueError
 
 
-def integer(low: int) -> Rule:
+def integer(low: int) -> Rule[int]:
     def parse(value: Any) -> int:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
@@ -44,7 +95,7 @@ def integer(low: int) -> Rule:
     return Rule(f"an integer of at least {low}", parse)
 
 
-def number(low: float | None = None, high: float | None = None, above: float | None = None) -> Rule:
+def number(low: float | None = None, high: float | None = None, above: float | None = None) -> Rule[float]:
     """A finite number, low <= value <= high, or above < value."""
     bounds = [f"at least {low:g}" if low is not None else "", f"above {above:g}" if above is not None else ""]
     bounds += [f"at most {high:g}" if high is not None else ""]
@@ -64,83 +115,134 @@ def number(low: float | None = None, high: float | None = None, above: float | N
     return Rule("a number" + (f", {text}" if text else ""), parse)
 
 
-def boolean() -> Rule:
+def boolean() -> Rule[bool]:
     return Rule("true or false", lambda v: v if isinstance(v, bool) else _reject())
 
 
-def text() -> Rule:
+def text() -> Rule[str]:
     return Rule("text", lambda v: str(v) if isinstance(v, str | int | float) and not isinstance(v, bool) else _reject())
 
 
-def one_of(*choices: str) -> Rule:
+def one_of(*choices: str) -> Rule[str]:
     return Rule("one of " + ", ".join(choices), lambda v: v if v in choices else _reject())
 
 
-def optional(rule: Rule) -> Rule:
-    return Rule(f"{rule.expected}, or null", lambda v: None if v is None else rule.parse(v))
-
-
-def either(*rules: Rule) -> Rule:
-    def parse(value: Any) -> Any:
-        for rule in rules:
-            try:
-                return rule.parse(value)
-            except (ValueError, TypeError):
-                continue
-        _reject()
-
-    return Rule(" or ".join(r.expected for r in rules), parse)
-
-
-def mapping() -> Rule:
+def mapping() -> Rule[dict[str, Any]]:
     return Rule("a mapping", lambda v: dict(v) if isinstance(v, Mapping) else _reject())
 
 
-_STEPS = re.compile(r"(?P<number>\d+(\.\d+)?(e\d+)?)\s*(?P<unit>%|epochs?|steps?|samples?|tokens?)")
+def either(first: Rule[T], second: Rule[U]) -> Rule[T | U]:
+    def parse(value: Any) -> T | U:
+        try:
+            return first.parse(value)
+        except (ValueError, TypeError):
+            return second.parse(value)
+
+    return Rule(f"{first.expected} or {second.expected}", parse)
 
 
-def steps(low: int = 0) -> Rule:
-    """A number of steps: an integer, or `1epoch`, `1e6tokens`, `75%` (of the horizon): see `resolve_steps`."""
+def optional(rule: Rule[T]) -> Rule[T | None]:
+    """Null is a value of the setting."""
 
-    def parse(value: Any) -> int | str:
-        if isinstance(value, str):
-            match = _STEPS.fullmatch(value.strip())
-            if not match:
-                return integer(low).parse(int(value))
-            if match["unit"].startswith("step"):
-                return integer(low).parse(float(match["number"]))
-            return value.strip()
-        return integer(low).parse(value)
+    def parse(value: Any) -> T | None:
+        return None if value is None else rule.parse(value)
+
+    def resolve(value: Any, counter: Counter) -> T | None:
+        return None if value is None else rule.resolve(value, counter)
+
+    written = Written(lambda v: None if v is None else rule.read(v), resolve) if rule.written else None
+    return Rule(f"{rule.expected}, or null", parse, written)
+
+
+def defaulted(rule: Rule[T]) -> Rule[T]:
+    """Null may be written, and stands for what only resolving knows: see `Part.filled`."""
+
+    def resolve(value: Any, counter: Counter) -> T:
+        if value is None:
+            raise Waits
+        return rule.resolve(value, counter)
+
+    written = Written(lambda v: None if v is None else rule.read(v), resolve)
+    return Rule(f"{rule.expected}, or null", rule.parse, written)
+
+
+def list_of(rule: Rule[T], expected: str = "") -> Rule[tuple[T, ...]]:
+    """expected: the list in fewer words."""
+
+    def parse(value: Any) -> tuple[T, ...]:
+        return tuple(rule.parse(x) for x in list(value))
+
+    def resolve(value: Any, counter: Counter) -> tuple[T, ...]:
+        return tuple(rule.resolve(x, counter) for x in value)
+
+    written = Written(lambda v: tuple(rule.read(x) for x in list(v)), resolve) if rule.written else None
+    return Rule(expected or f"a list, each {rule.expected}", parse, written)
+
+
+_AMOUNT = re.compile(r"(?P<number>\d+(\.\d+)?(e\d+)?)\s*(?P<unit>%|epochs?|steps?|samples?|tokens?)")
+
+
+def steps(low: int = 0, at_end: bool = False) -> Rule[int]:
+    """A number of steps: an integer, or before it is resolved an amount.
+
+    at_end: an amount is one of the last steps before the horizon, and not of the first ones.
+    """
+
+    def read(value: Any) -> int | Amount:
+        if not isinstance(value, str):
+            return integer(low).parse(value)
+        match = _AMOUNT.fullmatch(value.strip())
+        if not match:
+            return integer(low).parse(int(value))
+        number, unit = float(match["number"]), match["unit"].removesuffix("s")
+        if unit == "step":
+            return integer(low).parse(number)
+        return Amount(number, unit if unit == "%" else f"{unit}s", value.strip())
+
+    def parse(value: Any) -> int:
+        resolved = read(value)
+        return resolved if isinstance(resolved, int) else _reject()
+
+    def resolve(value: int | Amount, counter: Counter) -> int:
+        if isinstance(value, int):
+            return value
+        resolved = counter.last_steps(value) if at_end else counter.steps(value)
+        if resolved < low:
+            raise ValueError(f"{value} is {resolved} steps: expected at least {low}")
+        return resolved
 
     return Rule(
-        f"a number of steps of at least {low} (an integer, '1epoch', '1e6tokens' or '75%' of the horizon)", parse
+        f"a number of steps of at least {low} (an integer, '1epoch', '1e6tokens' or '75%' of the horizon)",
+        parse,
+        Written(read, resolve),
     )
 
 
-def resolve_steps(
-    value: int | str, steps_for: Callable[[float, str], int], horizon: int, key: str, low: int = 0
-) -> int:
-    """`1epoch`, `1e6tokens` and `75%` as a number of steps, rounded up to whole steps; integers as they are.
+class _Nothing:
+    """No setting is equal to it."""
 
-    steps_for: the first step after which an amount of epochs, samples or tokens was seen.
+
+_NOTHING = _Nothing()
+
+
+def setting(rule: Rule[T], default: T | _Nothing = _NOTHING, before: T | _Nothing = _NOTHING) -> T:
+    """A dataclass field that accepts what `rule` does. default: where it stands here and not in conf/.
+
+    before: what every training did before this setting came; equal to it, the setting is left out of a trajectory's id.
     """
-    if isinstance(value, int):
-        return value
-    match = _STEPS.fullmatch(value)
-    assert match, value
-    amount = float(match["number"])
-    if match["unit"] == "%":
-        resolved = math.ceil(round(amount / 100 * horizon, 6))
-    else:
-        resolved = steps_for(amount, match["unit"].removesuffix("s") + "s")
-    if resolved < low:
-        raise UserError(f"{key}={value} is {resolved} steps: expected at least {low}")
-    return resolved
+    value = dataclasses.MISSING if default is _NOTHING else default
+    return cast(T, dataclasses.field(default=value, metadata={"rule": rule, "before": before}))
 
 
-def setting(rule: Rule, default: Any = dataclasses.MISSING) -> Any:
-    """A dataclass field that accepts what `rule` does. default: where it stands here and not in conf/."""
-    return dataclasses.field(default=default, metadata={"rule": rule})
+def rule_of(field: dataclasses.Field[Any]) -> Rule[Any]:
+    """What a dataclass field made by `setting` accepts."""
+    return field.metadata["rule"]
+
+
+def as_before(settings: Any) -> set[str]:
+    """The keys of a dataclass's settings that are equal to what every training did before they came."""
+    fields = dataclasses.fields(settings)
+    return {key_of(f) for f in fields if getattr(settings, f.name) == f.metadata["before"]}
 
 
 def key_of(field: dataclasses.Field) -> str:
@@ -169,8 +271,15 @@ def near(name: str, choices: Iterable[str]) -> str:
 
 
 def build(cls: type[T], values: Mapping[str, Any], path: str) -> T:
-    """The dataclass `cls` from a plain mapping; `path` is where it stands in the configuration (for messages)."""
-    fields = {key_of(f): f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    """The dataclass `cls` from a plain mapping, all of it resolved; `path` is where it stands (for messages)."""
+    return construct(cls, checked(cls, values, path, lambda rule: rule.parse), path)
+
+
+def checked(
+    cls: type, values: Mapping[str, Any], path: str, check: Callable[[Rule[Any]], Callable[[Any], Any]]
+) -> dict[str, Any]:
+    """The values by field name, each as `check` of its rule returns it."""
+    fields = {key_of(f): f for f in dataclasses.fields(cls)}
     if not isinstance(values, Mapping):
         raise UserError(f"{path}={values}: expected settings, {path}.KEY=VALUE; {near('', fields)}")
     for name in values:
@@ -180,11 +289,16 @@ def build(cls: type[T], values: Mapping[str, Any], path: str) -> T:
     for name, field in fields.items():
         if name not in values:
             raise UserError(f"{_join(path, name)} is missing")
-        rule: Rule = field.metadata["rule"]
+        rule = rule_of(field)
         try:
-            parsed[field.name] = rule.parse(values[name])
+            parsed[field.name] = check(rule)(values[name])
         except (ValueError, TypeError):
             raise UserError(f"{_join(path, name)}={values[name]}: expected {rule.expected}") from None
+    return parsed
+
+
+def construct(cls: type[T], parsed: Mapping[str, Any], path: str) -> T:
+    """The dataclass of values that are right one by one; UserError names what does not go together."""
     try:
         return cls(**parsed)
     except UserError as error:  # a check across fields, in __post_init__

@@ -5,7 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lawa_exp.config.rules import Rule, boolean, either, integer, one_of, optional, setting, steps, text
+from lawa_exp.config.parts import Part
+from lawa_exp.config.rules import (
+    boolean,
+    defaulted,
+    either,
+    integer,
+    list_of,
+    one_of,
+    optional,
+    setting,
+    steps,
+    text,
+)
 
 FORMAT_VERSION = 1
 
@@ -35,12 +47,12 @@ class Trainer:
     device: str = setting(text())
     dtype: str = setting(one_of("auto", "float32", "bfloat16"))
     compile: bool = setting(boolean())
-    threads: int | None = setting(optional(integer(1)))
+    threads: int = setting(defaulted(integer(1)))
     deterministic: bool = setting(boolean())
     micro_batch: int | None = setting(optional(integer(1)))
     parallel: str = setting(one_of("auto", "ddp", "fsdp"))
     checkpoint_activations: bool = setting(boolean())
-    workers: int | None = setting(optional(integer(0)))
+    workers: int = setting(defaulted(integer(0)))
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,7 @@ class Evaluate:
     bn: with which BatchNorm statistics they are (`batchnorm.py`), recalibrated on `bn_samples`.
     """
 
-    every: int | str = setting(steps(1))
+    every: int = setting(steps(1))
     samples: int | str = setting(either(integer(1), one_of("all")))
     batch_size: int = setting(integer(1))
     bn: str = setting(one_of(*BN_POLICIES))
@@ -72,8 +84,8 @@ class Evaluate:
 class Save:
     """When the complete state is saved, and the steps whose state is kept in states/."""
 
-    every: int | str | None = setting(optional(steps(1)))
-    keep: Any = setting(Rule("a list of steps", lambda v: tuple(steps(1).parse(s) for s in v)))
+    every: int = setting(defaulted(steps(1)))
+    keep: tuple[int, ...] = setting(list_of(steps(1), "a list of steps"))
 
 
 @dataclass(frozen=True)
@@ -83,15 +95,47 @@ class Trajectory:
     shard_size: bytes of a file of tensors; what is larger becomes several, with an index, as Hugging Face's.
     """
 
-    every: int | str | None = setting(optional(steps(1)))
+    every: int = setting(defaulted(steps(1)))
     keep: int | str = setting(either(one_of("all", "none"), integer(1)))
     window: str = setting(one_of("memory", "disk"))
     shard_size: int = setting(integer(1))
 
 
 @dataclass(frozen=True)
+class Unresolved:
+    """What a command wants of one training. Every value is checked; a `Part` may have amounts, and null for a default.
+
+    budget: (unit, amount).
+    """
+
+    model: Any
+    dataset: Any
+    optimizer: Any
+    lr: Part[Any]
+    batch: Any
+    scaling: Any
+    init: Init
+    averagers: tuple[Part[Any], ...]
+    feedback: Part[Any]
+    fault: Part[Any]
+    trainer: Part[Trainer]
+    logger: Logger
+    evaluate: Part[Evaluate]
+    save: Part[Save]
+    trajectory: Part[Trajectory]
+    budget: tuple[str, float]
+    seed: int
+    recipe: str
+
+    @property
+    def device(self) -> str:
+        """The name of the device, or `auto`."""
+        return str(self.trainer.values["device"])
+
+
+@dataclass(frozen=True)
 class Config:
-    """Everything that one training was asked for. Settings of the parts are their own dataclasses."""
+    """One training, resolved: the settings of the parts are their own dataclasses, every step count is an integer."""
 
     model: Any
     dataset: Any
@@ -108,16 +152,9 @@ class Config:
     evaluate: Evaluate
     save: Save
     trajectory: Trajectory
-    budget: tuple[str, float]  # (unit, amount); resolved: ("steps", n)
+    steps: int  # the budget
     seed: int
     recipe: str
-
-    @property
-    def steps(self) -> int:
-        """The budget in steps; only once it is resolved."""
-        unit, amount = self.budget
-        assert unit == "steps", "the budget is not resolved yet"
-        return int(amount)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import functools
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from lawa_exp.evaluation.hessian import Spectrum, TrainingLoss, gradient_step, l
 from lawa_exp.evaluation.numerics import objective_for, seeded_model, set_up_arithmetic
 from lawa_exp.results.figures import pyplot, save_figure
 from lawa_exp.results.tables import markdown
-from lawa_exp.runs.choices import config_from
+from lawa_exp.runs.choices import unresolved_from
 from lawa_exp.runs.folder import check_content
 from lawa_exp.runs.prepare import prepare
 from lawa_exp.storage.commit import Damaged, steps_in, verify
@@ -147,14 +147,14 @@ def loss_of(
     run: RunDir, written: dict[str, Any], folder: Path, device_name: str | None, trust: bool
 ) -> tuple[TrainingLoss, Config]:
     """The training loss of a run at the weights in `folder`, and its configuration. trust: see `custom.admit`."""
-    config = config_from(written)
-    admit(config.model, written, run.path, trust)
-    device, ranks = start_device(device_name or config.trainer.device)
+    in_memory = {**written["trajectory"], "window": "memory"}
+    unresolved = unresolved_from({**written, "averagers": [], "trajectory": in_memory})
+    admit(unresolved.model, written, run.path, trust)
+    device, ranks = start_device(device_name or unresolved.device)
     options = Options(run_dir=str(run.path), runs_root=".", sweep=None, plan=False, rerun=False)
-    in_memory = replace(config.trajectory, window="memory")
-    p = prepare(replace(config, averagers=(), trajectory=in_memory), options, device, ranks)
+    p = prepare(unresolved, options, device, ranks)
     if p.data.fingerprint != written["identity"]["dataset"]["fingerprint"]:
-        raise UserError(f"dataset={config.dataset.name}: its content is not what {run.path} was trained on")
+        raise UserError(f"dataset={unresolved.dataset.name}: its content is not what {run.path} was trained on")
     check_content(run, p, ranks)
     set_up_arithmetic(p.config)
     model = seeded_model(p.config, device)

@@ -61,8 +61,8 @@ def recalibrate(model: nn.Module, data: Any, config: Config, ranks: Ranks, devic
     variance, is left out.
     """
     norms = list(norms_in(model).values())
-    size, batch_size, asked = data.sizes["train"], config.evaluate.batch_size, config.evaluate.bn_samples
-    samples = size if asked == "all" else min(size, int(asked))
+    size, batch_size, most = data.sizes["train"], config.evaluate.batch_size, config.evaluate.bn_samples
+    samples = size if isinstance(most, str) else min(size, most)
     if samples % batch_size == 1 and samples > 1:
         samples -= 1
     count = -(-samples // batch_size)

@@ -32,8 +32,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def fixed_set(size: int, samples: int | str) -> np.ndarray:
-    """Indices of the samples that are evaluated: all, or `samples` of them evenly spaced; int64, ascending."""
-    count = size if samples == "all" else min(size, int(samples))
+    """Indices of the samples that are evaluated: `all`, or `samples` of them evenly spaced; int64, ascending."""
+    count = size if isinstance(samples, str) else min(size, samples)
     return np.arange(count, dtype=np.int64) * size // count
 
 

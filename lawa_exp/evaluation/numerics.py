@@ -5,19 +5,32 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from lawa_exp.axes.objective.task import Objective
-from lawa_exp.config.shared import Config
+from lawa_exp.config.shared import Trainer
 from lawa_exp.system.memory import keep_freed_memory
 
 
-def set_up_arithmetic(config: Config) -> None:
+class Setup(Protocol):
+    """What decides a model and its arithmetic: a `Config`, or as much of one."""
+
+    @property
+    def model(self) -> Any: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def trainer(self) -> Trainer: ...
+
+
+def set_up_arithmetic(config: Setup) -> None:
     """Threads and determinism, both explicit so that an earlier run in this process leaves no trace."""
-    torch.set_num_threads(config.trainer.threads or 1)
+    torch.set_num_threads(config.trainer.threads)
     torch.use_deterministic_algorithms(config.trainer.deterministic)
     if config.trainer.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -27,18 +40,18 @@ def set_up_arithmetic(config: Config) -> None:
     keep_freed_memory()
 
 
-def autocast_for(config: Config, device: torch.device) -> Callable[[], Any]:
+def autocast_for(config: Setup, device: torch.device) -> Callable[[], Any]:
     """A fresh autocast context at each call; no-op for float32."""
     return functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=config.trainer.dtype == "bfloat16")
 
 
-def seeded_model(config: Config, device: torch.device) -> nn.Module:
+def seeded_model(config: Setup, device: torch.device) -> nn.Module:
     """The model's first weights: a function of the seed alone, made on the CPU."""
     torch.manual_seed(config.seed)
     return config.model.build().to(device)
 
 
-def objective_for(config: Config, model: nn.Module) -> nn.Module:
+def objective_for(config: Setup, model: nn.Module) -> nn.Module:
     """What is trained and evaluated: the model with its loss, compiled if asked."""
     objective = Objective(model, config.model.computes_loss(model))
     if not config.trainer.compile:

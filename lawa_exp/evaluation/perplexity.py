@@ -11,9 +11,8 @@ from torch import Tensor
 
 from lawa_exp.axes.dataset.tokenizers import Tokenizer
 from lawa_exp.axes.objective.task import IGNORE
-from lawa_exp.config.shared import Config
 from lawa_exp.evaluation.evaluate import evaluating
-from lawa_exp.evaluation.score import InModel, Scored
+from lawa_exp.evaluation.score import InModel, LanguageModel, Scored
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import UserError
 
@@ -29,10 +28,10 @@ class Perplexity(InModel):
     """
 
     def __init__(
-        self, config: Config, device: torch.device, ranks: Ranks, tokenizer: Tokenizer, text: str, name: str
+        self, subject: LanguageModel, device: torch.device, ranks: Ranks, tokenizer: Tokenizer, text: str, name: str
     ) -> None:
-        super().__init__(config, device, ranks)
-        self.name = name
+        super().__init__(subject, device, ranks)
+        self.batch_size, self.name = subject.batch_size, name
         self.words, self.bytes = len(text.split()), len(text.encode())
         tokens = tokenizer.encode(text).astype(np.int64)
         first = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
@@ -40,12 +39,12 @@ class Perplexity(InModel):
         if len(stream) < 2 or not self.words:
             raise UserError(f"--text {name}: no text of two tokens there")
         self.tokens = len(stream) - 1
-        self.inputs, self.targets = windows(stream, config.model.context)
+        self.inputs, self.targets = windows(stream, subject.model.context)
 
     def __call__(
         self, weights: Mapping[str, Tensor], split: str = "val", samples: int | None = None, bn: str | None = None
     ) -> Scored:
-        size = self.config.evaluate.batch_size
+        size = self.batch_size
         sums = torch.zeros(-(-len(self.inputs) // size), 2, dtype=torch.float64, device=self.device)
         self.swap.place(weights)
         with evaluating(self.objective), torch.no_grad():

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from lawa_exp.averaging.swap import Swap
 from lawa_exp.averaging.tensors import averaged_names, statistics_names
-from lawa_exp.config.shared import Config
+from lawa_exp.config.shared import Config, Trainer
 from lawa_exp.evaluation.batchnorm import policy, recalibrate
 from lawa_exp.evaluation.evaluate import batch_sums, fields_of, fixed_set
-from lawa_exp.evaluation.numerics import autocast_for, objective_for, seeded_model, set_up_arithmetic
+from lawa_exp.evaluation.numerics import Setup, autocast_for, objective_for, seeded_model, set_up_arithmetic
 from lawa_exp.formats.stored import STATISTICS
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import UserError
@@ -41,18 +41,27 @@ class Scored:
 Score = Callable[..., Scored]  # (weights, split="val", samples=None)
 
 
+@dataclass(frozen=True)
+class LanguageModel:
+    """A language model that is evaluated on no data set of ours. batch_size: samples in one forward pass."""
+
+    model: Any
+    seed: int
+    trainer: Trainer
+    batch_size: int
+
+
 class InModel:
     """A model that has the weights which are evaluated last, and the arithmetic that evaluates them."""
 
-    def __init__(self, config: Config, device: torch.device, ranks: Ranks) -> None:
-        set_up_arithmetic(config)
-        self.config, self.device, self.ranks = config, device, ranks
-        self.model = seeded_model(config, device)
+    def __init__(self, setup: Setup, device: torch.device, ranks: Ranks) -> None:
+        set_up_arithmetic(setup)
+        self.settings, self.device, self.ranks = setup.model, device, ranks
+        self.model = seeded_model(setup, device)
         self.averaged, self.statistics = averaged_names(self.model), statistics_names(self.model)
-        self.bn = policy(config, self.model)
-        self.objective = objective_for(config, self.model)
+        self.objective = objective_for(setup, self.model)
         self.swap = Swap(self.model)
-        self.autocast = autocast_for(config, device)
+        self.autocast = autocast_for(setup, device)
 
 
 class OnModel(InModel):
@@ -63,7 +72,8 @@ class OnModel(InModel):
     ) -> None:
         """batch_size: of evaluations, where not evaluate.batch_size; BatchNorm is recalibrated with the latter."""
         super().__init__(config, device, ranks)
-        self.data = data
+        self.config, self.data = config, data
+        self.bn = policy(config, self.model)
         self.batch_size = batch_size or config.evaluate.batch_size
 
     def __call__(

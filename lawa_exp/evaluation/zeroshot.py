@@ -19,9 +19,8 @@ from torch import Tensor
 
 from lawa_exp.axes.dataset.tokenizers import Tokenizer
 from lawa_exp.config.rules import near
-from lawa_exp.config.shared import Config
 from lawa_exp.evaluation.evaluate import evaluating
-from lawa_exp.evaluation.score import InModel, Scored
+from lawa_exp.evaluation.score import InModel, LanguageModel, Scored
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import Failed, UserError
 
@@ -169,18 +168,18 @@ class ZeroShot(InModel):
 
     def __init__(
         self,
-        config: Config,
+        subject: LanguageModel,
         device: torch.device,
         ranks: Ranks,
         tokenizer: Tokenizer,
         tasks: dict[str, Any],
         limit: int | None,
     ) -> None:
-        super().__init__(config, device, ranks)
+        super().__init__(subject, device, ranks)
         if ranks.world > 1:
             raise UserError("--evaluate zeroshot: on one rank only")
         self.tasks, self.limit = tasks, limit
-        self.lm = harness_model(self, tokenizer)
+        self.lm = harness_model(self, tokenizer, subject.batch_size)
 
     def __call__(
         self, weights: Mapping[str, Tensor], split: str = "val", samples: int | None = None, bn: str | None = None
@@ -213,11 +212,11 @@ class ZeroShot(InModel):
         return Scored({"loss": 1 - average, "eval_samples": count}, np.concatenate(sums), tuple(measures))
 
 
-def harness_model(inside: InModel, tokenizer: Tokenizer) -> Any:
+def harness_model(inside: InModel, tokenizer: Tokenizer, batch_size: int) -> Any:
     """The model in `inside`, with whatever weights are in place, as the harness asks for one."""
     from lm_eval.api.model import TemplateLM
 
-    context, batch_size = inside.config.model.context, inside.config.evaluate.batch_size
+    context = inside.settings.context
 
     class Model(TemplateLM):
         @property

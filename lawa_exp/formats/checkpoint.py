@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lawa_exp.formats.safetensors import SafetensorsFile
 from lawa_exp.formats.stored import Checkpoint, Region, Source, damaged, read_index, reading, shards_of
-from lawa_exp.storage.commit import MANIFEST, has_checksum
+from lawa_exp.storage.commit import MANIFEST
 from lawa_exp.system.errors import UserError
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # a folder's only file of weights
@@ -61,10 +61,7 @@ def _open_file(path: Path, manifest: dict[str, dict] | None) -> Source:
     with path.open("rb") as file:
         head = file.read(9)
     if head[8:] == b"{":
-        if entry and "crc32" not in entry and not has_checksum(path, entry):
-            raise damaged(path, "it does not have the checksum of its manifest")
-        crc = (entry or {}).get("crc32")
-        return SafetensorsFile(path, None if crc is None else Region(0, size, crc, "the file"))
+        return SafetensorsFile(path, Region(0, size, entry["crc32"], "the file") if entry else None)
     if head[:2] in (b"PK", b"\x80\x02"):
         from lawa_exp.formats.pytorch import TorchFile  # with zipfile and pickle takes milliseconds
 
@@ -97,7 +94,7 @@ def _manifest(folder: Path) -> dict[str, dict] | None:
     with reading(path):
         content = json.loads(path.read_text())
     try:
-        ours = all("bytes" in entry and ("crc32" in entry or "sha256" in entry) for entry in content.values())
+        ours = all("bytes" in entry and "crc32" in entry for entry in content.values())
     except (AttributeError, TypeError):
         ours = False
     return content if ours else None

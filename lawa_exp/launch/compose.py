@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lawa_exp.config.rules import build, near
-from lawa_exp.config.shared import BUDGET_UNITS, STABLE, Config, Options
+from lawa_exp.config.shared import BUDGET_UNITS, STABLE, Options, Unresolved
 from lawa_exp.launch.conf import CONF, groups, launchers, siblings
 from lawa_exp.launch.defaults import read_defaults
 from lawa_exp.launch.recipes import chosen_model, with_recipe
@@ -162,14 +162,14 @@ def plain(omegaconf: Any, config: Any) -> dict[str, Any]:
     return omegaconf.to_container(config, resolve=True)
 
 
-def read(values: dict[str, Any], overrides: list[str]) -> tuple[Config, Options]:
-    """The typed settings of one training."""
-    from lawa_exp.runs.choices import config_from
+def read(values: dict[str, Any], overrides: list[str]) -> tuple[Unresolved, Options]:
+    """The checked settings of one training."""
+    from lawa_exp.runs.choices import unresolved_from
 
     values = dict(values)
-    asked = {o.split("=")[0].lstrip("+") for o in overrides}
-    if asked & set(BUDGET_UNITS):  # one on the command line replaces the recipe's
-        values |= {unit: None for unit in BUDGET_UNITS if unit not in asked}
+    named = {o.split("=")[0].lstrip("+") for o in overrides}
+    if named & set(BUDGET_UNITS):  # one on the command line replaces the recipe's
+        values |= {unit: None for unit in BUDGET_UNITS if unit not in named}
     options = build(Options, {f: values.pop(f) for f in ("run_dir", "runs_root", "sweep", "plan", "rerun")}, "")
     values["averagers"] = list(expand(values["averagers"]))
     for key in ("path", "tokenizer_path"):  # so that the run can be read out from another folder
@@ -180,9 +180,9 @@ def read(values: dict[str, Any], overrides: list[str]) -> tuple[Config, Options]
         init["from"] = str(Path(init["from"]).expanduser().resolve())
     for key in ("k", "spacing"):  # read by the averagers through interpolation
         values.pop(key)
-    config = config_from(values)
-    custom.allow(config.model)  # these are the user's own words
-    return config, options
+    unresolved = unresolved_from(values)
+    custom.allow(unresolved.model)  # these are the user's own words
+    return unresolved, options
 
 
 def expand(averagers: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -19,7 +19,7 @@ def read_defaults() -> None:
     """From here on YAML that is read safely, which OmegaConf's is, may hold the tag."""
     import yaml
 
-    yaml.SafeLoader.add_constructor(TAG, lambda loader, node: named(loader.construct_scalar(node)))
+    yaml.SafeLoader.add_constructor(TAG, lambda loader, node: named(str(node.value)))
 
 
 def named(name: str) -> Any:

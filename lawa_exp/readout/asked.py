@@ -9,7 +9,6 @@ from typing import Any
 
 from lawa_exp.averaging import AVERAGERS, AveragerSettings
 from lawa_exp.averaging.flags import KINDS, PERIODS, plain
-from lawa_exp.averaging.settings import unresolved
 from lawa_exp.config.rules import default_of, near, setting_names
 from lawa_exp.runs.choices import choose
 from lawa_exp.system.errors import UserError
@@ -48,9 +47,10 @@ def typed(entries: list[dict[str, Any]]) -> list[AveragerSettings]:
     """The settings of the entries, where no training says how long an epoch is: steps are integers."""
     by_id = {}
     for entry in entries:
-        settings: AveragerSettings = choose(AVERAGERS, entry, f"averagers.{entry['kind']}")
-        if text := unresolved(settings):
-            raise UserError(f"--{text}: expected a number of steps here")
+        for name in (*PERIODS, "start"):
+            if isinstance(entry.get(name), str):
+                raise UserError(f"--{name}={entry[name]}: expected a number of steps here")
+        settings = choose(AVERAGERS, entry, f"averagers.{entry['kind']}")
         by_id[settings.id] = settings
     return list(by_id.values())
 

@@ -18,14 +18,14 @@ import torch
 from lawa_exp.averaging.tensors import live_tensors
 from lawa_exp.axes.dataset.tokenizers import TOKENIZERS, Tokenizer, load_tokenizer, read_tokenizer, tokenizer_of
 from lawa_exp.config.rules import setting_names
-from lawa_exp.config.shared import Config, Options
-from lawa_exp.evaluation.score import ByFunction, OnModel, Score, floating_names
+from lawa_exp.config.shared import Options, Unresolved
+from lawa_exp.evaluation.score import ByFunction, LanguageModel, OnModel, Score, floating_names
 from lawa_exp.published import pythia_rows
 from lawa_exp.readout.asked import readout_name
 from lawa_exp.readout.foreign import Fitted, read_checkpoint, recorded
 from lawa_exp.readout.revisions import HUB
 from lawa_exp.results.tables import NATS
-from lawa_exp.runs.choices import config_from
+from lawa_exp.runs.choices import unresolved_from
 from lawa_exp.runs.prepare import prepare
 from lawa_exp.runs.resolve import resolve_trainer
 from lawa_exp.storage.rundir import RunDir
@@ -107,16 +107,17 @@ def on_dataset(args: argparse.Namespace, name: str, beside: Path, record: dict[s
     """--dataset, with --model or the model that config.json names."""
     if not args.dataset:
         raise UserError(f"RUN={args.run} is no run of ours: give --model and --dataset, or --evaluate")
-    config, options = composed(args, beside, record, [f"dataset={args.dataset}"])
-    config = replace(config, evaluate=replace(config.evaluate, bn=args.bn or config.evaluate.bn))
-    device, ranks = start_device(args.device or config.trainer.device)
-    p = prepare(replace(config, averagers=()), options, device, ranks)
-    if config.dataset.tokenizer is not None:
-        tokenizer = load_tokenizer(config.dataset.tokenizer, config.dataset.tokenizer_path)
-        check_tokenizer(tokenizer, config.model.vocab_size, beside, f"dataset.tokenizer={config.dataset.tokenizer}")
-    elif (beside / "tokenizer.json").is_file() and (sole := of_tokens(config.dataset)):
-        said = f"dataset={config.dataset.name} (tokenizer {sole.name})"
-        check_tokenizer(sole, config.model.vocab_size, beside, said)
+    unresolved, options = composed(args, beside, record, [f"dataset={args.dataset}"])
+    if args.bn:
+        unresolved = replace(unresolved, evaluate=unresolved.evaluate.changed(bn=args.bn))
+    device, ranks = start_device(args.device or unresolved.device)
+    p = prepare(replace(unresolved, averagers=()), options, device, ranks)
+    dataset, vocab_size = unresolved.dataset, unresolved.model.vocab_size
+    if dataset.tokenizer is not None:
+        tokenizer = load_tokenizer(dataset.tokenizer, dataset.tokenizer_path)
+        check_tokenizer(tokenizer, vocab_size, beside, f"dataset.tokenizer={dataset.tokenizer}")
+    elif (beside / "tokenizer.json").is_file() and (sole := of_tokens(dataset)):
+        check_tokenizer(sole, vocab_size, beside, f"dataset={dataset.name} (tokenizer {sole.name})")
     score = OnModel(p.config, p.data, device, ranks)
     if args.bn and score.bn is None:
         raise UserError(f"--bn={args.bn}: model={args.model} has no BatchNorm")
@@ -140,11 +141,11 @@ def zero_shot(args: argparse.Namespace, name: str, beside: Path, record: dict[st
             published = pythia_rows(Path(args.published), name, asked)
         except UserError as error:
             raise UserError(f"--published={args.published}, of {name}: {error}") from None
-    config, device, ranks, tokenizer = model_and_tokenizer(args, beside, record)
+    subject, device, ranks, tokenizer = model_and_tokenizer(args, beside, record)
     folder = Path(args.task_data) if args.task_data else None
     files = {name: local_file(name, folder) if folder else shipped_file(name) for name in asked}
     tasks = load_tasks(files)
-    score = ZeroShot(config, device, ranks, tokenizer, tasks, args.limit)
+    score = ZeroShot(subject, device, ranks, tokenizer, tasks, args.limit)
     identity = {
         "tasks": list(tasks),
         "documents": {name: file_digest(file) for name, file in files.items() if file} or "hub",
@@ -152,7 +153,7 @@ def zero_shot(args: argparse.Namespace, name: str, beside: Path, record: dict[st
         "limit": args.limit,
         "tokenizer": tokenizer.fingerprint,
     }
-    made = of_model(args, score, f"{name}, zero-shot", identity | {"dtype": config.trainer.dtype})
+    made = of_model(args, score, f"{name}, zero-shot", identity | {"dtype": subject.trainer.dtype})
     places = dict.fromkeys(str(file.parent) if file else "the hub" for file in files.values())
     made.notes.append(f"Documents: {' and '.join(places)}; prompts and metrics are lm-evaluation-harness's.")
     return replace(
@@ -176,10 +177,10 @@ def perplexity(args: argparse.Namespace, name: str, beside: Path, record: dict[s
         text = path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--text={path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
-    config, device, ranks, tokenizer = model_and_tokenizer(args, beside, record)
-    score = Perplexity(config, device, ranks, tokenizer, text, path.name)
+    subject, device, ranks, tokenizer = model_and_tokenizer(args, beside, record)
+    score = Perplexity(subject, device, ranks, tokenizer, text, path.name)
     identity = {"text": path.name, "content": file_digest(path), "tokenizer": tokenizer.fingerprint}
-    made = of_model(args, score, f"{name} on {path.name}", identity | {"dtype": config.trainer.dtype})
+    made = of_model(args, score, f"{name} on {path.name}", identity | {"dtype": subject.trainer.dtype})
     counted = f"{score.tokens:,} tokens, {score.words:,} words, {score.bytes:,} bytes"
     made.notes.append(f"Perplexity of {path.name} ({counted}) by token and by word: {NORMALISED}.")
     return replace(
@@ -196,54 +197,50 @@ def of_model(
     args: argparse.Namespace, score: OnModel | ZeroShot | Perplexity, title: str, identity: dict[str, Any]
 ) -> Evaluator:
     own = live_tensors(score.model)
-    known = {*score.model.state_dict(), *beside_weights(score.config)}
-    what = f"--model={args.model}" if args.model else f"model={score.config.model.name}"
-    model = str(score.config.model)
-    fitted = Fitted(own, known, what, score.config.model, masks(score.config))
+    names = {*score.model.state_dict(), *beside_weights(score.settings)}
+    what = f"--model={args.model}" if args.model else f"model={score.settings.name}"
+    fitted = Fitted(own, names, what, score.settings, masks(score.settings))
     made = Evaluator(score, fitted, score.averaged, title, score.device, score.ranks)
-    return replace(made, identity={"model": model, **identity})
+    return replace(made, identity={"model": str(score.settings), **identity})
 
 
-def masks(config: Config) -> set[str]:
+def masks(model: Any) -> set[str]:
     from lawa_exp.axes.model.gpt.gpt import not_weights
     from lawa_exp.axes.model.gpt.settings import GPTSettings
 
-    return not_weights(config.model.layers) if isinstance(config.model, GPTSettings) else set()
+    return not_weights(model.layers) if isinstance(model, GPTSettings) else set()
 
 
-def beside_weights(config: Config) -> set[str]:
+def beside_weights(model: Any) -> set[str]:
     from lawa_exp.axes.model.pythia.settings import PythiaSettings
 
-    if not isinstance(config.model, PythiaSettings):
+    if not isinstance(model, PythiaSettings):
         return set()
     from lawa_exp.axes.model.pythia.pythia import not_weights
 
-    return not_weights(config.model.layers)
+    return not_weights(model.layers)
 
 
 def model_and_tokenizer(
     args: argparse.Namespace, beside: Path, record: dict[str, Any]
-) -> tuple[Config, torch.device, Ranks, Tokenizer]:
+) -> tuple[LanguageModel, torch.device, Ranks, Tokenizer]:
     """The language model and its tokenizer: --tokenizer, else the run's own, else the checkpoint's tokenizer.json."""
     written = RunDir(Path(args.run)).read_config() if not args.run.startswith(HUB) else None
-    if written is not None and not args.model:
-        config = config_from(written)
-        config = replace(config, averagers=())
-    else:
-        config, _ = composed(args, beside, record, [])
-    if config.model.inputs != "tokens":
-        raise UserError(f"--evaluate {args.evaluate}: model={config.model.name} is no language model of tokens")
-    device, ranks = start_device(args.device or config.trainer.device)
-    config = resolve_trainer(config, device.type, ranks.local_world)
+    unresolved = unresolved_from(written) if written and not args.model else composed(args, beside, record, [])[0]
+    if unresolved.model.inputs != "tokens":
+        raise UserError(f"--evaluate {args.evaluate}: model={unresolved.model.name} is no language model of tokens")
+    device, ranks = start_device(args.device or unresolved.device)
+    trainer = resolve_trainer(unresolved.trainer, device.type, ranks.local_world)
     if args.threads:
-        config = replace(config, trainer=replace(config.trainer, threads=args.threads))
-    if args.tokenizer is None and written is not None and not args.model:
-        tokenizer, said = run_tokenizer(config), "the run's tokenizer"
+        trainer = replace(trainer, threads=args.threads)
+    if args.tokenizer is None and written and not args.model:
+        tokenizer, said = run_tokenizer(unresolved.dataset), "the run's tokenizer"
     else:
         said = f"--tokenizer={args.tokenizer}" if args.tokenizer else str(beside / "tokenizer.json")
         tokenizer = asked_tokenizer(args.tokenizer, beside)
-    check_tokenizer(tokenizer, config.model.vocab_size, beside, said)
-    return config, device, ranks, tokenizer
+    check_tokenizer(tokenizer, unresolved.model.vocab_size, beside, said)
+    subject = LanguageModel(unresolved.model, unresolved.seed, trainer, unresolved.evaluate.values["batch_size"])
+    return subject, device, ranks, tokenizer
 
 
 def of_tokens(dataset: Any) -> Tokenizer | None:
@@ -254,11 +251,11 @@ def of_tokens(dataset: Any) -> Tokenizer | None:
     return None
 
 
-def run_tokenizer(config: Config) -> Tokenizer:
+def run_tokenizer(dataset: Any) -> Tokenizer:
     """Of the data set that a run was trained on."""
-    name, path = tokenizer_of(config.dataset)
+    name, path = tokenizer_of(dataset)
     if name is None:
-        raise UserError(f"--tokenizer is missing: dataset={config.dataset.name} does not say which made its tokens")
+        raise UserError(f"--tokenizer is missing: dataset={dataset.name} does not say which made its tokens")
     return load_tokenizer(name, path)
 
 
@@ -290,7 +287,9 @@ def check_tokenizer(tokenizer: Tokenizer, vocab_size: int, beside: Path, said: s
         raise UserError(f"{said} does not fit the model: {counts}")
 
 
-def composed(args: argparse.Namespace, beside: Path, record: dict[str, Any], more: list[str]) -> tuple[Config, Options]:
+def composed(
+    args: argparse.Namespace, beside: Path, record: dict[str, Any], more: list[str]
+) -> tuple[Unresolved, Options]:
     """The configuration of --model, or of what config.json names, with further settings.
 
     record: the model's settings that the checkpoints hold, which stand where the command says nothing. UserError where
@@ -304,7 +303,7 @@ def composed(args: argparse.Namespace, beside: Path, record: dict[str, Any], mor
     def values_of(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
         return compose([*overrides, *more, *args.overrides, *threads])[0][0]
 
-    def settled(overrides: list[str]) -> tuple[Config, Options]:
+    def settled(overrides: list[str]) -> tuple[Unresolved, Options]:
         return settings_of(*values_of(overrides))
 
     if args.model:
@@ -326,13 +325,13 @@ def composed(args: argparse.Namespace, beside: Path, record: dict[str, Any], mor
 
     shape = [f"model.{k}={v}" for k, v in settings_in(beside / "config.json").items()]
     model = ["model=pythia_14m", f"model.name={args.run.rstrip('/').split('/')[-1]}", *shape]
-    config, options = settled(model)
+    unresolved, options = settled(model)
     overridden = any(override.startswith("dataset.tokenizer") for override in args.overrides)
-    if "tokenizer" in setting_names(type(config.dataset)) and not overridden:
+    if "tokenizer" in setting_names(type(unresolved.dataset)) and not overridden:
         carried = beside / "tokenizer.json"
         own = [f"dataset.tokenizer_path={carried}"] if carried.is_file() else []
         return settled([*model, *more, "dataset.tokenizer=neox", *own])
-    return config, options
+    return unresolved, options
 
 
 def shipped_file(task: str) -> Path | None:

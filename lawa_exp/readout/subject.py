@@ -16,7 +16,7 @@ from lawa_exp.averaging import AVERAGERS, AveragerSettings, PowerEmaSettings
 from lawa_exp.averaging.flags import start_note
 from lawa_exp.averaging.needs import missing_steps, next_longer, problem_with
 from lawa_exp.config.rules import setting_names
-from lawa_exp.config.shared import Options
+from lawa_exp.config.shared import Init, Options
 from lawa_exp.evaluation.batchnorm import has_statistics_of
 from lawa_exp.evaluation.evaluate import fixed_set
 from lawa_exp.evaluation.read_out import comparable, is_scored, live_rows
@@ -27,7 +27,7 @@ from lawa_exp.readout.evaluators import evaluator_for
 from lawa_exp.readout.kept import Attached, Rebuilt, tracked_widths
 from lawa_exp.readout.revisions import HUB, Folder, Hub, Source, chosen
 from lawa_exp.results.tables import NATS
-from lawa_exp.runs.choices import config_from
+from lawa_exp.runs.choices import config_from, unresolved_from
 from lawa_exp.runs.folder import check_content
 from lawa_exp.runs.prepare import prepare
 from lawa_exp.storage.commit import steps_in
@@ -82,7 +82,7 @@ def our_run(args: argparse.Namespace) -> Subject:
     if args.name in RESERVED:
         raise UserError(f"--name={args.name} is the training's own; choose another")
     widths = tracked_widths(run, config.averagers, int(args.every) if (args.every or "").isdigit() else None)
-    asked = combinations(args, int(config.trajectory.every or 1), widths[0].period if widths else None)
+    asked = combinations(args, config.trajectory.every, widths[0].period if widths else None)
     return averages_of(args, run, written, asked, widths)
 
 
@@ -103,7 +103,7 @@ def averages_of(
     """
     config = config_from(written)
     admit(config.model, written, run.path, args.trust)
-    period = int(config.trajectory.every or 1)
+    period = config.trajectory.every
     device, ranks = start_device(args.device or config.trainer.device)
     options = Options(run_dir=args.run, runs_root=".", sweep=None, plan=False, rerun=False)
     in_memory = {**written["trajectory"], "window": "memory"}  # a read-out has a window of its own
@@ -112,9 +112,9 @@ def averages_of(
         "trajectory": in_memory,
         "evaluate": {**written["evaluate"], "bn": args.bn or config.evaluate.bn},
         "trainer": {**written["trainer"], **({"threads": args.threads} if args.threads else {})},
-        "init": {},  # what it came from may be gone
+        "init": dict.fromkeys(setting_names(Init)),  # what it came from may be gone
     }
-    p = prepare(config_from({**written, **changed}), options, device, ranks)
+    p = prepare(unresolved_from({**written, **changed}), options, device, ranks)
     if p.data.fingerprint != written["identity"]["dataset"]["fingerprint"]:
         raise UserError(f"dataset={config.dataset.name}: its content is not what {args.run} was trained on")
     check_content(run, p, ranks)

@@ -97,7 +97,7 @@ def suggest(args: argparse.Namespace) -> tuple[Suggestion, Subject, ReadOut]:
             f"RUN={args.run}: the weights of step {last:,}, the last one evaluated, were not kept; choose a "
             "trajectory.every that divides evaluate.every"
         )
-    period = int(written["trajectory"]["every"] or 1)
+    period = written["trajectory"]["every"]
     asked = candidates(written["averagers"], period, last)
     subject = averages_of(args, run, written, asked, batches=BATCHES, states=states)
     averages: list[Average] = [*subject.replay.averages, *subject.kept]
@@ -120,7 +120,7 @@ def suggest(args: argparse.Namespace) -> tuple[Suggestion, Subject, ReadOut]:
         rows = [*rows, *(r for r in more if (r["step"], r["weights"]) not in have)]
         rows.sort(key=lambda row: row["step"])
     every_row = [*(r for r in subject.rows if r["weights"] == "live"), *rows]
-    suggestion = judged(args.run, int(written["steps"]), by, sums, fields, every_row, list(subject.live), subject.unit)
+    suggestion = judged(args.run, written["steps"], by, sums, fields, every_row, list(subject.live), subject.unit)
     if subject.is_main:
         out = subject.root / NAME
         write_rows(out / "metrics.jsonl", rows)
@@ -274,8 +274,8 @@ def first_observed(fields: Mapping[str, Any], gains: Mapping[int, float], helps_
     A window's later averages do not depend on it. Of other averages, and where nothing hurts, their own.
     """
     if "k" not in fields or helps_from is None or helps_from == min(gains):
-        return int(fields.get("start", 0))
-    spacing = int(fields["spacing"])
+        return fields.get("start", 0)
+    spacing = fields["spacing"]
     newest = helps_from // spacing * spacing
     return max(0, newest - (fields["k"] - 1) * spacing)
 

@@ -74,7 +74,7 @@ def measure_line(folder: Path, id: str) -> Along | None:
     from lawa_exp.evaluation.replay import read_snapshot
     from lawa_exp.evaluation.score import OnModel
     from lawa_exp.readout.kept import Attached
-    from lawa_exp.runs.choices import config_from
+    from lawa_exp.runs.choices import config_from, unresolved_from
     from lawa_exp.runs.folder import check_content
     from lawa_exp.runs.prepare import prepare
     from lawa_exp.storage.custom import admit
@@ -89,15 +89,16 @@ def measure_line(folder: Path, id: str) -> Along | None:
         return None
     config = config_from(written)
     admit(config.model, written, folder, trust=False)
-    step = int(config.steps)
+    step = config.steps
     snapshots = snapshots_of(run)
     kept = next((Attached(a, run) for a in config.averagers if a.id == id), None)
     if kept is None or step not in kept.paths or step not in snapshots:
         return None
     device, ranks = start_device(config.trainer.device)
     options = Options(run_dir=str(folder), runs_root=".", sweep=None, plan=False, rerun=False)
-    in_memory = dataclasses.replace(config.trajectory, window="memory")
-    p = prepare(dataclasses.replace(config, averagers=(), trajectory=in_memory), options, device, ranks)
+    in_memory = {**written["trajectory"], "window": "memory"}
+    unresolved = unresolved_from({**written, "averagers": [], "trajectory": in_memory})
+    p = prepare(unresolved, options, device, ranks)
     if p.data.fingerprint != written["identity"]["dataset"]["fingerprint"]:
         raise UserError(f"dataset={config.dataset.name}: its content is not what {folder} was trained on")
     check_content(run, p, ranks)

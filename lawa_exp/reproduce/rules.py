@@ -239,7 +239,7 @@ def peak(measured: Measured) -> Number:
         raise UserError(f"rule: peak({measured.label()}): its runs have no fault")
 
     def of(seed: int) -> float:
-        found = recovery(points(measured, seed), int(measured.config["fault.at"]))
+        found = recovery(points(measured, seed), measured.config["fault.at"])
         if found is None:
             raise Missing(f"{measured.weights} has no evaluations around the fault")
         return found.excess

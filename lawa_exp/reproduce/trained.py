@@ -59,7 +59,7 @@ class Training:
         marker, facts = RunDir(self.folder).marker() or ("", {})
         if marker == "DIVERGED":
             return DIVERGED
-        if marker != "DONE" or int(facts["step"]) < self.config.steps:
+        if marker != "DONE" or facts["step"] < self.config.steps:
             return MISSING
         rows, _ = read_run(self.folder, [a.id for a in self.config.averagers], self.config.steps)
         evaluated = set(averager_ids(rows))
@@ -119,7 +119,7 @@ def plan_set(chosen: TrainingSet, scale: str, runs_root: str, more: Sequence[str
         composed, _ = compose(list(words))
         cluster_asked_for()  # its settings are for the command that queues
         entries = [read(values, overrides) for values, overrides in composed]
-        device, ranks = start_device(entries[0][0].trainer.device, plan=True)
+        device, ranks = start_device(entries[0][0].device, plan=True)
         sweep = gather(entries, [o for _, o in composed], device, ranks)
     except UserError as error:
         return Planned(chosen, words, problem=str(error))

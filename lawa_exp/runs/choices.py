@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
 
 from lawa_exp.averaging import AVERAGERS
 from lawa_exp.axes.batch import BATCHES
@@ -16,10 +16,23 @@ from lawa_exp.axes.lr import SCHEDULES
 from lawa_exp.axes.model import MODELS
 from lawa_exp.axes.optimizer import OPTIMIZERS
 from lawa_exp.axes.scaling import SCALINGS
-from lawa_exp.config.rules import build, integer, key_of, near, number, one_of
-from lawa_exp.config.shared import BUDGET_UNITS, FORMAT_VERSION, Config, Evaluate, Init, Save, Trainer, Trajectory
+from lawa_exp.config.parts import may_wait, read_part
+from lawa_exp.config.rules import Rule, build, integer, key_of, near, number, one_of
+from lawa_exp.config.shared import (
+    BUDGET_UNITS,
+    FORMAT_VERSION,
+    Config,
+    Evaluate,
+    Init,
+    Save,
+    Trainer,
+    Trajectory,
+    Unresolved,
+)
 from lawa_exp.config.tables import Table
 from lawa_exp.system.errors import UserError
+
+T = TypeVar("T")
 
 TABLES: dict[str, Table[object]] = {
     "model": MODELS,
@@ -46,56 +59,53 @@ KNOWN = {*TABLES, *SHARED, *BUDGET_UNITS, "averagers", "seed", "recipe"} | {
     "trajectory_id",
     "identity",
 }
+WAITING = frozenset(  # the parts that are a `Part` in an `Unresolved`
+    {name for name, table in TABLES.items() if any(map(may_wait, table.values()))}
+    | {name for name, cls in SHARED.items() if may_wait(cls)}
+    | {"averagers"}
+)
 
 
-# Settings that came later, and what was done before they did: configurations written then are read all the same.
-LATER: dict[str, dict[str, Any]] = {
-    "batch": {"norm_group": None},
-    "evaluate": {"bn": "latest", "bn_samples": 10000},
-    "lr": {"unit": "steps"},
-    "init": {"from": None, "step": None, "optimizer": None},
-    "logger": {"noise_scale": False},
-    "trajectory": {"window": "memory", "shard_size": 5_000_000_000},
-    "trainer": {"parallel": "auto", "checkpoint_activations": False, "workers": None},
-    "averagers.ema": {"warmup": False},
-    "optimizer.adamw": {"decays": "matrices"},
-}
+def unresolved_from(values: Mapping[str, Any]) -> Unresolved:
+    """The configuration from a plain mapping, unresolved. UserError names the first thing that is wrong."""
+    parts = parts_of(values, WAITING)
+    return Unresolved(**parts, budget=_budget(values), **_seed_and_recipe(values))
 
 
 def config_from(values: Mapping[str, Any]) -> Config:
-    """The configuration from a plain mapping, as in config.yaml. UserError names the first thing that is wrong."""
+    """The configuration of a run, from its config.yaml. UserError names the first thing that is wrong or unresolved."""
+    parts = parts_of(values, frozenset())
+    unit, steps = _budget(values)
+    if unit != "steps":
+        raise UserError(f"{unit}={steps}: expected steps, in the configuration of a run")
+    return Config(**parts, steps=int(steps), **_seed_and_recipe(values))
+
+
+def parts_of(values: Mapping[str, Any], waiting: Collection[str]) -> dict[str, Any]:
+    """The checked parts by name: a `Part` of those that are `waiting`, the dataclass of the others."""
     for name in values:
         if name not in KNOWN:
             raise UserError(f"{name} is not a setting; {near(name, KNOWN)}")
     if values.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         raise UserError(f"format_version={values['format_version']}: this version reads {FORMAT_VERSION}")
+    for name in (*TABLES, *SHARED, "averagers", "seed", "recipe"):
+        if name not in values:
+            raise UserError(f"{name} is missing")
     check_inputs(values["model"], values["dataset"])
-    values = {"init": {}, "fault": {"kind": "none"}, **values}
-    values = {k: {**later(k, v), **v} if isinstance(v, Mapping) else v for k, v in values.items()}
-    parts = {name: choose(table, values[name], name) for name, table in TABLES.items()}
-    shared: dict[str, Any] = {name: build(cls, values[name], name) for name, cls in SHARED.items()}
-    averagers = []
-    for entry in values["averagers"]:
-        where = f"averagers.{entry.get('kind')}"
-        averagers.append(choose(AVERAGERS, {**LATER.get(where, {}), **entry}, where))
-    return Config(
-        **parts,
-        **shared,
-        averagers=tuple(averagers),
-        budget=_budget(values),
-        seed=_parse("seed", values["seed"], integer(0)),
-        recipe=_parse("recipe", values["recipe"], one_of("as_published", "fair")),
+
+    def make(name: str) -> Callable[[type, Mapping[str, Any], str], Any]:
+        return read_part if name in waiting else build
+
+    parts = {name: choose(table, values[name], name, make(name)) for name, table in TABLES.items()}
+    parts |= {name: make(name)(cls, values[name], name) for name, cls in SHARED.items()}
+    parts["averagers"] = tuple(
+        choose(AVERAGERS, entry, f"averagers.{entry.get('kind')}", make("averagers")) for entry in values["averagers"]
     )
-
-
-def later(part: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What LATER has for a part, and for its kind."""
-    return {**LATER.get(part, {}), **LATER.get(f"{part}.{values.get('kind')}", {})}
+    return parts
 
 
 def config_to(config: Config) -> dict[str, Any]:
     """The plain mapping that `config_from` takes."""
-    unit, amount = config.budget
     content: dict[str, Any] = {"format_version": FORMAT_VERSION}
     for name, table in TABLES.items():
         part = getattr(config, name)
@@ -103,7 +113,7 @@ def config_to(config: Config) -> dict[str, Any]:
     content["averagers"] = [{"kind": a.kind, **dataclasses.asdict(a)} for a in config.averagers]
     for name in SHARED:
         content[name] = _plain(getattr(config, name))
-    return content | {unit: amount, "seed": config.seed, "recipe": config.recipe}
+    return content | {"steps": config.steps, "seed": config.seed, "recipe": config.recipe}
 
 
 def _plain(part: Any) -> dict[str, Any]:
@@ -111,14 +121,19 @@ def _plain(part: Any) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 
 
-def choose(table: Mapping[str, type], values: Mapping[str, Any], path: str) -> Any:
-    """The settings of the choice named by `kind`."""
+def choose(
+    table: Mapping[str, type],
+    values: Mapping[str, Any],
+    path: str,
+    make: Callable[[type, Mapping[str, Any], str], Any] = build,
+) -> Any:
+    """The settings of the choice named by `kind`. make: `build`, or `read_part` of what is not resolved yet."""
     if not isinstance(values, Mapping):
         raise UserError(f"{path}={values}: expected a choice, {', '.join(table)}, or {path}.KEY=VALUE")
     kind = str(values.get("kind"))
     if kind not in table:
         raise UserError(f"{path}.kind={kind}: {near(kind, table)}")
-    return build(table[kind], {k: v for k, v in values.items() if k != "kind"}, path)
+    return make(table[kind], {k: v for k, v in values.items() if k != "kind"}, path)
 
 
 def check_inputs(model: Any, dataset: Any) -> None:
@@ -139,15 +154,24 @@ def check_inputs(model: Any, dataset: Any) -> None:
 
 
 def _budget(values: Mapping[str, Any]) -> tuple[str, float]:
-    given = {unit: values[unit] for unit in BUDGET_UNITS if values.get(unit) is not None}
-    if len(given) != 1:
-        asked = ", ".join(f"{k}={v}" for k, v in given.items()) or "none"
-        raise UserError(f"budget: expected exactly one of {', '.join(BUDGET_UNITS)}, got {asked}")
-    unit, amount = next(iter(given.items()))
-    return unit, _parse(unit, amount, number(above=0) if unit == "epochs" else integer(1))
+    """(unit, amount)."""
+    budgets = {unit: values[unit] for unit in BUDGET_UNITS if values.get(unit) is not None}
+    if len(budgets) != 1:
+        got = ", ".join(f"{k}={v}" for k, v in budgets.items()) or "none"
+        raise UserError(f"budget: expected exactly one of {', '.join(BUDGET_UNITS)}, got {got}")
+    unit, amount = next(iter(budgets.items()))
+    rule = number(above=0) if unit == "epochs" else integer(1)
+    return unit, _parse(unit, amount, rule)
 
 
-def _parse(key: str, value: Any, rule: Any) -> Any:
+def _seed_and_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "seed": _parse("seed", values["seed"], integer(0)),
+        "recipe": _parse("recipe", values["recipe"], one_of("as_published", "fair")),
+    }
+
+
+def _parse(key: str, value: Any, rule: Rule[T]) -> T:
     try:
         return rule.parse(value)
     except (ValueError, TypeError):

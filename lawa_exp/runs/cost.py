@@ -47,7 +47,7 @@ def cost(
     origin: Origin | None = None,
 ) -> Cost:
     """tensors: the model's tensors by name (on any device); trained: its parameters."""
-    steps, batches, every = config.steps, batches_of(config, data), int(config.trajectory.every or 1)
+    steps, batches, every = config.steps, batches_of(config, data), config.trajectory.every
     first = origin.first_step if origin else 0
     keep, snapshots = config.trajectory.keep, steps // every - first // every
     return Cost(
@@ -57,7 +57,7 @@ def cost(
         batches.samples(steps),
         flops_per_sample * (batches.samples(steps) - batches.samples(first)),
         snapshots,
-        snapshots if keep == "all" else 0 if keep == "none" else min(snapshots, int(keep)),
+        min(snapshots, keep) if isinstance(keep, int) else {"all": snapshots, "none": 0}[keep],
     )
 
 

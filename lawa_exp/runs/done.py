@@ -48,7 +48,7 @@ def already_done(
     for warning in warnings(p.config):
         say(f"warning: {warning}")
     evaluated = {r["step"] for r in rows if r["split"] == "val"}
-    asked_for = range(int(p.config.evaluate.every), end + 1, int(p.config.evaluate.every))
+    asked_for = range(p.config.evaluate.every, end + 1, p.config.evaluate.every)
     if lacking := [s for s in asked_for if s not in evaluated]:
         say(
             f"evaluate.every={p.config.evaluate.every}: {len(lacking):,} of these {len(asked_for):,} evaluations were "

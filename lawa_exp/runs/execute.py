@@ -59,8 +59,8 @@ def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -
         if before:  # what was attached before stays attached
             attached = {a.id: a for a in (*p.config.averagers, *before.averagers)}
             steps = max(p.config.steps, before.steps) if options.rerun else p.config.steps
-            every = math.gcd(int(p.config.trajectory.every or 1), int(before.trajectory.every or 1))
-            config = replace(p.config, averagers=tuple(attached.values()), budget=("steps", steps))
+            every = math.gcd(p.config.trajectory.every, before.trajectory.every)
+            config = replace(p.config, averagers=tuple(attached.values()), steps=steps)
             p = replace(p, config=replace(config, trajectory=replace(config.trajectory, every=every)))
         say(show_plan(p, ranks))
         if before and ranks.is_main and not options.rerun:

@@ -12,34 +12,30 @@ from lawa_exp.axes.fault import FAULTS
 from lawa_exp.axes.fault.none import NoFault
 from lawa_exp.axes.feedback import FEEDBACK
 from lawa_exp.axes.feedback.none import NoFeedback
-from lawa_exp.axes.optimizer.adamw import AdamW
+from lawa_exp.config.rules import as_before
 from lawa_exp.config.shared import Config
-from lawa_exp.runs.choices import config_to
+from lawa_exp.runs.choices import TABLES, config_to
 from lawa_exp.storage.origin import Origin
 from lawa_exp.system.fingerprint import Code
 
-DETERMINING = ("model", "dataset", "optimizer", "lr", "batch", "scaling", "feedback", "fault", "seed")
+DETERMINING = {"model", "dataset", "optimizer", "lr", "batch", "scaling", "feedback", "fault", "seed"}
+PLACES = {"model": {"name"}, "dataset": {"name", "path", "folder", "tokenizer_path"}}  # names and places
 
 
 def identity_of(config: Config, data: Any, origin: Origin | None = None, code: Code | None = None) -> dict[str, Any]:
     """What determines the live weights, from the resolved configuration; names and places do not. code: the model's."""
     content = {k: v for k, v in config_to(config).items() if k in DETERMINING}
-    for part in ("model", "dataset"):
-        content[part] = {
-            k: v for k, v in content[part].items() if k not in ("name", "path", "folder", "tokenizer_path")
-        }
+    for name in DETERMINING & TABLES.keys():
+        left_out = PLACES.get(name, set()) | as_before(getattr(config, name))
+        content[name] = {k: v for k, v in content[name].items() if k not in left_out}
     content["dataset"]["fingerprint"] = data.fingerprint
     if code:
         content["model"]["code"] = code.identity
-    if isinstance(config.fault, NoFault):
+    if isinstance(config.fault, NoFault):  # which every training was before they came
         del content["fault"]
     if not config.lr.uses_horizon:
         del content["lr"]["horizon"]
-    if config.batch.norm_group is None:
-        del content["batch"]["norm_group"]
-    if isinstance(config.optimizer, AdamW) and config.optimizer.decays == "matrices":
-        del content["optimizer"]["decays"]
-    if isinstance(config.batch, ConstantBatch):  # then it is all the same
+    if isinstance(config.batch, ConstantBatch):  # steps, samples and tokens are in proportion
         del content["lr"]["unit"]
     if origin:
         content["init"] = origin.identity
@@ -53,14 +49,11 @@ def trajectory_id(identity: dict[str, Any]) -> str:
 def run_folder(root: Path, config: Config, trajectory: str) -> Path:
     """The run's folder in `root`: a readable prefix, with feedback and fault where there are, and the trajectory id.
 
-    No `=` in its name. Before the feedback was in it the folder had a shorter one, under which it is still found.
+    No `=` in its name.
     """
-    head = f"{config.model.name}-{config.dataset.name}-{type(config.lr).__name__.lower()}{config.lr.peak:g}"
-    tail = f"seed{config.seed}-{trajectory}"
+    words = [config.model.name, config.dataset.name, f"{type(config.lr).__name__.lower()}{config.lr.peak:g}"]
+    if not isinstance(config.feedback, NoFeedback):
+        words.append(FEEDBACK.kind_of(config.feedback))
     if not isinstance(config.fault, NoFault):
-        tail = f"bad_{FAULTS.kind_of(config.fault)}-{tail}"
-    without = root / f"{head}-{tail}"
-    if isinstance(config.feedback, NoFeedback):
-        return without
-    folder = root / f"{head}-{FEEDBACK.kind_of(config.feedback)}-{tail}"
-    return without if without.exists() and not folder.exists() else folder
+        words.append(f"bad_{FAULTS.kind_of(config.fault)}")
+    return root / "-".join([*words, f"seed{config.seed}", trajectory])

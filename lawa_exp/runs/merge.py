@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 from lawa_exp.config.rules import flat
+from lawa_exp.config.shared import Config
 from lawa_exp.runs.choices import config_to
+from lawa_exp.runs.identity import DETERMINING
 from lawa_exp.runs.prepare import Prepared
 from lawa_exp.system.errors import UserError
 
-MERGED = {  # what entries of one training may differ in, see `merge`; names, places and an unused horizon do not matter
-    *("averagers", "evaluate.every", "save.every", "save.keep", "trajectory.every", "lr.horizon", "model.name"),
-    *("init.from", "dataset.name", "dataset.path", "dataset.folder", "dataset.tokenizer_path"),
-}
+MERGED = {"averagers", "evaluate.every", "save.every", "save.keep", "trajectory.every"}  # what `merge` puts together
+
+
+def observing(config: Config) -> dict[str, Any]:
+    """The settings by key that are in no trajectory's id. What differs in the others, of one id, does not matter."""
+    return flat({name: part for name, part in config_to(config).items() if name not in {*DETERMINING, "init"}})
 
 
 def merge(entries: list[Prepared]) -> Prepared:
@@ -23,7 +28,7 @@ def merge(entries: list[Prepared]) -> Prepared:
     """
     first = entries[0]
     for other in entries[1:]:
-        one, two = flat(config_to(first.config)), flat(config_to(other.config))
+        one, two = observing(first.config), observing(other.config)
         for key in sorted(one):
             if one[key] != two.get(key) and key not in MERGED:
                 raise UserError(
@@ -33,12 +38,12 @@ def merge(entries: list[Prepared]) -> Prepared:
     config = replace(
         first.config,
         averagers=tuple({a.id: a for c in configs for a in c.averagers}.values()),
-        evaluate=replace(first.config.evaluate, every=math.gcd(*(int(c.evaluate.every) for c in configs))),
+        evaluate=replace(first.config.evaluate, every=math.gcd(*(c.evaluate.every for c in configs))),
         save=replace(
             first.config.save,
-            every=min(int(c.save.every or 1) for c in configs),
+            every=min(c.save.every for c in configs),
             keep=tuple(sorted({s for c in configs for s in c.save.keep})),
         ),
-        trajectory=replace(first.config.trajectory, every=math.gcd(*(int(c.trajectory.every or 1) for c in configs))),
+        trajectory=replace(first.config.trajectory, every=math.gcd(*(c.trajectory.every for c in configs))),
     )
     return replace(first, config=config)

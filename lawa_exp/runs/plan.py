@@ -73,7 +73,8 @@ def describe(
         marks.add(config.lr.stable_steps)
     marks.add(first + 1)
     if isinstance(config.fault, RateBurst):
-        marks |= {at := int(config.fault.at), at + 1, at + int(config.fault.length) + 1}
+        at = config.fault.at
+        marks |= {at, at + 1, at + config.fault.length + 1}
     on_the_fly = isinstance(config.lr, OnTheFly)
     marked = [s for s in sorted(marks) if first < s <= (min(steps, config.lr.first) if on_the_fly else steps)]
     held = len({s for a in config.averagers if a.windowed for s in a.needed(steps)}) + 1
@@ -86,7 +87,7 @@ def describe(
     bn = f"live weights and averages with evaluate.bn={e.bn}" + (
         f", on {e.bn_samples} training samples" if e.bn == "recalibrate" else ""
     )
-    horizon = int(config.lr.horizon or steps)
+    horizon = config.lr.horizon
     called = f" ({PAPERS_NAMES[config.model.name]})" if config.model.name in PAPERS_NAMES else ""
     hours = f", {cost.gpu_hours():,.0f} hours of an A100 at {MFU:.0%} of its {A100 / 1e12:g} TFLOP/s"
     lines = [
@@ -140,7 +141,7 @@ def describe(
         chosen = ", ".join(f"{k}={v}" for k, v in asdict(config.feedback).items())
         lines.append(f"feedback    {FEEDBACK.kind_of(config.feedback)}: {chosen}")
     if not isinstance(config.fault, NoFault):
-        at, length = int(config.fault.at), int(config.fault.length)
+        at, length = config.fault.at, config.fault.length
         lines.append(f"fault       {config.fault.described}, in steps {at + 1:,} to {at + length:,}")
     return "\n".join(lines + [f"warning     {w}" for w in warnings(config)])
 
@@ -155,21 +156,18 @@ def warnings(config: Config) -> list[str]:
             found.append(f"{a.id} needs {needed} snapshots, {budget}: never defined")
     if config.lr.warmup_steps >= config.steps:
         found.append(f"the warm-up of {config.lr.warmup_steps} steps does not end within the budget of {config.steps}")
-    if config.lr.uses_horizon and int(config.lr.horizon or 0) < config.steps:
+    if config.lr.uses_horizon and config.lr.horizon < config.steps:
         found.append(
-            f"lr.horizon={config.lr.horizon}: the last {config.steps - int(config.lr.horizon or 0):,} of the "
+            f"lr.horizon={config.lr.horizon}: the last {config.steps - config.lr.horizon:,} of the "
             f"{config.steps:,} steps are trained at the schedule's last rate"
         )
     if not isinstance(config.feedback, NoFeedback):
-        fed_back, every = config.feedback.averager, int(config.feedback.every)
+        fed_back, every = config.feedback.averager, config.feedback.every
         last = config.steps // every * every
         if len(fed_back.needed(last)) < fed_back.observations:
             name = FEEDBACK.kind_of(config.feedback)
             found.append(f"feedback={name} every {every} steps: the budget of {config.steps} steps never gets to it")
-    if (
-        not isinstance(config.fault, NoFault)
-        and (last := int(config.fault.at) + int(config.fault.length)) > config.steps
-    ):
+    if not isinstance(config.fault, NoFault) and (last := config.fault.at + config.fault.length) > config.steps:
         found.append(
             f"fault.at={config.fault.at}: it lasts until step {last:,}, beyond the budget of {config.steps:,} steps"
         )

@@ -16,7 +16,7 @@ from lawa_exp.axes.feedback.none import NoFeedback
 from lawa_exp.axes.layers.ghost_norm import group_norms
 from lawa_exp.axes.lr.wsd import WSD
 from lawa_exp.axes.model.outline import has_norms, outline
-from lawa_exp.config.shared import Config, Options
+from lawa_exp.config.shared import Config, Options, Unresolved
 from lawa_exp.runs.choices import config_from
 from lawa_exp.runs.identity import identity_of, run_folder, trajectory_id
 from lawa_exp.runs.resolve import resolve, resolve_trainer
@@ -52,19 +52,21 @@ def open_dataset(settings: Any, context: int) -> Any:
     return settings.open(context)
 
 
-def data_for(config: Config, plan: bool) -> Any:
+def data_for(unresolved: Unresolved, plan: bool) -> Any:
     """The open data set. plan: where it is not here, and was not said to be somewhere, its published sizes."""
     try:
-        return open_dataset(config.dataset, config.model.context)
+        return open_dataset(unresolved.dataset, unresolved.model.context)
     except NotHere:
-        known = stated(config.dataset, config.model.context) if plan and config.dataset.path is None else None
-        if known is None:
+        published = (
+            stated(unresolved.dataset, unresolved.model.context) if plan and unresolved.dataset.path is None else None
+        )
+        if published is None:
             raise
-        return known
+        return published
 
 
 def prepare(
-    config: Config,
+    unresolved: Unresolved,
     options: Options,
     device: torch.device,
     ranks: Ranks,
@@ -75,8 +77,8 @@ def prepare(
 
     data: the open data set, default: the one that is asked for.
     """
-    data = data or data_for(config, options.plan)
-    config = resolve_trainer(resolve(config, data), device.type, ranks.local_world)
+    data = data or data_for(unresolved, options.plan)
+    config = resolve(unresolved, data, resolve_trainer(unresolved.trainer, device.type, ranks.local_world))
     if hasattr(data, "workers"):
         data = copy.copy(data)  # others that have the same data open have workers of their own
         data.workers = config.trainer.workers

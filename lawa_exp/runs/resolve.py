@@ -3,123 +3,138 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from lawa_exp.averaging import AveragerSettings
+from lawa_exp.axes.batch.batches import Batches
 from lawa_exp.axes.feedback import FEEDBACK
 from lawa_exp.axes.feedback.none import NoFeedback
-from lawa_exp.axes.lr.decaying import Decaying
 from lawa_exp.axes.lr.rates import check
 from lawa_exp.axes.optimizer.schedule_free import ScheduleFree
-from lawa_exp.config.rules import resolve_steps, setting_names
-from lawa_exp.config.shared import Config
+from lawa_exp.config.parts import NoAmounts, Part
+from lawa_exp.config.rules import Amount
+from lawa_exp.config.shared import Config, Trainer, Trajectory, Unresolved
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.machine import default_threads, default_workers
-from lawa_exp.training.sharing import batches_of
 
 
-def resolve(config: Config, data: Any) -> Config:
-    """The configuration with every budget, `1epoch`, `75%`, device default and averager in plain numbers.
+@dataclass(frozen=True)
+class Amounts:
+    """Amounts as numbers of steps, of batches that may grow.
 
-    data: the open data set. Raises UserError for what contradicts it.
+    in_samples: of an epoch, a sample, a token. A percentage is a share of the horizon, counted in `unit`: of its steps,
+    or of the samples or tokens that are seen by then.
     """
-    config = replace(config, model=config.model.fitted(data, config.dataset.name))
-    if isinstance(config.optimizer, ScheduleFree) and not isinstance(config.feedback, NoFeedback):
-        raise UserError(
-            f"feedback={FEEDBACK.kind_of(config.feedback)}: expected none with optimizer=schedule_free, which keeps "
-            "an average of its own that would not follow"
-        )
-    batches = batches_of(config, data)
+
+    batches: Batches
+    in_samples: Mapping[str, float]
+    horizon: int
+    unit: str = "steps"
+
+    def steps(self, amount: Amount) -> int:
+        return self.share(amount) if self.is_share(amount) else self.batches.steps(self.samples(amount))
+
+    def last_steps(self, amount: Amount) -> int:
+        at_end = self.batches.steps_at_end
+        return self.share(amount) if self.is_share(amount) else at_end(self.horizon, self.samples(amount))
+
+    def is_share(self, amount: Amount) -> bool:
+        """Whether it is a share of the horizon's steps."""
+        return amount.unit == "%" and self.unit == "steps"
+
+    def share(self, amount: Amount) -> int:
+        return math.ceil(round(amount.number / 100 * self.horizon, 6))
+
+    def samples(self, amount: Amount) -> float:
+        if amount.unit != "%":
+            return amount.number * self.in_samples[amount.unit]
+        return round(amount.number / 100 * self.batches.seen(self.unit, self.horizon), 6) * self.in_samples[self.unit]
+
+
+def resolve(unresolved: Unresolved, data: Any, trainer: Trainer) -> Config:
+    """The configuration, with every budget, `1epoch`, `75%` and default in plain numbers.
+
+    data: the open data set. trainer: see `resolve_trainer`. Raises UserError for what contradicts the data.
+    """
+    model = unresolved.model.fitted(data, unresolved.dataset.name)
+    batches: Batches = unresolved.batch.batches(data.tokens_per_sample, data.sizes["train"])
     in_samples = {"epochs": data.sizes["train"], "samples": 1, "tokens": 1 / data.tokens_per_sample}
-
-    def steps_for(amount: float, unit: str) -> int:
-        return int(amount) if unit == "steps" else batches.steps(amount * in_samples[unit])
-
-    unit, amount = config.budget
-    total = steps_for(amount, unit)
-    horizon = resolve_steps(config.lr.horizon or total, steps_for, total, "lr.horizon", 1)
-
-    def at_end(amount: float, unit: str) -> int:
-        return batches.steps_at_end(horizon, amount * in_samples[unit])
-
-    def fixed(value: Any, key: str, low: int = 0, steps_for: Any = steps_for) -> Any:
-        if isinstance(value, tuple):
-            return tuple(fixed(v, key, low) for v in value)
-        return None if value is None else resolve_steps(value, steps_for, horizon, key, low)
-
-    def of_horizon(value: Any) -> Any:
-        """A percentage is one of the horizon in `lr.unit`: of its samples, where the schedule counts these."""
-        unit = getattr(config.lr, "unit", "steps")
-        if not (isinstance(value, str) and value.endswith("%")) or unit == "steps":
-            return tuple(map(of_horizon, value)) if isinstance(value, tuple) else value
-        return f"{float(value[:-1]) / 100 * batches.seen(unit, horizon):.6f}{unit}"
-
-    names = ("warmup_steps", *config.lr.lengths)
-    lengths = {name: fixed(of_horizon(getattr(config.lr, name)), f"lr.{name}") for name in names}
-    if isinstance(config.lr, Decaying):
-        lengths["decay_steps"] = fixed(of_horizon(config.lr.decay_steps), "lr.decay_steps", steps_for=at_end)
-    if config.scaling.warmup == "samples":
-        if isinstance(config.lr.warmup_steps, int):  # what was given in epochs, or of the horizon, is right already
-            at_base = config.scaling.base_samples(data.tokens_per_sample)
-            lengths["warmup_steps"] = batches.steps(config.lr.warmup_steps * at_base)
-        config = replace(config, scaling=replace(config.scaling, warmup="steps"))  # so that it is resolved once
-    lr = replace(config.lr, horizon=horizon, **lengths)
-    check(lr)
-    if batches.starts[-1] >= total:
+    unit, budget = unresolved.budget
+    steps = int(budget) if unit == "steps" else batches.steps(budget * in_samples[unit])
+    lr = unresolved.lr.filled(horizon=steps)
+    horizon = lr.value("horizon", Amounts(batches, in_samples, steps))
+    lr = lr.changed(horizon=horizon)
+    scaling = unresolved.scaling
+    if scaling.warmup == "samples":
+        if isinstance(lr.values["warmup_steps"], int):  # an amount is right at any batch size
+            at_base = scaling.base_samples(data.tokens_per_sample)
+            lr = lr.changed(warmup_steps=batches.steps(lr.values["warmup_steps"] * at_base))
+        scaling = replace(scaling, warmup="steps")  # so that it is resolved once
+    schedule = lr.resolved(Amounts(batches, in_samples, horizon, lr.values["unit"]))
+    check(schedule)
+    if batches.starts[-1] >= steps:
         raise UserError(
             f"batch: its size becomes {batches.sizes[-1]} only at step {batches.starts[-1] + 1:,}, "
-            f"beyond the budget of {total:,} steps"
+            f"beyond the budget of {steps:,} steps"
         )
-
-    def in_steps_of(settings: Any, where: str) -> Any:
-        changes = {
-            name: fixed(getattr(settings, name), f"{where}.{name}", 0 if name in ("start", "at") else 1)
-            for name in ("spacing", "every", "start", "at", "length")
-            if name in setting_names(type(settings))
-        }
-        return replace(settings, **changes)
-
-    averagers: dict[str, AveragerSettings] = {}
-    for settings in config.averagers:
-        settings = in_steps_of(settings, f"averagers.{settings.kind}")
-        averagers[settings.id] = settings
-    evaluate_every = fixed(config.evaluate.every, "evaluate.every", 1)
-    spacings = [a.period for a in averagers.values() if a.windowed]
-    snapshot_every = fixed(config.trajectory.every, "trajectory.every", 1)
-    if snapshot_every is None:
-        snapshot_every = math.gcd(*spacings) if spacings else evaluate_every
-    if config.trajectory.window == "disk":
-        if config.trajectory.keep != "all":
-            raise UserError(f"trajectory.window=disk: expected trajectory.keep=all, not {config.trajectory.keep}")
-        for spacing in spacings:
-            if spacing % snapshot_every:
-                raise UserError(
-                    f"trajectory.window=disk: trajectory.every={snapshot_every} does not divide the spacing {spacing}"
-                )
-    return replace(
-        config,
-        lr=lr,
+    amounts = Amounts(batches, in_samples, horizon)
+    averagers = {a.id: a for a in (part.resolved(amounts) for part in unresolved.averagers)}
+    feedback = unresolved.feedback.resolved(amounts)
+    check_feedback(feedback, unresolved.optimizer)
+    evaluate = unresolved.evaluate.resolved(amounts)
+    spacings = [a.spacing for a in averagers.values() if a.windowed]
+    return Config(
+        model=model,
+        dataset=unresolved.dataset,
+        optimizer=unresolved.optimizer,
+        lr=schedule,
+        batch=unresolved.batch,
+        scaling=scaling,
+        init=unresolved.init,
         averagers=tuple(averagers.values()),
-        feedback=in_steps_of(config.feedback, "feedback"),
-        fault=in_steps_of(config.fault, "fault"),
-        evaluate=replace(config.evaluate, every=evaluate_every),
-        save=replace(
-            config.save,
-            every=fixed(config.save.every, "save.every", 1) or evaluate_every,
-            keep=tuple(fixed(s, "save.keep", 1) for s in config.save.keep),
-        ),
-        trajectory=replace(config.trajectory, every=snapshot_every),
-        budget=("steps", total),
+        feedback=feedback,
+        fault=unresolved.fault.resolved(amounts),
+        trainer=trainer,
+        logger=unresolved.logger,
+        evaluate=evaluate,
+        save=unresolved.save.filled(every=evaluate.every).resolved(amounts),
+        trajectory=resolve_trajectory(unresolved.trajectory, amounts, spacings, evaluate.every),
+        steps=steps,
+        seed=unresolved.seed,
+        recipe=unresolved.recipe,
     )
 
 
-def resolve_trainer(config: Config, device_type: str, local_world: int) -> Config:
+def check_feedback(feedback: Any, optimizer: Any) -> None:
+    """UserError where the optimizer has an average of its own."""
+    if isinstance(optimizer, ScheduleFree) and not isinstance(feedback, NoFeedback):
+        raise UserError(
+            f"feedback={FEEDBACK.kind_of(feedback)}: expected none with optimizer=schedule_free, which keeps "
+            "an average of its own that would not follow"
+        )
+
+
+def resolve_trajectory(
+    part: Part[Trajectory], amounts: Amounts, spacings: Sequence[int], evaluate_every: int
+) -> Trajectory:
+    """spacings: of the attached windows. UserError where a window on the disk would miss snapshots."""
+    trajectory = part.filled(every=math.gcd(*spacings) if spacings else evaluate_every).resolved(amounts)
+    if trajectory.window == "disk":
+        if trajectory.keep != "all":
+            raise UserError(f"trajectory.window=disk: expected trajectory.keep=all, not {trajectory.keep}")
+        for spacing in spacings:
+            if spacing % trajectory.every:
+                raise UserError(
+                    f"trajectory.window=disk: trajectory.every={trajectory.every} does not divide the spacing {spacing}"
+                )
+    return trajectory
+
+
+def resolve_trainer(part: Part[Trainer], device_type: str, local_world: int) -> Trainer:
     """Device, dtype `auto`, threads and workers, as they are at hand: bfloat16 on a GPU, float32 on a CPU."""
-    trainer = config.trainer
+    trainer = part.filled(
+        threads=default_threads(local_world), workers=default_workers(local_world) if device_type == "cuda" else 0
+    ).resolved(NoAmounts())
     dtype = {"cuda": "bfloat16"}.get(device_type, "float32") if trainer.dtype == "auto" else trainer.dtype
-    threads = trainer.threads or default_threads(local_world)
-    workers = trainer.workers
-    if workers is None:
-        workers = default_workers(local_world) if device_type == "cuda" else 0
-    return replace(config, trainer=replace(trainer, device=device_type, dtype=dtype, threads=threads, workers=workers))
+    return replace(trainer, device=device_type, dtype=dtype)

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.axes.lr.constant import Constant
 from lawa_exp.axes.lr.wsd import WSD
-from lawa_exp.config.shared import STABLE, Config, Init, Options
+from lawa_exp.config.shared import STABLE, Config, Init, Options, Unresolved
 from lawa_exp.results.summary import summarise
+from lawa_exp.runs.choices import config_to, unresolved_from
 from lawa_exp.runs.execute import execute
 from lawa_exp.runs.folder import check_folder
 from lawa_exp.runs.merge import merge
@@ -31,11 +31,11 @@ from lawa_exp.system.errors import Failed, UserError
 from lawa_exp.system.files import write_text_atomically
 
 
-def run_one(config: Config, options: Options) -> int:
+def run_one(unresolved: Unresolved, options: Options) -> int:
     """Trains or plans one configuration; returns the exit code."""
-    device, ranks = start_device(config.trainer.device, options.plan)
+    device, ranks = start_device(unresolved.device, options.plan)
     try:
-        prepared = ranks.together(lambda: prepare(config, options, device, ranks))
+        prepared = ranks.together(lambda: prepare(unresolved, options, device, ranks))
         if options.plan:
             check_folder(RunDir(prepared.run_dir), prepared)
             if ranks.is_main:
@@ -47,42 +47,49 @@ def run_one(config: Config, options: Options) -> int:
 
 
 DECAYS = ("lr=", "lr.decay_steps=", "lr.shape=", "lr.final_ratio=", "lr.horizon=", "init.")  # not of the stable run
+Entry = tuple[Unresolved, Options]  # of a multirun
 Stable = tuple[Prepared, list[str], list[int]]  # a stable run, its overrides, the numbers of its cool-downs
 
 
 def stable_runs(
-    entries: list[tuple[Config, Options]], overrides: list[list[str]], device: Any, ranks: distributed.Ranks
+    entries: list[Entry], overrides: list[list[str]], device: Any, ranks: distributed.Ranks
 ) -> list[Stable]:
     """The constant-rate runs that cool-downs (`lr=wsd init.from=stable`) share, up to the last of their branch points.
 
     A stable run has all averagers of its cool-downs, and keeps the states that they go on from.
     """
-    found: dict[str, list[tuple[int, Prepared]]] = {}
-    for i, (config, options) in enumerate(entries):
-        if config.init.optimizer == "reset":
+    groups: dict[str, list[tuple[int, Prepared]]] = {}
+    for i, (unresolved, options) in enumerate(entries):
+        if unresolved.init.optimizer == "reset":
             raise UserError("init.optimizer=reset: a cool-down of the stable run keeps its optimizer")
-        if not isinstance(config.lr, WSD):
+        if unresolved.lr.cls is not WSD:
             raise UserError("init.from=stable: expected lr=wsd, whose stable part is the constant-rate run")
-        alone = prepare(replace(config, init=Init(None, None, None)), options, device, ranks)
-        assert isinstance(alone.config.lr, WSD)
-        step = config.init.step or alone.config.lr.stable_steps
+        alone = prepare(replace(unresolved, init=Init(None, None, None)), options, device, ranks).config
+        step = unresolved.init.step or alone.lr.stable_steps
         if step == 0:
-            raise UserError(f"lr.decay_steps={config.lr.decay_steps}: leaves no stable step for init.from=stable")
-        if step > alone.config.lr.stable_steps:
-            raise UserError(f"init.step={step}: the decay begins after step {alone.config.lr.stable_steps} already")
-        lr = Constant(config.lr.peak, int(alone.config.lr.warmup_steps), None, config.lr.unit)
-        save = replace(alone.config.save, keep=(step,))
-        config = replace(alone.config, lr=lr, save=save, budget=("steps", step))
-        p = prepare(config, options, device, ranks)
-        found.setdefault(p.trajectory, []).append((i, p))
+            raise UserError(
+                f"lr.decay_steps={unresolved.lr.values['decay_steps']}: leaves no stable step for init.from=stable"
+            )
+        if step > alone.lr.stable_steps:
+            raise UserError(f"init.step={step}: the decay begins after step {alone.lr.stable_steps} already")
+        p = prepare(stable_part(alone, step), options, device, ranks)
+        groups.setdefault(p.trajectory, []).append((i, p))
     runs = []
-    for members in found.values():
-        longest = max((p for _, p in members), key=lambda p: p.config.steps)
-        same = [replace(p, config=replace(p.config, budget=longest.config.budget)) for _, p in members]
+    for members in groups.values():
+        longest = max(p.config.steps for _, p in members)
+        same = [replace(p, config=replace(p.config, steps=longest)) for _, p in members]
         shared = set.intersection(*(set(overrides[i]) for i, _ in members))
         ours = [o for o in overrides[members[0][0]] if o in shared and not o.startswith(DECAYS)]
         runs.append((merge(same), ["lr=constant", *ours], [i for i, _ in members]))
     return runs
+
+
+def stable_part(config: Config, step: int) -> Unresolved:
+    """The constant-rate run of a (resolved) wsd run up to `step`, whose state it keeps."""
+    content = config_to(config)
+    lr = {"kind": "constant", **{name: content["lr"][name] for name in ("peak", "warmup_steps", "unit")}}
+    changed = {"lr": {**lr, "horizon": None}, "save": {**content["save"], "keep": [step]}, "steps": step}
+    return unresolved_from({**content, **changed})
 
 
 def savings(stable: list[Stable], entries: list[Prepared], of: dict[int, Prepared]) -> list[str]:
@@ -137,15 +144,13 @@ def sweep_folder(options: Options) -> Path:
     return Path(options.runs_root) / "sweeps" / str(options.sweep)
 
 
-def gather(
-    entries: list[tuple[Config, Options]], overrides: list[list[str]], device: Any, ranks: distributed.Ranks
-) -> Sweep:
+def gather(entries: list[Entry], overrides: list[list[str]], device: Any, ranks: distributed.Ranks) -> Sweep:
     """What the entries ask for: entries that differ only in averaging are one training with all of its averagers."""
-    apart = [i for i, (config, _) in enumerate(entries) if config.init.from_ == STABLE]
+    apart = [i for i, (unresolved, _) in enumerate(entries) if unresolved.init.from_ == STABLE]
     stable = stable_runs([entries[i] for i in apart], [overrides[i] for i in apart], device, ranks)
     prepared = [s for s, _, _ in stable]
     of = {apart[i]: s for s, _, members in stable for i in members}
-    prepared += [prepare(config, o, device, ranks, of.get(i)) for i, (config, o) in enumerate(entries)]
+    prepared += [prepare(unresolved, o, device, ranks, of.get(i)) for i, (unresolved, o) in enumerate(entries)]
     overrides = [mine for _, mine, _ in stable] + overrides
     groups: dict[tuple[Path, int], list[int]] = {}
     for i, p in sorted(enumerate(prepared), key=lambda entry: (entry[0] >= len(stable), entry[1].config.steps)):
@@ -175,10 +180,10 @@ def gather(
     )
 
 
-def run_all(entries: list[tuple[Config, Options]], overrides: list[list[str]]) -> int:
+def run_all(entries: list[Entry], overrides: list[list[str]]) -> int:
     """Trains or plans the entries of a multirun; one that fails does not stop the others, a stop signal does."""
     options = entries[0][1]
-    device, ranks = start_device(entries[0][0].trainer.device, options.plan)
+    device, ranks = start_device(entries[0][0].device, options.plan)
     say: Callable[[str], None] = functools.partial(print, flush=True) if ranks.is_main else lambda _: None
     folder = sweep_folder(options)
     say(f"sweep_dir={folder}")

@@ -12,7 +12,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from lawa_exp.system.files import LOCK, PARTIAL, clear, discard, sync, temporary, written_by
 
@@ -116,7 +115,7 @@ def verify(target: Path, part: int = 0, parts: int = 1) -> None:
             raise Damaged(f"{path} is missing")
         if path.stat().st_size != entry["bytes"]:
             raise Damaged(f"{path} has {path.stat().st_size} bytes, expected {entry['bytes']}")
-        if not has_checksum(path, entry):
+        if file_crc32(path) != entry["crc32"]:
             raise Damaged(f"{path} does not have the checksum of its manifest")
 
 
@@ -141,16 +140,6 @@ def steps_in(root: Path) -> dict[int, Path]:
 
 def step_name(step: int) -> str:
     return f"step_{step:08d}"
-
-
-def has_checksum(path: Path, entry: Mapping[str, Any]) -> bool:
-    """Whether a file is what its entry in a manifest says; the first manifests had SHA-256 in place of CRC-32."""
-    if "sha256" in entry:
-        import hashlib  # takes milliseconds
-
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == entry["sha256"]
-    return file_crc32(path) == entry["crc32"]
 
 
 def file_crc32(path: Path) -> int:

@@ -139,11 +139,12 @@ def weight_files(source: Path) -> list[Path]:
 def snapshots_of(run: RunDir) -> dict[int, Path]:
     """The committed snapshots of a run by step, those of the run that it branched from before its own."""
     own = steps_in(run.trajectory)
-    content = run.read_config() or {}
-    init = content.get("init") or {}
-    came_from = content.get("identity", {}).get("init", {})
-    source = Path(init["from"]) if init.get("from") else None
-    if source is None or came_from.get("optimizer") != "keep" or not is_run(source):
+    content = run.read_config()
+    came_from = content["identity"].get("init") if content else None
+    if not content or not came_from or came_from["optimizer"] != "keep":
+        return own
+    source = Path(content["init"]["from"])
+    if not is_run(source):
         return own
     there = RunDir(source).read_config() or {}
     if there["trajectory_id"] != came_from["trajectory"]:

@@ -45,7 +45,7 @@ def restore(
     step, folder, damaged = run.newest_state(ranks)
     for message in damaged:
         say(f"warning: {message}; " + (f"going on from step {step:,}" if folder else "starting from step 0"))
-    every, first = int(config.save.every or 1), origin.first_step if origin else 0
+    every, first = config.save.every, origin.first_step if origin else 0
     if folder is None and ranks.is_main and (aside := run.set_rows_aside((first // every + 1) * every)):
         say(f"warning: no state to go on from: training again from its beginning; the rows there were are in {aside}")
     snapshots = snapshots_of(run)

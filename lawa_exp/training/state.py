@@ -75,7 +75,7 @@ class State:
         """
         described = json.loads((folder / "state.json").read_text())
         self.step = described["step"]
-        self.measured_rate = described.get("measured_rate")
+        self.measured_rate = described["measured_rate"]
         load_live(self.live, map_stored(folder), self.store)
         tensors = self._read(folder, "optimizer")
         _load_optimizer(self.optimizer, self.model, tensors, described["optimizer_groups"])

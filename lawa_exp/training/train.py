@@ -106,9 +106,9 @@ def train(
         begun()
     background = Background()
     snapshots_kept = config.trajectory.keep
-    snapshots_every = int(config.trajectory.every or 1)
+    snapshots_every = config.trajectory.every
     window_on_disk = config.trajectory.window == "disk"
-    evaluate_every, save_every = int(config.evaluate.every), int(config.save.every or 1)
+    evaluate_every, save_every = config.evaluate.every, config.save.every
     batches = batches_of(config, data)
     drawn = config.fault.drawn(data, batches)
     agreement = Agreement(ranks)

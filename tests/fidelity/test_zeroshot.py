@@ -21,6 +21,7 @@ from lm_eval.api.task import ConfigurableTask  # noqa: E402
 
 from lawa_exp.axes.dataset.tokenizers import load_tokenizer  # noqa: E402
 from lawa_exp.evaluation.perplexity import Perplexity  # noqa: E402
+from lawa_exp.evaluation.score import LanguageModel  # noqa: E402
 from lawa_exp.evaluation.zeroshot import LOCAL, ZeroShot, load_tasks, local_file, read_documents, task_manager  # noqa: E402
 from lawa_exp.launch.compose import compose, read  # noqa: E402
 from lawa_exp.readout.evaluators import shipped_file  # noqa: E402
@@ -89,13 +90,14 @@ def own_task(name: str, documents: list[dict[str, Any]]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def model() -> tuple[Any, torch.device]:
+def model() -> tuple[LanguageModel, torch.device]:
     overrides = ["model.layers=1", "model.heads=2", "model.width=32", "model.context=48", "trainer.threads=1"]
-    config, _ = read(*compose([*overrides, "evaluate.batch_size=4"])[0][0])
-    return resolve_trainer(config, "cpu", 1), torch.device("cpu")
+    unresolved, _ = read(*compose(overrides)[0][0])
+    trainer = resolve_trainer(unresolved.trainer, "cpu", 1)
+    return LanguageModel(unresolved.model, unresolved.seed, trainer, batch_size=4), torch.device("cpu")
 
 
-def scored(model: tuple[Any, torch.device], tasks: dict[str, Any]) -> Any:
+def scored(model: tuple[LanguageModel, torch.device], tasks: dict[str, Any]) -> Any:
     score = ZeroShot(*model, Ranks(), load_tokenizer("bytes", None), tasks, None)
     return score({name: t.clone() for name, t in score.model.state_dict().items() if name in score.swap.live})
 
@@ -188,10 +190,12 @@ def test_scores_and_perplexity_are_those_of_the_harness_model(model: tuple[Any, 
     trained.save(str(tmp_path / "tokenizer.json"))
     tokenizer = read_tokenizer(tmp_path / "tokenizer.json", "tiny")
     overrides = ["model.layers=2", "model.heads=2", "model.width=32", "model.context=16", "model.vocab_size=320"]
-    config, _ = read(*compose(["model=pythia_14m", *overrides, "evaluate.batch_size=3", "trainer.threads=1"])[0][0])
-    config = resolve_trainer(config, "cpu", 1)
-    ours = Perplexity(config, torch.device("cpu"), Ranks(), tokenizer, text, "text")
-    write_configuration(tmp_path, config.model)
+    unresolved, _ = read(*compose(["model=pythia_14m", *overrides, "trainer.threads=1"])[0][0])
+    subject = LanguageModel(
+        unresolved.model, unresolved.seed, resolve_trainer(unresolved.trainer, "cpu", 1), batch_size=3
+    )
+    ours = Perplexity(subject, torch.device("cpu"), Ranks(), tokenizer, text, "text")
+    write_configuration(tmp_path, unresolved.model)
     write_tensors(tmp_path / "model.safetensors", ours.swap.live)
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_file=str(tmp_path / "tokenizer.json"), eos_token="<|endoftext|>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -321,19 +320,10 @@ def test_odd_headers_and_indexes_are_refused(tmp_path, capsys):
     assert "b is both in 1.safetensors and in 2.safetensors" in refused(capsys, folder, "--out", tmp_path / "out")
 
 
-@pytest.mark.parametrize("kind", ["crc32", "sha256"])
-def test_what_a_manifest_says_is_checked(kind, tmp_path, capsys):
-    """sha256: as the first manifests had it."""
+def test_what_a_manifest_says_is_checked(tmp_path, capsys):
     folder = trajectory(tmp_path / "run", range(1, 4)) / "trajectory"
-    for step in folder.iterdir():
-        manifest = json.loads((step / "manifest.json").read_text())
-        ((name, entry),) = manifest.items()
-        if kind == "sha256":
-            entry.pop("crc32")
-            entry["sha256"] = hashlib.sha256((step / name).read_bytes()).hexdigest()
-        (step / "manifest.json").write_text(json.dumps(manifest))
     average("--trajectory", folder, "--k", 3, "--out", tmp_path / "out")
-    file = folder / "step_00000002" / name
+    (file,) = (folder / "step_00000002").glob("*.safetensors")
     flip(file, file.stat().st_size - 3)
     said = refused(capsys, "--trajectory", folder, "--k", 3, "--out", tmp_path / "out2")
     assert str(file.parent) in said and "checksum" in said

@@ -185,8 +185,9 @@ def asked(*overrides: str) -> tuple:
 
 def test_a_feedback_of_another_kind_cannot_keep_the_sources_state(tmp_path):
     origin = Origin(tmp_path, 10, True, {})
-    kinds = {name: asked(f"feedback={name}")[0] for name in ("none", "lookahead", "switch_ema", "lawa_restart")}
-    faster = asked("feedback=lookahead", "feedback.every=2")[0]
+    cpu, names = torch.device("cpu"), ("none", "lookahead", "switch_ema", "lawa_restart")
+    kinds = {name: prepare(*asked(f"feedback={name}"), cpu, Ranks()).config for name in names}
+    faster = prepare(*asked("feedback=lookahead", "feedback.every=2"), cpu, Ranks()).config
     for here, there in ((faster, kinds["lookahead"]), (kinds["none"], faster), (kinds["switch_ema"], kinds["none"])):
         check_continues(origin, here, 40, there, 40)
     for here, there in (("switch_ema", "lawa_restart"), ("lookahead", "switch_ema")):

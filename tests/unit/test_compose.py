@@ -7,13 +7,20 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 
 from hydra_plugins import lawa_exp_launcher
+from lawa_exp.axes.lr.constant import Constant
+from lawa_exp.config.parts import NoAmounts
+from lawa_exp.config.rules import Amount
 from lawa_exp.launch import compose
 from lawa_exp.launch.compose import main
 from lawa_exp.launch.conf import CONF
-from lawa_exp.runs.choices import SHARED, TABLES, config_from, config_to
+from lawa_exp.runs.choices import SHARED, TABLES, config_from, config_to, unresolved_from
+from lawa_exp.runs.prepare import prepare
+from lawa_exp.system.distributed import Ranks
+from lawa_exp.system.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +36,15 @@ def composed(*arguments):
     return compose.read(values, overrides)
 
 
+def ids(config):
+    """Of averagers that have no amounts."""
+    return [a.resolved(NoAmounts()).id for a in config.averagers]
+
+
+def kinds(config):
+    return [a.cls.kind for a in config.averagers]
+
+
 def refused(capsys, *arguments) -> str:
     """The one line on stderr of a command that ends with exit code 2."""
     capsys.readouterr()
@@ -40,10 +56,10 @@ def refused(capsys, *arguments) -> str:
 
 def test_the_command_of_the_card(capsys):
     config, _ = composed("model=gpt2_medium", "avg=lawa", "k=5", "spacing=1000")
-    assert [a.id for a in config.averagers] == ["lawa-k5-s1000"]
+    assert ids(config) == ["lawa-k5-s1000"]
     model = config.model
     assert (model.layers, model.heads, model.width, model.context, model.vocab_size) == (24, 16, 1024, 1024, 50304)
-    assert model.scale_attn_by_inverse_layer_idx and not model.bias and config.lr.peak == 3e-3
+    assert model.scale_attn_by_inverse_layer_idx and not model.bias and config.lr.values["peak"] == 3e-3
     assert config.batch.size * model.context == 147_456 and config.budget == ("steps", 70_000)
     line = refused(capsys, "model=gpt2_medium", "avg=lawa", "k=5", "spacing=1000")
     for part in (
@@ -191,36 +207,32 @@ def test_the_budget_on_the_command_line_replaces_the_recipes():
 
 
 def test_lists_attach_a_product_and_a_model_brings_its_recipe():
-    config, _ = composed("k=[3,5]", "spacing=[50,100]", "avg=[lawa,ema]")
-    ids = [a.id for a in config.averagers]
-    assert ids[:4] == ["lawa-k3-s50", "lawa-k3-s100", "lawa-k5-s50", "lawa-k5-s100"] and len(ids) == 5
+    found = ids(composed("k=[3,5]", "spacing=[50,100]", "avg=[lawa,ema]")[0])
+    assert found[:4] == ["lawa-k3-s50", "lawa-k3-s100", "lawa-k5-s50", "lawa-k5-s100"] and len(found) == 5
     assert composed("avg=none")[0].averagers == ()
     config, _ = composed("lr=constant", "dataset=tokens", "model=gpt2_large")  # in any order
-    assert type(config.lr).__name__ == "Constant" and config.lr.peak == 2e-3 and config.dataset.name == "tokens"
+    assert config.lr.cls is Constant and config.lr.values["peak"] == 2e-3 and config.dataset.name == "tokens"
 
 
 def test_the_two_recipes_of_gpt2():
     """As the published code ran, and fair: an annealed baseline and an EMA whose decay is chosen."""
     published, fair = composed("model=gpt2_small")[0], composed("model=gpt2_small", "recipe=fair")[0]
     assert (published.recipe, fair.recipe) == ("as_published", "fair")
-    assert (published.lr.final_ratio, fair.lr.final_ratio) == (0.1, 0.0)
-    assert [a.id for a in published.averagers[:2]] == ["lawa-k5-s400", "ema-d0.9-e1-warmup"]
-    assert (published.averagers[2].kind, published.averagers[2].every, published.averagers[2].start) == (
-        "swa",
-        10,
-        "75%",
-    )
-    assert len([a for a in fair.averagers if a.kind == "ema"]) > 1 and fair.batch == published.batch
-    assert composed("recipe=fair", "model=gpt2_small", "lr=wsd", "avg=lawa")[0].lr.shape == "1-sqrt"
+    assert (published.lr.values["final_ratio"], fair.lr.values["final_ratio"]) == (0.1, 0.0)
+    *others, swa = published.averagers
+    assert ids(dataclasses.replace(published, averagers=others)) == ["lawa-k5-s400", "ema-d0.9-e1-warmup"]
+    assert swa.cls.kind == "swa" and swa.values == {"every": 10, "start": Amount(75, "%", "75%")}
+    assert kinds(fair).count("ema") > 1 and fair.batch == published.batch
+    assert composed("recipe=fair", "model=gpt2_small", "lr=wsd", "avg=lawa")[0].lr.values["shape"] == "1-sqrt"
     assert composed("model=fair/gpt2_small", "recipe=as_published")[0].recipe == "as_published"
     for size, peak, tokens in (("small", 6e-3, 393_216), ("medium", 3e-3, 147_456), ("large", 2e-3, 49_152)):
         config = composed(f"model=gpt2_{size}")[0]
-        assert config.lr.peak == peak and config.batch.size * config.model.context == tokens
+        assert config.lr.values["peak"] == peak and config.batch.size * config.model.context == tokens
 
 
 def test_recipes_are_swept_like_any_setting():
     found = swept("model=gpt2_small,gpt2_large", "recipe=as_published,fair")
-    assert [(c.model.name, c.recipe, c.lr.final_ratio) for c in found] == [
+    assert [(c.model.name, c.recipe, c.lr.values["final_ratio"]) for c in found] == [
         ("gpt2_small", "as_published", 0.1),
         ("gpt2_small", "fair", 0.0),
         ("gpt2_large", "as_published", 0.005),
@@ -242,12 +254,12 @@ def test_a_fair_recipe_is_the_published_one_but_for_the_schedule_and_the_average
     assert (published.recipe, fair.recipe, fair.model.name) == ("as_published", "fair", model)
     for part in ("model", "dataset", "optimizer", "batch", "scaling", "budget", "seed"):
         assert getattr(fair, part) == getattr(published, part), part
-    samples = fair.evaluate.bn_samples  # a whole pass for each of many averages would cost more than the training
-    assert fair.evaluate == dataclasses.replace(published.evaluate, bn_samples=samples)
-    assert fair.lr.final_ratio <= 1e-4 and fair.lr.horizon is None  # annealed to (nearly) zero at the budget
-    assert fair.lr.peak == published.lr.peak
-    kinds = [a.kind for a in fair.averagers]
-    assert set(kinds) == {"lawa", "ema", "swa"} and kinds.count("ema") > 1
+    samples = fair.evaluate.values["bn_samples"]  # a whole pass for each of many averages would be too much
+    assert fair.evaluate == published.evaluate.changed(bn_samples=samples)
+    lr = fair.lr.values
+    assert lr["final_ratio"] <= 1e-4 and lr["horizon"] is None  # annealed to (nearly) zero at the budget
+    assert lr["peak"] == published.lr.values["peak"]
+    assert set(kinds(fair)) == {"lawa", "ema", "swa"} and kinds(fair).count("ema") > 1
 
 
 def swept(*arguments):
@@ -278,8 +290,13 @@ def test_the_commands_in_an_experiments_file_compose(experiment):
 
 @pytest.mark.parametrize("model", ["gpt_tiny", "gpt2_small", "gpt2_medium", "gpt2_large"])
 def test_every_model_composes_and_its_configuration_survives_a_file(model):
-    config, _ = composed(f"model={model}")
-    assert config_from(yaml.safe_load(yaml.safe_dump(config_to(config)))) == config
+    config = prepare(*composed(f"model={model}", "plan=true"), torch.device("cpu"), Ranks()).config
+    written = yaml.safe_load(yaml.safe_dump(config_to(config)))
+    assert config_from(written) == config
+    unresolved = unresolved_from(written)
+    assert unresolved.budget == ("steps", config.steps) and unresolved.lr.resolved(NoAmounts()) == config.lr
+    with pytest.raises(UserError, match=r"evaluate\.every=1epoch: expected"):
+        config_from({**written, "evaluate": {**written["evaluate"], "every": "1epoch"}})
 
 
 def test_every_choice_in_conf_has_exactly_the_settings_of_its_dataclass():

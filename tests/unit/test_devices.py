@@ -18,7 +18,8 @@ from lawa_exp.averaging.tensors import averaged_names, live_tensors
 from lawa_exp.averaging.window import Window
 from lawa_exp.evaluation.numerics import set_up_arithmetic
 from lawa_exp.launch.compose import compose, read
-from lawa_exp.system.distributed import lost
+from lawa_exp.runs.prepare import prepare
+from lawa_exp.system.distributed import Ranks, lost
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
@@ -211,7 +212,7 @@ def test_a_convolution_in_float32_is_exact(device: str, monkeypatch: pytest.Monk
     """TF32, of 10 bits, is a thousandth away."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's default
     ((values, given),), _ = compose(["trainer.dtype=float32"])
-    set_up_arithmetic(read(values, given)[0])
+    set_up_arithmetic(prepare(*read(values, given), torch.device("cpu"), Ranks()).config)
     torch.manual_seed(0)
     images, weights = torch.randn(8, 32, 16, 16), torch.randn(64, 32, 3, 3)
     exact = nn.functional.conv2d(images.double(), weights.double())

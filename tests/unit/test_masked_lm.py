@@ -15,9 +15,10 @@ from lawa_exp.axes.lr import rates
 from lawa_exp.axes.model import dropout
 from lawa_exp.axes.model.adaptive_lm.settings import AdaptiveLMSettings
 from lawa_exp.axes.model.roberta.settings import RobertaSettings
+from lawa_exp.config.parts import NoAmounts
+from lawa_exp.config.rules import Amount
 from lawa_exp.evaluation.evaluate import fields_of
 from lawa_exp.launch import compose
-from lawa_exp.runs.choices import config_from, config_to
 from lawa_exp.system.errors import UserError
 
 DATA = Path(__file__).parents[1] / "fidelity" / "recorded" / "fairseq" / "data"
@@ -29,7 +30,11 @@ def composed(*arguments):
 
 
 def rate(config, step):
-    return rates.rate(config.lr, config.scaling, config.batch.batches(512, 10**6), step)
+    return rates.rate(config.lr.resolved(NoAmounts()), config.scaling, config.batch.batches(512, 10**6), step)
+
+
+def kinds(config):
+    return {a.cls.kind for a in config.averagers}
 
 
 def test_the_recipe_of_roberta_as_published_and_fair():
@@ -40,15 +45,9 @@ def test_the_recipe_of_roberta_as_published_and_fair():
     assert rate(config, 10_000) == 5e-4
     assert rate(config, 27_200) == pytest.approx(5e-4 * (125_000 - 27_200) / 115_000)  # it stops at 85% of the peak
     fair = composed("model=roberta_base", "recipe=fair")
-    assert fair.lr.horizon is None and fair.lr.warmup_steps == "8%" and fair.batch == config.batch
-    assert {a.kind for a in fair.averagers} == {"lawa", "ema", "swa"}
-
-
-def test_a_configuration_from_before_decays_was_a_setting():
-    config = composed()
-    values = config_to(config)
-    del values["optimizer"]["decays"]
-    assert config_from(values) == config and config.optimizer.decays == "matrices"
+    lr = fair.lr.values
+    assert lr["horizon"] is None and str(lr["warmup_steps"]) == "8%" and fair.batch == config.batch
+    assert kinds(fair) == {"lawa", "ema", "swa"}
 
 
 def random_lines(count, seed=0):
@@ -116,13 +115,16 @@ def test_the_small_recipe_of_roberta_as_published_and_fair(tmp_path):
     """conf/experiment/mini_mlm.yaml has the shares of conf/model/roberta_base.yaml."""
     large, config = composed("model=roberta_base"), composed("experiment=mini_mlm")
     (_, published), (_, budget) = large.budget, config.budget
-    assert config.lr.horizon == round(budget * large.lr.horizon / published)
-    assert config.lr.warmup_steps == round(config.lr.horizon * large.lr.warmup_steps / large.lr.horizon)
-    assert rate(config, budget) / config.lr.peak == pytest.approx(rate(large, published) / large.lr.peak, abs=1e-3)
+    lr, of_large = config.lr.values, large.lr.values
+    assert lr["horizon"] == round(budget * of_large["horizon"] / published)
+    assert lr["warmup_steps"] == round(lr["horizon"] * of_large["warmup_steps"] / of_large["horizon"])
+    assert rate(config, budget) / lr["peak"] == pytest.approx(rate(large, published) / of_large["peak"], abs=1e-3)
     assert config.optimizer == large.optimizer and config.model.dropout == large.model.dropout
-    assert {a.spacing for a in config.averagers if a.kind == "lawa"} == {round(budget * 136 / published), 50}
+    spacings = {a.values["spacing"] for a in config.averagers if a.cls.kind == "lawa"}
+    assert spacings == {round(budget * 136 / published), 50}
     fair = composed("experiment=mini_mlm", "lr.horizon=null", "lr.warmup_steps=8%")
-    assert fair.lr.horizon is None and fair.lr.warmup_steps == "8%" and fair.averagers == config.averagers
+    assert fair.lr == config.lr.changed(horizon=None, warmup_steps=Amount(8, "%", "8%"))
+    assert fair.averagers == config.averagers
     small = ["model.layers=1", "model.width=16", "model.heads=2", "steps=60", "lr.horizon=null", "lr.warmup_steps=10"]
     asked = ["experiment=mini_mlm", "lr.peak=1e-2", "evaluate.samples=16", "evaluate.every=60", *small]
     assert compose.main([*asked, f"run_dir={tmp_path / 'run'}"]) == 0

@@ -6,14 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from helpers import UPDATE, Strike, assert_same_run, contents, markers, rows, run, tiny
 
 from lawa_exp.axes.objective.task import IGNORE
 from lawa_exp.evaluation.numerics import objective_for, seeded_model
 from lawa_exp.launch.compose import compose, read
 from lawa_exp.results.statistics import estimates, noise_scale
-from lawa_exp.runs.choices import config_from
 from lawa_exp.runs.prepare import prepare
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.training.noise_scale import MicroNorms
@@ -195,9 +193,3 @@ def test_the_noise_scale_is_a_ratio_of_means() -> None:
     assert noise_scale(found, 1, 3) == 6.0
     assert noise_scale(found, 2, 2) == 4 / 3
     assert noise_scale(found, 1, 1) is None and noise_scale(found, 3, 9) is None
-
-
-def test_a_run_from_before_it_is_read(without: Path) -> None:
-    content = yaml.safe_load((without / "config.yaml").read_text())
-    del content["logger"]["noise_scale"]
-    assert config_from(content).logger.noise_scale is False

@@ -39,7 +39,7 @@ def test_every_size_has_the_published_number_of_parameters(size: str) -> None:
         model = config.model.build()
     assert sum(p.numel() for p in model.parameters()) == PUBLISHED[size]
     assert config.dataset.name == "pile" and config.batch.size * config.model.context == 2**21
-    assert config.budget == ("steps", 143000) and config.lr.final_ratio == 0.1
+    assert config.budget == ("steps", 143000) and config.lr.values["final_ratio"] == 0.1
 
 
 def test_our_weights_are_a_checkpoint_that_transformers_opens(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from helpers import rows, run, tiny
 
 from lawa_exp.averaging import EmaSettings, LawaSettings, SwaSettings, row_fields
+from lawa_exp.config.parts import NoAmounts
 from lawa_exp.launch.compose import compose, read
 from lawa_exp.readout.choice import choose, cost, cross_fitted
 from lawa_exp.readout.suggestion import (
@@ -157,7 +158,8 @@ def test_a_run(constant: Path) -> None:
     assert all(last[id] == pytest.approx(loss, rel=1e-5) for id, loss in online.items() if id != "live")
     # The overrides compose to the average that is suggested.
     [(values, overrides)], _ = compose(found["overrides"])
-    [settings] = read(values, overrides)[0].averagers
+    [part] = read(values, overrides)[0].averagers
+    settings = part.resolved(NoAmounts())
     assert settings.id.removesuffix(f"-from{found['start']}") == found["id"].removesuffix(f"-from{found['start']}")
     said = suggest(constant).stdout
     assert f"take {found['id']}" in said and " ".join(found["overrides"]) in said and " ± " in said

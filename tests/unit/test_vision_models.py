@@ -10,9 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from lawa_exp.axes.dataset.digits import DigitsSettings
+from lawa_exp.axes.lr.cosine import Cosine
 from lawa_exp.axes.model.cct.cct import sine_positions
 from lawa_exp.axes.model.images import forward_flops
 from lawa_exp.axes.objective.task import IGNORE, Objective
+from lawa_exp.config.rules import Amount
 from lawa_exp.evaluation.evaluate import evaluate
 from lawa_exp.launch.compose import compose, read
 from lawa_exp.runs.prepare import prepare
@@ -298,13 +300,16 @@ def test_recipes_are_kaddours(model, dataset, decay, epochs, k, recipe):
     assert config.budget == ("epochs", epochs) and config.batch.size == 256 and config.recipe == recipe
     assert (config.optimizer.momentum, config.optimizer.nesterov) == (0.9, False)
     assert config.optimizer.weight_decay == decay and config.optimizer.clip_norm == 0
-    assert (type(config.lr).__name__, config.lr.peak, config.lr.final_ratio) == ("Cosine", 0.1, 0)
-    assert config.lr.warmup_steps == 0 and config.lr.horizon is None
-    windows = [a for a in config.averagers if a.kind == "lawa"]
-    assert [(a.k, a.spacing) for a in windows] == [(k, "1epoch")]
-    assert config.evaluate.bn == "recalibrate" and config.evaluate.every == "1epoch"
-    assert config.evaluate.bn_samples == ("all" if recipe == "as_published" else 10000)
-    assert {a.kind for a in config.averagers} == ({"lawa"} if recipe == "as_published" else {"lawa", "ema", "swa"})
+    lr, evaluate = config.lr.values, config.evaluate.values
+    assert (config.lr.cls, lr["peak"], lr["final_ratio"]) == (Cosine, 0.1, 0)
+    assert lr["warmup_steps"] == 0 and lr["horizon"] is None
+    windows = [a.values for a in config.averagers if a.cls.kind == "lawa"]
+    epoch = Amount(1, "epochs", "1epoch")
+    assert [(a["k"], a["spacing"]) for a in windows] == [(k, epoch)]
+    assert evaluate["bn"] == "recalibrate" and evaluate["every"] == epoch
+    assert evaluate["bn_samples"] == ("all" if recipe == "as_published" else 10000)
+    kinds = {a.cls.kind for a in config.averagers}
+    assert kinds == ({"lawa"} if recipe == "as_published" else {"lawa", "ema", "swa"})
 
 
 @pytest.mark.parametrize("name", ["lenet", "resnet18", "resnet20", "cct_2"])

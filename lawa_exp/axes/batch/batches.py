@@ -10,7 +10,7 @@ import bisect
 import math
 from collections.abc import Sequence
 
-from lawa_exp.config.rules import Rule, integer, one_of, optional
+from lawa_exp.config.rules import integer, one_of, optional
 
 Piece = tuple[float, int]  # (samples seen before it, batch size)
 
@@ -75,10 +75,6 @@ class Batches:
 def _up(amount: float) -> int:
     """To the next integer, unless it is one but for rounding."""
     return math.ceil(round(amount, 6))
-
-
-def list_of(rule: Rule) -> Rule:
-    return Rule(f"a list, each {rule.expected}", lambda v: tuple(rule.parse(x) for x in list(v)))
 
 
 UNITS = one_of("samples", "tokens", "epochs")

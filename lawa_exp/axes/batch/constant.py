@@ -13,7 +13,7 @@ class ConstantBatch(BatchSizes):
     """`size` samples in every update, over all ranks together."""
 
     size: int = setting(integer(1))
-    norm_group: int | None = setting(NORM_GROUP)
+    norm_group: int | None = setting(NORM_GROUP, before=None)
 
     def batches(self, tokens_per_sample: int, samples_per_epoch: int) -> Batches:
         return Batches([(0, self.size)], tokens_per_sample)

@@ -18,7 +18,7 @@ class RampBatch(BatchSizes):
     increment: int = setting(integer(1))
     over: float = setting(number(above=0))
     unit: str = setting(UNITS)
-    norm_group: int | None = setting(NORM_GROUP)
+    norm_group: int | None = setting(NORM_GROUP, before=None)
 
     def __post_init__(self) -> None:
         if self.size <= self.first or (self.size - self.first) % self.increment:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from lawa_exp.axes.batch.batches import NORM_GROUP, UNITS, Batches, BatchSizes, batch_samples, list_of
-from lawa_exp.config.rules import integer, number, setting
+from lawa_exp.axes.batch.batches import NORM_GROUP, UNITS, Batches, BatchSizes, batch_samples
+from lawa_exp.config.rules import integer, list_of, number, setting
 from lawa_exp.system.errors import UserError
 
 
@@ -15,10 +14,10 @@ class StepsBatch(BatchSizes):
     """`size`, then `sizes` from the first update after each of `at` (in `unit`) was seen (Smith et al. 2018)."""
 
     size: int = setting(integer(1))
-    sizes: Any = setting(list_of(integer(1)))
-    at: Any = setting(list_of(number(above=0)))
+    sizes: tuple[int, ...] = setting(list_of(integer(1)))
+    at: tuple[float, ...] = setting(list_of(number(above=0)))
     unit: str = setting(UNITS)
-    norm_group: int | None = setting(NORM_GROUP)
+    norm_group: int | None = setting(NORM_GROUP, before=None)
 
     def __post_init__(self) -> None:
         if len(self.at) != len(self.sizes):

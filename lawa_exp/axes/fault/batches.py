@@ -18,12 +18,12 @@ class BadBatches(Fault):
     """Training batches of noise (`noise_batch` of the data set): of tokens and targets uniform over the vocabulary, of
     pixels uniform over their range with classes at random. The samples that they displace count as seen."""
 
-    at: int | str = setting(steps())
-    length: int | str = setting(steps(1))
+    at: int = setting(steps())
+    length: int = setting(steps(1))
     described = "batches of noise"
 
     def drawn(self, data: Any, batches: Batches) -> Any:
-        return Noisy(data, batches.samples(int(self.at)), batches.samples(int(self.at) + int(self.length)))
+        return Noisy(data, batches.samples(self.at), batches.samples(self.at + self.length))
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from lawa_exp.config.rules import number, setting, steps
 class RateBurst(Fault):
     """The schedule's rate, scaled and warmed up as ever, times `factor`."""
 
-    at: int | str = setting(steps())
-    length: int | str = setting(steps(1))
+    at: int = setting(steps())
+    length: int = setting(steps(1))
     factor: float = setting(number(above=0))
 
     @property
@@ -21,4 +21,4 @@ class RateBurst(Fault):
         return f"the rate times {self.factor:g}"
 
     def rate_factor(self, step: int) -> float:
-        return self.factor if int(self.at) < step <= int(self.at) + int(self.length) else 1.0
+        return self.factor if self.at < step <= self.at + self.length else 1.0

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from lawa_exp.axes.batch.batches import Batches
 from lawa_exp.axes.lr.schedule import UNIT, Schedule
-from lawa_exp.config.rules import number, optional, setting, steps
+from lawa_exp.config.rules import defaulted, number, setting, steps
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class Constant(Schedule):
 
     uses_horizon: ClassVar[bool] = False
     peak: float = setting(number(above=0))
-    warmup_steps: int | str = setting(steps())
-    horizon: int | str | None = setting(optional(steps(1)))
+    warmup_steps: int = setting(steps())
+    horizon: int = setting(defaulted(steps(1)))
     unit: str = setting(UNIT)
 
     def value(self, batches: Batches, step: int) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lawa_exp.axes.batch.batches import Batches
 from lawa_exp.axes.lr.schedule import UNIT, Schedule
-from lawa_exp.config.rules import number, optional, setting, steps
+from lawa_exp.config.rules import defaulted, number, setting, steps
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,8 @@ class Cosine(Schedule):
     """Half a cosine from the peak to `final_ratio` * peak at the horizon, constant after it (Loshchilov 2017)."""
 
     peak: float = setting(number(above=0))
-    warmup_steps: int | str = setting(steps())
-    horizon: int | str | None = setting(optional(steps(1)))
+    warmup_steps: int = setting(steps())
+    horizon: int = setting(defaulted(steps(1)))
     unit: str = setting(UNIT)
     final_ratio: float = setting(number(low=0, high=1))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 from lawa_exp.axes.batch.batches import Batches
 from lawa_exp.axes.lr.schedule import Schedule
@@ -19,15 +18,14 @@ SHAPES = {  # of a decay: share of it that is over -> what is left between the p
 class Decaying(Schedule):
     """A plateau, then a decay over the last `decay_steps` before the horizon."""
 
-    lengths: ClassVar[tuple[str, ...]] = ("decay_steps",)
-    decay_steps: int | str
+    decay_steps: int
     shape: str
     final_ratio: float
 
     @property
     def stable_steps(self) -> int:
         """The last step before the decay."""
-        return int(self.horizon or 0) - int(self.decay_steps)
+        return self.horizon - self.decay_steps
 
     def plateau(self, batches: Batches, step: int) -> float:
         raise NotImplementedError

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from lawa_exp.axes.batch.batches import Batches
 from lawa_exp.axes.lr.schedule import UNIT, Schedule
-from lawa_exp.config.rules import number, optional, setting, steps
+from lawa_exp.config.rules import defaulted, number, optional, setting, steps
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,13 @@ class InverseSqrt(Schedule):
     """
 
     uses_horizon: ClassVar[bool] = False
-    lengths: ClassVar[tuple[str, ...]] = ("timescale",)
     peak: float = setting(number(above=0))
-    warmup_steps: int | str = setting(steps())
-    horizon: int | str | None = setting(optional(steps(1)))
+    warmup_steps: int = setting(steps())
+    horizon: int = setting(defaulted(steps(1)))
     unit: str = setting(UNIT)
-    timescale: int | str | None = setting(optional(steps(1)))
+    timescale: int | None = setting(optional(steps(1)))
 
     def value(self, batches: Batches, step: int) -> float:
-        warmed = batches.seen(self.unit, int(self.warmup_steps))
-        a = batches.seen(self.unit, int(self.timescale or self.warmup_steps or 1))
+        warmed = batches.seen(self.unit, self.warmup_steps)
+        a = batches.seen(self.unit, self.timescale or max(1, self.warmup_steps))
         return self.peak * math.sqrt(a / (batches.seen(self.unit, step) - warmed + a))

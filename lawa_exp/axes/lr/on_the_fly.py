@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from lawa_exp.axes.batch.batches import Batches
 from lawa_exp.axes.lr.schedule import UNIT, Schedule
-from lawa_exp.config.rules import either, integer, number, one_of, optional, setting, steps
+from lawa_exp.config.rules import defaulted, either, integer, number, one_of, setting, steps
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,12 @@ class OnTheFly(Schedule):
     """
 
     uses_horizon: ClassVar[bool] = False
-    lengths: ClassVar[tuple[str, ...]] = ("every", "start")
     peak: float = setting(number(above=0))
-    warmup_steps: int | str = setting(steps())
-    horizon: int | str | None = setting(optional(steps(1)))
+    warmup_steps: int = setting(steps())
+    horizon: int = setting(defaulted(steps(1)))
     unit: str = setting(UNIT)
-    every: int | str = setting(steps(1))
-    start: int | str = setting(steps())
+    every: int = setting(steps(1))
+    start: int = setting(steps())
     samples: int | str = setting(either(integer(1), one_of("all")))
 
     def value(self, batches: Batches, step: int) -> float:
@@ -38,7 +37,7 @@ class OnTheFly(Schedule):
     @property
     def first(self) -> int:
         """The step after which it is first measured."""
-        return -(-max(int(self.start), int(self.warmup_steps)) // int(self.every)) * int(self.every)
+        return -(-max(self.start, self.warmup_steps) // self.every) * self.every
 
     def measured_after(self, step: int) -> bool:
-        return step >= self.first and step % int(self.every) == 0
+        return step >= self.first and step % self.every == 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lawa_exp.axes.batch.batches import Batches
 from lawa_exp.axes.lr.schedule import UNIT, Schedule
-from lawa_exp.config.rules import number, optional, setting, steps
+from lawa_exp.config.rules import defaulted, number, setting, steps
 
 
 @dataclass(frozen=True)
@@ -14,8 +14,8 @@ class Polynomial(Schedule):
     """final + (peak - final) * (1 - progress)^power until the horizon (fairseq's polynomial_decay); linear: power 1."""
 
     peak: float = setting(number(above=0))
-    warmup_steps: int | str = setting(steps())
-    horizon: int | str | None = setting(optional(steps(1)))
+    warmup_steps: int = setting(steps())
+    horizon: int = setting(defaulted(steps(1)))
     unit: str = setting(UNIT)
     final_ratio: float = setting(number(low=0, high=1))
     power: float = setting(number(above=0))

@@ -12,7 +12,7 @@ from lawa_exp.system.errors import UserError
 
 
 def rate(schedule: Any, scaling: Any, batches: Batches, step: int, measured: float | None = None) -> float:
-    """The learning rate of the update that completes `step`; the schedule's lengths are resolved integers.
+    """The learning rate of the update that completes `step`.
 
     measured: the last measurement, where there was one. Only a schedule that measures takes it, from its first on: a
     branch may have it from the run that it goes on from.
@@ -33,12 +33,10 @@ def check(schedule: Any) -> None:
             f"lr.warmup_steps={schedule.warmup_steps}: expected at most the horizon, {schedule.horizon} steps "
             "(lr.horizon, else the budget)"
         )
-    if isinstance(schedule, Decaying) and schedule.stable_steps < int(schedule.warmup_steps):
+    if isinstance(schedule, Decaying) and schedule.stable_steps < schedule.warmup_steps:
         raise UserError(
             f"lr.decay_steps={schedule.decay_steps}: with the warm-up of {schedule.warmup_steps} steps it is longer "
             f"than the horizon, {schedule.horizon} steps"
         )
-    if isinstance(schedule, OnTheFly) and int(schedule.every) < 1:
-        raise UserError(f"lr.every={schedule.every}: expected at least 1 step")
     if isinstance(schedule, Steps) and list(schedule.at) != sorted(set(schedule.at)):
         raise UserError(f"lr.at={list(schedule.at)}: expected ascending steps")

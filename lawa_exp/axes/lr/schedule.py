@@ -19,10 +19,9 @@ class Schedule:
     """What all have. Subclasses give `value(batches, step)`, the rate after the warm-up."""
 
     uses_horizon: ClassVar[bool] = True  # whether `horizon` determines the rate
-    lengths: ClassVar[tuple[str, ...]] = ()  # further settings that are steps
     peak: float
-    warmup_steps: int | str
-    horizon: int | str | None
+    warmup_steps: int
+    horizon: int
     unit: str
 
     def value(self, batches: Batches, step: int) -> float:
@@ -34,6 +33,6 @@ class Schedule:
 
     def progress(self, batches: Batches, step: int, first: int | None = None) -> float:
         """Share, 0 to 1, of the way from `first` (default: the warm-up's end) to the horizon."""
-        start = batches.seen(self.unit, int(self.warmup_steps) if first is None else first)
-        end = batches.seen(self.unit, int(self.horizon or 0))
+        start = batches.seen(self.unit, self.warmup_steps if first is None else first)
+        end = batches.seen(self.unit, self.horizon)
         return min(1.0, max(0.0, (batches.seen(self.unit, step) - start) / max(1, end - start)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lawa_exp.axes.batch.batches import Batches
 from lawa_exp.axes.lr.decaying import SHAPES, Decaying
 from lawa_exp.axes.lr.schedule import UNIT
-from lawa_exp.config.rules import number, one_of, optional, setting, steps
+from lawa_exp.config.rules import defaulted, number, one_of, setting, steps
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,10 @@ class WSD(Decaying):
     """Warm-up, stable, decay (Hu et al. 2024, MiniCPM): the peak, then a decay over `decay_steps`."""
 
     peak: float = setting(number(above=0))
-    warmup_steps: int | str = setting(steps())
-    horizon: int | str | None = setting(optional(steps(1)))
+    warmup_steps: int = setting(steps())
+    horizon: int = setting(defaulted(steps(1)))
     unit: str = setting(UNIT)
-    decay_steps: int | str = setting(steps())
+    decay_steps: int = setting(steps(at_end=True))
     shape: str = setting(one_of(*SHAPES, "exponential"))
     final_ratio: float = setting(number(low=0, high=1))
 

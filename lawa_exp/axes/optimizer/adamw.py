@@ -25,7 +25,7 @@ class AdamW(OptimizerSettings):
     beta2: float = setting(number(low=0, high=0.999999))
     eps: float = setting(number(above=0))
     weight_decay: float = setting(number(low=0))
-    decays: str = setting(one_of("all", "matrices"))
+    decays: str = setting(one_of("all", "matrices"), before="matrices")
     clip_norm: float = setting(number(low=0))
 
     def build(self, model: nn.Module) -> Optimizer:

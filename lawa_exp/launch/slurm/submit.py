@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from lawa_exp.averaging.needs import problem_with
-from lawa_exp.config.shared import Config, Options
+from lawa_exp.config.shared import Unresolved
 from lawa_exp.launch.slurm import queue
 from lawa_exp.launch.slurm.pin import pin
 from lawa_exp.launch.slurm.settings import Slurm
@@ -24,7 +24,7 @@ from lawa_exp.launch.slurm.worker import work, write_pinned
 from lawa_exp.runs.folder import check_folder
 from lawa_exp.runs.plan import show_plan
 from lawa_exp.runs.prepare import Prepared
-from lawa_exp.runs.sweep import Sweep, gather, sweep_folder
+from lawa_exp.runs.sweep import Entry, Sweep, gather, sweep_folder
 from lawa_exp.storage.commit import steps_in
 from lawa_exp.storage.origin import snapshots_of
 from lawa_exp.storage.rows import averager_ids, read_rows
@@ -37,7 +37,7 @@ from lawa_exp.system.files import locked
 POLL = 5  # seconds between two looks at the queue, where the command waits
 
 
-def submit(entries: list[tuple[Config, Options]], overrides: list[list[str]], cluster: Slurm) -> int:
+def submit(entries: list[Entry], overrides: list[list[str]], cluster: Slurm) -> int:
     """Queues the trainings of a multirun that are neither done, queued nor running; returns the exit code."""
     check(cluster)
     options = entries[0][1]
@@ -45,12 +45,14 @@ def submit(entries: list[tuple[Config, Options]], overrides: list[list[str]], cl
         raise UserError(
             "rerun=true: not with hydra/launcher=slurm; one run after another does it, or launch/sbatch_single.sh"
         )
-    asked = entries[0][0].trainer.device
-    device = torch.device("cuda" if asked.startswith("cuda") or (asked == "auto" and cluster.gpus_per_node) else "cpu")
+    name = entries[0][0].device
+    device = torch.device("cuda" if name.startswith("cuda") or (name == "auto" and cluster.gpus_per_node) else "cpu")
     ranks = Ranks(0, cluster.ranks, 0, cluster.ranks_per_node)
     folder = sweep_folder(options)
     print(f"sweep_dir={folder}")
-    sweep = gather([(with_threads(config, cluster), mine) for config, mine in entries], overrides, device, ranks)
+    sweep = gather(
+        [(with_threads(unresolved, cluster), options) for unresolved, options in entries], overrides, device, ranks
+    )
     print("\n".join(sweep.summary))
     for training, members in sweep.trainings:
         check_folder(RunDir(training.run_dir), training)
@@ -87,10 +89,9 @@ def check(cluster: Slurm) -> None:
     queue.check_cluster(cluster.partition)
 
 
-def with_threads(config: Config, cluster: Slurm) -> Config:
+def with_threads(unresolved: Unresolved, cluster: Slurm) -> Unresolved:
     """The CPU threads of a rank are those that the cluster gives it, not this machine's."""
-    threads = config.trainer.threads or cluster.cpus_per_task
-    return replace(config, trainer=replace(config.trainer, threads=threads))
+    return replace(unresolved, trainer=unresolved.trainer.filled(threads=cluster.cpus_per_task))
 
 
 @dataclass(frozen=True)

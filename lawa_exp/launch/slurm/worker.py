@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from lawa_exp.config.shared import Options
-from lawa_exp.runs.choices import config_from, config_to
+from lawa_exp.runs.choices import config_to, unresolved_from
 from lawa_exp.storage import custom
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system import signals
@@ -53,12 +53,12 @@ def train_pinned(path: Path) -> int:
 
     content = yaml.safe_load(path.read_text())
     sys.argv = ["lawa_exp", *content["command"]]
-    config = config_from(content["config"])
-    custom.allow(config.model)  # the user submitted it
+    unresolved = unresolved_from(content["config"])
+    custom.allow(unresolved.model)  # the user submitted it
     options = Options(content["run_dir"], str(Path(content["run_dir"]).parent), None, False, False)
     try:
-        device, ranks = start_device(config.trainer.device)
-        prepared = prepare(config, options, device, ranks)
+        device, ranks = start_device(unresolved.device)
+        prepared = prepare(unresolved, options, device, ranks)
         if prepared.trajectory != content["trajectory_id"]:
             raise UserError(
                 f"run_dir={options.run_dir}: its data, its code or what it goes on from changed since it was queued"
