@@ -18,6 +18,7 @@ from lawa_exp.config.rules import (
     steps,
     text,
 )
+from lawa_exp.seams.dataset import DatasetSettings
 
 FORMAT_VERSION = 1
 
@@ -138,7 +139,7 @@ class Config:
     """One training, resolved: the settings of the parts are their own dataclasses, every step count is an integer."""
 
     model: Any
-    dataset: Any
+    dataset: DatasetSettings
     optimizer: Any
     lr: Any
     batch: Any

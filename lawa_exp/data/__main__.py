@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from types import FrameType
+from typing import NoReturn
 
 from lawa_exp.axes.dataset.sources import CORPORA
 from lawa_exp.data.prepare import prepare
@@ -83,7 +84,7 @@ def _parser() -> Parser:
     return parser
 
 
-def _stop(number: int, frame: Any) -> NoReturn:
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
     raise Stopped(signal.Signals(number).name)
 
 

@@ -20,6 +20,8 @@ from lawa_exp.averaging.tensors import norms_in
 from lawa_exp.axes.dataset.loading import train_batches
 from lawa_exp.config.shared import Config
 from lawa_exp.evaluation.evaluate import evaluating
+from lawa_exp.evaluation.numerics import Autocast
+from lawa_exp.seams.dataset import Dataset
 from lawa_exp.system.distributed import Ranks
 
 
@@ -52,7 +54,9 @@ def with_statistics(averager: Averager, weights: Mapping[str, Tensor], bn: str |
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, data: Any, config: Config, ranks: Ranks, device: torch.device, autocast: Any) -> None:
+def recalibrate(
+    model: nn.Module, data: Dataset, config: Config, ranks: Ranks, device: torch.device, autocast: Autocast
+) -> None:
     """Sets the running statistics to the mean of those of single batches, as `torch.optim.swa_utils.update_bn` does.
 
     The batches, of evaluate.batch_size, are the first evaluate.bn_samples samples of the training's first epoch, as

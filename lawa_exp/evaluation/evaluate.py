@@ -6,7 +6,6 @@ import contextlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,8 @@ from torch import nn
 from lawa_exp.axes.dataset.loading import eval_batches
 from lawa_exp.axes.objective.task import IGNORE
 from lawa_exp.config.shared import Evaluate
+from lawa_exp.evaluation.numerics import Autocast
+from lawa_exp.seams.dataset import Dataset
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import UserError
 
@@ -40,12 +41,12 @@ def fixed_set(size: int, samples: int | str) -> np.ndarray:
 @torch.no_grad()
 def batch_sums(
     objective: nn.Module,
-    data: Any,
+    data: Dataset,
     split: str,
     settings: Evaluate,
     ranks: Ranks,
     device: torch.device,
-    autocast: Any,
+    autocast: Autocast,
 ) -> np.ndarray:
     """Summed loss in nats and number of targets of each batch of the fixed set of `split`: float64 [batches, 2].
 
@@ -77,28 +78,28 @@ def batch_sums(
     return ranks.sum(sums).cpu().numpy()
 
 
-def fields_of(sums: np.ndarray, eval_samples: int, data: Any = None) -> dict[str, float | int]:
+def fields_of(sums: np.ndarray, eval_samples: int, in_bits: bool = False) -> dict[str, float | int]:
     """What a row says of them: sums in the order of the batches, whatever the number of ranks, divided once.
 
-    `loss_bits` beside the nats where the data set's published losses are in bits.
+    in_bits: with `loss_bits` beside the nats.
     """
     loss, targets, *correct = np.add.accumulate(sums)[-1].tolist()
     if not targets:
         raise UserError(f"evaluate.samples: none of the {eval_samples:,} samples has a target; expected more of them")
     accuracy = {"accuracy": correct[0] / targets} if correct else {}
-    bits = {"loss_bits": loss / targets / math.log(2)} if getattr(data, "in_bits", False) else {}
+    bits = {"loss_bits": loss / targets / math.log(2)} if in_bits else {}
     return {"loss": loss / targets, **bits, **accuracy, "eval_samples": eval_samples}
 
 
 def evaluate(
     objective: nn.Module,
-    data: Any,
+    data: Dataset,
     split: str,
     settings: Evaluate,
     ranks: Ranks,
     device: torch.device,
-    autocast: Any,
+    autocast: Autocast,
 ) -> dict[str, float | int]:
     """Mean loss in nats per target over the fixed set of `split`, and accuracy where they are classes."""
     sums = batch_sums(objective, data, split, settings, ranks, device, autocast)
-    return fields_of(sums, len(fixed_set(data.sizes[split], settings.samples)), data)
+    return fields_of(sums, len(fixed_set(data.sizes[split], settings.samples)), data.in_bits)

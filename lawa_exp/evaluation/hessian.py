@@ -7,9 +7,8 @@ augmentation), in float32 and in evaluation mode: no dropout, BatchNorm with its
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lawa_exp.averaging.tensors import unwrapped
 from lawa_exp.axes.objective.task import IGNORE
 from lawa_exp.evaluation.evaluate import evaluating
+from lawa_exp.seams.dataset import Dataset
 from lawa_exp.system.distributed import Ranks
 
 CHUNK_TOKENS = 8192  # in one forward pass: twice differentiated, it holds several times what a training's does
@@ -33,7 +33,7 @@ class TrainingLoss:
     samples and get the same sums.
     """
 
-    def __init__(self, objective: nn.Module, data: Any, ranks: Ranks) -> None:
+    def __init__(self, objective: nn.Module, data: Dataset, ranks: Ranks) -> None:
         """objective: (inputs, targets) -> the loss summed over the targets."""
         self.objective = unwrapped(objective)  # not compiled: that does not differentiate twice
         self.parameters = [p for p in self.objective.parameters() if p.requires_grad]
@@ -96,7 +96,7 @@ class TrainingLoss:
             yield len(chosen), loss
 
 
-def flat(tensors: Any) -> Tensor:
+def flat(tensors: Iterable[Tensor]) -> Tensor:
     """[P], float64."""
     return torch.cat([t.detach().reshape(-1).double() for t in tensors])
 

@@ -5,21 +5,25 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from typing import Any, Protocol
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import nn
 
+from lawa_exp.axes.model.settings import ModelSettings
 from lawa_exp.axes.objective.task import Objective
 from lawa_exp.config.shared import Trainer
 from lawa_exp.system.memory import keep_freed_memory
+
+Autocast: TypeAlias = Callable[[], AbstractContextManager[object]]  # a fresh context at each call
 
 
 class Setup(Protocol):
     """What decides a model and its arithmetic: a `Config`, or as much of one."""
 
     @property
-    def model(self) -> Any: ...
+    def model(self) -> ModelSettings: ...
 
     @property
     def seed(self) -> int: ...
@@ -40,8 +44,8 @@ def set_up_arithmetic(config: Setup) -> None:
     keep_freed_memory()
 
 
-def autocast_for(config: Setup, device: torch.device) -> Callable[[], Any]:
-    """A fresh autocast context at each call; no-op for float32."""
+def autocast_for(config: Setup, device: torch.device) -> Autocast:
+    """bfloat16 where the configuration has it; no-op for float32."""
     return functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=config.trainer.dtype == "bfloat16")
 
 

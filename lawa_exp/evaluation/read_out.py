@@ -17,6 +17,7 @@ from lawa_exp.config.shared import Config
 from lawa_exp.evaluation.batchnorm import has_statistics_of, policy_field, running_field
 from lawa_exp.evaluation.replay import Average, Replay, Snapshots, exactly, read_snapshot, stop_if_asked
 from lawa_exp.evaluation.score import FunctionFailed, OnModel, Score, Scored
+from lawa_exp.seams.dataset import Dataset
 from lawa_exp.storage.commit import Damaged
 from lawa_exp.storage.origin import snapshots_of
 from lawa_exp.storage.rows import read_rows, write_rows
@@ -231,7 +232,7 @@ def comparable(
 
 def replay_run(
     config: Config,
-    data: Any,
+    data: Dataset,
     run: RunDir,
     settings: list[AveragerSettings],
     out: Path,

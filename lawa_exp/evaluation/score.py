@@ -21,6 +21,7 @@ from lawa_exp.evaluation.batchnorm import policy, recalibrate
 from lawa_exp.evaluation.evaluate import batch_sums, fields_of, fixed_set
 from lawa_exp.evaluation.numerics import Setup, autocast_for, objective_for, seeded_model, set_up_arithmetic
 from lawa_exp.formats.stored import STATISTICS
+from lawa_exp.seams.dataset import Dataset
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import UserError
 
@@ -68,7 +69,7 @@ class OnModel(InModel):
     """Evaluates weights on one of our data sets."""
 
     def __init__(
-        self, config: Config, data: Any, device: torch.device, ranks: Ranks, batch_size: int | None = None
+        self, config: Config, data: Dataset, device: torch.device, ranks: Ranks, batch_size: int | None = None
     ) -> None:
         """batch_size: of evaluations, where not evaluate.batch_size; BatchNorm is recalibrated with the latter."""
         super().__init__(config, device, ranks)
@@ -88,7 +89,7 @@ class OnModel(InModel):
             recalibrate(self.model, self.data, self.config, self.ranks, self.device, self.autocast)
         sums = batch_sums(self.objective, self.data, split, settings, self.ranks, self.device, self.autocast)
         count = len(fixed_set(self.data.sizes[split], settings.samples))
-        return Scored(fields_of(sums, count, self.data), sums)
+        return Scored(fields_of(sums, count, self.data.in_bits), sums)
 
 
 class FunctionFailed(Exception):

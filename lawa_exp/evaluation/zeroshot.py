@@ -217,6 +217,7 @@ def harness_model(inside: InModel, tokenizer: Tokenizer, batch_size: int) -> Any
     from lm_eval.api.model import TemplateLM
 
     context = inside.settings.context
+    assert context is not None, "a language model has a context"
 
     class Model(TemplateLM):
         @property

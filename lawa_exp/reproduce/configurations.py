@@ -136,7 +136,7 @@ def _ours(p: Prepared, cost: Cost, quantity: str, step: int | None, machine: Any
         found = _averager(p, names.pop(0))
     for name in names:
         found = getattr(found, name)
-    return float(p.data.sizes["train"] if found == "all" else found)
+    return float(p.facts.sizes["train"] if found == "all" else found)
 
 
 def _averager(p: Prepared, kind: str) -> Any:
@@ -146,7 +146,7 @@ def _averager(p: Prepared, kind: str) -> Any:
 def _batches(p: Prepared) -> Any:
     from lawa_exp.training.sharing import batches_of
 
-    return batches_of(p.config, p.data)
+    return batches_of(p.config, p.facts)
 
 
 def _rate(p: Prepared, cost: Cost, step: int) -> float:
@@ -168,13 +168,13 @@ def _ema_old_weight(p: Prepared, cost: Cost, step: int) -> float:
 QUANTITIES: dict[str, Callable[[Prepared, Cost, int], float]] = {
     "parameters": lambda p, cost, step: cost.parameters,
     "samples_per_step": lambda p, cost, step: _batches(p).size(step),
-    "tokens_per_step": lambda p, cost, step: _batches(p).size(step) * p.data.tokens_per_sample,
-    "steps_per_epoch": lambda p, cost, step: p.data.sizes["train"] / _batches(p).size(step),
-    "train_tokens": lambda p, cost, step: p.data.sizes["train"] * p.data.tokens_per_sample,
+    "tokens_per_step": lambda p, cost, step: _batches(p).size(step) * p.facts.tokens_per_sample,
+    "steps_per_epoch": lambda p, cost, step: p.facts.sizes["train"] / _batches(p).size(step),
+    "train_tokens": lambda p, cost, step: p.facts.sizes["train"] * p.facts.tokens_per_sample,
     "steps": lambda p, cost, step: p.config.steps,
-    "epochs": lambda p, cost, step: cost.samples / p.data.sizes["train"],
+    "epochs": lambda p, cost, step: cost.samples / p.facts.sizes["train"],
     "samples": lambda p, cost, step: cost.samples,
-    "tokens": lambda p, cost, step: cost.samples * p.data.tokens_per_sample,
+    "tokens": lambda p, cost, step: cost.samples * p.facts.tokens_per_sample,
     "rate": _rate,
     "snapshots": lambda p, cost, step: cost.snapshots,
     "snapshot_bytes": lambda p, cost, step: cost.model_bytes,

@@ -67,7 +67,7 @@ class Training:
 
     def flops(self) -> float:
         """Of training, by the plan's estimate."""
-        batches = batches_of(self.config, self.prepared.data)
+        batches = batches_of(self.config, self.prepared.facts)
         samples = batches.samples(self.config.steps) - batches.samples(self.first)
         return flops_per_sample(self.config.model, self.prepared) * samples
 

@@ -11,6 +11,7 @@ from lawa_exp.averaging.tensors import averaged_names, live_tensors
 from lawa_exp.axes.model.outline import outline
 from lawa_exp.config.shared import Config
 from lawa_exp.runs.prepare import Prepared
+from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.storage import custom
 from lawa_exp.storage.origin import Origin
 from lawa_exp.training.sharing import batches_of
@@ -40,7 +41,7 @@ class Cost:
 
 def cost(
     config: Config,
-    data: Any,
+    data: DatasetFacts,
     tensors: dict[str, Any],
     trained: int,
     flops_per_sample: float,
@@ -68,10 +69,10 @@ def size(p: Prepared) -> tuple[dict[str, torch.Tensor], int, float]:
     model = outline(p.config.model)
     averaged_names(model)  # refuses what cannot be averaged
     trained = sum(t.numel() for t in model.parameters() if t.requires_grad)
-    return live_tensors(model), trained, p.config.model.training_flops(model, p.data.tokens_per_sample)
+    return live_tensors(model), trained, p.config.model.training_flops(model, p.facts.tokens_per_sample)
 
 
 def measure(p: Prepared) -> tuple[dict[str, torch.Tensor], Cost]:
     """(the model's tensors by name, without content, what the training takes)."""
     tensors, trained, flops = size(p)
-    return tensors, cost(p.config, p.data, tensors, trained, flops, p.origin)
+    return tensors, cost(p.config, p.facts, tensors, trained, flops, p.origin)

@@ -15,6 +15,7 @@ from lawa_exp.axes.feedback.none import NoFeedback
 from lawa_exp.config.rules import as_before
 from lawa_exp.config.shared import Config
 from lawa_exp.runs.choices import TABLES, config_to
+from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.storage.origin import Origin
 from lawa_exp.system.fingerprint import Code
 
@@ -22,7 +23,9 @@ DETERMINING = {"model", "dataset", "optimizer", "lr", "batch", "scaling", "feedb
 PLACES = {"model": {"name"}, "dataset": {"name", "path", "folder", "tokenizer_path"}}  # names and places
 
 
-def identity_of(config: Config, data: Any, origin: Origin | None = None, code: Code | None = None) -> dict[str, Any]:
+def identity_of(
+    config: Config, data: DatasetFacts, origin: Origin | None = None, code: Code | None = None
+) -> dict[str, Any]:
     """What determines the live weights, from the resolved configuration; names and places do not. code: the model's."""
     content = {k: v for k, v in config_to(config).items() if k in DETERMINING}
     for name in DETERMINING & TABLES.keys():

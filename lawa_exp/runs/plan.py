@@ -22,6 +22,7 @@ from lawa_exp.config.shared import Config
 from lawa_exp.formats.stored import STATISTICS
 from lawa_exp.runs.cost import A100, MFU, Cost, measure
 from lawa_exp.runs.prepare import Prepared
+from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.storage.commit import steps_in
 from lawa_exp.storage.origin import Origin
 from lawa_exp.storage.rundir import RunDir
@@ -55,7 +56,7 @@ def check_noise_scale(config: Config, splits: dict[int, Split], world: int) -> N
 
 def describe(
     config: Config,
-    data: Any,
+    data: DatasetFacts,
     splits: dict[int, Split],
     world: int,
     tensors: dict[str, Any],
@@ -191,7 +192,7 @@ def show_plan(p: Prepared, ranks: Ranks) -> str:
     check_noise_scale(p.config, p.splits, ranks.world)
     check_sharding(p.config, ranks.world)
     tensors, cost = measure(p)
-    described = describe(p.config, p.data, p.splits, ranks.world, tensors, cost, p.origin)
+    described = describe(p.config, p.facts, p.splits, ranks.world, tensors, cost, p.origin)
     run = RunDir(p.run_dir)
     marker, facts = run.marker() or ("", {})
     states = list(steps_in(run.resume))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from lawa_exp.axes.dataset.places import NotHere
-from lawa_exp.axes.dataset.stated import stated
+from lawa_exp.axes.dataset.stated import Stated, stated
 from lawa_exp.axes.feedback.none import NoFeedback
 from lawa_exp.axes.layers.ghost_norm import group_norms
 from lawa_exp.axes.lr.wsd import WSD
@@ -20,6 +19,7 @@ from lawa_exp.config.shared import Config, Options, Unresolved
 from lawa_exp.runs.choices import config_from
 from lawa_exp.runs.identity import identity_of, run_folder, trajectory_id
 from lawa_exp.runs.resolve import resolve, resolve_trainer
+from lawa_exp.seams.dataset import Dataset, DatasetFacts, DatasetSettings
 from lawa_exp.storage import custom
 from lawa_exp.storage.origin import Origin, find_origin
 from lawa_exp.storage.rundir import RunDir
@@ -35,7 +35,7 @@ class Prepared:
     """A training that is ready to start: everything resolved."""
 
     config: Config
-    data: Any
+    facts: Dataset | Stated  # what a plan needs of the data set: of the open one, or its published sizes
     splits: dict[int, Split]
     identity: dict[str, Any]
     run_dir: Path
@@ -43,17 +43,23 @@ class Prepared:
     code: Code | None = None  # of a custom model
 
     @property
+    def data(self) -> Dataset:
+        """The open data set; a plan by published sizes has none."""
+        assert not isinstance(self.facts, Stated), self.facts.note
+        return self.facts
+
+    @property
     def trajectory(self) -> str:
         return trajectory_id(self.identity)
 
 
 @functools.lru_cache(maxsize=4)
-def open_dataset(settings: Any, context: int) -> Any:
+def open_dataset(settings: DatasetSettings, context: int) -> Dataset:
     return settings.open(context)
 
 
-def data_for(unresolved: Unresolved, plan: bool) -> Any:
-    """The open data set. plan: where it is not here, and was not said to be somewhere, its published sizes."""
+def data_for(unresolved: Unresolved, plan: bool) -> Dataset | Stated:
+    """The open data set. plan: its published sizes, where it is in none of the usual places and no path was given."""
     try:
         return open_dataset(unresolved.dataset, unresolved.model.context)
     except NotHere:
@@ -71,17 +77,16 @@ def prepare(
     device: torch.device,
     ranks: Ranks,
     stable: Prepared | None = None,
-    data: Any = None,
+    data: Dataset | Stated | None = None,
 ) -> Prepared:
     """Resolves everything that the data and the machine decide. stable: the run of which this is a cool-down.
 
-    data: the open data set, default: the one that is asked for.
+    data: in place of what `data_for` gives.
     """
     data = data or data_for(unresolved, options.plan)
     config = resolve(unresolved, data, resolve_trainer(unresolved.trainer, device.type, ranks.local_world))
-    if hasattr(data, "workers"):
-        data = copy.copy(data)  # others that have the same data open have workers of their own
-        data.workers = config.trainer.workers
+    if not isinstance(data, Stated):
+        data = data.with_workers(config.trainer.workers)
     splits = sharing.splits(config, data, ranks.world)
     code = None
     if config.model.builder:
@@ -111,7 +116,7 @@ def branch_point(config: Config, stable: Prepared) -> Origin:
     return Origin(source, step, True, {"trajectory": stable.trajectory, "step": step, "optimizer": "keep"})
 
 
-def check_origin(origin: Origin, config: Config, data: Any, stable: Prepared | None) -> None:
+def check_origin(origin: Origin, config: Config, data: DatasetFacts, stable: Prepared | None) -> None:
     """UserError where the (resolved) configuration cannot go on from it."""
     if not origin.keep:
         return

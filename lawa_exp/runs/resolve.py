@@ -15,6 +15,7 @@ from lawa_exp.axes.optimizer.schedule_free import ScheduleFree
 from lawa_exp.config.parts import NoAmounts, Part
 from lawa_exp.config.rules import Amount
 from lawa_exp.config.shared import Config, Trainer, Trajectory, Unresolved
+from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.machine import default_threads, default_workers
 
@@ -52,7 +53,7 @@ class Amounts:
         return round(amount.number / 100 * self.batches.seen(self.unit, self.horizon), 6) * self.in_samples[self.unit]
 
 
-def resolve(unresolved: Unresolved, data: Any, trainer: Trainer) -> Config:
+def resolve(unresolved: Unresolved, data: DatasetFacts, trainer: Trainer) -> Config:
     """The configuration, with every budget, `1epoch`, `75%` and default in plain numbers.
 
     data: the open data set. trainer: see `resolve_trainer`. Raises UserError for what contradicts the data.

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -17,7 +18,8 @@ from lawa_exp.axes.dataset.loading import eval_batches
 from lawa_exp.axes.layers.ghost_norm import statistics_kept
 from lawa_exp.config.shared import Config
 from lawa_exp.evaluation.evaluate import evaluating
-from lawa_exp.evaluation.numerics import seeded_model
+from lawa_exp.evaluation.numerics import Autocast, seeded_model
+from lawa_exp.seams.dataset import Dataset
 from lawa_exp.storage.store import Rows
 from lawa_exp.system.distributed import Ranks
 
@@ -54,7 +56,7 @@ def _passes(unit: nn.Module) -> tuple[Any, Any]:
     return contextlib.nullcontext(), statistics_kept(unit)
 
 
-def replicate(objective: nn.Module, data: Any, device: torch.device, autocast: Callable[[], Any]) -> nn.Module:
+def replicate(objective: nn.Module, data: Dataset, device: torch.device, autocast: Autocast) -> nn.Module:
     """Each rank holds the model; gradients are averaged over the ranks beside the backward pass."""
     trained = nn.parallel.DistributedDataParallel(
         objective,
@@ -66,11 +68,11 @@ def replicate(objective: nn.Module, data: Any, device: torch.device, autocast: C
     return trained
 
 
-def settle_buckets(trained: nn.Module, data: Any, device: torch.device, autocast: Callable[[], Any]) -> None:
+def settle_buckets(trained: nn.Module, data: Dataset, device: torch.device, autocast: Autocast) -> None:
     """Two passes that train nothing: DDP rebuilds its buckets after a process's first backward pass, and on three ranks
     or more another bucket order is another order of summation. So a resumed run's first step sums as its twin's did."""
     with evaluating(trained):
-        for inputs, targets in eval_batches(data, "val", [[0], [0]], device):
+        for inputs, targets in eval_batches(data, "val", [np.zeros(1, np.int64)] * 2, device):
             with autocast():
                 loss = trained(inputs, targets)
             loss.backward()

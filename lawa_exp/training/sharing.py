@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from lawa_exp.axes.batch.batches import Batches
 from lawa_exp.axes.lr import rates
 from lawa_exp.config.shared import Config
+from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.system.errors import UserError
 
 MICRO_TOKENS = 16384  # tokens in one forward pass of a rank, where trainer.micro_batch is not given
 
 
-def batches_of(config: Config, data: Any) -> Batches:
+def batches_of(config: Config, data: DatasetFacts) -> Batches:
     return config.batch.batches(data.tokens_per_sample, data.sizes["train"])
 
 
@@ -56,7 +56,7 @@ def split_batch(config: Config, size: int, tokens_per_sample: int, world: int) -
     return Split(micro, share // micro)
 
 
-def splits(config: Config, data: Any, world: int) -> dict[int, Split]:
+def splits(config: Config, data: DatasetFacts, world: int) -> dict[int, Split]:
     """How each batch size of the training is split."""
     return {size: split_batch(config, size, data.tokens_per_sample, world) for size in batches_of(config, data).sizes}
 

@@ -29,6 +29,7 @@ from lawa_exp.evaluation.evaluate import evaluate, fixed_set
 from lawa_exp.evaluation.hessian import TrainingLoss, gradient_step
 from lawa_exp.evaluation.numerics import autocast_for, objective_for, seeded_model, set_up_arithmetic
 from lawa_exp.results.statistics import estimates
+from lawa_exp.seams.dataset import Dataset
 from lawa_exp.storage.origin import Origin
 from lawa_exp.storage.rows import Rows
 from lawa_exp.storage.rundir import RunDir
@@ -54,7 +55,7 @@ class Outcome:
 
 def train(
     config: Config,
-    data: Any,
+    data: Dataset,
     splits: dict[int, Split],
     origin: Origin | None,
     run: RunDir,

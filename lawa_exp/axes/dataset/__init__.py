@@ -1,14 +1,4 @@
-"""The data sets: a name and a typed dataclass with `open(context)` for each; numpy only.
-
-An open data set has `sizes` (samples of each split; one epoch of train), `fingerprint` (of its content), `sampled`
-(files that this does not read whole, see `content`), `note` (what a reader of results must know of its splits),
-`tokens_per_sample`, `sample` (what one is, in words), `unit` (what a loss is the mean over), and `train_batch(seed,
-first, count)` and `eval_batch(split, indices)`, which give (inputs, targets); `train_targets(seed, first, count)` is
-how many targets of a train batch count, and `noise_batch(seed, first, count)` gives seeded noise in place of a train
-batch, with as many targets. One of images also gives batches as `train_parts` and `eval_parts`, bytes that `finished`
-makes inputs of on the device. The settings' `inputs` say what it holds: tokens or masked tokens, and then it has a
-`vocab_size`, or images, and then it has `channels`, `image_size` and `classes` (None elsewhere).
-"""
+"""The data sets: a name and the settings of each, without torch; what they open is a `seams.dataset.Dataset`."""
 
 from __future__ import annotations
 
@@ -17,9 +7,9 @@ from typing import TYPE_CHECKING
 from lawa_exp.config.tables import Table
 
 if TYPE_CHECKING:
-    from lawa_exp.axes.dataset.base import BaseSettings
+    from lawa_exp.seams.dataset import DatasetSettings
 
-DATASETS: Table[BaseSettings] = Table(
+DATASETS: Table[DatasetSettings] = Table(
     __name__,
     pydocs="text:PydocsSettings",
     text="text:TextSettings",

@@ -8,17 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
+from lawa_exp.axes.dataset.base import BaseDataset
 from lawa_exp.axes.dataset.order import NOISE, epochs_and_indices, hash_of, keys_of, uniform
+from lawa_exp.seams.dataset import Batch
 from lawa_exp.system.errors import UserError
 
 WHOLE_FILE = 64 << 20  # bytes up to which a fingerprint reads everything
 PIECES, PIECE = 64, 1 << 20  # how many pieces, of how many bytes, it reads of a larger file
 
 
-class Blocks:
+class Blocks(BaseDataset):
     """Token arrays cut into samples. Train blocks start at a phase that changes with the epoch; held-out ones at 0."""
 
-    classes = None
+    vocab_size: int
     unit = "token"
 
     def __init__(
@@ -50,14 +52,14 @@ class Blocks:
             s: (len(t) - context) // context if s == "train" else (len(t) - 1) // context for s, t in splits.items()
         }
 
-    def train_batch(self, seed: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def train_batch(self, seed: int, first: int, count: int) -> Batch:
         """Samples number first .. first+count-1 of the training: inputs and targets, int64 [count, context]."""
         epochs, indices = epochs_and_indices(first, count, self.sizes["train"], seed)
         phases = {e: int(hash_of(seed, e, 1) % np.uint64(self.context)) for e in np.unique(epochs).tolist()}
         starts = indices * self.context + np.array([phases[e] for e in epochs.tolist()])
         return self._cut("train", starts)
 
-    def noise_batch(self, seed: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def noise_batch(self, seed: int, first: int, count: int) -> Batch:
         """In place of `train_batch`: tokens drawn uniformly from the vocabulary."""
         draws = uniform(keys_of(seed, NOISE, np.arange(first, first + count, dtype=np.uint64)), self.context + 1)
         rows = (draws * self.vocab_size).astype(np.int64)
@@ -67,7 +69,7 @@ class Blocks:
         """How many tokens are to be predicted in these samples of `train_batch`."""
         return count * self.context
 
-    def eval_batch(self, split: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def eval_batch(self, split: str, indices: np.ndarray) -> Batch:
         """The samples of a split at `indices`: inputs and targets, int64 [len(indices), context]."""
         return self._cut(split, np.asarray(indices) * self.context)
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,6 +27,9 @@ PART = 256  # files that a thread takes at once
 PERIOD = 30.0  # seconds: what was read is kept as often, and the other ranks, which wait for rank 0, hear from it
 SAID = 1 << 30  # bytes, of which it is said that they are read
 FRESH = 2 * 10**9  # nanoseconds: a change so soon after another may not show in a file's times
+
+
+T = TypeVar("T")
 
 
 def content_digest(files: Sequence[str], ranks: Ranks) -> str | None:
@@ -60,16 +63,16 @@ def _reading(files: Sequence[str]) -> Iterator[str | None]:
     if (size := int(facts[unread, 0].sum())) > SAID:
         said = f"reading {size_text(size)} of data in {unread.sum():,} files, so that a later change is noticed"
         print(said, flush=True)
-    for finished in _worked(lambda number: file_crc32(Path(files[number])), np.flatnonzero(unread)):
-        for part, results in finished:
-            crcs[part] = results
+    for read in _worked(lambda number: file_crc32(Path(files[number])), np.flatnonzero(unread)):
+        for part, sums in read:
+            crcs[part] = sums
             unread[part] = False
         cache.save(key, np.column_stack([np.where((unread | fresh)[:, None], -1, facts), crcs]))
         yield None
     yield hashlib.sha256(np.column_stack([facts[:, 0], crcs]).astype("<i8").tobytes()).hexdigest()
 
 
-def _worked(work: Callable[[int], Any], numbers: np.ndarray) -> Iterator[list[tuple[np.ndarray, list[Any]]]]:
+def _worked(work: Callable[[int], T], numbers: np.ndarray) -> Iterator[list[tuple[np.ndarray, list[T]]]]:
     """The results of `work` on each number, in threads: of each PERIOD what was done in it, (numbers, results)."""
     size = max(1, min(PART, len(numbers) // READERS))
     pool = ThreadPoolExecutor(READERS)

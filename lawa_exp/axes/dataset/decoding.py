@@ -21,14 +21,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
 
 import numpy as np
 
 from lawa_exp.system.errors import Failed
 
 CHUNK = 8  # images in a job: little enough that processes end together, enough that a job is much more than its word
-PROGRAM = "from lawa_exp.data import decoding; decoding.main()"
+PROGRAM = f"import {__name__} as decoding; decoding.main()"
 IGNORED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # they are for the training, which ends its processes
 
 Function = Callable[..., np.ndarray]  # of a module: uint8 of a given shape from arguments that can be pickled
@@ -47,7 +46,7 @@ class Decoders:
         self.threads = ThreadPoolExecutor(count, "decoding")
         weakref.finalize(self, _end, self.processes, self.threads)
 
-    def map(self, function: Function, arguments: Sequence[tuple[Any, ...]]) -> np.ndarray:
+    def map(self, function: Function, arguments: Sequence[tuple[object, ...]]) -> np.ndarray:
         """function(*a) for each a of `arguments`: uint8 [len(arguments), *shape]. May be called by several threads.
 
         Failed, as it was raised there, or where a process was killed.
@@ -87,7 +86,7 @@ class Decoder:
         finally:
             os.close(fd)
 
-    def work(self, function: Function, arguments: Sequence[tuple[Any, ...]], out: np.ndarray) -> None:
+    def work(self, function: Function, arguments: Sequence[tuple[object, ...]], out: np.ndarray) -> None:
         assert self.process.stdin and self.process.stdout
         try:
             pickle.dump((function, list(arguments)), self.process.stdin)

@@ -17,7 +17,7 @@ class DigitsSettings(SmallImageSettings):
     """1,797 images of 8x8 pixels in 17 greys: the test set of Alpaydin and Kaynak's optical recognition of handwritten
     digits (UCI, 1998, CC BY 4.0), in the order of `sklearn.datasets.load_digits`."""
 
-    def open(self, context: None) -> Images:
+    def open(self, context: int | None) -> Images:
         with np.load(FILE) as content:
             images, labels = content["images"][:, None], content["labels"].astype(np.int64)
         return Images(self, *complete({"train": (images, labels)}))

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class MnistSettings(FileSettings):
     folder: ClassVar[str] = "MNIST"
     source: ClassVar[str] = "`torchvision.datasets.MNIST(DIR, download=True)`"
 
-    def open(self, context: None) -> Images:
+    def open(self, context: int | None) -> Images:
         return Images(self, *complete(dict(self._parts())))
 
     def _parts(self) -> Iterator[tuple[str, Part]]:
@@ -72,7 +72,7 @@ class Cifar10Settings(FileSettings):
     }
     label: ClassVar[str] = "labels"
 
-    def open(self, context: None) -> Images:
+    def open(self, context: int | None) -> Images:
         place = find(self.name, self.path, self.folder, (self.files["train"][0],), _get(self.source))
         parts = {split: self._part(split, [place / n for n in names]) for split, names in self.files.items()}
         return Images(self, *complete(parts))
@@ -115,7 +115,7 @@ class ArraysSettings(FileSettings):
 
     layout: str = setting(one_of("NHWC", "NCHW"))
 
-    def open(self, context: None) -> Images:
+    def open(self, context: int | None) -> Images:
         get = "give a .npz file, or a folder of .npy files, with dataset.path=PATH"
         if self.path and not Path(self.path).exists():
             raise UserError(f"dataset.path={self.path}: no such file or folder; {get}")
@@ -169,7 +169,7 @@ class ArraysSettings(FileSettings):
 class ArraysOnly(pickle.Unpickler):
     """Reads pickles of plain containers and numpy arrays; nothing else is looked up, and so nothing else is run."""
 
-    allowed: ClassVar[dict[tuple[str, str], Any]] = {
+    allowed: ClassVar[dict[tuple[str, str], object]] = {
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
         ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
@@ -177,7 +177,7 @@ class ArraysOnly(pickle.Unpickler):
         ("_codecs", "encode"): str.encode,
     }
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         if (module, name) not in self.allowed:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
         return self.allowed[module, name]

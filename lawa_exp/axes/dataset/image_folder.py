@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import os
@@ -22,6 +23,7 @@ from lawa_exp.config.rules import Rule, integer, number, optional, setting, text
 from lawa_exp.system.errors import Failed, UserError
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # those of ImageFolder
@@ -33,7 +35,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 
 
 def _colours() -> Rule:
-    def parse(value: Any) -> tuple[float, ...]:
+    def parse(value: Any) -> tuple[float, float, float]:
         red, green, blue = (number(above=0, high=1).parse(v) for v in value)
         return red, green, blue
 
@@ -53,14 +55,14 @@ class ImageFolderSettings(ImageSettings):
     image_size: int = setting(integer(1))
     resize: int = setting(integer(1))
     smallest_crop: float = setting(number(above=0, high=1))
-    mean: Any = setting(_colours())
-    std: Any = setting(_colours())
+    mean: tuple[float, float, float] = setting(_colours())
+    std: tuple[float, float, float] = setting(_colours())
 
     def __post_init__(self) -> None:
         if self.resize < self.image_size:
             raise UserError(f"resize={self.resize}: expected at least image_size={self.image_size}")
 
-    def open(self, context: None) -> FolderImages:
+    def open(self, context: int | None) -> FolderImages:
         get = (
             "give the folder that holds train/CLASS/*.jpg and val/CLASS/*.jpg with dataset.path=DIR "
             "(ImageNet: https://image-net.org/download-images)"
@@ -91,8 +93,10 @@ class ImageFolderSettings(ImageSettings):
 class FolderImages(LabelledImages):
     """`paths`: of the images of each split. They are decoded by `workers` processes, or without any by this one.
 
-    A copy with other `workers` has processes of its own; copies with as many share them.
+    With other `workers` it has processes of its own; with as many they are shared.
     """
+
+    workers: int
 
     def __init__(
         self,
@@ -109,6 +113,11 @@ class FolderImages(LabelledImages):
         self.workers = 0
         self._started: dict[int, Decoders] = {}  # by their number
         self._starting = threading.Lock()
+
+    def with_workers(self, workers: int) -> FolderImages:
+        found = copy.copy(self)
+        found.workers = workers
+        return found
 
     @property
     def decoders(self) -> Decoders:
@@ -170,7 +179,7 @@ def random_box(width: int, height: int, smallest: float, draws: np.ndarray) -> B
     return x, y, x + w, y + h
 
 
-def scaled(image: Any, width: int, height: int) -> np.ndarray:
+def scaled(image: Image.Image, width: int, height: int) -> np.ndarray:
     """The pixels of a PIL image scaled to a size: uint8 [height, width, 3]."""
     from PIL import Image
 
@@ -178,7 +187,7 @@ def scaled(image: Any, width: int, height: int) -> np.ndarray:
 
 
 @contextmanager
-def opened(path: str) -> Iterator[Any]:
+def opened(path: str) -> Iterator[Image.Image]:
     """A PIL image, decoded only when its pixels are asked for; whatever is wrong with the file, in one line."""
     from PIL import Image
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 
-from lawa_exp.axes.dataset.base import BaseSettings
+from lawa_exp.axes.dataset.base import BaseDataset, BaseSettings
 from lawa_exp.axes.dataset.order import NOISE, epochs_and_indices, hash_of, keys_of, permuted, uniform
 from lawa_exp.axes.dataset.places import sole
 from lawa_exp.config.rules import boolean, integer, number, setting, text
+from lawa_exp.seams.dataset import Batch, Parts
 from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ AUGMENT, MIX, PARTNER = 1, 2, 3  # what a sample's random numbers are for; NOISE
 CHUNK = 4096  # images worked on at once where all of them are read
 
 Array = TypeVar("Array", np.ndarray, "Tensor")
-Parts = tuple[np.ndarray, ...]
 Part = tuple[np.ndarray, np.ndarray]  # images (or where they are) and labels, int64, of one split
 
 
@@ -54,7 +53,7 @@ class SmallImageSettings(ImageSettings):
     crop_padding: int = setting(integer(0))
 
 
-class LabelledImages:
+class LabelledImages(BaseDataset):
     """What data sets of images share; `_train_images`, `_eval_images` and `_spread` are theirs.
 
     A sample has one target, its class, and so counts as one token. A batch goes to the device in `parts`, images as
@@ -63,7 +62,10 @@ class LabelledImages:
 
     tokens_per_sample = 1
     unit = "image"
-    sampled: Sequence[str] = ()
+    in_parts = True
+    classes: int
+    channels: int
+    image_size: int
     mean: np.ndarray  # float32 [channels], by which images are normalised
     std: np.ndarray
 
@@ -90,12 +92,12 @@ class LabelledImages:
         self.sizes = {split: len(found) for split, found in labels.items()}
         self._held: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
-    def train_batch(self, seed: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def train_batch(self, seed: int, first: int, count: int) -> Batch:
         """Samples number first .. first+count-1 of the training: inputs, float32 [count, channels, height, width], and
         targets: classes, int64 [count], or with mixup or label smoothing probabilities, float32 [count, classes]."""
         return self._finished_here(self.train_parts(seed, first, count))
 
-    def noise_batch(self, seed: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def noise_batch(self, seed: int, first: int, count: int) -> Batch:
         """In place of `train_batch`: each number uniform over the pixels' range, and classes drawn at random."""
         numbers = np.arange(first, first + count, dtype=np.uint64)
         shape = (self.channels, self.image_size, self.image_size)
@@ -108,7 +110,7 @@ class LabelledImages:
         """How many targets these samples of `train_batch` have."""
         return count
 
-    def eval_batch(self, split: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def eval_batch(self, split: str, indices: np.ndarray) -> Batch:
         """The samples of a split at `indices`: inputs as above, not augmented, and classes, int64 [len(indices)]."""
         return self._finished_here(self.eval_parts(split, indices))
 
@@ -136,15 +138,15 @@ class LabelledImages:
         indices = np.asarray(indices)
         return self._eval_images(split, indices), self.labels[split][indices]
 
-    def finished(self, images: Tensor, targets: Tensor, *mixing: Tensor) -> tuple[Tensor, Tensor]:
+    def finished(self, inputs: Tensor, targets: Tensor, *mixing: Tensor) -> tuple[Tensor, Tensor]:
         """The batch, from its parts on any device: normalised there, and mixed. The same numbers on each."""
-        inputs = self._normalised(images)
+        inputs = self._normalised(inputs)
         if mixing:
             others, share = mixing
             inputs = mixed(inputs, self._normalised(others), share)
         return inputs, targets
 
-    def _finished_here(self, parts: Parts) -> tuple[np.ndarray, np.ndarray]:
+    def _finished_here(self, parts: Parts) -> Batch:
         import torch
 
         inputs, targets = self.finished(*(torch.from_numpy(a) for a in parts))

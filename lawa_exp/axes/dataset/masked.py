@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lawa_exp.axes.dataset.base import BaseSettings
+from lawa_exp.axes.dataset.base import BaseDataset, BaseSettings
 from lawa_exp.axes.dataset.blocks import fingerprint_files, sampled
 from lawa_exp.axes.dataset.fairseq import (
     BOS,
@@ -33,6 +33,7 @@ from lawa_exp.axes.dataset.places import find, sole
 from lawa_exp.axes.dataset.text import kept, read_pydocs, read_splits
 from lawa_exp.axes.dataset.tokenizers import find_gpt2, load_tokenizer
 from lawa_exp.config.rules import one_of, optional, setting, text
+from lawa_exp.seams.dataset import Batch
 from lawa_exp.system.errors import UserError
 
 MASKED, UNCHANGED, RANDOM = 0.15, 0.1, 0.1  # share of the tokens; of these, left as they are; replaced at random
@@ -111,10 +112,10 @@ class PydocsMLMSettings(BaseSettings):
         return MaskedBlocks(lines, ids, context, digest.hexdigest(), self.name, note)
 
 
-class MaskedBlocks:
+class MaskedBlocks(BaseDataset):
     """Samples of <s> and whole lines, up to `context` tokens, padded to it; the targets are the tokens masked."""
 
-    classes = None
+    vocab_size: int
     unit = "masked token"
     in_bits = True  # so are the losses that fairseq prints, and what was published from them
 
@@ -155,12 +156,12 @@ class MaskedBlocks:
         self.note = "; ".join(notes)
         self.sizes = {split: len(blocks) for split, blocks in self.blocks.items()}
 
-    def train_batch(self, seed: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def train_batch(self, seed: int, first: int, count: int) -> Batch:
         """Samples number first .. first+count-1 of the training: inputs and targets, int64 [count, context]."""
         epochs, indices = epochs_and_indices(first, count, self.sizes["train"], seed)
         return self._batch("train", indices, [(seed, epoch + 1) for epoch in epochs.tolist()])
 
-    def noise_batch(self, seed: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def noise_batch(self, seed: int, first: int, count: int) -> Batch:
         """In place of `train_batch`: its tokens and targets, drawn uniformly from the symbols that are not special."""
         inputs, targets = self.train_batch(seed, first, count)
         keys = keys_of(seed, NOISE, np.arange(first, first + count, dtype=np.uint64))
@@ -168,7 +169,7 @@ class MaskedBlocks:
         inputs = np.where(inputs == PAD, inputs, noise[:, : self.context])
         return inputs, np.where(targets == IGNORE, targets, noise[:, self.context :])
 
-    def eval_batch(self, split: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def eval_batch(self, split: str, indices: np.ndarray) -> Batch:
         """The samples of a split at `indices`: inputs and targets, int64 [len(indices), context]."""
         return self._batch(split, np.asarray(indices), [EVALUATION] * len(indices))
 

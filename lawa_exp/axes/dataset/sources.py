@@ -113,7 +113,7 @@ def _reading(what: str) -> Iterator[None]:
         raise Failed(f"cannot read {what} ({_one_line(error)}); the same command goes on later") from None
 
 
-def _stream(path: str, **where: Any) -> Any:
+def _stream(path: str, **where: str | list[str]) -> Any:
     datasets = _import_datasets()
     datasets.disable_progress_bars()
     return datasets.load_dataset(path, split="train", streaming=True, **where)
@@ -132,7 +132,7 @@ def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _read_jsonl(path: Path, offset: int) -> Iterator[tuple[Any, int]]:
+def _read_jsonl(path: Path, offset: int) -> Iterator[tuple[object, int]]:
     """(field `text`, byte offset behind the line) of each line from `offset` (of the uncompressed bytes) on."""
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         try:
@@ -145,7 +145,7 @@ def _read_jsonl(path: Path, offset: int) -> Iterator[tuple[Any, int]]:
             raise Failed(f"{path} is damaged ({_one_line(error)})") from None
 
 
-def _text_field(line: bytes, path: Path, start: int) -> Any:
+def _text_field(line: bytes, path: Path, start: int) -> object:
     try:
         return json.loads(line)["text"]
     except (ValueError, KeyError, TypeError):
@@ -174,7 +174,7 @@ class LocalFiles:
         """Where the document after the last one yielded begins."""
         return list(self._position)
 
-    def documents(self, position: list[int] | None, done: int) -> Iterator[Any]:
+    def documents(self, position: list[int] | None, done: int) -> Iterator[object]:
         """The texts from `position` on."""
         first, start = position or (0, 0)
         for number in range(first, len(self._files)):
@@ -204,7 +204,7 @@ class HubStream:
         """The state behind the last document yielded."""
         return {"version": _import_datasets().__version__, "state": self._stream.state_dict()}
 
-    def documents(self, position: dict[str, Any] | None, done: int) -> Iterator[Any]:
+    def documents(self, position: dict[str, Any] | None, done: int) -> Iterator[object]:
         """The texts from `position` on, which lies behind `done` documents."""
         with _reading(self.name):
             if position and position["version"] == _import_datasets().__version__:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lawa_exp.axes.dataset.base import BaseSettings
 from lawa_exp.axes.dataset.images import HELD_OUT
 from lawa_exp.axes.dataset.places import sole
+from lawa_exp.seams.dataset import DatasetSettings
 
 FACTS = Path(__file__).with_suffix(".yaml")
 UNITS = {"tokens": "token", "masked tokens": "masked token", "images": "image"}
@@ -15,7 +15,7 @@ UNITS = {"tokens": "token", "masked tokens": "masked token", "images": "image"}
 
 @dataclass(frozen=True)
 class Stated:
-    """What a plan asks of an open data set (see `lawa_exp.data`)."""
+    """See `seams.dataset.DatasetFacts`."""
 
     sizes: dict[str, int]
     tokens_per_sample: int
@@ -29,7 +29,7 @@ class Stated:
     fingerprint: str = "unknown"
 
 
-def stated(settings: BaseSettings, context: int | None) -> Stated | None:
+def stated(settings: DatasetSettings, context: int | None) -> Stated | None:
     """The data set of these settings by its published sizes; None where they are not known."""
     import yaml
 
@@ -37,20 +37,20 @@ def stated(settings: BaseSettings, context: int | None) -> Stated | None:
     if facts is None:
         return None
     unit = UNITS[settings.inputs]
-    found = {split: facts[split] for split in ("train", "val", "test") if split in facts}
+    sizes = {split: facts[split] for split in ("train", "val", "test") if split in facts}
     image_size = facts.get("image_size", settings.image_size)
     sample = f"up to {context} tokens"
     if unit == "image":
         sample = f"{facts['channels']}x{image_size}x{image_size} numbers in {facts['classes']} classes"
-        if "val" not in found:
-            found["val"] = int(HELD_OUT * found["train"])
-            found["train"] -= found["val"]
+        if "val" not in sizes:
+            sizes["val"] = int(HELD_OUT * sizes["train"])
+            sizes["train"] -= sizes["val"]
     elif unit == "token" and context:  # as in `Blocks`
         sample = f"{context} tokens"
-        found = {s: (n - (context if s == "train" else 1)) // context for s, n in found.items()}
-    held_out = "" if "test" in found else f"; {sole('val')}"
+        sizes = {s: (n - (context if s == "train" else 1)) // context for s, n in sizes.items()}
+    held_out = "" if "test" in sizes else f"; {sole('val')}"
     return Stated(
-        {"test": found["val"], **found},
+        {"test": sizes["val"], **sizes},
         context or 1,
         sample,
         unit,

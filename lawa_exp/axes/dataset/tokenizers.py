@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lawa_exp.axes.dataset.base import BaseSettings
 from lawa_exp.config.rules import near
+from lawa_exp.seams.dataset import DatasetSettings
 from lawa_exp.system.errors import UserError
 
 GPT2_FILES = ("encoder.json", "vocab.bpe")
@@ -30,7 +30,7 @@ _LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
 _LONG_BLANK = re.compile(f"(?<!{BLANKS}){BLANKS}{{{LONG_BLANK},}}")
 
 
-def tokenizer_of(dataset: BaseSettings) -> tuple[str | None, str | None]:
+def tokenizer_of(dataset: DatasetSettings) -> tuple[str | None, str | None]:
     """Which tokenizer made the tokens of a data set, and the folder of its files, where the settings say it."""
     return dataset.tokenizer or ALONE.get(dataset.name), dataset.tokenizer_path
 

@@ -6,9 +6,8 @@ same in a resumed run, and on other ranks. It is part of the trajectory id, even
 
 from __future__ import annotations
 
-from typing import Any
-
 from lawa_exp.axes.batch.batches import Batches
+from lawa_exp.seams.dataset import Dataset
 
 
 class Fault:
@@ -20,6 +19,6 @@ class Fault:
         """What the schedule's rate of the update that completes `step` is multiplied by."""
         return 1.0
 
-    def drawn(self, data: Any, batches: Batches) -> Any:
+    def drawn(self, data: Dataset, batches: Batches) -> Dataset:
         """What training batches are drawn from, in place of the open data set."""
         return data

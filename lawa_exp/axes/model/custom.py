@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lawa_exp.axes.model.settings import ModelSettings
 from lawa_exp.axes.model.vocabulary import check_vocabulary
 from lawa_exp.config.rules import integer, mapping, optional, setting, text
+from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class CustomSettings(ModelSettings):
     context: int = setting(integer(1))
     vocab_size: int = setting(integer(1))
 
-    def fitted(self, data: Any, name: str) -> Self:
+    def fitted(self, data: DatasetFacts, name: str) -> Self:
         check_vocabulary(self.vocab_size, data, name)
         return self
 

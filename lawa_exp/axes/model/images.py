@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from lawa_exp.axes.model.settings import ModelSettings
 from lawa_exp.config.rules import integer, optional, setting, text
+from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,13 +26,13 @@ class ImageModelSettings(ModelSettings):
     image_size: int | None = setting(optional(integer(1)))
     classes: int | None = setting(optional(integer(1)))
 
-    def fitted(self, data: Any, name: str) -> Self:
+    def fitted(self, data: DatasetFacts, name: str) -> Self:
         own = {"channels": self.channels, "image_size": self.image_size, "classes": self.classes}
         of_data = {"channels": data.channels, "image_size": data.image_size, "classes": data.classes}
         for key, size in of_data.items():
             if own[key] not in (None, size):
                 raise UserError(f"model.{key}={own[key]}: the images of dataset={name} have {size}; null follows them")
-        return replace(self, **of_data)
+        return replace(self, channels=data.channels, image_size=data.image_size, classes=data.classes)
 
     def network(self) -> nn.Module:
         """images [batch, channels, size, size] -> logits [batch, classes]."""

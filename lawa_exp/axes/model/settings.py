@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from lawa_exp.seams.dataset import DatasetFacts
+
 
 class ModelSettings:
     """The settings of a model, which build it; they are imported without torch."""
@@ -20,7 +22,7 @@ class ModelSettings:
     builder: str | None = None  # package.module:function, of a model from outside, which is called as function(**args)
     args: Mapping[str, Any] | None = None
 
-    def fitted(self, data: Any, name: str) -> Self:
+    def fitted(self, data: DatasetFacts, name: str) -> Self:
         """These settings with what follows from the open data set `name`. UserError where the two contradict."""
         raise NotImplementedError
 

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.system.errors import UserError
 
-if TYPE_CHECKING:
-    pass
 
-
-def check_vocabulary(vocab_size: int, data: Any, name: str) -> None:
-    if data.classes is None and data.vocab_size > vocab_size:
+def check_vocabulary(vocab_size: int, data: DatasetFacts, name: str) -> None:
+    if data.vocab_size is not None and data.vocab_size > vocab_size:
         raise UserError(
             f"model.vocab_size={vocab_size}: expected at least {data.vocab_size}, the vocabulary of dataset={name}"
         )
 
 
-def same_vocabulary(vocab_size: int | None, data: Any, name: str) -> int:
+def same_vocabulary(vocab_size: int | None, data: DatasetFacts, name: str) -> int:
     """The vocabulary of the data set, which that of the model must be: its last tokens mean something."""
+    assert data.vocab_size is not None, name
     if vocab_size not in (None, data.vocab_size):
         raise UserError(
             f"model.vocab_size={vocab_size}: the dictionary of dataset={name} has {data.vocab_size:,} symbols; "
             "null follows it"
         )
-    return int(data.vocab_size)
+    return data.vocab_size

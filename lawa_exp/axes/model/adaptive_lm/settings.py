@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lawa_exp.axes.model.transformer import TransformerSettings
 from lawa_exp.axes.model.vocabulary import same_vocabulary
 from lawa_exp.config.rules import Rule, integer, number, optional, setting, text
+from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class AdaptiveLMSettings(TransformerSettings):
         if any(stop - start < 2 for start, stop in itertools.pairwise(edges)):
             raise UserError(f"model.cutoffs={list(self.cutoffs)}: expected bands of at least two tokens")
 
-    def fitted(self, data: Any, name: str) -> Self:
+    def fitted(self, data: DatasetFacts, name: str) -> Self:
         return replace(self, vocab_size=same_vocabulary(self.vocab_size, data, name))
 
     def build(self) -> nn.Module:

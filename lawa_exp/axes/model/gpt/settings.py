@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from lawa_exp.axes.model.transformer import TransformerSettings
 from lawa_exp.axes.model.vocabulary import check_vocabulary
 from lawa_exp.config.rules import boolean, integer, number, setting, text
+from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class GPTSettings(TransformerSettings):
         if self.width % self.heads:
             raise UserError(f"width={self.width} is not a multiple of heads={self.heads}")
 
-    def fitted(self, data: Any, name: str) -> Self:
+    def fitted(self, data: DatasetFacts, name: str) -> Self:
         check_vocabulary(self.vocab_size, data, name)
         return self
 

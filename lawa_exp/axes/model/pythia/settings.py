@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from lawa_exp.axes.model.transformer import TransformerSettings
 from lawa_exp.axes.model.vocabulary import check_vocabulary
 from lawa_exp.config.rules import integer, number, setting, text
+from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class PythiaSettings(TransformerSettings):
                 f"width={self.width}: expected a multiple of 8 times heads={self.heads}, a quarter of a head is rotated"
             )
 
-    def fitted(self, data: Any, name: str) -> Self:
+    def fitted(self, data: DatasetFacts, name: str) -> Self:
         check_vocabulary(self.vocab_size, data, name)
         return self
 
