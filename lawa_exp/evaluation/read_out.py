@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -25,10 +25,12 @@ from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import Failed, UserError
 
+Live: TypeAlias = Mapping[int, dict[str, Any] | None]  # by step, ascending: val rows of the live weights
+Of: TypeAlias = tuple[Hashable, int | None]  # weights (an `Average.key`), and on how many samples they are evaluated
+
 SHOWN = 5  # averages whose losses are printed at each step; of more, the best
-
-
 SCORED = ("loss", "loss_bits", "accuracy", "eval_samples")  # what a row says of an evaluation
+SEEN = ("trained_samples", "trained_tokens")  # what it says of its step
 
 
 class Progress(Protocol):
@@ -66,102 +68,147 @@ def evaluated(
     """What `score` gives for the weights `id` after `step`. Failed: it cannot, or a stop was asked for."""
     stop_if_asked(step)
     try:
-        return score(weights, split, samples, *([bn] if bn else []))
+        return score(weights, split, samples, bn)
     except FunctionFailed as error:
         raise Failed(f"{error} (weights {id}, step {step:,})") from None
 
 
-def evaluations(replay: Replay, averages: Sequence[Average], live: Mapping[int, dict[str, Any] | None]) -> int:
-    """How many weights `read_out` evaluates."""
-    last = max(live)
-    told: set[Hashable] = set()
-    found: set[Hashable] = set()
-    for step, row in live.items():
-        samples = None if row is None else row["eval_samples"]
-        here = exactly(step), samples
-        keys: set[Hashable] = {(key, samples) for a in averages if (key := a.key(step)) is not None}
+@dataclass(frozen=True)
+class Candidate:
+    """Weights whose score is wanted after a step: those of `average`, or the live ones (None).
+
+    due: whether they are evaluated then; else the score is known, from the row of the live weights of some step or from
+    an earlier evaluation. Candidates with an equal `of` have the same score.
+    """
+
+    average: Average | None
+    of: Of
+    due: bool
+
+    @property
+    def id(self) -> str:
+        return "live" if self.average is None else self.average.id
+
+
+class Schedule:
+    """Which weights are evaluated after which step: the same ones never twice.
+
+    After the last step weights whose loss is known from a row are due, too, for the losses of single batches: the live
+    ones where their snapshot is saved.
+    """
+
+    def __init__(self, replay: Replay, averages: Sequence[Average], live: Live) -> None:
+        self.replay, self.averages, self.live = replay, averages, live
+        self.last = max(live)
+        self._in_rows: set[Of] = set()
+        self._evaluated: set[Of] = set()
+
+    def after(self, step: int) -> list[Candidate]:
+        """The candidates of a step in their order, the live weights first. Steps come in ascending order."""
+        row = self.live[step]
+        samples = None if row is None else row["eval_samples"]  # the set that the live row was made on
+        own = exactly(step), samples
         if is_scored(row):
-            told.add(here)
-        if not is_scored(row) or (step == last and step in replay.wanted):
-            keys.add(here)
-        found |= keys if step == last else keys - told
-    return len(found)
+            self._in_rows.add(own)
+        weights: list[tuple[Average | None, Of]] = [(None, own)]
+        weights += [(a, (key, samples)) for a in self.averages if (key := a.key(step)) is not None]
+        candidates = []
+        for average, of in weights:
+            due = of not in self._evaluated and (of not in self._in_rows or step == self.last)
+            if average is None and is_scored(row) and step not in self.replay.wanted:
+                due = False
+            if due:
+                self._evaluated.add(of)
+            candidates.append(Candidate(average, of, due))
+        return candidates
+
+
+def evaluations(replay: Replay, averages: Sequence[Average], live: Live) -> int:
+    """How many weights `read_out` evaluates."""
+    schedule = Schedule(replay, averages, live)
+    return sum(candidate.due for step in live for candidate in schedule.after(step))
 
 
 def read_out(
     replay: Replay,
     averages: Sequence[Average],
     score: Score,
-    live: Mapping[int, dict[str, Any] | None],
+    live: Live,
     say: Callable[[str], None],
     progress: Progress | None = None,
     measure: str = "val loss",
 ) -> ReadOut:
-    """Evaluates averages where the live weights were, in one pass; the same weights never twice.
+    """Evaluates averages where the live weights were, in one pass, as `Schedule` has it.
 
-    live: the val rows of the live weights by step, ascending; None, or one without a loss: evaluated here. After the
-    last step the live weights are evaluated again where their snapshot is at hand, for the losses of single batches.
-    Failed names the first step whose live weights have no finite loss.
+    live: where there is no row, or one without a loss, the live weights are evaluated here. Failed names the first step
+    whose live weights have no finite loss.
     """
+    schedule = Schedule(replay, averages, live)
+    scores: dict[Of, Scored] = {}
     rows: list[dict[str, Any]] = []
     measures: list[dict[str, Any]] = []
-    told: dict[Hashable, Scored] = {}  # by the rows of the live weights
-    known: dict[Hashable, Scored] = {}  # evaluated here
     sums: dict[str, np.ndarray] = {}
-    last = max(live)
-
-    def scored(id: str, key: Hashable, weights: Callable[[], Mapping[str, Tensor] | None]) -> Scored:
-        """From what is known, or evaluated; after the last step with sums."""
-        of = key, samples
-        if of not in known and (of not in told or step == last) and (tensors := weights()) is not None:
-            known[of] = evaluated(score, tensors, id, step, "val", samples, replay.bn)
-        found = known[of] if of in known else told[of]
-        if step == last and found.sums is not None:
-            sums[id] = found.sums
-        return found
-
     for step, row in live.items():
         if progress and step in progress.done:
             rows += progress.done[step][0]
             measures += progress.done[step][1]
             continue
         before = len(rows), len(measures)
-        try:
-            replay.advance(step)
-        except Damaged as error:
-            raise UserError(f"{error}; train again to put it right: the training's command with rerun=true") from None
+        advance(replay, step)
         at = {"step": step, "split": "val"}
-        samples: int | None = None
-        seen: dict[str, Any] = {}
-        if row is not None:
-            samples = row["eval_samples"]  # the set that the live row was made on
-            seen = {key: row[key] for key in ("trained_samples", "trained_tokens") if key in row}
-            if is_scored(row):
-                told[exactly(step), samples] = Scored({k: row[k] for k in SCORED if k in row}, None)
-        here = scored("live", exactly(step), lambda step=step: replay.live(step))  # type: ignore[misc]
-        if not is_scored(row):
-            weights = replay.live(step)
-            assert weights is not None, f"the weights of step {step} are not there"
-            rows.append(live_row({**at, **here.fields}, score, weights, replay.bn, samples) | seen)
-            measures += [{**at, "weights": "live", **m} for m in here.measures]
-        if not math.isfinite(here.fields["loss"]):
-            raise Failed(
-                f"the loss of the live weights after step {step:,} is {here.fields['loss']}: nothing to compare with; "
-                "mend what evaluates them, or leave this step out"
-            )
-        losses = {}
-        for average in averages:
-            key = average.key(step)
-            if key is None:
+        seen = {key: row[key] for key in SEEN if key in row} if row else {}
+        losses: dict[str, float] = {}
+        for candidate in schedule.after(step):
+            of = candidate.of
+            if candidate.average is None and row is not None and is_scored(row):
+                scores[of] = Scored({key: row[key] for key in SCORED if key in row}, None)
+            if candidate.due:
+                weights = weights_of(candidate, replay, step)
+                scores[of] = evaluated(score, weights, candidate.id, step, "val", of[1], replay.bn)
+            scored = scores[of]
+            losses[candidate.id] = scored.fields["loss"]
+            if step == schedule.last and scored.sums is not None:
+                sums[candidate.id] = scored.sums
+            if candidate.average is not None:
+                fields = candidate.average.fields
+                rows.append({**at, **fields, **scored.fields, **seen})
+                measures += [{**at, **fields, **measured} for measured in scored.measures]
                 continue
-            of = scored(average.id, key, lambda average=average, step=step: average.weights(step))  # type: ignore[misc]
-            rows.append({**at, **average.fields, **of.fields, **seen})
-            measures += [{**at, **average.fields, **m} for m in of.measures]
-            losses[average.id] = of.fields["loss"]
-        say(progress_line(step, measure, here.fields["loss"], losses))
+            if not is_scored(row):
+                weights = weights_of(candidate, replay, step)
+                rows.append(live_row({**at, **scored.fields}, score, weights, replay.bn, of[1]) | seen)
+                measures += [{**at, "weights": "live", **measured} for measured in scored.measures]
+            check_live_loss(losses["live"], step)
+        say(progress_line(step, measure, losses.pop("live"), losses))
         if progress:
             progress.add(step, rows[before[0] :], measures[before[1] :])
-    return ReadOut(rows, last, sums, measures)
+    return ReadOut(rows, schedule.last, sums, measures)
+
+
+def advance(replay: Replay, step: int) -> None:
+    """Feeds the snapshots up to `step`. UserError: one is damaged."""
+    try:
+        replay.advance(step)
+    except Damaged as error:
+        raise UserError(f"{error}; train again to put it right: the training's command with rerun=true") from None
+
+
+def weights_of(candidate: Candidate, replay: Replay, step: int) -> Mapping[str, Tensor]:
+    """Those of a candidate after `step`, to which the replay has advanced."""
+    if candidate.average is not None:
+        return candidate.average.weights(step)
+    weights = replay.live(step)
+    assert weights is not None, f"the weights of step {step} are not saved"
+    return weights
+
+
+def check_live_loss(loss: float, step: int) -> None:
+    """Failed where it is not finite."""
+    if not math.isfinite(loss):
+        raise Failed(
+            f"the loss of the live weights after step {step:,} is {loss}: nothing to compare with; "
+            "mend what evaluates them, or leave this step out"
+        )
 
 
 def is_scored(row: Mapping[str, Any] | None) -> bool:
@@ -190,33 +237,33 @@ def progress_line(step: int, measure: str, live: float, losses: dict[str, float]
 
 def live_rows(rows: Iterable[dict[str, Any]], end: int | None = None) -> dict[int, dict[str, Any] | None]:
     """A run's finite val rows of the live weights by step, ascending, from step 1 to `end`."""
-    chosen = [r for r in rows if r["split"] == "val" and r["weights"] == "live" and r["loss"] is not None]
-    return {r["step"]: r for r in sorted(chosen, key=lambda r: r["step"]) if 0 < r["step"] <= (end or r["step"])}
+    finite = [r for r in rows if r["split"] == "val" and r["weights"] == "live" and r["loss"] is not None]
+    return {r["step"]: r for r in sorted(finite, key=lambda r: r["step"]) if 0 < r["step"] <= (end or r["step"])}
 
 
 def comparable(
-    live: dict[int, dict[str, Any] | None], bn: str | None, saved: Mapping[int, Any]
+    live: Live, bn: str | None, saved: Collection[int]
 ) -> tuple[dict[int, dict[str, Any] | None], list[str]]:
     """A run's rows of the live weights as `read_out` compares averages with `bn` to them, and what is to be said of it.
 
     A row of other statistics is left without its loss, so that the weights are evaluated again; where they were not
     `saved`, its loss with the running statistics is what there is, or the step is left out. UserError: all would be.
     """
-    found: dict[int, dict[str, Any] | None] = {}
+    by_step: dict[int, dict[str, Any] | None] = {}
     again, left_out = [], []
     for step, row in live.items():
         assert row is not None
         if has_statistics_of(row, bn):
-            found[step] = row
+            by_step[step] = row
         elif step in saved:
-            found[step] = {k: v for k, v in row.items() if k not in SCORED or k == "eval_samples"}
+            by_step[step] = {k: v for k, v in row.items() if k not in SCORED or k == "eval_samples"}
             again.append(step)
         elif bn != "recalibrate" and row.get("loss_running_bn") is not None:
-            beside = {k: v for k, v in row.items() if k not in ("accuracy", "loss_bits")}
-            found[step] = {**beside, "bn": bn, "loss": row["loss_running_bn"]}
+            others = {k: v for k, v in row.items() if k not in ("accuracy", "loss_bits")}
+            by_step[step] = {**others, "bn": bn, "loss": row["loss_running_bn"]}
         else:
             left_out.append(step)
-    if not found:
+    if not by_step:
         raise UserError(
             f"evaluate.bn={bn}: the live weights were evaluated with other BatchNorm statistics, and no snapshot was "
             f"kept to evaluate them again; choose {'latest' if bn == 'recalibrate' else 'recalibrate'}, as readout --bn"
@@ -227,7 +274,7 @@ def comparable(
     if left_out:
         were = ", ".join(f"{s:,}" for s in left_out[:SHOWN]) + (", ..." if len(left_out) > SHOWN else "")
         notes.append(f"{other}, and at step {were} no snapshot was kept to evaluate them again: left out.")
-    return found, notes
+    return by_step, notes
 
 
 def replay_run(
@@ -252,7 +299,7 @@ def replay_run(
         say(note)
     again = [step for step, row in live.items() if not is_scored(row)]
     replay = Replay(settings, score.averaged, snapshots, device, again, score.statistics, score.bn)
-    found = read_out(replay, replay.averages, score, live, say)
+    rows = read_out(replay, replay.averages, score, live, say).rows
     if ranks.is_main:
-        write_rows(out / "metrics.jsonl", found.rows)
-    return found.rows
+        write_rows(out / "metrics.jsonl", rows)
+    return rows

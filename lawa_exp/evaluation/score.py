@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -39,7 +39,18 @@ class Scored:
     measures: tuple[dict[str, Any], ...] = ()
 
 
-Score = Callable[..., Scored]  # (weights, split="val", samples=None)
+class Score(Protocol):
+    """What evaluates weights."""
+
+    def __call__(
+        self, weights: Mapping[str, Tensor], split: str = "val", samples: int | None = None, bn: str | None = None
+    ) -> Scored:
+        """weights: by name, on any device. samples: how many of the split; None: as configured.
+
+        bn: what is done about BatchNorm's statistics, see `batchnorm.policy`; None: they are as the weights have them.
+        What has no splits, samples or BatchNorm takes no notice of these. FunctionFailed: it cannot.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,6 @@ class OnModel(InModel):
     def __call__(
         self, weights: Mapping[str, Tensor], split: str = "val", samples: int | None = None, bn: str | None = None
     ) -> Scored:
-        """samples: how many of the split (None: as configured). bn: what is done about BatchNorm's statistics."""
         settings = replace(self.config.evaluate, batch_size=self.batch_size)
         if samples is not None:
             settings = replace(settings, samples=samples)
@@ -114,19 +124,21 @@ class ByFunction:
         except (ImportError, AttributeError, ValueError) as error:
             raise UserError(f"--evaluate={reference}: expected package.module:function ({error})") from None
 
-    def __call__(self, weights: Mapping[str, Tensor], split: str = "val", samples: int | None = None) -> Scored:
+    def __call__(
+        self, weights: Mapping[str, Tensor], split: str = "val", samples: int | None = None, bn: str | None = None
+    ) -> Scored:
         try:
-            given = self.function({name: t.clone() for name, t in weights.items()})  # it may write into them
+            result = self.function({name: t.clone() for name, t in weights.items()})  # it may write into them
         except Exception as error:
             frames = error.__traceback__
             traceback.print_exception(error.with_traceback(frames and frames.tb_next))  # from its first line on
-            said = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise FunctionFailed(f"--evaluate={self.reference} raised {said}") from None
+            first_line = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise FunctionFailed(f"--evaluate={self.reference} raised {first_line}") from None
         losses = None
-        if isinstance(given, Mapping):
-            losses, given = given.get("losses"), given.get("loss")
+        if isinstance(result, Mapping):
+            losses, result = result.get("losses"), result.get("loss")
         try:
-            loss = float(given)
+            loss = float(result)
         except (TypeError, ValueError):
             raise UserError(f'--evaluate={self.reference}: expected a number or a mapping with "loss"') from None
         if losses is None:

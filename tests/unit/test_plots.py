@@ -147,7 +147,7 @@ def test_files_and_page(material):
 def test_line_of_a_quadratic():
     """|w|^2 / 2 from (2, 0) to (0, 0) is 2 (1 - alpha)^2; the distance is 2."""
 
-    def score(weights, split, samples):
+    def score(weights, split, samples, bn):
         return Scored({"loss": float(weights["w"].square().sum()) / 2 + float(weights["n"])}, None)
 
     live = {"w": torch.tensor([2.0, 0.0]), "n": torch.tensor(5)}
