@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar, cast
 
 from lawa_exp.system.errors import UserError
 
@@ -243,6 +243,12 @@ def as_before(settings: Any) -> set[str]:
     """The keys of a dataclass's settings that are equal to what every training did before they came."""
     fields = dataclasses.fields(settings)
     return {key_of(f) for f in fields if getattr(settings, f.name) == f.metadata["before"]}
+
+
+class Settings:
+    """The base of what several frozen dataclasses of settings have in common."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
 
 def key_of(field: dataclasses.Field) -> str:

@@ -1,11 +1,9 @@
-"""The settings that are no choice on an axis, and the configuration of one training."""
+"""The settings that are no choice on an axis."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from lawa_exp.config.parts import Part
 from lawa_exp.config.rules import (
     boolean,
     defaulted,
@@ -18,14 +16,9 @@ from lawa_exp.config.rules import (
     steps,
     text,
 )
-from lawa_exp.seams.dataset import DatasetSettings
 
 FORMAT_VERSION = 1
-
-
 STABLE = "stable"  # init.from: the constant-rate run of the same settings, which a sweep trains first
-
-
 BN_POLICIES = ("recalibrate", "average", "latest")
 
 
@@ -100,62 +93,6 @@ class Trajectory:
     keep: int | str = setting(either(one_of("all", "none"), integer(1)))
     window: str = setting(one_of("memory", "disk"))
     shard_size: int = setting(integer(1))
-
-
-@dataclass(frozen=True)
-class Unresolved:
-    """What a command wants of one training. Every value is checked; a `Part` may have amounts, and null for a default.
-
-    budget: (unit, amount).
-    """
-
-    model: Any
-    dataset: Any
-    optimizer: Any
-    lr: Part[Any]
-    batch: Any
-    scaling: Any
-    init: Init
-    averagers: tuple[Part[Any], ...]
-    feedback: Part[Any]
-    fault: Part[Any]
-    trainer: Part[Trainer]
-    logger: Logger
-    evaluate: Part[Evaluate]
-    save: Part[Save]
-    trajectory: Part[Trajectory]
-    budget: tuple[str, float]
-    seed: int
-    recipe: str
-
-    @property
-    def device(self) -> str:
-        """The name of the device, or `auto`."""
-        return str(self.trainer.values["device"])
-
-
-@dataclass(frozen=True)
-class Config:
-    """One training, resolved: the settings of the parts are their own dataclasses, every step count is an integer."""
-
-    model: Any
-    dataset: DatasetSettings
-    optimizer: Any
-    lr: Any
-    batch: Any
-    scaling: Any
-    init: Init
-    averagers: tuple[Any, ...]
-    feedback: Any
-    fault: Any
-    trainer: Trainer
-    logger: Logger
-    evaluate: Evaluate
-    save: Save
-    trajectory: Trajectory
-    steps: int  # the budget
-    seed: int
-    recipe: str
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from lawa_exp.averaging.tensors import live_tensors
+from lawa_exp.axes.configuration import Config
 from lawa_exp.config.rules import Rule, either, integer, one_of
-from lawa_exp.config.shared import Config, Options
+from lawa_exp.config.shared import Options
 from lawa_exp.curvature.theory import implied_noise, outlier, saturation, stable_rate
 from lawa_exp.evaluation.evaluate import fixed_set
 from lawa_exp.evaluation.hessian import Spectrum, TrainingLoss, gradient_step, lanczos, random_unit

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from lawa_exp.averaging import Averager
 from lawa_exp.averaging.tensors import norms_in
+from lawa_exp.axes.configuration import Config
 from lawa_exp.axes.dataset.loading import train_batches
-from lawa_exp.config.shared import Config
 from lawa_exp.evaluation.evaluate import evaluating
 from lawa_exp.evaluation.numerics import Autocast
 from lawa_exp.seams.dataset import Dataset

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lawa_exp.averaging import AveragerSettings
-from lawa_exp.config.shared import Config
+from lawa_exp.axes.configuration import Config
 from lawa_exp.evaluation.batchnorm import has_statistics_of, policy_field, running_field
 from lawa_exp.evaluation.replay import Average, Replay, Snapshots, exactly, read_snapshot, stop_if_asked
 from lawa_exp.evaluation.score import FunctionFailed, OnModel, Score, Scored

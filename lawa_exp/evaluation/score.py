@@ -16,7 +16,8 @@ from torch import Tensor
 
 from lawa_exp.averaging.swap import Swap
 from lawa_exp.averaging.tensors import averaged_names, statistics_names
-from lawa_exp.config.shared import Config, Trainer
+from lawa_exp.axes.configuration import Config
+from lawa_exp.config.shared import Trainer
 from lawa_exp.evaluation.batchnorm import policy, recalibrate
 from lawa_exp.evaluation.evaluate import batch_sums, fields_of, fixed_set
 from lawa_exp.evaluation.numerics import Setup, autocast_for, objective_for, seeded_model, set_up_arithmetic

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lawa_exp.axes.configuration import Unresolved
 from lawa_exp.config.rules import build, near
-from lawa_exp.config.shared import BUDGET_UNITS, STABLE, Options, Unresolved
+from lawa_exp.config.shared import BUDGET_UNITS, STABLE, Options
 from lawa_exp.launch.conf import CONF, groups, launchers, siblings
 from lawa_exp.launch.defaults import read_defaults
 from lawa_exp.launch.recipes import chosen_model, with_recipe

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from lawa_exp.averaging.tensors import live_tensors
+from lawa_exp.axes.configuration import Unresolved
 from lawa_exp.axes.dataset.tokenizers import TOKENIZERS, Tokenizer, load_tokenizer, read_tokenizer, tokenizer_of
 from lawa_exp.config.rules import setting_names
-from lawa_exp.config.shared import Options, Unresolved
+from lawa_exp.config.shared import Options
 from lawa_exp.evaluation.score import ByFunction, LanguageModel, OnModel, Score, floating_names
 from lawa_exp.published import pythia_rows
 from lawa_exp.readout.asked import readout_name
@@ -274,7 +275,7 @@ def asked_tokenizer(asked: str | None, beside: Path) -> Tokenizer:
     return read_tokenizer(file, file.name)
 
 
-def check_tokenizer(tokenizer: Tokenizer, vocab_size: int, beside: Path, said: str) -> None:
+def check_tokenizer(tokenizer: Tokenizer, vocab_size: int | None, beside: Path, said: str) -> None:
     """UserError where the tokens are not those that the checkpoint's model was trained on, as far as that is known."""
     carried = beside / "tokenizer.json"
     if carried.is_file():
@@ -282,6 +283,8 @@ def check_tokenizer(tokenizer: Tokenizer, vocab_size: int, beside: Path, said: s
         if not np.array_equal(own.encode(PROBE), tokenizer.encode(PROBE)):
             raise UserError(f"{said} does not fit the model: {carried} gives other tokens")
     elsewhere = (beside / "config.json").is_file() and not carried.is_file()
+    if vocab_size is None:
+        return
     if tokenizer.vocab_size > vocab_size or (elsewhere and vocab_size - tokenizer.vocab_size >= PADDING):
         counts = f"{tokenizer.vocab_size:,} tokens, and a vocabulary of {vocab_size:,} there"
         raise UserError(f"{said} does not fit the model: {counts}")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from lawa_exp.averaging import AveragerSettings
+from lawa_exp.axes.configuration import Config
 from lawa_exp.config.rules import flat
-from lawa_exp.config.shared import Config
 from lawa_exp.launch.compose import cluster_asked_for, compose, read
 from lawa_exp.reproduce.arms import Missing, Run
 from lawa_exp.reproduce.book import TrainingSet

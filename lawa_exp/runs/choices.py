@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from lawa_exp.averaging import AVERAGERS
 from lawa_exp.axes.batch import BATCHES
+from lawa_exp.axes.configuration import Config, Unresolved
 from lawa_exp.axes.dataset import DATASETS
 from lawa_exp.axes.fault import FAULTS
 from lawa_exp.axes.feedback import FEEDBACK
@@ -18,17 +19,7 @@ from lawa_exp.axes.optimizer import OPTIMIZERS
 from lawa_exp.axes.scaling import SCALINGS
 from lawa_exp.config.parts import may_wait, read_part
 from lawa_exp.config.rules import Rule, build, integer, key_of, near, number, one_of
-from lawa_exp.config.shared import (
-    BUDGET_UNITS,
-    FORMAT_VERSION,
-    Config,
-    Evaluate,
-    Init,
-    Save,
-    Trainer,
-    Trajectory,
-    Unresolved,
-)
+from lawa_exp.config.shared import BUDGET_UNITS, FORMAT_VERSION, Evaluate, Init, Save, Trainer, Trajectory
 from lawa_exp.config.tables import Table
 from lawa_exp.system.errors import UserError
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from lawa_exp.averaging.tensors import averaged_names, live_tensors
+from lawa_exp.axes.configuration import Config
 from lawa_exp.axes.model.outline import outline
-from lawa_exp.config.shared import Config
 from lawa_exp.runs.prepare import Prepared
 from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.storage import custom

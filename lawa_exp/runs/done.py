@@ -10,7 +10,7 @@ import torch
 
 from lawa_exp.averaging import AveragerSettings
 from lawa_exp.averaging.needs import next_longer, problem_with
-from lawa_exp.config.shared import Config
+from lawa_exp.axes.configuration import Config
 from lawa_exp.evaluation.batchnorm import has_statistics_of
 from lawa_exp.evaluation.read_out import replay_run
 from lawa_exp.results.tables import loss_table

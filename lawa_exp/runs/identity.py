@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lawa_exp.axes.batch.constant import ConstantBatch
+from lawa_exp.axes.configuration import Config
 from lawa_exp.axes.fault import FAULTS
 from lawa_exp.axes.fault.none import NoFault
 from lawa_exp.axes.feedback import FEEDBACK
 from lawa_exp.axes.feedback.none import NoFeedback
 from lawa_exp.config.rules import as_before
-from lawa_exp.config.shared import Config
 from lawa_exp.runs.choices import TABLES, config_to
 from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.storage.origin import Origin

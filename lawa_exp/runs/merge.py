@@ -6,8 +6,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from lawa_exp.axes.configuration import Config
 from lawa_exp.config.rules import flat
-from lawa_exp.config.shared import Config
 from lawa_exp.runs.choices import config_to
 from lawa_exp.runs.identity import DETERMINING
 from lawa_exp.runs.prepare import Prepared

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from lawa_exp.axes.fault.none import NoFault
+from lawa_exp.axes.configuration import Config
 from lawa_exp.axes.fault.rate import RateBurst
 from lawa_exp.axes.feedback import FEEDBACK
 from lawa_exp.axes.feedback.none import NoFeedback
@@ -18,7 +18,6 @@ from lawa_exp.axes.model.papers_names import PAPERS_NAMES
 from lawa_exp.axes.optimizer.sgd import SGD
 from lawa_exp.axes.scaling import SCALINGS
 from lawa_exp.axes.scaling.none import NoScaling
-from lawa_exp.config.shared import Config
 from lawa_exp.formats.stored import STATISTICS
 from lawa_exp.runs.cost import A100, MFU, Cost, measure
 from lawa_exp.runs.prepare import Prepared
@@ -74,10 +73,10 @@ def describe(
         marks.add(config.lr.stable_steps)
     marks.add(first + 1)
     if isinstance(config.fault, RateBurst):
-        at = config.fault.at
-        marks |= {at, at + 1, at + config.fault.length + 1}
-    on_the_fly = isinstance(config.lr, OnTheFly)
-    marked = [s for s in sorted(marks) if first < s <= (min(steps, config.lr.first) if on_the_fly else steps)]
+        begin = config.fault.at
+        marks |= {begin, begin + 1, begin + config.fault.length + 1}
+    measured = config.lr if isinstance(config.lr, OnTheFly) else None
+    marked = [s for s in sorted(marks) if first < s <= (min(steps, measured.first) if measured else steps)]
     held = len({s for a in config.averagers if a.windowed for s in a.needed(steps)}) + 1
     running = sum(a.copies() for a in config.averagers)
     if not isinstance(config.feedback, NoFeedback):  # it has an averager and a window of its own
@@ -122,7 +121,7 @@ def describe(
         + (hours if cost.gpu_hours() >= 1 else ""),
         "rate        "
         + ", ".join(f"{rate_of(config, batches, s):.3g} at step {s:,}" for s in marked)
-        + (f"; measured every {config.lr.every:,} steps from step {config.lr.first:,} on" if on_the_fly else ""),
+        + (f"; measured every {measured.every:,} steps from step {measured.first:,} on" if measured else ""),
         f"            warm-up to step {config.lr.warmup_steps:,} ({batches.samples(config.lr.warmup_steps):,} samples)"
         + (
             f", decay after step {config.lr.stable_steps:,} ({batches.samples(config.lr.stable_steps):,} samples)"
@@ -141,8 +140,8 @@ def describe(
     if not isinstance(config.feedback, NoFeedback):
         chosen = ", ".join(f"{k}={v}" for k, v in asdict(config.feedback).items())
         lines.append(f"feedback    {FEEDBACK.kind_of(config.feedback)}: {chosen}")
-    if not isinstance(config.fault, NoFault):
-        at, length = config.fault.at, config.fault.length
+    if (at := config.fault.at) is not None:
+        length = config.fault.length
         lines.append(f"fault       {config.fault.described}, in steps {at + 1:,} to {at + length:,}")
     return "\n".join(lines + [f"warning     {w}" for w in warnings(config)])
 
@@ -168,7 +167,7 @@ def warnings(config: Config) -> list[str]:
         if len(fed_back.needed(last)) < fed_back.observations:
             name = FEEDBACK.kind_of(config.feedback)
             found.append(f"feedback={name} every {every} steps: the budget of {config.steps} steps never gets to it")
-    if not isinstance(config.fault, NoFault) and (last := config.fault.at + config.fault.length) > config.steps:
+    if config.fault.at is not None and (last := config.fault.at + config.fault.length) > config.steps:
         found.append(
             f"fault.at={config.fault.at}: it lasts until step {last:,}, beyond the budget of {config.steps:,} steps"
         )

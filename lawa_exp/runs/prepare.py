@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
+from lawa_exp.axes.configuration import Config, Unresolved
 from lawa_exp.axes.dataset.places import NotHere
 from lawa_exp.axes.dataset.stated import Stated, stated
 from lawa_exp.axes.feedback.none import NoFeedback
 from lawa_exp.axes.layers.ghost_norm import group_norms
 from lawa_exp.axes.lr.wsd import WSD
 from lawa_exp.axes.model.outline import has_norms, outline
-from lawa_exp.config.shared import Config, Options, Unresolved
+from lawa_exp.config.shared import Options
 from lawa_exp.runs.choices import config_from
 from lawa_exp.runs.identity import identity_of, run_folder, trajectory_id
 from lawa_exp.runs.resolve import resolve, resolve_trainer

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lawa_exp.axes.batch.batches import Batches
+from lawa_exp.axes.configuration import Config, Unresolved
 from lawa_exp.axes.feedback import FEEDBACK
 from lawa_exp.axes.feedback.none import NoFeedback
 from lawa_exp.axes.lr.rates import check
 from lawa_exp.axes.optimizer.schedule_free import ScheduleFree
 from lawa_exp.config.parts import NoAmounts, Part
 from lawa_exp.config.rules import Amount
-from lawa_exp.config.shared import Config, Trainer, Trajectory, Unresolved
+from lawa_exp.config.shared import Trainer, Trajectory
 from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.machine import default_threads, default_workers
@@ -84,7 +85,7 @@ def resolve(unresolved: Unresolved, data: DatasetFacts, trainer: Trainer) -> Con
     feedback = unresolved.feedback.resolved(amounts)
     check_feedback(feedback, unresolved.optimizer)
     evaluate = unresolved.evaluate.resolved(amounts)
-    spacings = [a.spacing for a in averagers.values() if a.windowed]
+    spacings = [a.period for a in averagers.values() if a.windowed]
     return Config(
         model=model,
         dataset=unresolved.dataset,

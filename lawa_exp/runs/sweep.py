@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lawa_exp.axes.configuration import Config, Unresolved
 from lawa_exp.axes.lr.wsd import WSD
-from lawa_exp.config.shared import STABLE, Config, Init, Options, Unresolved
+from lawa_exp.config.shared import STABLE, Init, Options
 from lawa_exp.results.summary import summarise
 from lawa_exp.runs.choices import config_to, unresolved_from
 from lawa_exp.runs.execute import execute
@@ -65,13 +66,15 @@ def stable_runs(
         if unresolved.lr.cls is not WSD:
             raise UserError("init.from=stable: expected lr=wsd, whose stable part is the constant-rate run")
         alone = prepare(replace(unresolved, init=Init(None, None, None)), options, device, ranks).config
-        step = unresolved.init.step or alone.lr.stable_steps
+        assert isinstance(alone.lr, WSD)
+        last = alone.lr.stable_steps
+        step = unresolved.init.step or last
         if step == 0:
             raise UserError(
                 f"lr.decay_steps={unresolved.lr.values['decay_steps']}: leaves no stable step for init.from=stable"
             )
-        if step > alone.lr.stable_steps:
-            raise UserError(f"init.step={step}: the decay begins after step {alone.lr.stable_steps} already")
+        if step > last:
+            raise UserError(f"init.step={step}: the decay begins after step {last} already")
         p = prepare(stable_part(alone, step), options, device, ranks)
         groups.setdefault(p.trajectory, []).append((i, p))
     runs = []

@@ -14,9 +14,9 @@ from torch import distributed as dist
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from lawa_exp.averaging.tensors import is_sharded, named_tensors, norms_in
+from lawa_exp.axes.configuration import Config
 from lawa_exp.axes.dataset.loading import eval_batches
 from lawa_exp.axes.layers.ghost_norm import statistics_kept
-from lawa_exp.config.shared import Config
 from lawa_exp.evaluation.evaluate import evaluating
 from lawa_exp.evaluation.numerics import Autocast, seeded_model
 from lawa_exp.seams.dataset import Dataset

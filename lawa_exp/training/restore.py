@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from lawa_exp.averaging import build_averager
 from lawa_exp.averaging.tensors import averaged_names, statistics_names
 from lawa_exp.averaging.window import Window
+from lawa_exp.axes.configuration import Config
 from lawa_exp.axes.feedback.feedback import Feedback
 from lawa_exp.axes.feedback.none import NoFeedback
-from lawa_exp.config.shared import Config
 from lawa_exp.storage.commit import remove, steps_in
 from lawa_exp.storage.origin import Origin, snapshots_of
 from lawa_exp.storage.rundir import RunDir

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lawa_exp.axes.batch.batches import Batches
+from lawa_exp.axes.configuration import Config
 from lawa_exp.axes.lr import rates
-from lawa_exp.config.shared import Config
 from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.system.errors import UserError
 

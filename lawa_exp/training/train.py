@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from lawa_exp.averaging import Averager, observes, row_fields
 from lawa_exp.averaging.swap import Swap
 from lawa_exp.averaging.tensors import averaged_names, live_tensors, statistics_names
+from lawa_exp.axes.configuration import Config
 from lawa_exp.axes.dataset.loading import train_batches
 from lawa_exp.axes.dataset.order import hash_of
 from lawa_exp.axes.layers.ghost_norm import group_norms, statistics_kept
+from lawa_exp.axes.lr.on_the_fly import OnTheFly
 from lawa_exp.axes.objective.task import Objective
-from lawa_exp.config.shared import Config
 from lawa_exp.evaluation.batchnorm import policy, policy_field, recalibrate, running_field, with_statistics
 from lawa_exp.evaluation.evaluate import evaluate, fixed_set
 from lawa_exp.evaluation.hessian import TrainingLoss, gradient_step
@@ -152,10 +153,10 @@ def train(
                     scored = score()
             found = [{**at, "weights": "live", **policy_field(bn), **scored, **running, **seen}]
         for id, averager in state.averagers.items():
-            weights = averager.average()
-            if weights is None:
+            average = averager.average()
+            if average is None:
                 continue
-            with in_place(averager, weights) as as_evaluated:
+            with in_place(averager, average) as as_evaluated:
                 found.append({**at, **row_fields(averager.settings), **policy_field(bn), **score(), **seen})
             if split == "val":
                 keep_average(id, averager, as_evaluated)
@@ -225,7 +226,7 @@ def train(
         while state.step < config.steps:
             # One update. Nothing here waits for the device.
             step = state.step + 1
-            if config.lr.measured_after(state.step):
+            if isinstance(config.lr, OnTheFly) and config.lr.measured_after(state.step):
                 measured = gradient_step(
                     TrainingLoss(objective, data, ranks), fixed_set(data.sizes["train"], config.lr.samples)
                 )

@@ -10,12 +10,12 @@ import bisect
 import math
 from collections.abc import Sequence
 
-from lawa_exp.config.rules import integer, one_of, optional
+from lawa_exp.config.rules import Settings, integer, one_of, optional
 
 Piece = tuple[float, int]  # (samples seen before it, batch size)
 
 
-class BatchSizes:
+class BatchSizes(Settings):
     """What the settings of all have."""
 
     size: int  # samples in an update, over all ranks together

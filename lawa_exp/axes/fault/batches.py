@@ -23,7 +23,10 @@ class BadBatches(Fault):
 
     at: int = setting(steps())
     length: int = setting(steps(1))
-    described = "batches of noise"
+
+    @property
+    def described(self) -> str:
+        return "batches of noise"
 
     def drawn(self, data: Dataset, batches: Batches) -> Dataset:
         return Noisy(data, batches.samples(self.at), batches.samples(self.at + self.length))

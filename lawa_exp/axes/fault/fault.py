@@ -7,13 +7,20 @@ same in a resumed run, and on other ranks. It is part of the trajectory id, even
 from __future__ import annotations
 
 from lawa_exp.axes.batch.batches import Batches
+from lawa_exp.config.rules import Settings
 from lawa_exp.seams.dataset import Dataset
 
 
-class Fault:
+class Fault(Settings):
     """What all have; each kind changes one of the two functions."""
 
-    at: int | str | None = None  # the last step before it strikes; None: it never does
+    at: int | None = None  # the last step before it strikes; None: it never does
+    length: int = 0  # steps
+
+    @property
+    def described(self) -> str:
+        """What it does, for a plan."""
+        raise NotImplementedError
 
     def rate_factor(self, step: int) -> float:
         """What the schedule's rate of the update that completes `step` is multiplied by."""

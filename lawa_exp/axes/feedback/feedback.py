@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lawa_exp.averaging import build_averager
+from lawa_exp.axes.feedback.settings import FeedbackSettings
 
 if TYPE_CHECKING:
     import torch
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 class Feedback:
     """One of them at work. Its averager has a window of its own: it holds what training went through."""
 
-    def __init__(self, settings: Any, averaged: frozenset[str], optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, settings: FeedbackSettings, averaged: frozenset[str], optimizer: torch.optim.Optimizer) -> None:
         from lawa_exp.averaging.window import Window
 
         self.settings, self.averaged, self.optimizer = settings, averaged, optimizer

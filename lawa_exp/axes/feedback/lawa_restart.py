@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lawa_exp.averaging import LawaSettings
+from lawa_exp.axes.feedback.settings import FeedbackSettings
 from lawa_exp.config.rules import integer, one_of, setting, steps
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
-class LawaRestartSettings:
+class LawaRestartSettings(FeedbackSettings):
     """Every `every` steps training goes on from the LAWA average, with the optimizer's state kept or reset.
 
     What Kaddour's published code does where the averaged model is not kept apart. Snapshots are taken before the copy.
@@ -24,7 +21,6 @@ class LawaRestartSettings:
     every: int = setting(steps(1))
     start: int = setting(steps())
     optimizer: str = setting(one_of("keep", "reset"))
-    from_initial = False
 
     @property
     def averager(self) -> LawaSettings:

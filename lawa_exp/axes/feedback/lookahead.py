@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 from lawa_exp.averaging import EmaSettings
+from lawa_exp.axes.feedback.settings import FeedbackSettings
 from lawa_exp.config.rules import number, setting, steps
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
-class LookaheadSettings:
+class LookaheadSettings(FeedbackSettings):
     """Every `every` steps slow <- slow + alpha * (live - slow), live <- slow; slow starts as the initial weights.
 
     Zhang et al. 2019, algorithm 1 (their k is `every`); the optimizer's state is kept.
@@ -21,8 +19,7 @@ class LookaheadSettings:
 
     every: int = setting(steps(1))
     alpha: float = setting(number(above=0, high=1))
-    optimizer = "keep"
-    from_initial = True
+    from_initial: ClassVar[bool] = True
 
     @property
     def averager(self) -> EmaSettings:

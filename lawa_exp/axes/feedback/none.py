@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
+from lawa_exp.axes.feedback.settings import FeedbackSettings
 
 
 @dataclass(frozen=True)
-class NoFeedback:
+class NoFeedback(FeedbackSettings):
     """Training is only observed."""

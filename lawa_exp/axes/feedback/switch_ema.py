@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lawa_exp.averaging.ema import DECAY, EmaSettings
+from lawa_exp.axes.feedback.settings import FeedbackSettings
 from lawa_exp.config.rules import setting, steps
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
-class SwitchEmaSettings:
+class SwitchEmaSettings(FeedbackSettings):
     """An EMA of every step, copied over the live weights every `every` steps (Li et al. 2024: after each epoch)."""
 
     decay: float | str = setting(DECAY)
     every: int = setting(steps(1))
     start: int = setting(steps())
-    optimizer = "keep"
-    from_initial = False
 
     @property
     def averager(self) -> EmaSettings:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 from lawa_exp.axes.batch.batches import Batches
-from lawa_exp.config.rules import one_of
+from lawa_exp.config.rules import Settings, one_of
 
 UNIT = one_of("steps", "samples", "tokens")
 
 
-class Schedule:
+class Schedule(Settings):
     """What all have. Subclasses give `value(batches, step)`, the rate after the warm-up."""
 
     uses_horizon: ClassVar[bool] = True  # whether `horizon` determines the rate

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lawa_exp.config.rules import Settings
+
 if TYPE_CHECKING:
     from typing import Self
 
@@ -13,11 +15,12 @@ if TYPE_CHECKING:
     from lawa_exp.seams.dataset import DatasetFacts
 
 
-class ModelSettings:
+class ModelSettings(Settings):
     """The settings of a model, which build it; they are imported without torch."""
 
     inputs: ClassVar[str]  # what a data set must hold: tokens, masked tokens or images; any: what `builder` takes
     name: str
+    vocab_size: int | None = None
     context: int | None = None  # tokens of a sample; None of images
     builder: str | None = None  # package.module:function, of a model from outside, which is called as function(**args)
     args: Mapping[str, Any] | None = None

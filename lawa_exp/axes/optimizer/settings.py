@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lawa_exp.config.rules import Settings
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
 
-class OptimizerSettings:
+class OptimizerSettings(Settings):
     """The settings of an optimizer, which build it; they are imported without torch."""
 
     clip_norm: float  # the largest global gradient norm; 0: none

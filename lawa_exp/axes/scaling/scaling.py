@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lawa_exp.config.rules import one_of
+from lawa_exp.config.rules import Settings, one_of
 
 SEQUENCE = 4096  # tokens: the Power Scheduler counts its batch in sequences of so many
 
@@ -10,7 +10,7 @@ SEQUENCE = 4096  # tokens: the Power Scheduler counts its batch in sequences of 
 WARMUP = one_of("steps", "samples")  # what of a warm-up given in steps is the same at another batch size
 
 
-class Scaling:
+class Scaling(Settings):
     """What all have: `factor` is 1 at the base batch."""
 
     base_batch: int

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from lawa_exp.averaging.needs import problem_with
-from lawa_exp.config.shared import Unresolved
+from lawa_exp.axes.configuration import Unresolved
 from lawa_exp.launch.slurm import queue
 from lawa_exp.launch.slurm.pin import pin
 from lawa_exp.launch.slurm.settings import Slurm

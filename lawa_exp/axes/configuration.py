@@ -1,0 +1,73 @@
+"""One training: a choice on every axis, and the settings that are no choice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lawa_exp.averaging.settings import AveragerSettings
+from lawa_exp.axes.batch.batches import BatchSizes
+from lawa_exp.axes.fault.fault import Fault
+from lawa_exp.axes.feedback.settings import FeedbackSettings
+from lawa_exp.axes.lr.schedule import Schedule
+from lawa_exp.axes.model.settings import ModelSettings
+from lawa_exp.axes.optimizer.settings import OptimizerSettings
+from lawa_exp.axes.scaling.scaling import Scaling
+from lawa_exp.config.parts import Part
+from lawa_exp.config.shared import Evaluate, Init, Logger, Save, Trainer, Trajectory
+from lawa_exp.seams.dataset import DatasetSettings
+
+
+@dataclass(frozen=True)
+class Unresolved:
+    """What a command wants of one training. Every value is checked; a `Part` may have amounts, and null for a default.
+
+    budget: (unit, amount).
+    """
+
+    model: ModelSettings
+    dataset: DatasetSettings
+    optimizer: OptimizerSettings
+    lr: Part[Schedule]
+    batch: BatchSizes
+    scaling: Scaling
+    init: Init
+    averagers: tuple[Part[AveragerSettings], ...]
+    feedback: Part[FeedbackSettings]
+    fault: Part[Fault]
+    trainer: Part[Trainer]
+    logger: Logger
+    evaluate: Part[Evaluate]
+    save: Part[Save]
+    trajectory: Part[Trajectory]
+    budget: tuple[str, float]
+    seed: int
+    recipe: str
+
+    @property
+    def device(self) -> str:
+        """The name of the device, or `auto`."""
+        return str(self.trainer.values["device"])
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training, resolved: the settings of the parts are their own dataclasses, every step count is an integer."""
+
+    model: ModelSettings
+    dataset: DatasetSettings
+    optimizer: OptimizerSettings
+    lr: Schedule
+    batch: BatchSizes
+    scaling: Scaling
+    init: Init
+    averagers: tuple[AveragerSettings, ...]
+    feedback: FeedbackSettings
+    fault: Fault
+    trainer: Trainer
+    logger: Logger
+    evaluate: Evaluate
+    save: Save
+    trajectory: Trajectory
+    steps: int  # the budget
+    seed: int
+    recipe: str
