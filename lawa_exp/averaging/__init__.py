@@ -29,6 +29,7 @@ from lawa_exp.averaging.power_ema import PowerEma, PowerEmaSettings
 from lawa_exp.averaging.settings import AveragerSettings, observed_steps, observes, row_fields
 from lawa_exp.averaging.swa import Swa, SwaSettings
 from lawa_exp.averaging.wma import Wma, WmaSettings
+from lawa_exp.config.tables import Table
 
 if TYPE_CHECKING:
     from lawa_exp.averaging.window import Window
@@ -57,14 +58,15 @@ __all__ = [
     "row_fields",
 ]
 
-AVERAGERS: dict[str, type[AveragerSettings]] = {
-    "lawa": LawaSettings,
-    "wma": WmaSettings,
-    "ema": EmaSettings,
-    "power_ema": PowerEmaSettings,
-    "bema": BemaSettings,
-    "swa": SwaSettings,
-}
+AVERAGERS: Table[AveragerSettings] = Table(
+    __name__,
+    lawa="lawa:LawaSettings",
+    wma="wma:WmaSettings",
+    ema="ema:EmaSettings",
+    power_ema="power_ema:PowerEmaSettings",
+    bema="bema:BemaSettings",
+    swa="swa:SwaSettings",
+)
 
 
 def __getattr__(name: str) -> Any:

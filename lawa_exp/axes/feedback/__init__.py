@@ -7,9 +7,14 @@ weights after that.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lawa_exp.config.tables import Table
 
-FEEDBACK: Table[object] = Table(
+if TYPE_CHECKING:
+    from lawa_exp.axes.feedback.settings import FeedbackSettings
+
+FEEDBACK: Table[FeedbackSettings] = Table(
     __name__,
     none="none:NoFeedback",
     lookahead="lookahead:LookaheadSettings",
