@@ -24,7 +24,7 @@ IN_TRAINING = {  # what conf/avg has in place of these commands' defaults
 def add_flags(parser: argparse.ArgumentParser, values: str, otherwise: dict[str, str]) -> None:
     """One flag for each setting, None where it is missing.
 
-    values: what may be given, for the help. otherwise: what the help says of those that have another default.
+    values: what each takes, and otherwise: the default of those that have another one; both for the help.
     """
     for name, kinds in KINDS.items():
         default = otherwise.get(name)
@@ -38,7 +38,7 @@ def add_flags(parser: argparse.ArgumentParser, values: str, otherwise: dict[str,
 
 
 def start_note(args: argparse.Namespace, kinds: Collection[str]) -> list[str]:
-    """That an swa begins here where a training's does not."""
+    """That an swa of these commands does not begin where a training's does."""
     if args.start is not None or "swa" not in kinds:
         return []
     return [

@@ -38,7 +38,7 @@ class SwaSettings(RunningSettings):
         torch._foreach_add_(running["mean"], theta)
 
     def value(self, running: Mapping[str, Tensor], step: int, count: int) -> Tensor:
-        return running["mean"] / count  # until here a sum
+        return running["mean"] / count  # the slot has a sum
 
 
 class Swa(ModelAverager):

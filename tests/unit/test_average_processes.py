@@ -139,7 +139,7 @@ def test_workers_beside_many_open_files_and_with_children_ignored(of, tmp_path, 
 def test_a_command_that_ends_well_leaves_no_temporary_folder_and_needs_no_terminal(tmp_path):
     code = """if True:
         import tempfile
-        from lawa_exp.cli import leave
+        from lawa_exp.system.cli import leave
 
         folder = tempfile.TemporaryDirectory()
         print(folder.name)
