@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from isal.isal_zlib import crc32
@@ -215,7 +214,7 @@ class Work:
         return self._floats[: n * rows].reshape(rows, n), self._out[:results]
 
 
-Operations = list[tuple[int, list[Callable[[], Any]], list[tuple[int, int, float]]]]
+Operations = list[tuple[int, list[Callable[[], object]], list[tuple[int, int, float]]]]
 
 
 def _operations(block: Block, raw: NDArray[np.uint8], floats: Floats) -> Operations:
@@ -229,7 +228,7 @@ def _operations(block: Block, raw: NDArray[np.uint8], floats: Floats) -> Operati
     direct = block.slots == 1 and block.dtype in NATIVE  # used once: numpy converts it as it adds
     operations: Operations = []
     for i, event in block.schedule.items():
-        calls: list[Callable[[], Any]] = []
+        calls: list[Callable[[], object]] = []
         x: NDArray[np.floating]
         begun: int | None = None  # the slot that x lies in already
         if direct or block.dtype == "float64":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lawa_exp.formats.safetensors import SafetensorsFile
 from lawa_exp.formats.stored import Checkpoint, Region, Source, damaged, read_index, reading, shards_of
-from lawa_exp.storage.commit import MANIFEST
+from lawa_exp.storage.commit import MANIFEST, Manifest
 from lawa_exp.system.errors import UserError
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # a folder's only file of weights
@@ -45,13 +45,13 @@ def _open(path: Path) -> Checkpoint:
     raise UserError(f"{path}: no checkpoint in this folder ({', '.join(WHOLE)}, their shards, or {DCP}){hint}")
 
 
-def open_file(path: Path, manifest: dict[str, dict] | None) -> Source:
-    """manifest: {file: {bytes, crc32}} of its folder."""
+def open_file(path: Path, manifest: Manifest | None) -> Source:
+    """manifest: that of its folder."""
     with reading(path):
         return _open_file(path, manifest)
 
 
-def _open_file(path: Path, manifest: dict[str, dict] | None) -> Source:
+def _open_file(path: Path, manifest: Manifest | None) -> Source:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     entry = (manifest or {}).get(path.name)
@@ -71,28 +71,28 @@ def _open_file(path: Path, manifest: dict[str, dict] | None) -> Source:
     raise UserError(f"{path} is neither a safetensors file nor one of torch.save")
 
 
-def _sharded(path: Path, index: Path, manifest: dict[str, dict] | None, extras: list[Path]) -> Checkpoint:
+def _sharded(path: Path, index: Path, manifest: Manifest | None, extras: list[Path]) -> Checkpoint:
     content = read_index(index)
-    weight_map: dict[str, str] = content["weight_map"]
+    weight_map = content["weight_map"]
     sources = [open_file(file, manifest) for file in shards_of(index)]
-    found: dict[str, str] = {}
+    file_of: dict[str, str] = {}
     for source in sources:
         for name in source.tensors:
-            if found.setdefault(name, source.path.name) != source.path.name:
-                raise damaged(path, f"{name} is both in {found[name]} and in {source.path.name}")
-    for name in weight_map.keys() | found.keys():
-        if weight_map.get(name) != found.get(name):
+            if file_of.setdefault(name, source.path.name) != source.path.name:
+                raise damaged(path, f"{name} is both in {file_of[name]} and in {source.path.name}")
+    for name in weight_map.keys() | file_of.keys():
+        if weight_map.get(name) != file_of.get(name):
             raise damaged(index, f"{name} is not in the file that it names")
     return Checkpoint(path, sources, extras, content, index.name)
 
 
-def _manifest(folder: Path) -> dict[str, dict] | None:
+def _manifest(folder: Path) -> Manifest | None:
     """A committed folder's manifest; None where there is none of ours."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
     with reading(path):
-        content = json.loads(path.read_text())
+        content: Manifest = json.loads(path.read_text())
     try:
         ours = all("bytes" in entry and "crc32" in entry for entry in content.values())
     except (AttributeError, TypeError):

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 
 from lawa_exp.formats.matching import canonical
 from lawa_exp.formats.stored import STATISTICS, count
@@ -30,7 +29,7 @@ class Copies:
     say nothing. Mappings whose keys say that they are something else (`KEPT`) are none.
     """
 
-    def __init__(self, weights: Mapping[str, Shape], shape_of: Callable[[Any], Shape | None]) -> None:
+    def __init__(self, weights: Mapping[str, Shape], shape_of: Callable[[object], Shape | None]) -> None:
         full = {canonical(name): shape for name, shape in weights.items() if count(shape) > 1}
         common = _common_prefix(list(full))
         self.shape_by_name = {name.removeprefix(common): shape for name, shape in full.items()} | full
@@ -38,7 +37,7 @@ class Copies:
         self.averaged = sum(not STATISTICS.search(name) for name in full)
         self.shape_of = shape_of
 
-    def drop(self, content: Any, seen: set[int] | None = None) -> list[str]:
+    def drop(self, content: object, seen: set[int] | None = None) -> list[str]:
         """Takes the copies out of nested mappings and lists, in place; returns where they were."""
         seen = set() if seen is None else seen
         seen.add(id(content))
@@ -48,15 +47,15 @@ class Copies:
                 continue
             if self.is_copy(value):
                 dropped.append(str(key))
-                del content[key]
+                _delete(content, key)
             elif id(value) not in seen:
                 inside = self.drop(value, seen)
                 dropped += [f"{key}.{where}" for where in inside]
                 if inside and not value and not isinstance(content, tuple):
-                    del content[key]
+                    _delete(content, key)
         return dropped
 
-    def is_copy(self, value: Any) -> bool:
+    def is_copy(self, value: object) -> bool:
         if isinstance(value, Mapping):
             return self._is_named(dict(self._tensors(value.items())))
         if isinstance(value, tuple) and any(self.is_copy(part) for part in value):
@@ -67,13 +66,13 @@ class Copies:
             return 0 < 9 * self.averaged <= 10 * shapes.total() and shapes <= self.shapes
         return False
 
-    def _tensors(self, items: Any) -> Iterator[tuple[Any, Shape]]:
+    def _tensors(self, items: Iterable[tuple[object, object]]) -> Iterator[tuple[object, Shape]]:
         for key, value in items:
             shape = self.shape_of(value)
             if shape is not None and count(shape) > 1:
                 yield key, shape
 
-    def _is_named(self, tensors: Mapping[Any, Shape]) -> bool:
+    def _is_named(self, tensors: Mapping[object, Shape]) -> bool:
         by_prefix: dict[str, dict[str, str]] = {}  # names of weights by names of tensors
         for name, shape in tensors.items():
             parts = canonical(str(name)).split(".")
@@ -82,17 +81,26 @@ class Copies:
                 if self.shape_by_name.get(weight) == shape:
                     by_prefix.setdefault(".".join(parts[:i]), {})[str(name)] = weight
         copied: set[str] = set()
-        for found in by_prefix.values():
-            if 0 < self.averaged <= 2 * sum(not STATISTICS.search(weight) for weight in found.values()):
-                copied |= found.keys()
+        for names in by_prefix.values():
+            if 0 < self.averaged <= 2 * sum(not STATISTICS.search(weight) for weight in names.values()):
+                copied |= names.keys()
         return 0 < len(tensors) <= 2 * len(copied)
 
 
-def _entries(content: Any) -> list[tuple[Any, Any]]:
+def _entries(content: object) -> list[tuple[object, object]]:
     """Of a mapping but for an optimizer's state; of a list, from its end, so that entries can be deleted."""
     if isinstance(content, Mapping):
         return [(k, v) for k, v in content.items() if not (k == "state" and "param_groups" in content)]
     return list(enumerate(content))[::-1] if isinstance(content, list | tuple) else []
+
+
+def _delete(content: object, key: object) -> None:
+    """Takes out an entry that `_entries` gave."""
+    if isinstance(content, MutableMapping):
+        del content[key]
+    else:
+        assert isinstance(content, list) and isinstance(key, int)
+        del content[key]
 
 
 def _common_prefix(names: list[str]) -> str:

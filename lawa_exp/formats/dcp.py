@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
+from torch.distributed.checkpoint._traverse import OBJ_PATH
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
@@ -47,23 +48,23 @@ ALLOWED = {
 class Fixed(type):
     """The type of stand-ins, which make what they stand for, and which a pickle cannot change."""
 
-    made: Callable[..., Any]
+    made: Callable[..., object]
 
-    def __call__(cls, *args: Any) -> Any:
+    def __call__(cls, *args: object) -> object:
         return cls.made(*args)
 
-    def __setstate__(cls, state: Any) -> None:
+    def __setstate__(cls, state: object) -> None:
         raise pickle.UnpicklingError("a change of what it names")
 
 
-def stand_in(named: Any) -> Any:
+def stand_in(named: type) -> type:
     """For a class or function: a type, as pickle asks of what it makes an instance of without a call."""
     new = {"__new__": lambda _, *args: named.__new__(named, *args)}
     return Fixed(named.__name__, (), {"made": staticmethod(named), **new})
 
 
 class MetadataReader(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> type | torch.dtype:
         if (module, name) not in ALLOWED:
             raise UserError(f"it holds {module}.{name}, which is not loaded")
         named = super().find_class(module, name)
@@ -71,8 +72,8 @@ class MetadataReader(pickle.Unpickler):
 
 
 class FolderReader(dcp.FileSystemReader):
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        metadata = MetadataReader(io.BytesIO((Path(self.path) / ".metadata").read_bytes())).load()
+    def read_metadata(self, *args: object, **kwargs: object) -> Metadata:
+        metadata: Metadata = MetadataReader(io.BytesIO((Path(self.path) / ".metadata").read_bytes())).load()
         metadata.storage_meta = getattr(metadata, "storage_meta", None) or dcp.metadata.StorageMeta()
         metadata.storage_meta.load_id = self.load_id
         return metadata
@@ -93,8 +94,11 @@ def open_dcp(path: Path) -> Checkpoint:
         with reading(path):
             metadata = FolderReader(path).read_metadata()
             names = weights_of(metadata, path)
-            found: Any = metadata.state_dict_metadata
-            tensors = {fqn: torch.empty(found[fqn].size, dtype=found[fqn].properties.dtype) for fqn in names}
+            tensors = {
+                fqn: torch.empty(entry.size, dtype=entry.properties.dtype)
+                for fqn, entry in metadata.state_dict_metadata.items()
+                if fqn in names and isinstance(entry, TensorStorageMetadata)
+            }
             _check(metadata, names, path)
             _load(tensors, path, DefaultLoadPlanner())
     except UserError as error:
@@ -108,7 +112,7 @@ def open_dcp(path: Path) -> Checkpoint:
 
     def convert(output: Path) -> list[str]:
         averages = torch.load(output / file.name, weights_only=True)
-        state: dict[str, Any] = {}
+        state: dict[str, object] = {}
         with reading(path):
             _load(state, path, EverythingPlanner())
         flat, where = flatten_state_dict(state)
@@ -130,7 +134,7 @@ def open_dcp(path: Path) -> Checkpoint:
 def _second_copies(averages: Mapping[str, torch.Tensor]) -> Copies:
     own = {id(tensor) for tensor in averages.values()}
 
-    def shape_of(value: Any) -> tuple[int, ...] | None:
+    def shape_of(value: object) -> tuple[int, ...] | None:
         other = isinstance(value, torch.Tensor) and value.is_floating_point() and id(value) not in own
         return tuple(value.shape) if other else None
 
@@ -164,21 +168,21 @@ def weights_of(metadata: Metadata, path: Path) -> dict[str, str]:
         if isinstance(entry, TensorStorageMetadata)
     }
     for depth in (1, 2):
-        found = {fqn: ".".join(p[depth:]) for fqn, p in tensors.items() if len(p) > depth and p[depth - 1] in WEIGHTS}
-        if found:
-            return found
-    found = {fqn: p[0] for fqn, p in tensors.items() if len(p) == 1}
-    if not found:
+        under = {fqn: ".".join(p[depth:]) for fqn, p in tensors.items() if len(p) > depth and p[depth - 1] in WEIGHTS}
+        if under:
+            return under
+    on_top = {fqn: p[0] for fqn, p in tensors.items() if len(p) == 1}
+    if not on_top:
         raise UserError(f"no state dict found, neither on top nor under {', '.join(WEIGHTS)}")
-    return found
+    return on_top
 
 
-def _is_optimizer_state(fqn: str, flat: Mapping[str, Any]) -> bool:
-    before, found, _ = fqn.partition("state.")
-    return bool(found) and any(other.startswith(f"{before}param_groups") for other in flat)
+def _is_optimizer_state(fqn: str, flat: Mapping[str, object]) -> bool:
+    before, state, _ = fqn.partition("state.")
+    return bool(state) and any(other.startswith(f"{before}param_groups") for other in flat)
 
 
-def _load(state: dict[str, Any], path: Path, planner: DefaultLoadPlanner) -> None:
+def _load(state: dict[str, object], path: Path, planner: DefaultLoadPlanner) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -190,7 +194,8 @@ def _load(state: dict[str, Any], path: Path, planner: DefaultLoadPlanner) -> Non
             raise damaged(path, " ".join(str(causes[0] if causes else error).split())[:200]) from None
 
 
-def _set(state: Any, path: tuple[Any, ...], value: Any) -> None:
+def _set(state: dict[str, object], path: OBJ_PATH, value: torch.Tensor) -> None:
+    inner: Any = state  # mappings in mappings, or in lists, as `flatten_state_dict` went through them
     for key in path[:-1]:
-        state = state[key]
-    state[path[-1]] = value
+        inner = inner[key]
+    inner[path[-1]] = value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 from lawa_exp.system.errors import UserError
 
@@ -23,11 +22,12 @@ def named_steps(paths: list[Path]) -> list[int] | None:
         steps = [step for name in names if (step := step_in(name)) is not None]
         return steps if len(set(steps)) == len(paths) else None
 
-    found = in_names([path.name for path in paths]) or steps_inside(paths)
-    return found or in_names([path.parent.name for path in paths])
+    return (
+        in_names([path.name for path in paths]) or steps_inside(paths) or in_names([path.parent.name for path in paths])
+    )
 
 
-def natural(text: str) -> list[Any]:
+def natural(text: str) -> list[int | str]:
     """A key that sorts step_900 before step_1000."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lawa_exp.formats.dtypes import FLOATS, SIZES
-from lawa_exp.formats.stored import Checkpoint, Writer, count, using
+from lawa_exp.formats.stored import Checkpoint, Index, Writer, count, using
 from lawa_exp.formats.stream import OutFile
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import sync, temporary
@@ -111,7 +111,7 @@ class Output:
         (self.partial / name).write_text(text)
         sync(self.partial / name)
 
-    def _index(self) -> dict:
+    def _index(self) -> Index:
         """The input's index, with the size in bytes of what was written."""
         assert self.like.index is not None
         places = [p for file in self.files for p in file.writer.places.values()]

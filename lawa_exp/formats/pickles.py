@@ -70,7 +70,7 @@ class Name:
     module: str
     name: str
 
-    def __call__(self, *args: Any) -> Call:
+    def __call__(self, *args: object) -> Call:
         if (self.module, self.name) == NUMPY_DTYPE:
             code = args[0] if args and isinstance(args[0], str) else "of an odd kind"
             if not NUMBERS.fullmatch(code):
@@ -79,7 +79,7 @@ class Name:
             raise Refused("numpy.ndarray called")
         return Call(self, args)
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         raise pickle.UnpicklingError("a change of what it names")
 
 
@@ -88,10 +88,10 @@ class Call:
     """The result of a function that is named and not called."""
 
     function: Name
-    args: tuple[Any, ...]
-    state: Any = None
+    args: tuple[object, ...]
+    state: object = None
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         self.state = state
 
 
@@ -104,7 +104,7 @@ class Storage:
     location: str
     numel: int
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         raise pickle.UnpicklingError("a change of a storage")
 
     @property
@@ -123,41 +123,41 @@ class Tensor:
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-    rest: tuple[Any, ...]
-    state: Any = None
+    rest: tuple[object, ...]
+    state: object = None
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         self.state = state
 
 
 class Inert:
     """Base of the stand-ins for classes: keeps its arguments, state and items, and does nothing."""
 
-    args: tuple[Any, ...]
+    args: tuple[object, ...]
     called = False  # made by a call of its class, not by __new__ alone
-    state: Any = None
+    state: object = None
 
-    def __new__(cls, *args: Any) -> Inert:
+    def __new__(cls, *args: object) -> Inert:
         made = super().__new__(cls)
         made.args, made.pairs, made.listed = args, [], []
         return made
 
-    pairs: list[tuple[Any, Any]]
-    listed: list[Any]
+    pairs: list[tuple[object, object]]
+    listed: list[object]
 
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, *args: object) -> None:
         self.called = True
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         self.state = state
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: object, value: object) -> None:
         self.pairs.append((key, value))
 
-    def append(self, value: Any) -> None:
+    def append(self, value: object) -> None:
         self.listed.append(value)
 
-    def reduced(self) -> tuple[Any, ...]:
+    def reduced(self) -> tuple[object, ...]:
         """What pickle's `__reduce__` of the original gave."""
         made = (type(self), self.args) if self.called else (copyreg.__newobj__, (type(self), *self.args))  # type: ignore[attr-defined]
         return (*made, self.state, iter(self.listed) if self.listed else None, iter(self.pairs) if self.pairs else None)
@@ -168,13 +168,13 @@ class Function:
 
     __slots__ = ("_run",)
 
-    def __init__(self, run: Callable[..., Any]) -> None:
+    def __init__(self, run: Callable[..., object]) -> None:
         self._run = run
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: object) -> object:
         return self._run(*args)
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         raise pickle.UnpicklingError("a change of what it names")
 
 
@@ -193,14 +193,14 @@ def _no_bytes() -> bytes:
 
 
 @Function
-def _bytearray(*args: Any) -> bytearray:
+def _bytearray(*args: object) -> bytearray:
     content = _bytes(*args) if len(args) == 2 else args[0] if args else b""
     if not isinstance(content, bytes):
         raise pickle.UnpicklingError("a bytearray that is not made from bytes")
     return bytearray(content)
 
 
-PLAIN: dict[tuple[str, str], Any] = {
+PLAIN: dict[tuple[str, str], type | Function] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("builtins", "set"): set,
     ("builtins", "frozenset"): frozenset,
@@ -224,32 +224,31 @@ class Reader(pickle.Unpickler):
         self.names: dict[tuple[str, str], Name] = {}
         self.storages: dict[str, Storage] = {}
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> type | Function | Name:
         module = "builtins" if module == "__builtin__" else module  # protocol 2 has Python 2's name
-        asked = module, name  # all that is let in is spelled out, but for names of classes: none holds a line break
-        if asked in KNOWN:
-            return KNOWN[asked]
+        address = module, name  # all that is let in is spelled out, but for names of classes: none holds a line break
+        if address in LOADED:
+            return LOADED[address]
         if _is_allowed_class(module, name):
-            return self.classes.setdefault(asked, type(name, (Inert,), {"__module__": module}))
+            return self.classes.setdefault(address, type(name, (Inert,), {"__module__": module}))
         is_dtype = module == "torch" and name in DTYPES
-        is_storage = asked == UNTYPED or (module == "torch" and name in STORAGES)
-        if is_dtype or is_storage or asked in CALLED:
-            return self.names.setdefault(asked, Name(module, name))
+        is_storage = address == UNTYPED or (module == "torch" and name in STORAGES)
+        if is_dtype or is_storage or address in CALLED:
+            return self.names.setdefault(address, Name(module, name))
         raise Refused(ascii(f"{module}.{name}")[1:-1])
 
-    def persistent_load(self, pid: Any) -> Storage:
-        tag, kind, key, location, numel, *view = pid
+    def persistent_load(self, pid: object) -> Storage:
+        tag, kind, key, location, numel, *view = pid if isinstance(pid, tuple) and len(pid) >= 5 else (None,) * 5
         if tag != "storage" or not isinstance(kind, Name) or type(numel) is not int or numel < 0:
             raise pickle.UnpicklingError("a storage that cannot be read")
         if any(part is not None for part in view):
             raise Refused("torch storage views (of PyTorch 0.x)")
-        found = self.storages.setdefault(key, Storage(key, STORAGES.get(kind.name), location, numel))
-        return found
+        return self.storages.setdefault(key, Storage(key, STORAGES.get(kind.name), location, numel))
 
 
 @Function
 def _tensor_v2(
-    storage: Storage, offset: int, size: Any, stride: tuple[int, ...], requires_grad: bool, hooks: Any, *rest: Any
+    storage: Storage, offset: int, size: object, stride: object, requires_grad: bool, hooks: object, *rest: object
 ) -> Tensor:
     if storage.dtype is None:
         raise pickle.UnpicklingError("a tensor without a dtype")
@@ -258,8 +257,8 @@ def _tensor_v2(
 
 @Function
 def _tensor_v3(
-    storage: Storage, offset: int, size: Any, stride: tuple[int, ...], requires_grad: bool, hooks: Any, dtype: Name,
-    *rest: Any,
+    storage: Storage, offset: int, size: object, stride: object, requires_grad: bool, hooks: object, dtype: Name,
+    *rest: object,
 ) -> Tensor:  # fmt: skip
     if storage.dtype is None and dtype.name in SIZES:
         storage.dtype = dtype.name
@@ -267,24 +266,30 @@ def _tensor_v3(
     return _tensor(storage, dtype.name, offset, size, stride, (requires_grad, hooks, *rest))
 
 
-def _tensor(storage: Storage, dtype: str, offset: int, size: Any, stride: Any, rest: tuple[Any, ...]) -> Tensor:
+def _tensor(
+    storage: Storage, dtype: str, offset: int, size: object, stride: object, rest: tuple[object, ...]
+) -> Tensor:
     shape, strides = _ints(size), _ints(stride)
     if not isinstance(storage, Storage) or len(shape) != len(strides):
         raise pickle.UnpicklingError("a tensor whose shape cannot be read")
     return Tensor(storage, dtype, _ints([offset])[0], shape, strides, rest)
 
 
-def _ints(values: Any) -> tuple[int, ...]:
-    values = tuple(values.args[0] if isinstance(values, Call) else values)
-    if not all(type(v) is int and v >= 0 for v in values):
-        raise pickle.UnpicklingError("a tensor whose shape cannot be read")
-    return values
+def _ints(values: object) -> tuple[int, ...]:
+    """A shape or strides: a sequence, or a call of torch.Size."""
+    if isinstance(values, Call):
+        values = values.args[0]
+    if isinstance(values, tuple | list):
+        numbers = tuple(v for v in values if type(v) is int and v >= 0)
+        if len(numbers) == len(values):
+            return numbers
+    raise pickle.UnpicklingError("a tensor whose shape cannot be read")
 
 
-KNOWN = {**PLAIN, TENSOR_V2: _tensor_v2, TENSOR_V3: _tensor_v3}
+LOADED: dict[tuple[str, str], type | Function] = {**PLAIN, TENSOR_V2: _tensor_v2, TENSOR_V3: _tensor_v3}
 
 
-def tensor_in(value: Any) -> Tensor | None:
+def tensor_in(value: object) -> Tensor | None:
     """The tensor that a value is, as a plain tensor or a Parameter."""
     if isinstance(value, Call) and (value.function.module, value.function.name) in PARAMETERS:
         value = value.args[0]
@@ -305,7 +310,7 @@ class Rewriter(pickle._Pickler):
     def named(self, module: str, name: str) -> Name:
         return self.names.setdefault((module, name), Name(module, name))
 
-    def persistent_id(self, obj: Any) -> Any:
+    def persistent_id(self, obj: object) -> tuple[object, ...] | None:
         if not isinstance(obj, Storage):
             return None
         key = self.keys.setdefault(id(obj), str(len(self.keys)))
@@ -314,7 +319,7 @@ class Rewriter(pickle._Pickler):
             return ("storage", self.named("torch", CLASSES[obj.dtype]), key, obj.location, obj.numel)
         return ("storage", self.named(*UNTYPED), key, obj.location, obj.nbytes)
 
-    def reducer_override(self, obj: Any) -> Any:
+    def reducer_override(self, obj: object) -> Any:  # a tuple, or NotImplemented
         if isinstance(obj, Inert):
             return obj.reduced()
         if isinstance(obj, Call):
@@ -344,7 +349,7 @@ class Rewriter(pickle._Pickler):
     dispatch[type] = _save_class
 
 
-def walk(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
+def walk(value: object, seen: set[int] | None = None) -> Iterator[object]:
     """Every container and stand-in inside `value`, each once."""
     seen = set() if seen is None else seen
     stack = [value]

@@ -20,7 +20,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from lawa_exp.formats.copies import Copies
 from lawa_exp.formats.dtypes import FLOATS, SIZES
@@ -40,7 +40,7 @@ class TorchFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.keep: Any = None  # what must live as long as the file (a temporary folder)
+        self.keep: object = None  # what must live as long as the file (a temporary folder)
         try:
             with path.open("rb") as file:
                 if file.read(4) == ZIP_MAGIC:
@@ -56,7 +56,7 @@ class TorchFile:
         self.weights = self._find_weights()
         self.tensors = {name: self._place(name, tensor) for name, tensor in self.weights.items()}
 
-    def _read_zip(self, file: BinaryIO) -> tuple[str, Any, dict[str, tuple[int, int, Region | None]]]:
+    def _read_zip(self, file: BinaryIO) -> tuple[str, object, dict[str, tuple[int, int, Region | None]]]:
         try:
             archive = zipfile.ZipFile(file)
             records = {name.partition("/")[2]: info for name, info in archive.NameToInfo.items()}
@@ -92,7 +92,7 @@ class TorchFile:
             ranges[key] = begin, info.file_size, region if info.CRC else None
         return records["data.pkl"].filename.partition("/")[0], content, ranges
 
-    def _read_legacy(self, file: BinaryIO) -> tuple[str, Any, dict[str, tuple[int, int, Region | None]]]:
+    def _read_legacy(self, file: BinaryIO) -> tuple[str, object, dict[str, tuple[int, int, Region | None]]]:
         file.seek(0)
         try:
             if Reader(file).load() != LEGACY_MAGIC:
@@ -103,6 +103,8 @@ class TorchFile:
             self._unpickle(file)
         content, storages = self._unpickle(file)
         keys, _ = self._unpickle(file)
+        if not isinstance(keys, list):
+            raise damaged(self.path, "the list of its storages cannot be read")
         size = self.path.stat().st_size
         ranges: dict[str, tuple[int, int, Region | None]] = {}
         for key in keys:
@@ -119,7 +121,7 @@ class TorchFile:
             raise damaged(self.path, "a storage is missing: cut short?")
         return "archive", content, ranges
 
-    def _unpickle(self, file: BinaryIO) -> tuple[Any, dict[str, Storage]]:
+    def _unpickle(self, file: BinaryIO) -> tuple[object, dict[str, Storage]]:
         reader = Reader(file)
         try:
             return reader.load(), reader.storages
@@ -134,15 +136,15 @@ class TorchFile:
         if not isinstance(top, Mapping):
             raise UserError(f"{self.path} holds a {_kind(top)}; what can be averaged is a saved state dict")
         under = next((k for k in WEIGHTS if isinstance(top.get(k), Mapping) and _named_tensors(top[k])), None)
-        found = _named_tensors(top if under is None else top[under])
+        weights = _named_tensors(top if under is None else top[under])
         nested = under is None and any(isinstance(v, Mapping) and _named_tensors(v) for v in top.values())
-        if nested or not found:
+        if nested or not weights:
             keys = ", ".join(str(k) for k in list(top)[:10])
             raise UserError(
                 f"{self.path}: no state dict found, neither on top nor under {', '.join(WEIGHTS)}; it has {keys}"
             )
         self.under = under
-        return found
+        return weights
 
     def _place(self, name: str, tensor: Tensor) -> Place:
         storage = tensor.storage
@@ -172,18 +174,18 @@ def _strides(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...
     return tuple(u if n == 1 else s for n, s, u in zip(shape, strides, usual, strict=True))
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     if isinstance(value, Inert | Call):
         return type(value).__name__ if isinstance(value, Inert) else value.function.name
     return type(value).__name__
 
 
-def _named_tensors(mapping: Mapping[Any, Any]) -> dict[str, Tensor]:
-    found = {str(key): tensor_in(value) for key, value in mapping.items()}
-    return {name: tensor for name, tensor in found.items() if tensor is not None}
+def _named_tensors(mapping: Mapping[object, object]) -> dict[str, Tensor]:
+    entries = {str(key): tensor_in(value) for key, value in mapping.items()}
+    return {name: tensor for name, tensor in entries.items() if tensor is not None}
 
 
-def _reset_what_is_not_the_averages(top: Any, weights: Any) -> None:
+def _reset_what_is_not_the_averages(top: object, weights: object) -> None:
     """Empties the states of optimizers, and forgets the best loss, in place."""
     for value in walk(top, {id(weights)} if weights is not top else None):
         if isinstance(value, dict) and isinstance(value.get("state"), dict) and "param_groups" in value:
@@ -195,7 +197,7 @@ def _reset_what_is_not_the_averages(top: Any, weights: Any) -> None:
 def _second_copies(source: TorchFile, averaged: Container[int]) -> Copies:
     """averaged: ids of the storages that the average is in."""
 
-    def shape_of(value: Any) -> tuple[int, ...] | None:
+    def shape_of(value: object) -> tuple[int, ...] | None:
         tensor = tensor_in(value)
         if tensor is None or tensor.dtype not in FLOATS or id(tensor.storage) in averaged:
             return None
@@ -225,6 +227,7 @@ class TorchWriter:
         averaged = {id(t.storage): t.storage for t in source.weights.values()}
         self.left_out: list[str] = []
         if under is not None:
+            assert isinstance(top, Mapping)  # `_find_weights` saw to it
             _reset_what_is_not_the_averages(top, top[under])
             self.left_out = _second_copies(source, averaged.keys()).drop(top)
         were = {id(storage): storage.dtype for storage in averaged.values()}

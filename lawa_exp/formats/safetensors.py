@@ -7,9 +7,8 @@ found, a flipped bit in the data is not (unless a manifest.json lies beside it, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from lawa_exp.formats.dtypes import FLOATS, SIZES
 from lawa_exp.formats.stored import Place, Region, contiguous, count, damaged
@@ -70,20 +69,20 @@ class SafetensorsFile:
             raise damaged(path, f"{size:,} bytes, but {8 + length + end:,} by its header: cut short?")
 
     def _place(
-        self, name: str, entry: dict[str, Any], begin: int, base: int, region: Region | None
+        self, name: str, entry: Mapping[str, object], begin: int, base: int, region: Region | None
     ) -> tuple[Place, int]:
-        try:
-            dtype, shape = entry["dtype"], tuple(entry["shape"])
-            first, last = entry["data_offsets"]
-            kinds = isinstance(dtype, str) and isinstance(entry["shape"], list)
-            whole = kinds and all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, first, last))
-        except (KeyError, TypeError, ValueError):
-            whole = False
-        if not whole:
+        code, sizes, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+        if (
+            not isinstance(code, str)
+            or not isinstance(sizes, list)
+            or not isinstance(offsets, list)
+            or len(offsets) != 2
+            or not all(type(n) is int and 0 <= n < 1 << 63 for n in (*sizes, *offsets))
+        ):
             raise damaged(self.path, f"the header's entry of {name} cannot be read")
-        if dtype not in NAMES:
-            raise UserError(f"{self.path}: {name} has dtype {dtype}; expected {', '.join(NAMES)}")
-        dtype = NAMES[dtype]
+        if code not in NAMES:
+            raise UserError(f"{self.path}: {name} has dtype {code}; expected {', '.join(NAMES)}")
+        dtype, shape, (first, last) = NAMES[code], tuple(sizes), offsets
         if count(tuple(max(n, 1) for n in shape)) * SIZES[dtype] >= 1 << 63:  # empty, with strides beyond an int64
             raise damaged(self.path, f"the header's entry of {name} has the shape {list(shape)}")
         if first != begin or last - first != count(shape) * SIZES[dtype]:
@@ -115,7 +114,7 @@ class SafetensorsWriter:
             begin = end
             end += count(source.tensors[name].shape) * SIZES[dtypes[name]]
             offsets[name] = begin, end
-        header: dict[str, Any] = {} if source.metadata is None else {"__metadata__": source.metadata}
+        header: dict[str, object] = {} if source.metadata is None else {"__metadata__": source.metadata}
         for name in names if dtype else source.ordered_names:
             shape = list(source.tensors[name].shape)
             header[name] = {"dtype": WRITTEN[dtypes[name]], "shape": shape, "data_offsets": list(offsets[name])}

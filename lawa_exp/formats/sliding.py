@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from lawa_exp.formats.dtypes import Floats, decode
 from lawa_exp.formats.stored import Average
 
 SHORTEST = 4  # k from which it pays
-LAYOUT: dict[str, tuple[Any, int]] = {  # an unsigned integer of that size, bits of the mantissa
+LAYOUT: dict[str, tuple[type[np.uint32 | np.uint16], int]] = {  # an unsigned integer of that size, bits of the mantissa
     "float32": (np.uint32, 23),
     "float16": (np.uint16, 10),
     "bfloat16": (np.uint16, 7),
@@ -84,7 +83,7 @@ def spread(raw: NDArray[np.uint8], dtype: str, scratch: NDArray[np.uint8]) -> tu
     unsigned, mantissa = LAYOUT[dtype]
     bits = raw.view(unsigned)
     sign = 1 << (8 * bits.itemsize - 1)
-    magnitude: NDArray[Any] = np.bitwise_and(bits, unsigned(sign - 1), out=scratch[: len(raw)].view(unsigned))
+    magnitude = np.bitwise_and(bits, unsigned(sign - 1), out=scratch[: len(raw)].view(unsigned))
     largest, smallest = int(magnitude.max()), int(magnitude.min())
     if largest >> mantissa == (sign - 1) >> mantissa:
         return 0, math.inf

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from lawa_exp.formats.checkpoint import DCP, INDEX, WHOLE
 from lawa_exp.formats.stored import SUFFIXES
@@ -97,15 +97,15 @@ def step_in(name: str) -> int | None:
 
 def steps_inside(paths: list[Path]) -> list[int] | None:
     """The `global_step`, else the `epoch`, of Lightning's files; None where one has none, or two have the same."""
-    held = [_lightning(path) for path in paths]
+    entries = [_lightning(path) for path in paths]
     for field in ("global_step", "epoch"):
-        steps = [content[field] for content in held if type(content.get(field)) is int]
+        steps = [number for content in entries if type(number := content.get(field)) is int]
         if paths and len(set(steps)) == len(paths):
             return steps
     return None
 
 
-def _lightning(path: Path) -> dict[str, Any]:
+def _lightning(path: Path) -> dict[str, object]:
     """The plain entries of a Lightning checkpoint; empty for anything else."""
     if path.suffix != ".ckpt" or not path.is_file():
         return {}
@@ -114,14 +114,14 @@ def _lightning(path: Path) -> dict[str, Any]:
 
 
 @cache  # the command asks several times
-def _plain_entries(path: Path, modified: int, size: int) -> dict[str, Any]:
+def _plain_entries(path: Path, modified: int, size: int) -> dict[str, object]:
     from lawa_exp.formats.pytorch import TorchFile  # takes milliseconds
 
     try:
         content = TorchFile(path).content
     except UserError:  # it says so when it is read
         return {}
-    if "pytorch-lightning_version" not in content:
+    if not isinstance(content, Mapping) or "pytorch-lightning_version" not in content:
         return {}
     return {field: content.get(field) for field in ("global_step", "epoch")}
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import NotRequired, Protocol, TypedDict
 
 from lawa_exp.system.errors import UserError
 
@@ -36,6 +36,13 @@ class Place:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     region: Region | None = field(default=None, compare=False)
+
+
+class Index(TypedDict):
+    """A sharded Hugging Face folder's; what else stands in it is kept."""
+
+    weight_map: dict[str, str]  # the file of each tensor
+    metadata: NotRequired[dict[str, object] | None]
 
 
 class Writer(Protocol):
@@ -76,7 +83,7 @@ class Checkpoint:
     path: Path  # as given, for messages
     sources: list[Source]
     extras: list[Path] = field(default_factory=list)  # configuration and tokenizer files, to be copied along
-    index: dict[str, Any] | None = None  # a sharded Hugging Face folder's index, and its name
+    index: Index | None = None  # a sharded Hugging Face folder's index, and its name
     index_name: str = ""
     convert: Callable[[Path], list[str]] | None = None  # makes the output folder a DCP one; returns what it left out
 
@@ -143,10 +150,10 @@ def damaged(path: Path, why: str) -> UserError:
     return UserError(f"{path} is damaged: {why}")
 
 
-def read_index(path: Path) -> dict[str, Any]:
+def read_index(path: Path) -> Index:
     """The content of a sharded Hugging Face folder's index. UserError: it is none, or names files elsewhere."""
     with reading(path):
-        content = json.loads(path.read_text())
+        content: Index = json.loads(path.read_text())
         content["weight_map"] = dict(content["weight_map"])
         files = set(content["weight_map"].values())
         if any(Path(name).name != name for name in files):

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lawa_exp.formats.blocks import Block, End, Work, write
 from lawa_exp.formats.checksums import Checksum, Part
@@ -58,7 +57,7 @@ class Sides:
     def lie_alike(self, other: Sides, a: int) -> bool:
         """Whether this and another tensor lie to each other in every input as they do in output `a`."""
 
-        def relation(one: tuple[int, Place], two: tuple[int, Place]) -> Any:
+        def relation(one: tuple[int, Place], two: tuple[int, Place]) -> tuple[object, ...]:
             (source, place), (other_source, other_place) = one, two
             distance = (place.offset - other_place.offset) / SIZES[place.dtype]
             return source == other_source, distance, place.strides, other_place.strides

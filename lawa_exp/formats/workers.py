@@ -11,18 +11,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from lawa_exp.system.errors import Failed
 
 Claim = Callable[[], int]  # the number of the next piece of work, which is then nobody else's
 Tell = Callable[[int], None]  # so many more bytes are done
-ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # to stop: the parent is asked, and ends the workers
+Result = TypeVar("Result")  # picklable
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # to stop: the parent is asked, and ends the workers
 
 
 def shared(
-    work: Callable[[Claim, Tell], Any], workers: int, progress: Callable[[int], None], every: float
-) -> list[Any]:
+    work: Callable[[Claim, Tell], Result], workers: int, progress: Callable[[int], None], every: float
+) -> list[Result]:
     """What `work` returns in each of the processes; one alone is this one. The first failure ends all and is raised.
 
     progress: called with all bytes done so far, after `every` seconds each.
@@ -56,7 +57,7 @@ def shared(
     living: list[int] = []
     poll = select.poll()  # not `select`, whose numbers end at 1024: all files are open
     received: dict[int, bytearray] = {}  # by the pipe that it comes from
-    results: list[Any] = []
+    results: list[Result] = []
     try:
         with deferred():
             for worker in range(workers):
@@ -107,18 +108,18 @@ def _answer(fd: int, others: list[int], begin: Callable[[int], bytes], worker: i
 @contextmanager
 def deferred() -> Iterator[None]:
     """Signals that ask to stop are answered at the end; a process forked meanwhile leaves them to its parent."""
-    asked: list[int] = []
-    handlers = {number: signal.signal(number, lambda number, frame: asked.append(number)) for number in ASKING}
+    came: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in STOP_SIGNALS}
     try:
         yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        for signalled in asked:
+        for signalled in came:
             os.kill(os.getpid(), signalled)
 
 
-def _alone(work: Callable[[Claim, Tell], Any], progress: Callable[[int], None], every: float) -> Any:
+def _alone(work: Callable[[Claim, Tell], Result], progress: Callable[[int], None], every: float) -> Result:
     done, shown = 0, time.monotonic()
 
     def tell(more: int) -> None:
@@ -133,7 +134,7 @@ def _alone(work: Callable[[Claim, Tell], Any], progress: Callable[[int], None], 
     return result
 
 
-def _sent(whole: bool, content: Any) -> bytes:
+def _sent(whole: bool, content: object) -> bytes:
     try:
         return pickle.dumps((whole, content))
     except (pickle.PicklingError, TypeError, AttributeError):
@@ -141,6 +142,7 @@ def _sent(whole: bool, content: Any) -> bytes:
 
 
 def _opened(answer: bytes | bytearray) -> Any:
+    """What `work` returned in the worker that sent it."""
     try:
         whole, content = pickle.loads(answer)
     except (EOFError, pickle.UnpicklingError):  # there is nothing, or not all of it

@@ -12,6 +12,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TypedDict
 
 from lawa_exp.system.files import LOCK, PARTIAL, clear, discard, sync, temporary, written_by
 
@@ -19,14 +20,24 @@ MANIFEST = "manifest.json"
 REPLACED = ".replaced-"  # the folder that it replaces, for an instant
 
 
+class Entry(TypedDict):
+    """What a manifest says of a file."""
+
+    bytes: int
+    crc32: int
+
+
+Manifest = dict[str, Entry]  # by the file's path in its folder
+
+
 class Damaged(Exception):
     """A committed folder whose content is not what was written."""
 
 
-def commit(target: Path, files: Mapping[str, Callable[[Path], None]]) -> dict[str, dict]:
+def commit(target: Path, files: Mapping[str, Callable[[Path], object]]) -> Manifest:
     """Writes the folder `target`; each file is made by a function of its path.
 
-    Where `target` exists with the same content it is left alone. Returns the manifest: {file: {bytes, crc32}}.
+    Where `target` exists with the same content it is left alone. Returns the manifest.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     clear(target.parent, glob.escape(target.name))
@@ -34,7 +45,7 @@ def commit(target: Path, files: Mapping[str, Callable[[Path], None]]) -> dict[st
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        manifest = {}
+        manifest: Manifest = {}
         for name, source in files.items():
             path = partial / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +59,7 @@ def commit(target: Path, files: Mapping[str, Callable[[Path], None]]) -> dict[st
     return manifest
 
 
-def publish(partial: Path, target: Path, manifest: Mapping[str, dict]) -> None:
+def publish(partial: Path, target: Path, manifest: Manifest) -> None:
     """Makes `partial`, whose files are synced, into the committed folder `target`."""
     if _manifest(target) == manifest and _same_files(partial, target, manifest):
         shutil.rmtree(partial)
@@ -92,13 +103,13 @@ def tidy(root: Path) -> None:
 
 def left_under(root: Path, prefix: str) -> list[Path]:
     """What processes that are gone left; a plain name is of one that held the lock of the nearest folder with one."""
-    found = []
+    leftovers = []
     for path in list(root.glob(f"**/{prefix}*")):
         inner = path.relative_to(root).parents[:-1]  # folders between the two
         lives = written_by(path, prefix)[1]
         if lives is False or (lives is None and not any((root / folder / LOCK).exists() for folder in inner)):
-            found.append(path)
-    return found
+            leftovers.append(path)
+    return leftovers
 
 
 def verify(target: Path, part: int = 0, parts: int = 1) -> None:
@@ -153,8 +164,9 @@ def file_crc32(path: Path) -> int:
     return crc
 
 
-def _manifest(target: Path) -> dict[str, dict] | None:
+def _manifest(target: Path) -> Manifest | None:
     try:
-        return json.loads((target / MANIFEST).read_text())
+        content: Manifest = json.loads((target / MANIFEST).read_text())
     except (OSError, ValueError):
         return None
+    return content

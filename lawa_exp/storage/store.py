@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from lawa_exp.storage.commit import commit, publish
+from lawa_exp.storage.commit import Manifest, commit, publish
 from lawa_exp.storage.safetensors import (
     Kind,
     bytes_of,
@@ -134,29 +133,29 @@ class Store:
         def write() -> dict[str, list[Piece]]:
             pieces: dict[str, list[Piece]] = {}
             for file, (stem, kinds, header, begins) in layout.items():
-                mine: list[tuple[int, Any]] = [(0, header)] if ranks.is_main else []
+                own: list[tuple[int, Tensor | bytes]] = [(0, header)] if ranks.is_main else []
                 for name, kind in kinds.items():
                     rows = parts[stem][name]
                     if rows is None and ranks.is_main:
-                        mine.append((begins[name], groups[stem][name]))
+                        own.append((begins[name], groups[stem][name]))
                     elif rows and rows.count:
-                        mine.append((begins[name] + rows.first * (kind.bytes // rows.shape[0]), groups[stem][name]))
-                pieces[file] = write_pieces(partial / file, mine)
+                        own.append((begins[name] + rows.first * (kind.bytes // rows.shape[0]), groups[stem][name]))
+                pieces[file] = write_pieces(partial / file, own)
             for name, text in texts.items() if ranks.is_main else ():
                 pieces[name] = write_pieces(partial / name, [(0, text.encode())])
             return pieces
 
         try:
             ranks.agreed(begin)
-            found = ranks.agreed(write)
-            ranks.agreed(lambda: publish(partial, target, _manifest(found)) if ranks.is_main else None)
+            pieces = ranks.agreed(write)
+            ranks.agreed(lambda: publish(partial, target, _manifest(pieces)) if ranks.is_main else None)
         except BaseException:
             if ranks.is_main:
                 shutil.rmtree(partial, ignore_errors=True)
             raise
 
 
-def write_pieces(path: Path, pieces: list[tuple[int, Any]]) -> list[Piece]:
+def write_pieces(path: Path, pieces: Sequence[tuple[int, Tensor | bytes]]) -> list[Piece]:
     """Writes tensors, or bytes, at their places in a file, which is on the disk when this returns."""
     from isal.isal_zlib import crc32
 
@@ -177,13 +176,13 @@ def write_pieces(path: Path, pieces: list[tuple[int, Any]]) -> list[Piece]:
     return written
 
 
-def _manifest(of_ranks: list[dict[str, list[Piece]]]) -> dict[str, dict]:
+def _manifest(of_ranks: list[dict[str, list[Piece]]]) -> Manifest:
     """That of the files, their checksums put together from those of the pieces."""
     from isal.isal_zlib import crc32_combine
 
-    manifest = {}
-    for name in dict.fromkeys(name for found in of_ranks for name in found):
-        pieces = sorted((p for found in of_ranks for p in found.get(name, []) if p.size), key=lambda p: p.begin)
+    manifest: Manifest = {}
+    for name in dict.fromkeys(name for files in of_ranks for name in files):
+        pieces = sorted((p for files in of_ranks for p in files.get(name, []) if p.size), key=lambda p: p.begin)
         end = crc = 0
         for piece in pieces:
             assert piece.begin == end, f"{name}: nobody wrote the bytes from {end} to {piece.begin}, or two ranks did"
