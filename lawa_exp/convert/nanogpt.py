@@ -16,7 +16,7 @@ NANOGPT = {  # our settings, and what nanoGPT's `model_args` call them
 }
 
 
-def of_nanogpt(model_args: Any) -> dict[str, Any]:
+def of_nanogpt(model_args: object) -> dict[str, Any]:
     """The settings that nanoGPT's checkpoints record, as far as they do; empty of any other kind.
 
     Its attention is not divided by the layer's number, and has no word for that.

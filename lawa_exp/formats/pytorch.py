@@ -44,14 +44,17 @@ class TorchFile:
         try:
             with path.open("rb") as file:
                 if file.read(4) == ZIP_MAGIC:
-                    self.root, self.content, ranges = self._read_zip(file)
+                    self.root, content, ranges = self._read_zip(file)
                 else:
-                    self.root, self.content, ranges = self._read_legacy(file)
+                    self.root, content, ranges = self._read_legacy(file)
         except Refused as refused:
             raise UserError(
                 f"{path} holds {refused}, which is not loaded: only tensors, plain data, numpy's numbers, "
                 "argparse.Namespace and fairseq's own classes are; of a whole model save model.state_dict() instead"
             ) from None
+        if not isinstance(content, Mapping):
+            raise UserError(f"{path} holds a {_kind(content)}; what can be averaged is a saved state dict")
+        self.content: Mapping[object, object] = content
         self.ranges = ranges
         self.weights = self._find_weights()
         self.tensors = {name: self._place(name, tensor) for name, tensor in self.weights.items()}
@@ -133,10 +136,9 @@ class TorchFile:
     def _find_weights(self) -> dict[str, Tensor]:
         """Name -> tensor of the state dict."""
         top = self.content
-        if not isinstance(top, Mapping):
-            raise UserError(f"{self.path} holds a {_kind(top)}; what can be averaged is a saved state dict")
-        under = next((k for k in WEIGHTS if isinstance(top.get(k), Mapping) and _named_tensors(top[k])), None)
-        weights = _named_tensors(top if under is None else top[under])
+        inner = {key: value for key in WEIGHTS if isinstance(value := top.get(key), Mapping)}
+        under = next((key for key, value in inner.items() if _named_tensors(value)), None)
+        weights = _named_tensors(top if under is None else inner[under])
         nested = under is None and any(isinstance(v, Mapping) and _named_tensors(v) for v in top.values())
         if nested or not weights:
             keys = ", ".join(str(k) for k in list(top)[:10])
@@ -165,7 +167,7 @@ class TorchFile:
         return TorchWriter(self, dtype)
 
     def forget(self) -> None:
-        self.content, self.weights, self.ranges = None, {}, {}
+        self.content, self.weights, self.ranges = {}, {}, {}
 
 
 def _strides(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
@@ -227,7 +229,6 @@ class TorchWriter:
         averaged = {id(t.storage): t.storage for t in source.weights.values()}
         self.left_out: list[str] = []
         if under is not None:
-            assert isinstance(top, Mapping)  # `_find_weights` saw to it
             _reset_what_is_not_the_averages(top, top[under])
             self.left_out = _second_copies(source, averaged.keys()).drop(top)
         were = {id(storage): storage.dtype for storage in averaged.values()}

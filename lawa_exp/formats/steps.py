@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -121,7 +120,7 @@ def _plain_entries(path: Path, modified: int, size: int) -> dict[str, object]:
         content = TorchFile(path).content
     except UserError:  # it says so when it is read
         return {}
-    if not isinstance(content, Mapping) or "pytorch-lightning_version" not in content:
+    if "pytorch-lightning_version" not in content:
         return {}
     return {field: content.get(field) for field in ("global_step", "epoch")}
 

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from lawa_exp.axes.configuration import Unresolved
 from lawa_exp.config.rules import build, near
@@ -21,6 +21,13 @@ from lawa_exp.storage import custom
 from lawa_exp.system import signals
 from lawa_exp.system.cli import exit_code
 from lawa_exp.system.errors import UserError
+
+if TYPE_CHECKING:
+    from hydra.experimental.callback import Callback
+    from hydra.types import RunMode
+    from omegaconf import DictConfig
+
+    from lawa_exp.launch.slurm.settings import Slurm
 
 FLAGS = {  # Hydra's own
     *("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p", "--package", "-r", "--run"),
@@ -52,17 +59,17 @@ def command(arguments: list[str]) -> int:
     return run_all(entries, [o for _, o in composed]) if multirun else run_one(*entries[0])
 
 
-def cluster_asked_for() -> Any:
+def cluster_asked_for() -> Slurm | None:
     """The checked settings of `hydra/launcher=slurm`, once all is composed; None without."""
     from hydra_plugins import lawa_exp_launcher
 
-    asked = dict(lawa_exp_launcher.CLUSTER)
+    settings = dict(lawa_exp_launcher.CLUSTER)
     lawa_exp_launcher.CLUSTER.clear()  # for the next call in this process
-    if not asked:
+    if not settings:
         return None
     from lawa_exp.launch.slurm.settings import Slurm
 
-    return build(Slurm, asked, "hydra.launcher")
+    return build(Slurm, settings, "hydra.launcher")
 
 
 def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]], bool]:
@@ -70,7 +77,6 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors as exceptions, not as exit code 1
     import hydra
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     read_defaults()
@@ -94,7 +100,7 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
     single = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-    def collect(config: Any) -> None:
+    def collect(config: DictConfig) -> None:
         single.append((config, overrides))
 
     before = sys.argv
@@ -110,8 +116,8 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
         if lawa_exp_launcher.Collect.started and not lawa_exp_launcher.COMPOSED:
             named = [o for o in overrides if "(" in o] or overrides
             raise UserError(f"-m {' '.join(named)}: has no value, so there is nothing to train (glob is for groups)")
-        found = lawa_exp_launcher.COMPOSED or single
-        return [(plain(OmegaConf, config), mine) for config, mine in found], multirun
+        entries = lawa_exp_launcher.COMPOSED or single
+        return [(plain(config), own) for config, own in entries], multirun
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         for mistake in (error, error.__cause__):
             if isinstance(mistake, UserError):
@@ -124,13 +130,26 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
             launcher.Collect.started = False
 
 
+class Fixed(TypedDict):
+    """A setting of Hydra's that has one value here; instead: what to use for another."""
+
+    value: object
+    expected: object
+    instead: str
+
+
 def check_composed(
-    multirun: bool, mode: Any, launcher: str, sweeper: str, choices: Mapping[str, Any], fixed: Mapping[str, Any]
-) -> Any:
+    multirun: bool,
+    mode: RunMode,
+    launcher: str,
+    sweeper: str,
+    choices: Mapping[str, str | None],
+    fixed: Mapping[str, Fixed],
+) -> Callback:
     """Hydra calls it (`hydra.callbacks`) when all is composed and nothing runs yet.
 
     UserError for a part of Hydra's that would do nothing here, in silence. multirun: whether -m was given. fixed: what
-    Hydra may not decide: {key: {value, expected, instead}}.
+    Hydra may not decide, by key.
     """
     from hydra.experimental.callback import Callback
     from hydra.types import RunMode
@@ -152,15 +171,17 @@ def check_composed(
     return Callback()
 
 
-def plain(omegaconf: Any, config: Any) -> dict[str, Any]:
+def plain(config: DictConfig) -> dict[str, Any]:
     """The composed configuration as plain values, interpolations resolved; UserError names a value that is missing."""
-    omegaconf.set_readonly(config, False)
-    omegaconf.set_struct(config, False)
+    from omegaconf import OmegaConf
+
+    OmegaConf.set_readonly(config, False)
+    OmegaConf.set_struct(config, False)
     config.pop("hydra", None)
-    missing = omegaconf.missing_keys(config)
+    missing = OmegaConf.missing_keys(config)
     if missing:
         raise UserError(f"{sorted(missing)[0]} is missing: give it on the command line")
-    return omegaconf.to_container(config, resolve=True)
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))  # a mapping gives a dict
 
 
 def read(values: dict[str, Any], overrides: list[str]) -> tuple[Unresolved, Options]:
@@ -186,7 +207,7 @@ def read(values: dict[str, Any], overrides: list[str]) -> tuple[Unresolved, Opti
     return unresolved, options
 
 
-def expand(averagers: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def expand(averagers: object) -> Iterator[dict[str, Any]]:
     """One entry for each averager; settings that are lists combine as a product."""
     if not isinstance(averagers, Mapping):
         raise UserError(f"averagers={averagers}: expected a mapping; choose with avg=[...]")

@@ -72,5 +72,4 @@ def in_words(plans: Sequence[Planned], unit: float) -> list[str]:
 
 def made_by(plans: Sequence[Planned]) -> str:
     """Machine, versions and data of the runs."""
-    done = [{"run_dir": str(t.folder)} for t in distinct(plans) if t.state() != MISSING]
-    return made_with(done)
+    return made_with([t.folder for t in distinct(plans) if t.state() != MISSING])

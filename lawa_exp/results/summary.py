@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def summarise(sweep: Path, out: Path) -> str:
         "",
         f"    {content['command']}",
         "",
-        made_with(content["entries"]),
+        made_with([entry["run_dir"] for entry in content["entries"]]),
         "",
         "Losses in nats.",
         "",
@@ -85,9 +86,9 @@ def named(runs: list[str]) -> str:
     return f": {', '.join(runs[:SHOWN])}{more}" if runs else ""
 
 
-def made_with(entries: list[dict[str, Any]]) -> str:
+def made_with(runs: Sequence[Path]) -> str:
     """One line on the machine, versions and data of the runs, from where each began."""
-    starts = [read_rows(Path(e["run_dir"]) / "provenance.jsonl") for e in entries]
+    starts = [read_rows(run / "provenance.jsonl") for run in runs]
     found = {
         f"Python {s['versions']['python']}, torch {s['versions']['torch']}, {s['device']} ({s['hardware']['cpu']}), "
         f"{s['ranks']} rank(s) of {s['threads']} thread(s); data fingerprint {s['data_fingerprint'][:12]}"
@@ -97,7 +98,7 @@ def made_with(entries: list[dict[str, Any]]) -> str:
     return "; ".join(sorted(found))
 
 
-def read_groups(entries: list[dict[str, Any]]) -> tuple[list[Group], list[str]]:
+def read_groups(entries: list[manifest.Entry]) -> tuple[list[Group], list[str]]:
     """The finished entries by everything but the seed and the averaging, and the folders of the others."""
     varying = {
         o.split("=")[0]
@@ -109,7 +110,7 @@ def read_groups(entries: list[dict[str, Any]]) -> tuple[list[Group], list[str]]:
     found: dict[str, dict[Path, dict[str, Any]]] = {}  # by name, then run: the union of the run's entries
     unfinished = []
     for entry in entries:
-        run = Path(entry["run_dir"])
+        run = entry["run_dir"]
         if why := manifest.not_finished(run):
             unfinished.append(run.name + ("" if why == "not finished" else f" ({why})"))
             continue

@@ -31,7 +31,7 @@ def already_done(
     before: how it was trained. UserError, after all others were read out, names the averages for which the snapshots
     do not suffice.
     """
-    rows = ranks.from_main(read_rows(run.metrics) if ranks.is_main else None)
+    rows = ranks.from_main(read_rows(run.metrics) if ranks.is_main else [])
     end = min(step, p.config.steps)
     asked = "" if end == step else f"; shown up to step {end:,}, as asked"
     say(f"this training was done already, up to step {step:,}{asked}")
@@ -54,13 +54,13 @@ def already_done(
             f"evaluate.every={p.config.evaluate.every}: {len(lacking):,} of these {len(asked_for):,} evaluations were "
             f"not made (the first: step {lacking[0]:,}); rerun=true trains again and fills them in"
         )
-    saved = set(ranks.from_main(snapshots_of(run) if ranks.is_main else None))
+    saved = set(ranks.from_main(snapshots_of(run) if ranks.is_main else {}))
     refused = []
     for settings in p.config.averagers:
         if settings.id in known or not settings.needed(end):
             continue
         out = run.readouts / settings.id
-        earlier = ranks.from_main(read_rows(out / "metrics.jsonl") if ranks.is_main else None)
+        earlier = ranks.from_main(read_rows(out / "metrics.jsonl") if ranks.is_main else [])
         alike = earlier and earlier[-1].get("bn") in (None, p.config.evaluate.bn)  # not so after a rerun with another
         if alike and earlier[-1]["step"] >= max(r["step"] for r in rows if r["split"] == "val"):
             say(f"{settings.id} was read out already, into {out}")

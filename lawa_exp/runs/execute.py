@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -45,8 +44,7 @@ def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -
     run = RunDir(p.run_dir)
     with on_main(ranks, opened(run, p)):
         content = check_content(run, p, ranks)
-        found: tuple[str, dict[str, Any]] | None = ranks.from_main(run.marker() if ranks.is_main else None)
-        marker, facts = found or ("", {})
+        marker, facts = ranks.from_main(run.marker() if ranks.is_main else None) or ("", {})
         if marker == "DIVERGED" and not options.rerun:
             say(
                 f"this training diverged after step {facts.get('step', 0):,}; the averages hold its last finite weights"
@@ -119,8 +117,8 @@ def carry_out(
         if told is None:
             reason = f"{type(error).__name__}: {error}"
             with suppress(OSError):  # a full disk may have no room for the marker either
-                facts = {"step": run.reached, "reason": reason, "rank": ranks.rank}
-                if run.mark_failed(**facts, traceback=traceback.format_exc()):
+                trace = traceback.format_exc()
+                if run.mark_failed(step=run.reached, reason=reason, rank=ranks.rank, traceback=trace):
                     run.note_error(run.reached, reason)
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             told = f"no room left on the disk ({error}); the last whole state stays: the same command goes on"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from lawa_exp.launch.slurm.queue import SUBMITTED, read_record
 from lawa_exp.storage import manifest
@@ -52,19 +52,17 @@ def is_run(path: Path) -> bool:
 def of_manifest(sweep: Path) -> list[Listed]:
     """The runs of a sweep, each once."""
     entries = manifest.read(sweep)["entries"]
-    found: dict[Path, list[dict[str, Any]]] = {}
+    by_run: dict[Path, list[manifest.Entry]] = {}
     for entry in entries:
-        found.setdefault(entry["run_dir"], []).append(entry)
+        by_run.setdefault(entry["run_dir"], []).append(entry)
     try:
-        shared = set.intersection(*(set(e["overrides"]) for e in entries)) if len(found) > 1 else set()
-        return [
-            Listed(path, own_overrides(mine, shared), max(e["steps"] for e in mine)) for path, mine in found.items()
-        ]
+        shared = set.intersection(*(set(e["overrides"]) for e in entries)) if len(by_run) > 1 else set()
+        return [Listed(path, own_overrides(own, shared), max(e["steps"] for e in own)) for path, own in by_run.items()]
     except (ValueError, KeyError, TypeError):
         raise Failed(f"{sweep / manifest.NAME} is damaged: start the sweep again, which writes it anew") from None
 
 
-def own_overrides(entries: list[dict[str, Any]], shared: set[str]) -> tuple[str, ...]:
+def own_overrides(entries: Sequence[manifest.Entry], shared: set[str]) -> tuple[str, ...]:
     """What the entries of one run have in common and the sweep's others have not; the averaging does not tell runs."""
     common = set.intersection(*(set(e["overrides"]) for e in entries)) - shared
 
@@ -83,8 +81,8 @@ def submitted_in(runs_root: Path) -> list[Path]:
 def with_jobs(runs: list[Listed], sweeps: list[Path]) -> list[Listed]:
     """The runs with their last submissions."""
     last: dict[str, tuple[str, float]] = {}
-    for told in (line for sweep in sweeps for line in read_record(sweep)):
-        name, job = told["run_dir"].name, (told["job"], told["time"])
+    for line in (line for sweep in sweeps for line in read_record(sweep)):
+        name, job = line["run_dir"].name, (line["job"], line["time"])
         if name not in last or last[name][1] <= job[1]:
             last[name] = job
     nothing = (None, None)

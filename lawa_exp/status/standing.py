@@ -7,16 +7,17 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from lawa_exp.launch.slurm.queue import Job, queue
 from lawa_exp.status.runs import Listed
 from lawa_exp.storage.commit import steps_in
-from lawa_exp.storage.rundir import MARKERS, RunDir
+from lawa_exp.storage.rundir import MARKERS, Facts, RunDir
 from lawa_exp.system import heartbeat
 from lawa_exp.system.errors import Failed
+from lawa_exp.system.heartbeat import Beat
 
 # In the order in which they are shown: what needs a person, what goes on, what is over.
 STATES = (
@@ -52,10 +53,10 @@ class Standing:
     def restarts(self) -> int:
         return max(self.starts - 1, 0)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         names = ("state", "step", "steps", "tokens_per_second", "unit", "seconds_left", "restarts", "since", "job")
-        told = {name: getattr(self, name) for name in (*names, "note")}
-        return {"run_dir": str(self.run.path), "overrides": list(self.run.overrides), **told}
+        content = {name: getattr(self, name) for name in (*names, "note")}
+        return {"run_dir": str(self.run.path), "overrides": list(self.run.overrides), **content}
 
 
 @dataclass
@@ -64,15 +65,16 @@ class Files:
 
     run: Listed
     names: frozenset[str] = frozenset()
-    beat: dict[str, Any] | None = None
+    beat: Beat | None = None
     started: int = 0  # how often
     last_job: str | None = None  # that of the last start, where its provenance names one
 
     @property
     def job(self) -> str | None:
         """The newest SLURM job that is known of."""
-        told = (self.beat or {}).get("job") or self.last_job
-        return self.run.job if self.run.job and (self.run.submitted or 0) >= self.beat_time else told or self.run.job
+        started = (self.beat["job"] if self.beat else None) or self.last_job
+        submitted_last = self.run.job and (self.run.submitted or 0) >= self.beat_time
+        return self.run.job if submitted_last else started or self.run.job
 
     @property
     def beat_time(self) -> float:
@@ -82,10 +84,10 @@ class Files:
 def standings(runs: list[Listed], now: float) -> tuple[list[Standing], str]:
     """How the runs stand at the unix time `now`, in their order; and why SLURM could not be asked, if so."""
     with ThreadPoolExecutor(READERS) as pool:
-        found = list(pool.map(look_at, runs))
-        jobs = {f.job for f in found if f.job and not is_over(f)}
+        folders = list(pool.map(look_at, runs))
+        jobs = {files.job for files in folders if files.job and not is_over(files)}
         queued, problem = in_queue(jobs)
-        return list(pool.map(lambda files: stand(files, queued, now), found)), problem
+        return list(pool.map(lambda files: stand(files, queued, now), folders)), problem
 
 
 def is_over(files: Files) -> bool:
@@ -118,13 +120,14 @@ def look_at(run: Listed) -> Files:
 
 def stand(files: Files, queued: dict[str, Job] | None, now: float) -> Standing:
     """How the run stands. queued: the jobs in the queue; None, where it is not known."""
-    run, beat = files.run, files.beat or {}
+    run = files.run
+    beat: Beat = files.beat or {}
     marker = next((name for name in MARKERS if name in files.names), None)
-    told = read_json(run.path / marker) if marker else {}
+    facts = read_facts(run.path / marker) if marker else Facts()
     steps = run.steps or beat.get("steps") or read_steps(run.path)
 
-    def standing(state: str, step: int | None, since: float | None, note: str = "", **more: Any) -> Standing:
-        return Standing(run, state, step, steps, files.started, since, note, files.job, **more)
+    def standing(state: str, step: int | None, since: float | None, note: str = "") -> Standing:
+        return Standing(run, state, step, steps, files.started, since, note, files.job)
 
     alive = bool(beat) and heartbeat.is_alive(beat, now)
     if alive and ("step" in beat or marker not in ("DONE", "DIVERGED")):  # else it is only being read out
@@ -133,9 +136,13 @@ def stand(files: Files, queued: dict[str, Job] | None, now: float) -> Standing:
         silent = now - beat["stepped"]
         note = f"on {beat['host']}" + (f", no step for {duration(silent)}" if silent > SILENT else "")
         note += ", again (rerun)" if marker else ""
-        speed = {name: beat[name] for name in ("tokens_per_second", "seconds_left", "unit")}
-        return standing("running", beat["step"], beat["time"], note, **speed)
-    step = told.get("step") or beat.get("step") or last_step(run.path / "metrics.jsonl")
+        return replace(
+            standing("running", beat["step"], beat["time"], note),
+            tokens_per_second=beat["tokens_per_second"],
+            seconds_left=beat["seconds_left"],
+            unit=beat["unit"],
+        )
+    step = facts.get("step") or beat.get("step") or last_step(run.path / "metrics.jsonl")
     ended = modified(run.path / marker) if marker else None
     if marker == "DIVERGED" or (marker == "DONE" and step and step >= (run.steps or 0)):
         return standing(marker.lower(), step, ended)
@@ -145,7 +152,7 @@ def stand(files: Files, queued: dict[str, Job] | None, now: float) -> Standing:
     if job and job.state in ("RUNNING", "CONFIGURING") and (job.started or now) >= max(files.beat_time, ended or 0):
         return standing("starting", step, job.started, f"job {files.job}")
     if marker == "FAILED":
-        return standing("failed", step, ended, last_line(told))
+        return standing("failed", step, ended, last_line(facts))
     if marker == "STOPPED":
         return standing("stopped", step, ended, "the same command goes on")
     if marker == "DONE":
@@ -160,17 +167,19 @@ def stand(files: Files, queued: dict[str, Job] | None, now: float) -> Standing:
     return standing("not started", None, None)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_facts(path: Path) -> Facts:
+    """What a marker says; nothing where it cannot be read."""
     with suppress(OSError, ValueError):
         content = json.loads(path.read_text())
-        return content if isinstance(content, dict) else {}
+        if isinstance(content, dict):
+            return cast(Facts, content)  # `RunDir.mark` wrote it
     return {}
 
 
 def read_steps(run: Path) -> int | None:
     with suppress(OSError):
-        found = STEPS.search((run / "config.yaml").read_text())
-        return int(found[1]) if found else None
+        line = STEPS.search((run / "config.yaml").read_text())
+        return int(line[1]) if line else None
     return None
 
 
@@ -178,7 +187,8 @@ def last_step(path: Path) -> int | None:
     """The step of the last whole row."""
     with suppress(OSError, ValueError, KeyError, IndexError), path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
-        return json.loads(file.read().rpartition(b"\n")[0].splitlines()[-1])["step"]
+        step: int = json.loads(file.read().rpartition(b"\n")[0].splitlines()[-1])["step"]
+        return step
     return None
 
 
@@ -188,9 +198,9 @@ def modified(path: Path) -> float | None:
     return None
 
 
-def last_line(told: dict[str, Any]) -> str:
+def last_line(facts: Facts) -> str:
     """The last line of an error, with the error's name where another line has it."""
-    lines = [line.strip() for line in str(told.get("reason") or told.get("traceback") or "").splitlines()]
+    lines = [line.strip() for line in str(facts.get("reason") or facts.get("traceback") or "").splitlines()]
     lines = [line for line in lines if line]
     name = lines[0].split(":")[0] if lines else ""
     return (f"{name}: ... " if len(lines) > 1 else "") + lines[-1] if lines else "its marker does not say why"

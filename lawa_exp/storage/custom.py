@@ -12,11 +12,11 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
 from pathlib import Path
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any, Protocol
 
 from lawa_exp.system.errors import UserError
@@ -65,7 +65,9 @@ class _FromBytes(SourceFileLoader):
         return self.content if path == self.path else super().get_data(path)
 
     @classmethod
-    def find_spec(cls, module: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+    def find_spec(
+        cls, module: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         file, base = _code.origins.get(module), module.replace(".", "/")
         if file is None:
             return None
@@ -92,7 +94,7 @@ def _is_python(module: str, code: Code) -> bool:
     return module in code.origins and code.origins[module].suffix == ".py"
 
 
-def load(address: str, arguments: Mapping[str, Any], key: str) -> Any:
+def load(address: str, arguments: Mapping[str, object], key: str) -> Any:
     """The object at `package.module:name`, to be called with the arguments. UserError: it may not run, or is missing.
 
     The only place that imports such code: that of the last `use`, where it was of this address.
@@ -148,7 +150,7 @@ class Settings(Protocol):
     def builder(self) -> str | None: ...
 
     @property
-    def args(self) -> Mapping[str, Any] | None: ...
+    def args(self) -> Mapping[str, object] | None: ...
 
 
 def allow(model: Settings) -> None:
@@ -159,7 +161,7 @@ def allow(model: Settings) -> None:
         _code = Code()  # the sources are read anew
 
 
-def admit(model: Settings, written: Mapping[str, Any], folder: Path, trust: bool) -> None:
+def admit(model: Settings, written: Mapping[str, object], folder: Path, trust: bool) -> None:
     """Lets the builder run that the config.yaml (`written`) of a run directory names.
 
     UserError unless the user trusts it, or trained with the very same (`record`), which a folder from elsewhere cannot
@@ -199,19 +201,21 @@ def admit(model: Settings, written: Mapping[str, Any], folder: Path, trust: bool
     _allowed[_request(model.builder, model.args)] = now.sources
 
 
-def _written_code(written: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def _written_code(written: Mapping[str, object]) -> dict[str, dict[str, str]]:
     """The `Code.identity` in a config.yaml; that of no code where there is none."""
-    code: Any = written
+    code: object = written
     for key in ("identity", "model", "code"):
         code = code.get(key) if isinstance(code, Mapping) else None
-    parts: dict[str, Any] = {key: code.get(key) if isinstance(code, Mapping) else {} for key in ("sources", "packages")}
-    for part in parts.values():
+    parts = {}
+    for key in ("sources", "packages"):
+        part = code.get(key) if isinstance(code, Mapping) else {}
         if not isinstance(part, dict) or not all(isinstance(text, str) for item in part.items() for text in item):
             return Code().identity
+        parts[key] = part
     return parts
 
 
-def _request(address: str, arguments: Mapping[str, Any] | None) -> str:
+def _request(address: str, arguments: Mapping[str, object] | None) -> str:
     return json.dumps([address, dict(arguments or {})], default=str)
 
 
@@ -232,12 +236,12 @@ def record(model: Settings, code: Code) -> str | None:
     return None
 
 
-def _is_recorded(address: str, arguments: Mapping[str, Any] | None, sources: Mapping[str, str]) -> bool:
+def _is_recorded(address: str, arguments: Mapping[str, object] | None, sources: Mapping[str, str]) -> bool:
     entry = _entry(address, arguments, sources)
     return entry is not None and entry.is_file()
 
 
-def _entry(address: str, arguments: Mapping[str, Any] | None, sources: Mapping[str, str]) -> Path | None:
+def _entry(address: str, arguments: Mapping[str, object] | None, sources: Mapping[str, str]) -> Path | None:
     words = json.dumps([_request(address, arguments), dict(sources)], sort_keys=True)
     root = _record_folder()
     return root / hashlib.sha256(words.encode()).hexdigest() if root else None

@@ -5,23 +5,39 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from lawa_exp.system.errors import Failed, UserError
 
 NAME = "manifest.json"
 
 
-def read(sweep: Path) -> dict[str, Any]:
+class Entry(TypedDict):
+    """An entry of the multirun. averages: the ids of its averagers."""
+
+    overrides: list[str]
+    run_dir: Path
+    steps: int
+    averages: list[str]
+
+
+class Manifest(TypedDict):
+    """command: as it was typed."""
+
+    command: str
+    entries: list[Entry]
+
+
+def read(sweep: Path) -> Manifest:
     """The manifest, with the path of each entry's run as its run_dir. UserError: there is none. Failed: damaged."""
     if not (sweep / NAME).is_file():
         raise UserError(f"SWEEP={sweep}: no {NAME} in this folder")
     try:
         content = json.loads((sweep / NAME).read_text())
-        entries = [{**entry, "run_dir": find_run(entry["run_dir"], sweep)} for entry in content["entries"]]
+        entries: list[Entry] = [{**entry, "run_dir": find_run(entry["run_dir"], sweep)} for entry in content["entries"]]
     except (ValueError, KeyError, TypeError):
         raise Failed(f"{sweep / NAME} is damaged: start the sweep again, which writes it anew") from None
-    return {"command": "", **content, "entries": entries}
+    return {"command": content.get("command", ""), "entries": entries}
 
 
 def find_run(run_dir: str, sweep: Path) -> Path:

@@ -7,10 +7,10 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypedDict, Unpack
 
 import yaml
 
@@ -23,10 +23,38 @@ from lawa_exp.system.heartbeat import NAME as HEARTBEAT
 from lawa_exp.system.heartbeat import Heartbeat
 from lawa_exp.system.machine import cpu_name, git_state, this_job, versions
 
-if TYPE_CHECKING:
-    from lawa_exp.system.distributed import Ranks
-
 MARKERS = ("DONE", "FAILED", "DIVERGED", "STOPPED")
+
+
+class Facts(TypedDict, total=False):
+    """What a marker says: the last step, and of FAILED why, on which rank and where."""
+
+    step: int
+    reason: str
+    rank: int
+    traceback: str
+
+
+class Started(TypedDict, total=False):
+    """What provenance.jsonl says of a start, beside what is true of every process."""
+
+    slurm: dict[str, str | int] | None  # job, start
+    ranks: int
+    threads: int | None
+    device: str
+    micro_batch: int | list[int]  # of each batch size, where there are several
+    data_fingerprint: str
+    data_content: str
+
+
+class Ended(TypedDict):
+    """A line of errors.jsonl: a start that ended after `step`; job, start: see `this_job`."""
+
+    time: float
+    step: int
+    reason: str
+    job: str | None
+    start: int
 
 
 class RunDir:
@@ -58,18 +86,19 @@ class RunDir:
             with self.heartbeat.beating():
                 yield
 
-    def marker(self) -> tuple[str, dict[str, Any]] | None:
+    def marker(self) -> tuple[str, Facts] | None:
         """How the run ended last: its marker and what it says; None while it is running, new or killed."""
         for name in MARKERS:
             path = self.path / name
             if path.exists():
                 try:
-                    return name, {"step": 0, **json.loads(path.read_text())}
+                    facts: Facts = {"step": 0, **json.loads(path.read_text())}
+                    return name, facts
                 except (ValueError, TypeError):
                     return name, {"step": 0}
         return None
 
-    def mark_failed(self, **facts: Any) -> bool:
+    def mark_failed(self, **facts: Unpack[Facts]) -> bool:
         """FAILED with these facts, of the first rank that fails; False where another one's stands there already."""
         try:
             with (self.path / "FAILED").open("x") as file:
@@ -78,7 +107,7 @@ class RunDir:
         except FileExistsError:
             return False
 
-    def mark(self, name: str | None, **facts: Any) -> None:
+    def mark(self, name: str | None, **facts: Unpack[Facts]) -> None:
         """Leaves one marker, or none."""
         for other in MARKERS:
             if other != name:
@@ -89,11 +118,11 @@ class RunDir:
     def note_error(self, step: int, reason: str) -> None:
         """Adds what ended a start after `step` to errors.jsonl, with the SLURM job that it came in."""
         job, start = this_job()
-        line = {"time": time.time(), "step": step, "reason": reason, "job": job, "start": start}
+        line: Ended = {"time": time.time(), "step": step, "reason": reason, "job": job, "start": start}
         with (self.path / "errors.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def errors(self) -> list[dict[str, Any]]:
+    def errors(self) -> list[Ended]:
         """What was noted, oldest first."""
         path = self.path / "errors.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -110,8 +139,8 @@ class RunDir:
             raise UserError(f"{self.config} is damaged; choose another run_dir")
         return content
 
-    def write_config(self, content: dict[str, Any]) -> None:
-        write_text_atomically(self.config, yaml.safe_dump(content, sort_keys=False))
+    def write_config(self, content: Mapping[str, object]) -> None:
+        write_text_atomically(self.config, yaml.safe_dump(dict(content), sort_keys=False))
 
     def newest_state(self, ranks: Ranks) -> tuple[int, Path | None, list[str]]:
         """The step and folder of the newest state that is whole (0, None: there is none), and what was damaged.
@@ -119,16 +148,16 @@ class RunDir:
         All ranks ask, and each reads its share of the files.
         """
         damaged: list[str] = []
-        found = ranks.from_main({int(p.name[5:]): p for p in self.resume.glob("step_*") if p.name[5:].isdigit()})
-        for step in sorted(found, reverse=True):
+        states = ranks.from_main({int(p.name[5:]): p for p in self.resume.glob("step_*") if p.name[5:].isdigit()})
+        for step in sorted(states, reverse=True):
             problem = None
             try:
-                self._check_state(found[step], ranks)
+                self._check_state(states[step], ranks)
             except Damaged as error:
                 problem = str(error)
             problem = next(filter(None, ranks.all_of(problem)), None)
             if problem is None:
-                return step, found[step], damaged
+                return step, states[step], damaged
             damaged.append(f"the state of step {step} is damaged: {problem}")
         return 0, None, damaged
 
@@ -161,11 +190,12 @@ class RunDir:
         path = self.path / "provenance.jsonl"
         for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
             with suppress(ValueError, AttributeError):
-                if content := json.loads(line).get("data_content"):
+                content: str | None = json.loads(line).get("data_content")
+                if content:
                     return content
         return None
 
-    def add_provenance(self, **facts: Any) -> int:
+    def add_provenance(self, **facts: Unpack[Started]) -> int:
         """One line per start: what ran, on what, from where. Returns how many starts there were before."""
         line = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -32,8 +32,8 @@ class Ranks:
     world: int = 1
     local_rank: int = 0
     local_world: int = 1
-    control: Any = None  # the gloo group
-    files: Any = None  # another, for what is written beside training
+    control: dist.ProcessGroup | None = None  # of gloo
+    files: dist.ProcessGroup | None = None  # another, for what is written beside training
 
     @property
     def is_main(self) -> bool:
@@ -56,7 +56,7 @@ class Ranks:
             for tensor, values in zip(same, flat.split([t.numel() for t in same]), strict=True):
                 tensor.copy_(values.view_as(tensor))
 
-    def from_main(self, value: Any) -> Any:
+    def from_main(self, value: T) -> T:
         """Rank 0's value (picklable), everywhere."""
         if self.world == 1:
             return value
@@ -64,13 +64,13 @@ class Ranks:
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
-    def all_of(self, value: Any) -> list[Any]:
+    def all_of(self, value: T) -> list[T]:
         """Every rank's value (picklable), everywhere."""
         if self.control is None:  # alone, or planned only
             return [value]
-        found: list[Any] = [None] * self.world
-        dist.all_gather_object(found, value, group=self.control)
-        return found
+        values: list[Any] = [None] * self.world  # each is replaced
+        dist.all_gather_object(values, value, group=self.control)
+        return values
 
     def together(self, work: Callable[[], T]) -> T:
         """What `work` returns here; a UserError of one rank is raised on every rank, and says which it was."""
@@ -79,9 +79,9 @@ class Ranks:
             result = work()
         except UserError as error:
             mistake = str(error)
-        for rank, found in enumerate(self.all_of(mistake)):
-            if found is not None:
-                raise UserError(found if rank == 0 else f"on rank {rank}: {found}")
+        for rank, message in enumerate(self.all_of(mistake)):
+            if message is not None:
+                raise UserError(message if rank == 0 else f"on rank {rank}: {message}")
         return result  # type: ignore[return-value]
 
     def agreed(self, work: Callable[[], T]) -> list[T]:
@@ -92,20 +92,20 @@ class Ranks:
         result, error = None, None
         try:
             result = work()
-        except Exception as found:
-            error = found
+        except Exception as raised:
+            error = raised
         if self.world == 1:
             if error:
                 raise error
             return [result]  # type: ignore[list-item]
-        said = error if isinstance(error, OSError) or error is None else f"{type(error).__name__}: {error}"
-        errors: list[Any] = [None] * self.world
-        dist.all_gather_object(errors, said, group=self.files)
+        sent = error if isinstance(error, OSError) or error is None else f"{type(error).__name__}: {error}"
+        errors: list[OSError | str | None] = [None] * self.world
+        dist.all_gather_object(errors, sent, group=self.files)
         if error:
             raise error
-        for rank, there in enumerate(errors):
-            if there is not None:
-                raise there if isinstance(there, OSError) else Failed(f"on rank {rank}: {there}")
+        for rank, other in enumerate(errors):
+            if other is not None:
+                raise other if isinstance(other, OSError) else Failed(f"on rank {rank}: {other}")
         results: list[Any] = [None] * self.world
         dist.gather_object(result, results if self.is_main else None, group=self.files)
         return results
@@ -162,7 +162,7 @@ class Agreement:
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
-        self.asked: deque[tuple[Tensor, Any]] = deque()
+        self.votes: deque[tuple[Tensor, dist.Work]] = deque()
 
     def now(self, flag: bool) -> bool:
         """Whether any rank raises its flag; waits for the answer."""
@@ -177,10 +177,10 @@ class Agreement:
             return flag
         vote = torch.tensor([int(flag)])
         work = dist.all_reduce(vote, op=dist.ReduceOp.MAX, group=self.ranks.control, async_op=True)
-        self.asked.append((vote, work))
-        if len(self.asked) < 2:
+        self.votes.append((vote, work))
+        if len(self.votes) < 2:
             return False
-        earlier, work = self.asked.popleft()
+        earlier, work = self.votes.popleft()
         work.wait()
         return bool(earlier.item())
 
@@ -219,8 +219,8 @@ def on_main(ranks: Ranks, context: AbstractContextManager[None]) -> Iterator[Non
         try:
             if ranks.is_main:
                 stack.enter_context(context)
-        except UserError as found:
-            error = found
+        except UserError as raised:
+            error = raised
         error = ranks.from_main(error)
         if error:
             raise error

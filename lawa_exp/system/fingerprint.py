@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from lawa_exp.system.errors import UserError
 
@@ -192,7 +191,7 @@ def imported(tree: ast.AST, package: str) -> Iterator[str]:
 def tree_hash(tree: ast.AST) -> str:
     """Of what a source does: without comments, docstrings and its layout, the same in every version of Python."""
     digest = hashlib.sha256()
-    left: list[Any] = [tree]
+    left: list[object] = [tree]
     while left:
         node = left.pop()
         if isinstance(node, ast.Constant):
@@ -218,7 +217,7 @@ def hash_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
 
 
-def _is_text(statement: Any) -> bool:
+def _is_text(statement: object) -> bool:
     """A docstring, or another text that stands alone."""
     value = statement.value if isinstance(statement, ast.Expr) else None
     return isinstance(value, ast.Constant) and isinstance(value.value, str)

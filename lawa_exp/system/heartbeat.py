@@ -11,10 +11,10 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from lawa_exp.system.files import temporary
 from lawa_exp.system.machine import this_job
@@ -25,12 +25,30 @@ MISSED = 3 * EVERY  # after which a process that this machine does not have is g
 LOST = 60.0  # after which any is: file systems show a change of another machine seconds later
 
 
+class Beat(TypedDict, total=False):
+    """What the file says: of the process always, and from `step` on of its training, once there is one.
+
+    time and stepped (the last step): unix seconds. job: of SLURM. unit: of tokens_per_second. See `Progress.facts`.
+    """
+
+    time: float
+    host: str
+    process: int
+    job: str | None
+    step: int
+    steps: int
+    stepped: float
+    tokens_per_second: float | None
+    seconds_left: float | None
+    unit: str
+
+
 class Heartbeat:
     """Written by a thread, so that a long evaluation is alive and a slow disk holds up nobody but the thread."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.facts: Callable[[], dict[str, Any]] = dict  # what the training tells, see `Progress.facts`
+        self.facts: Callable[[], Mapping[str, object]] = dict  # what the training tells, see `Progress.facts`
 
     @contextmanager
     def beating(self) -> Iterator[None]:
@@ -65,16 +83,18 @@ class Heartbeat:
             partial.replace(self.path)  # unsynced: nobody reads it after a crash of the machine
 
 
-def read(path: Path) -> dict[str, Any] | None:
+def read(path: Path) -> Beat | None:
     """What the file says; None where there is none, or it cannot be read."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) and isinstance(content.get("time"), int | float) else None
+    if not isinstance(content, dict) or not isinstance(content.get("time"), int | float):
+        return None
+    return cast(Beat, content)  # `Heartbeat.write` wrote it: nothing else has a time
 
 
-def is_alive(beat: dict[str, Any], now: float) -> bool:
+def is_alive(beat: Beat, now: float) -> bool:
     """Whether the process that wrote it lives, as far as its file tells (and the processes of the same machine).
 
     now: unix time; the clocks of the machines are taken to agree within seconds.

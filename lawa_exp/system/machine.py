@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 MOST_WORKERS = 32  # that are started unasked
 COPIED_FROM = "copied_from.json"  # beside a pinned copy of this package: the state of the checkout it came from
@@ -34,12 +34,20 @@ def default_workers(local_ranks: int) -> int:
     return max(1, min(MOST_WORKERS, usable_cores() // local_ranks - 1))
 
 
-def git_state() -> dict[str, Any] | None:
-    """Commit, and whether dirty, of the checkout this package is tracked in, or was copied from; None elsewhere."""
+class GitState(TypedDict):
+    """dirty: files that are tracked differ from the commit."""
+
+    commit: str
+    dirty: bool
+
+
+def git_state() -> GitState | None:
+    """That of the checkout this package is tracked in, or was copied from; None elsewhere."""
     package = Path(__file__).parents[1]
     copied_from = package.parent / COPIED_FROM
     if copied_from.exists():
-        return json.loads(copied_from.read_text())
+        state: GitState | None = json.loads(copied_from.read_text())
+        return state
 
     def git(*words: str) -> str:
         done = subprocess.run(

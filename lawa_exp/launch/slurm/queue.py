@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from lawa_exp.storage.manifest import find_run
 from lawa_exp.system.errors import Failed, UserError
@@ -33,6 +33,14 @@ class Job:
     name: str
     reason: str = ""
     started: float | None = None
+
+
+class Submitted(TypedDict):
+    """A line of submitted.jsonl. time: unix seconds."""
+
+    run_dir: Path
+    job: str
+    time: float
 
 
 def check_cluster(partition: str | None) -> None:
@@ -95,17 +103,17 @@ def record(sweep: Path, jobs: Mapping[Path, str]) -> None:
         file.write("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def read_record(sweep: Path) -> list[dict[str, Any]]:
+def read_record(sweep: Path) -> list[Submitted]:
     """The lines of a sweep's record, with the path of the run; half a line that a kill left is passed over."""
-    found = []
+    lines: list[Submitted] = []
     path = sweep / SUBMITTED
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             content = json.loads(line)
-            found.append({**content, "run_dir": find_run(content["run_dir"], sweep)})
+            lines.append({**content, "run_dir": find_run(content["run_dir"], sweep)})
         except (ValueError, KeyError, TypeError):
             continue
-    return found
+    return lines
 
 
 def settled(sweeps: Iterable[Path]) -> dict[Path, tuple[Job, Path]]:

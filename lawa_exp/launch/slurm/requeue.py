@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lawa_exp.launch.slurm.queue import ask, queue
 from lawa_exp.storage.commit import steps_in
-from lawa_exp.storage.rundir import RunDir
+from lawa_exp.storage.rundir import Facts, RunDir
 from lawa_exp.system.cli import Parser, exit_code
 from lawa_exp.system.errors import Failed
 from lawa_exp.system.machine import this_job
@@ -69,7 +69,7 @@ def decide(run: RunDir, code: int) -> tuple[bool, str]:
         if marker != "FAILED":
             step = max(steps_in(run.resume), default=0)
             run.mark("FAILED", step=step, reason=f"exit code {code}, without a word; see the job's log")
-        _, facts = run.marker() or ("", {})
+        _, facts = run.marker() or ("", Facts())
         run.note_error(facts["step"], str(facts.get("reason", "")))
         mine = [e for e in run.errors() if e["job"] == job]
     error = mine[-1]

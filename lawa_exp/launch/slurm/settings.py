@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from lawa_exp.config.rules import Rule, boolean, integer, mapping, optional, setting, text
 
 
-def _duration(value: Any) -> int | str:
+def _duration(value: object) -> int | str:
     if isinstance(value, str) and re.fullmatch(r"(\d+-)?\d+(:\d\d){0,2}", value) and not value.isdecimal():
         return value
-    return integer(1).parse(value)
+    minutes: int = integer(1).parse(value)
+    return minutes
 
 
-def _lines(value: Any) -> tuple[str, ...]:
-    return tuple(text().parse(line) for line in ([value] if isinstance(value, str) else value))
+def _lines(value: object) -> tuple[str, ...]:
+    lines = [value] if isinstance(value, str) else value
+    if not isinstance(lines, Iterable):
+        raise TypeError
+    return tuple(text().parse(line) for line in lines)
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Slurm:
     cpus_per_task: int = setting(integer(1))
     memory: str | None = setting(optional(text()))
     constraint: str | None = setting(optional(text()))
-    extra: dict[str, Any] | None = setting(optional(mapping()))
+    extra: dict[str, object] | None = setting(optional(mapping()))
     setup: tuple[str, ...] = setting(Rule("a shell line, or a list of them", _lines))
     parallel: int = setting(integer(1))
     wait: bool = setting(boolean())

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import yaml
 
@@ -19,12 +19,25 @@ from lawa_exp.system.cli import exit_code
 from lawa_exp.system.errors import InUse, UserError
 from lawa_exp.system.files import write_text_atomically
 
+if TYPE_CHECKING:
+    from lawa_exp.runs.prepare import Prepared
+
 PATIENCE = 120  # seconds in which a job that was cancelled, or lost its node, leaves the run
 
 
-def write_pinned(path: Path, prepared: Any, command: list[str]) -> None:
-    """What `work` needs to know of a training (a `run.Prepared`). command: the words after `python -m lawa_exp`."""
-    content = {
+class Pinned(TypedDict):
+    """What `work` needs to know of a training. command: the words after `python -m lawa_exp`."""
+
+    run_dir: str
+    command: list[str]
+    trajectory_id: str
+    identity: dict[str, object]
+    config: dict[str, object]
+
+
+def write_pinned(path: Path, prepared: Prepared, command: list[str]) -> None:
+    """Writes a training down for `work`."""
+    content: Pinned = {
         "run_dir": str(prepared.run_dir.resolve()),
         "command": command,
         "trajectory_id": prepared.trajectory,
@@ -51,7 +64,7 @@ def train_pinned(path: Path) -> int:
     from lawa_exp.runs.prepare import prepare
     from lawa_exp.system.distributed import start_device
 
-    content = yaml.safe_load(path.read_text())
+    content: Pinned = yaml.safe_load(path.read_text())
     sys.argv = ["lawa_exp", *content["command"]]
     unresolved = unresolved_from(content["config"])
     custom.allow(unresolved.model)  # the user submitted it
@@ -76,14 +89,15 @@ def train_pinned(path: Path) -> int:
             time.sleep(1)
 
 
-def mark_before_it_began(content: dict[str, Any], error: Exception) -> None:
+def mark_before_it_began(content: Pinned, error: Exception) -> None:
     """FAILED in the folder of a run that was not begun here, so that its reason is seen where the run is looked for."""
     run = RunDir(Path(content["run_dir"]))
     if os.environ.get("RANK", "0") != "0" or (run.marker() or ("",))[0] in ("DONE", "DIVERGED"):
         return
     if not run.path.exists():
         run.path.mkdir(parents=True)
-        run.write_config({k: content[k] for k in ("trajectory_id", "identity")} | content["config"])
+        named = {"trajectory_id": content["trajectory_id"], "identity": content["identity"]}
+        run.write_config({**named, **content["config"]})
     existing = run.read_config()
     if existing and existing["trajectory_id"] == content["trajectory_id"]:
         run.mark("FAILED", step=0, reason=f"{type(error).__name__}: {error}")
