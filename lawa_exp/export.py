@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lawa_exp.axes.model.adaptive_lm.settings import AdaptiveLMSettings
 from lawa_exp.axes.model.gpt.settings import GPTSettings
@@ -23,6 +23,9 @@ from lawa_exp.system.cli import Parser, exit_code
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import clear, sync, temporary
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 FORMATS = ("huggingface", "nanogpt", "fairseq")
 
 
@@ -30,7 +33,7 @@ FORMATS = ("huggingface", "nanogpt", "fairseq")
 class Source:
     """A model's tensors under our names, and what else is known of them; data: the folder that it was trained on."""
 
-    tensors: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
     model: Any
     step: int
     tokenizer: str | None = None  # gpt2, neox or bytes
@@ -85,7 +88,7 @@ def to_nanogpt(source: Source, out: Path, tokenizer_path: str | None) -> str:
     For bytes that file is written here, and `dataset` is this folder's absolute path, which such a join keeps.
     """
     said = f"{out / 'ckpt.pt'}: step {source.step:,}, for nanoGPT's sample.py (out_dir={out})"
-    files: dict[str, Callable[[Path], Any]] = {}
+    files: dict[str, Callable[[Path], object]] = {}
     if source.tokenizer == "bytes":
         dataset: str | None = str(out.resolve())
         meta = pickle.dumps(bytes_as_characters(source.model.vocab_size))
@@ -142,7 +145,7 @@ def roberta_to_hugging_face(source: Source, out: Path, tokenizer_path: str | Non
 
 
 def write_generating(
-    source: Source, out: Path, tensors: Mapping[str, Any], config: dict[str, Any], tokenizer_path: str | None
+    source: Source, out: Path, tensors: Mapping[str, Tensor], config: dict[str, object], tokenizer_path: str | None
 ) -> str:
     """`write_hugging_face` of a model that generates text: its tokenizer's tokens alone, up to its end of text."""
     from lawa_exp.convert.tokenizers import carried
@@ -157,24 +160,31 @@ def write_generating(
     if tokenizer is None:
         return write_hugging_face(source, out, tensors, config, {}, "") + why
     ends = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
-    beyond = list(range(tokenizer.vocab_size, config["vocab_size"]))
+    beyond = list(range(tokenizer.vocab_size, source.model.vocab_size))
     generation = {**ends, **({"suppress_tokens": beyond} if beyond else {})}
     files = {**tokenizer.files, "generation_config.json": generation}
     return write_hugging_face(source, out, tensors, config | ends, files, str(source.tokenizer))
 
 
 def write_hugging_face(
-    source: Source, out: Path, tensors: Mapping[str, Any], config: dict[str, Any], more: dict[str, Any], tokenizer: str
+    source: Source,
+    out: Path,
+    tensors: Mapping[str, Tensor],
+    config: dict[str, object],
+    more: dict[str, object],
+    tokenizer: str,
 ) -> str:
     """A folder that transformers opens: the weights, config.json, and `more`, which the tokenizer is among, if any."""
     from lawa_exp.storage.safetensors import write_tensors
 
-    files: dict[str, Callable[[Path], Any]] = {"model.safetensors": lambda target: write_tensors(target, tensors)}
+    files: dict[str, Callable[[Path], object]] = {"model.safetensors": lambda target: write_tensors(target, tensors)}
     for name, content in {"config.json": config, **more}.items():
         files[name] = lambda target, content=content: target.write_text(json.dumps(content, ensure_ascii=False))  # type: ignore[misc]
     commit(out, files)
-    said = f", tokenizer {tokenizer}" if more else ", without a tokenizer"
-    return f"{out}: {config['architectures'][0]} of step {source.step:,}{said}"
+    architectures = config["architectures"]
+    assert isinstance(architectures, list)
+    with_tokenizer = f", tokenizer {tokenizer}" if more else ", without a tokenizer"
+    return f"{out}: {architectures[0]} of step {source.step:,}{with_tokenizer}"
 
 
 def of_run(path: Path, weights: str, step: int | None) -> Source:

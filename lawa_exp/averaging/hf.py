@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,6 +22,14 @@ from transformers.utils import logging
 
 from lawa_exp.averaging.model import ModelAverager
 from lawa_exp.averaging.tensors import is_sharded, named_tensors
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+    from transformers import ProcessorMixin, TrainerControl, TrainerState, TrainingArguments
+    from transformers.image_processing_utils import BaseImageProcessor
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+    Processing = PreTrainedTokenizerBase | ProcessorMixin | BaseImageProcessor
 
 logger = logging.get_logger(__name__)
 
@@ -50,10 +58,18 @@ class AveragingCallback(TrainerCallback):
         self.trainer, self.make, self.resume_from = trainer, make, resume_from_checkpoint
         self.averagers: list[ModelAverager] = []
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **_: object,
+    ) -> None:
+        assert model is not None
         if self.trainer.is_deepspeed_enabled or state.is_hyper_param_search:
             raise ValueError("AveragingCallback works neither with DeepSpeed nor in a hyperparameter search")
-        self.averagers = self.make(kwargs["model"])
+        self.averagers = self.make(model)
         ids = [a.id for a in self.averagers]
         if len(set(ids)) < len(ids):
             raise ValueError(f"two averagers are the same: {', '.join(ids)}")
@@ -71,23 +87,31 @@ class AveragingCallback(TrainerCallback):
                     raise ValueError(f"{file} holds no {averager.id}, but {', '.join(saved)}")
                 averager.load_state_dict(saved[averager.id])
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         for averager in self.averagers:
             averager.update(state.global_step)
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        eval_dataloader: DataLoader | None = None,
+        **_: object,
+    ) -> None:
         """Adds to `metrics`, which `Trainer.evaluate` then returns."""
         defined = [a for a in self.averagers if a.defined and not a.in_place]
         if not defined:
             return
-        metrics: dict[str, float] = kwargs["metrics"]
+        assert metrics is not None and eval_dataloader is not None
         prefix = next(key for key in metrics if key.endswith("_runtime")).removesuffix("_runtime")
         of_averages: dict[str, float] = {}
         with _same_random_numbers():
             for averager in defined:
                 with averager.applied():
                     output = self.trainer.evaluation_loop(  # `evaluate` would call all callbacks again, this one too
-                        kwargs["eval_dataloader"],
+                        eval_dataloader,
                         description=f"Evaluation of {averager.id}",
                         prediction_loss_only=True if self.trainer.compute_metrics is None else None,
                         metric_key_prefix=f"{prefix}_{averager.id}",
@@ -99,7 +123,7 @@ class AveragingCallback(TrainerCallback):
             if isinstance(callback, ProgressCallback):
                 callback.on_evaluate(args, state, control)  # closes the bar of these evaluations
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Writes into the checkpoint's folder, once that is complete."""
         if args.save_only_model or not (args.should_save or self._is_sharded):
             return
@@ -108,35 +132,51 @@ class AveragingCallback(TrainerCallback):
         torch.save({a.id: a.state_dict() for a in self.averagers}, partial)
         partial.replace(file)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        processing_class: Processing | None = None,
+        **_: object,
+    ) -> None:
+        assert model is not None
         for averager in self.averagers:
             if not averager.defined:
                 logger.warning(f"{averager.id} is not defined after {state.global_step} steps: it is not saved")
                 continue
             weights = averager.full_average()
             if weights is not None:
-                self._write(Path(args.output_dir) / "averages" / averager.id, weights, **kwargs)
+                self._write(_folder(args) / "averages" / averager.id, weights, model, processing_class)
 
-    def _write(self, folder: Path, weights: dict[str, Tensor], **kwargs: Any) -> None:
-        model = self.trainer.accelerator.unwrap_model(kwargs["model"])
-        if hasattr(model, "save_pretrained"):
-            model.save_pretrained(folder, state_dict=weights)
+    def _write(
+        self, folder: Path, weights: dict[str, Tensor], model: nn.Module, processing_class: Processing | None
+    ) -> None:
+        unwrapped = self.trainer.accelerator.unwrap_model(model)
+        if hasattr(unwrapped, "save_pretrained"):
+            unwrapped.save_pretrained(folder, state_dict=weights)
         else:
             folder.mkdir(parents=True, exist_ok=True)
             save_file(weights, folder / "model.safetensors")
-        if kwargs.get("processing_class") is not None:
-            kwargs["processing_class"].save_pretrained(folder)
+        if processing_class is not None:
+            processing_class.save_pretrained(folder)
 
     @property
     def _is_sharded(self) -> bool:
         return any(is_sharded(t) for a in self.averagers[:1] for t in named_tensors(a.model).values())
 
-    def _file(self, checkpoint: Path, args: Any) -> Path:
+    def _file(self, checkpoint: Path, args: TrainingArguments) -> Path:
         return checkpoint / f"averages_{args.process_index if self._is_sharded else 0}.pt"
 
 
-def _checkpoint(args: Any, state: Any) -> Path:
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+def _folder(args: TrainingArguments) -> Path:
+    assert args.output_dir is not None  # `TrainingArguments` has a default
+    return Path(args.output_dir)
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    return _folder(args) / f"checkpoint-{state.global_step}"
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,15 +44,15 @@ def from_hugging_face(tensors: dict[str, Tensor], path: Path, model: GPT) -> dic
     return found
 
 
-def to_hugging_face(tensors: Mapping[str, Tensor], s: GPTSettings) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def to_hugging_face(tensors: Mapping[str, Tensor], s: GPTSettings) -> tuple[dict[str, Tensor], dict[str, object]]:
     """Our tensors for transformers' GPT2LMHeadModel, and its config.json: the same function, to rounding.
 
     Without biases they are zero there; the activation is the exact GELU; rows of the vocabulary stay as they are.
     """
-    found = {name: (t.T if name.endswith(TURNED) else t).contiguous() for name, t in tensors.items()}
+    weights = {name: (t.T if name.endswith(TURNED) else t).contiguous() for name, t in tensors.items()}
     for name, tensor in tensors.items():
         if not s.bias and name.endswith(".weight") and ".wte." not in name and ".wpe." not in name:
-            found[name.removesuffix("weight") + "bias"] = torch.zeros(tensor.shape[0], dtype=tensor.dtype)
+            weights[name.removesuffix("weight") + "bias"] = torch.zeros(tensor.shape[0], dtype=tensor.dtype)
     config = {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
@@ -70,7 +69,7 @@ def to_hugging_face(tensors: Mapping[str, Tensor], s: GPTSettings) -> tuple[dict
         **dict.fromkeys(("bos_token_id", "eos_token_id"), 50256 if s.vocab_size > 50256 else None),
         "dtype": str(next(iter(tensors.values())).dtype).removeprefix("torch."),
     }
-    return found, config
+    return weights, config
 
 
 def scaled_queries(tensors: Mapping[str, Tensor], factor: Callable[[int], float]) -> dict[str, Tensor]:

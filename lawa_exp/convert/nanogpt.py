@@ -23,5 +23,5 @@ def of_nanogpt(model_args: object) -> dict[str, Any]:
     """
     if not isinstance(model_args, Mapping) or "n_head" not in model_args:
         return {}
-    found = {ours: model_args[theirs] for ours, theirs in NANOGPT.items() if theirs in model_args}
-    return found | {"scale_attn_by_inverse_layer_idx": False}
+    settings = {ours: model_args[theirs] for ours, theirs in NANOGPT.items() if theirs in model_args}
+    return settings | {"scale_attn_by_inverse_layer_idx": False}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lawa_exp.axes.dataset.fairseq import SPECIAL, read_dictionary
 from lawa_exp.axes.dataset.tokenizers import END_OF_TEXT, find_gpt2, find_neox, read_tokenizer, symbols, vocabulary
@@ -18,7 +17,7 @@ MASK = "<mask>"
 class Carried:
     """files: contents by name; vocab_size: ids are below it; end_of_text: its id, None where there is none."""
 
-    files: dict[str, Any]
+    files: dict[str, object]
     vocab_size: int
     end_of_text: int | None
 
@@ -32,8 +31,8 @@ def carried(name: str | None, path: str | None, context: int) -> Carried | None:
     """
     if name == "neox":
         file = find_neox(path)
-        known = read_tokenizer(file, name)  # UserError where it is damaged
-        return Carried(_files(json.loads(file.read_bytes()), context, _ends()), known.vocab_size, known.end_of_text)
+        whole = read_tokenizer(file, name)  # UserError where it is damaged
+        return Carried(_files(json.loads(file.read_bytes()), context, _ends()), whole.vocab_size, whole.end_of_text)
     if name == "gpt2":
         ids, merges = vocabulary(path)
         described = _byte_pairs(ids, merges, {END_OF_TEXT: ids[END_OF_TEXT]}, regex=True)
@@ -83,12 +82,12 @@ def _ends() -> dict[str, str]:
     return {"eos_token": END_OF_TEXT, "bos_token": END_OF_TEXT}
 
 
-def _files(described: dict[str, Any], context: int, tokens: dict[str, str]) -> dict[str, Any]:
+def _files(described: dict[str, object], context: int, tokens: dict[str, str]) -> dict[str, object]:
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context, **tokens}
     return {"tokenizer.json": described, "tokenizer_config.json": settings}
 
 
-def _byte_pairs(ids: dict[str, int], merges: list[str], special: dict[str, int], regex: bool) -> dict[str, Any]:
+def _byte_pairs(ids: dict[str, int], merges: list[str], special: dict[str, int], regex: bool) -> dict[str, object]:
     """The content of tokenizer.json. regex: text is cut into GPT-2's pieces first."""
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}

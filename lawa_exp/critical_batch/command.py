@@ -9,9 +9,9 @@ import shlex
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lawa_exp.critical_batch import fits, report
+from lawa_exp.critical_batch.findings import Errors, Findings, HeldOut, Level
 from lawa_exp.critical_batch.fits import Fit
 from lawa_exp.critical_batch.runs import FEWEST, Measured, is_sweep, measure, read_runs
 from lawa_exp.results.statistics import T95, noise_scale
@@ -29,42 +29,42 @@ def analyse(args: argparse.Namespace, command: list[str]) -> int:
         raise UserError(f"--smooth={args.smooth}: expected an odd number of evaluations")
     runs, left_out = read_runs(args.paths)
     measured = measure(runs, args.weights, args.smooth)
-    levels = chosen_levels(measured, args.levels)
-    fitted = fits.fits_at(levels, measured.mean)
-    by_seed = [fits.fits_at(levels, curves) for curves in measured.by_seed]
-    laws = [fits.power_law(found) for found in (fitted, *by_seed)]
-    found = {
-        "weights": args.weights,
-        "smooth": args.smooth,
-        "batch_sizes": measured.sizes,
-        "seeds": len(by_seed),
-        "tokens_per_sample": measured.tokens_per_sample,
-        "levels": [level(f, by_seed, laws[0], measured) for f in fitted],
-        "law": vars(laws[0]) if laws[0] else None,
-        "laws_by_seed": [vars(law) if law else None for law in laws[1:]],
-        "hold_out": None if args.hold_out is None else held_out(measured, args.hold_out),
-        "runs": [str(run.path) for seeds in measured.runs.values() for run in seeds.values()],
-        "notes": notes(fitted, laws[0], measured) + left_out,
-    }
+    losses = chosen_levels(measured, args.levels)
+    fitted = fits.fits_at(losses, measured.mean)
+    by_seed = [fits.fits_at(losses, curves) for curves in measured.by_seed]
+    law = fits.power_law(fitted)
+    findings = Findings(
+        weights=args.weights,
+        smooth=args.smooth,
+        batch_sizes=measured.sizes,
+        seeds=len(by_seed),
+        tokens_per_sample=measured.tokens_per_sample,
+        levels=[level(f, by_seed, law, measured) for f in fitted],
+        law=law,
+        laws_by_seed=[fits.power_law(of_seed) for of_seed in by_seed],
+        hold_out=None if args.hold_out is None else held_out(measured, args.hold_out),
+        runs=[str(run.path) for seeds in measured.runs.values() for run in seeds.values()],
+        notes=notes(fitted, law, measured) + left_out,
+    )
     out = Path(args.out) if args.out else next((p for p in map(Path, args.paths) if is_sweep(p)), Path())
     out.mkdir(parents=True, exist_ok=True)
-    text = report.text(found)
+    text = report.text(findings)
     page = ["# Critical batch size", "", f"    {shlex.join(command)}", "", text, "", "![plot](critical_batch.png)", ""]
     write_text_atomically(out / "critical_batch.md", "\n".join(page))
-    write_text_atomically(out / "critical_batch.json", json.dumps(found, indent=1) + "\n")
-    write_text_atomically(out / "critical_batch.csv", report.as_csv(found["levels"]))
-    report.draw(found, measured.mean, out / "critical_batch.png")
+    write_text_atomically(out / "critical_batch.json", json.dumps(findings.as_json(), indent=1) + "\n")
+    write_text_atomically(out / "critical_batch.csv", report.as_csv(findings.levels))
+    report.draw(findings, measured.mean, out / "critical_batch.png")
     print(f"{text}\n\npage: {out / 'critical_batch.md'}, with .json, .csv and .png beside it")
     return 0
 
 
-def chosen_levels(measured: Measured, asked: str | None) -> list[float]:
-    """Losses in falling order that the mean curve of every batch size passes."""
+def chosen_levels(measured: Measured, listed: str | None) -> list[float]:
+    """Losses in falling order that the mean curve of every batch size passes. listed: by the flag."""
     means = measured.mean
-    if asked is None:  # losses that every seed passes too
+    if listed is None:  # losses that every seed passes too
         curves = {size: [means[size], *seeds.values()] for size, seeds in measured.curves.items()}
-        first = {size: min(c[0][1] for c in found) for size, found in curves.items()}
-        last = {size: max(min(v for _, v in c) for c in found) for size, found in curves.items()}
+        first = {size: min(c[0][1] for c in of_size) for size, of_size in curves.items()}
+        last = {size: max(min(v for _, v in c) for c in of_size) for size, of_size in curves.items()}
         early, late = min(first, key=first.__getitem__), max(last, key=last.__getitem__)
         high, low = first[early], last[late]
         if high <= low:
@@ -74,9 +74,9 @@ def chosen_levels(measured: Measured, asked: str | None) -> list[float]:
             )
         return fits.evenly(high, low, LEVELS)
     try:
-        levels = sorted({float(text) for text in asked.split(",")}, reverse=True)
+        levels = sorted({float(text) for text in listed.split(",")}, reverse=True)
     except ValueError:
-        raise UserError(f"--levels={asked}: expected losses, such as 2.5,2.25") from None
+        raise UserError(f"--levels={listed}: expected losses, such as 2.5,2.25") from None
     for loss in levels:
         for size, points in means.items():
             lowest = min(v for _, v in points)
@@ -90,31 +90,30 @@ def chosen_levels(measured: Measured, asked: str | None) -> list[float]:
     return levels
 
 
-def level(fit: Fit, by_seed: Sequence[Sequence[Fit]], law: fits.Law | None, measured: Measured) -> dict[str, Any]:
-    """One loss level as plain values: loss in nats, S in steps, all else in samples."""
+def level(fit: Fit, by_seed: Sequence[Sequence[Fit]], law: fits.Law | None, measured: Measured) -> Level:
     low, high = interval(fit, by_seed)
-    return {
-        "loss": fit.loss,
-        "s_min": fit.s_min,
-        "e_min": fit.e_min,
-        "b_crit": fit.critical,
-        "b_crit_low": low,
-        "b_crit_high": high,
-        "b_crit_law": law.at(fit.loss) if law else None,
-        "noise_scale": noise_at(fit, measured),
-        "fit_error": fit.error,
-        "steps": dict(fit.steps),
-    }
+    return Level(
+        loss=fit.loss,
+        s_min=fit.s_min,
+        e_min=fit.e_min,
+        b_crit=fit.critical,
+        b_crit_low=low,
+        b_crit_high=high,
+        b_crit_law=law.at(fit.loss) if law else None,
+        noise_scale=noise_at(fit, measured),
+        fit_error=fit.error,
+        steps=dict(fit.steps),
+    )
 
 
 def interval(fit: Fit, by_seed: Sequence[Sequence[Fit]]) -> tuple[float, float] | tuple[None, None]:
     """95% interval of B_crit: the spread of its logarithm over fits seed by seed (Student's t), around the fit."""
-    same = [f.critical for found in by_seed for f in found if f.loss == fit.loss]
-    known = [math.log(b) for b in same if b is not None]
-    if fit.critical is None or len(known) < 2 or len(known) < len(by_seed):
+    same = [f.critical for of_seed in by_seed for f in of_seed if f.loss == fit.loss]
+    logs = [math.log(b) for b in same if b is not None]
+    if fit.critical is None or len(logs) < 2 or len(logs) < len(by_seed):
         return None, None
-    quantile = T95[min(len(known) - 1, len(T95)) - 1]
-    factor = math.exp(quantile * statistics.stdev(known) / math.sqrt(len(known)))
+    quantile = T95[min(len(logs) - 1, len(T95)) - 1]
+    factor = math.exp(quantile * statistics.stdev(logs) / math.sqrt(len(logs)))
     return fit.critical / factor, fit.critical * factor
 
 
@@ -128,8 +127,8 @@ def noise_at(fit: Fit, measured: Measured) -> float | None:
     return statistics.median(known) if known else None
 
 
-def held_out(measured: Measured, size: int) -> dict[str, Any]:
-    """The curve of `size` as the others predict it, its relative errors, and beside them those of simpler guesses."""
+def held_out(measured: Measured, size: int) -> HeldOut:
+    """The curve of `size` as the other batch sizes predict it."""
     if size not in measured.curves:
         raise UserError(f"--hold-out={size}: expected one of {', '.join(map(str, measured.sizes))}")
     if len(measured.sizes) <= FEWEST:
@@ -151,26 +150,25 @@ def held_out(measured: Measured, size: int) -> dict[str, Any]:
     for curves in measured.by_seed:
         alone = fits.predicted(size, {b: c for b, c in curves.items() if b != size})
         by_seed.append(summary(fits.relative_errors(alone, curves[size])))
-    return {
-        "batch_size": size,
-        "from": list(others),
-        "covered": covered,
-        "last_step": truth[-1][0],
-        **summary(errors),
-        "beyond_the_fits": summary([e for e, (_, loss) in zip(errors, covered, strict=True) if loss < end]),
-        "by_seed": by_seed,
-        "nearest": nearest,
-        "nearest_at_same_samples": summary(fits.relative_errors(same_samples, covered)),
-        "nearest_at_same_steps": summary(fits.relative_errors(others[nearest], covered)),
-        "predicted": prediction,
-    }
+    return HeldOut(
+        batch_size=size,
+        others=list(others),
+        covered=covered,
+        last_step=truth[-1][0],
+        errors=summary(errors),
+        beyond=summary([e for e, (_, loss) in zip(errors, covered, strict=True) if loss < end]),
+        by_seed=by_seed,
+        nearest=nearest,
+        at_same_samples=summary(fits.relative_errors(same_samples, covered)),
+        at_same_steps=summary(fits.relative_errors(others[nearest], covered)),
+        predicted=prediction,
+    )
 
 
-def summary(errors: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """The median and the largest of relative errors; None for none."""
+def summary(errors: Sequence[tuple[float, float]]) -> Errors:
+    """The median and the largest of relative errors."""
     values = [error for _, error in errors]
-    middle = statistics.median(values) if values else None
-    return {"evaluations": len(values), "median_error": middle, "max_error": max(values, default=None)}
+    return Errors(len(values), statistics.median(values) if values else None, max(values, default=None))
 
 
 def notes(fitted: Sequence[Fit], law: fits.Law | None, measured: Measured) -> list[str]:

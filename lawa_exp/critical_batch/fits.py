@@ -68,7 +68,7 @@ class Law:
     exponent: float
 
     def at(self, loss: float) -> float:
-        return self.at_one / loss**self.exponent
+        return float(self.at_one / loss**self.exponent)
 
 
 def power_law(fits: Iterable[Fit]) -> Law | None:

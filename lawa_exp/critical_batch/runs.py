@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 from lawa_exp.critical_batch.fits import smoothed
 from lawa_exp.results.statistics import Curve, curve
@@ -17,6 +17,31 @@ from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import UserError
 
 FEWEST = 3  # batch sizes in a fit of two unknowns
+
+
+class Batch(TypedDict):
+    """kind: constant where it is missing."""
+
+    kind: NotRequired[str]
+    size: int
+
+
+class Rate(TypedDict):
+    """horizon: of a schedule that depends on it."""
+
+    kind: str
+    warmup_steps: int
+    horizon: NotRequired[int]
+
+
+class Identity(TypedDict):
+    """What is used here of what determined a run's weights (`identity` in its config.yaml)."""
+
+    model: dict[str, object]
+    dataset: dict[str, object]
+    batch: Batch
+    lr: Rate
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -81,22 +106,24 @@ def read_runs(paths: Sequence[str]) -> tuple[list[Run], list[str]]:
     if not done:
         raise UserError(f"SWEEP={paths[0]}: none of its runs is finished" + (f" ({left_out[0]})" if left_out else ""))
     identities = {folder: identity(folder) for folder in done}
-    for part in ("model", "dataset"):
+    parts: tuple[Literal["model", "dataset"], ...] = ("model", "dataset")
+    for part in parts:
         one = next((f for f in done if identities[f][part] != identities[done[0]][part]), None)
         if one:
             raise UserError(f"SWEEP: {one.name} and {done[0].name} differ in {part}; expected the same everywhere")
     return [read_run(f, identities[f]) for f in done], left_out
 
 
-def identity(folder: Path) -> dict[str, Any]:
+def identity(folder: Path) -> Identity:
     """What determined the weights; UserError where config.yaml is missing or damaged."""
     content = RunDir(folder).read_config()
     if content is None or "identity" not in content:
         raise UserError(f"SWEEP: {folder} has no config.yaml that tells how it was trained")
-    return content["identity"]
+    trained: Identity = content["identity"]
+    return trained
 
 
-def read_run(folder: Path, identity: dict[str, Any]) -> Run:
+def read_run(folder: Path, identity: Identity) -> Run:
     batch, lr = identity["batch"], identity["lr"]
     if batch.get("kind", "constant") != "constant":
         raise UserError(f"SWEEP: {folder.name} has batch={batch['kind']}; expected batch=constant")

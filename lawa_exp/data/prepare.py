@@ -17,12 +17,12 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypedDict, cast
 
 import numpy as np
 
@@ -48,6 +48,40 @@ BATCH_CHARACTERS = 8_000_000  # or fewer documents, where they are long: bounds 
 FLAGS = {"source_fingerprint": "the content of --source", "tokenizer_fingerprint": "the files of --tokenizer-path"}
 
 
+class Settings(TypedDict, total=False):
+    """What the bytes depend on. The fingerprint of the source is known once that is open."""
+
+    source: str
+    val_fraction: float
+    tokenizer_fingerprint: str
+    source_fingerprint: str
+
+
+class Progress(TypedDict):
+    """progress.json: what is committed. position: the source's own, behind the last document."""
+
+    format_version: int
+    settings: Settings
+    documents: int
+    val_documents: int
+    bytes: dict[str, int]  # of each split
+    position: object
+    complete: bool
+
+
+class Meta(Settings):
+    """meta.json: what the finished files hold. documents, tokens: of each split."""
+
+    format_version: int
+    dataset: str
+    tokenizer: str
+    vocab_size: int
+    end_of_text: int | None
+    documents: dict[str, int]
+    tokens: dict[str, int]
+    val_rule: str
+
+
 def prepare(
     out: Path, source: str, tokenizer_path: str | None, val_fraction: float, workers: int, corpus: str = "openwebtext"
 ) -> str:
@@ -66,12 +100,12 @@ def prepare(
     tokenizer = load_tokenizer(CORPORA[corpus][1], tokenizer_path)
     if tokenizer.end_of_text is None:
         raise UserError(f"--tokenizer-path {tokenizer_path}: expected a vocabulary with {END_OF_TEXT}")
-    settings: dict[str, Any] = {
+    settings: Settings = {
         "source": source_name(source),
         "val_fraction": val_fraction,
         "tokenizer_fingerprint": tokenizer.fingerprint,
     }
-    meta = _read_json(out / "meta.json")
+    meta = cast("Meta | None", _read_json(out / "meta.json"))  # as `_finish` wrote it
     if meta is not None:
         if meta["dataset"] != corpus:
             raise UserError(f"--out {out} holds {meta['dataset']}: choose another folder for {corpus}")
@@ -92,11 +126,9 @@ def goes_to_val(number: int, val_fraction: float) -> bool:
     return int(hash_of(number)) < val_fraction * 2**64
 
 
-def _tokenize(
-    out: Path, source: str, settings: dict[str, Any], tokenizer: Tokenizer, workers: int, corpus: str
-) -> dict[str, Any]:
+def _tokenize(out: Path, source: str, settings: Settings, tokenizer: Tokenizer, workers: int, corpus: str) -> Meta:
     """Everything from the last commit to the finished files; returns the content of meta.json."""
-    progress = _read_json(out / "progress.json")
+    progress = cast("Progress | None", _read_json(out / "progress.json"))  # as it was written below
     if progress is None:
         present = [name for split in SPLITS if (out / (name := f"{split}.bin")).exists()]
         if present:
@@ -129,7 +161,7 @@ def _tokenize(
 
 
 def _append_documents(
-    out: Path, reader: LocalFiles | HubStream, progress: dict[str, Any], tokenizer: Tokenizer, workers: int
+    out: Path, reader: LocalFiles | HubStream, progress: Progress, tokenizer: Tokenizer, workers: int
 ) -> None:
     """Encode and append what the source still has, committing after each batch; `progress` is kept up to date."""
     from tqdm import tqdm
@@ -183,7 +215,7 @@ def _append_documents(
             file.close()
 
 
-def _batches(reader: LocalFiles | HubStream, progress: dict[str, Any]) -> Iterator[Batch]:
+def _batches(reader: LocalFiles | HubStream, progress: Progress) -> Iterator[Batch]:
     """The documents that are not committed yet, in batches of BATCH_DOCUMENTS or BATCH_CHARACTERS."""
     first, characters = progress["documents"], 0
     texts: list[str] = []
@@ -209,9 +241,7 @@ def _encode(batch: Batch, tokenizer: Tokenizer, val_fraction: float) -> dict[str
     return {split: np.concatenate(parts[split]) for split in SPLITS}
 
 
-def _finish(
-    out: Path, progress: dict[str, Any], settings: dict[str, Any], tokenizer: Tokenizer, corpus: str
-) -> dict[str, Any]:
+def _finish(out: Path, progress: Progress, settings: Settings, tokenizer: Tokenizer, corpus: str) -> Meta:
     """Give the complete files their names and write meta.json; every step may already have been done."""
     for split in SPLITS:
         partial, final = out / f"{split}.bin.partial", out / f"{split}.bin"
@@ -221,7 +251,7 @@ def _finish(
         _check_size(final, progress["bytes"][split], "progress.json")
     sync(out)
     documents = {"train": progress["documents"] - progress["val_documents"], "val": progress["val_documents"]}
-    meta = {
+    meta: Meta = {
         "format_version": FORMAT_VERSION,
         "dataset": corpus,
         "tokenizer": tokenizer.name,
@@ -237,13 +267,13 @@ def _finish(
     return meta
 
 
-def _summary(out: Path, meta: dict[str, Any], state: str) -> str:
+def _summary(out: Path, meta: Meta, state: str) -> str:
     splits = [f"{s}.bin {meta['tokens'][s]:,} tokens of {meta['documents'][s]:,} documents" for s in SPLITS]
     hint = "" if meta["documents"]["val"] else " (no document fell to val: a larger --val-fraction holds some out)"
     return f"{out}: {state}; {', '.join(splits)}{hint}"
 
 
-def _check_settings(path: Path, saved: dict[str, Any], settings: dict[str, Any]) -> None:
+def _check_settings(path: Path, saved: Mapping[str, object], settings: Settings) -> None:
     for key, value in settings.items():
         if saved.get(key) != value:
             what = FLAGS.get(key, f"--{key.replace('_', '-')}")
@@ -251,11 +281,11 @@ def _check_settings(path: Path, saved: dict[str, Any], settings: dict[str, Any])
             raise UserError(f"{path}: {what} {change}; give the settings that it was begun with, or another --out")
 
 
-def _check_finished(out: Path, meta: dict[str, Any], source: str, settings: dict[str, Any]) -> None:
+def _check_finished(out: Path, meta: Meta, source: str, settings: Settings) -> None:
     """Whether the finished files are what is asked for; a source that is no longer there is not missed."""
     if Path(source).exists():
         root, _, files = find_files(source)
-        settings = settings | {"source_fingerprint": files_fingerprint(root, files)}
+        settings = {**settings, "source_fingerprint": files_fingerprint(root, files)}
     _check_settings(out / "meta.json", meta, settings)
     for split in SPLITS:
         _check_size(out / f"{split}.bin", 2 * meta["tokens"][split], "meta.json")
@@ -265,9 +295,9 @@ def _check_finished(out: Path, meta: dict[str, Any], source: str, settings: dict
 
 
 def _check_size(path: Path, size: int, record: str) -> None:
-    found = path.stat().st_size if path.exists() else None
-    if found != size:
-        state = "is missing" if found is None else f"has {found:,} bytes where {record} says {size:,}"
+    actual = path.stat().st_size if path.exists() else None
+    if actual != size:
+        state = "is missing" if actual is None else f"has {actual:,} bytes where {record} says {size:,}"
         raise Failed(f"{path} {state}: delete the folder {path.parent} and prepare it again")
 
 
@@ -283,11 +313,11 @@ def _open_partial(out: Path, split: str, size: int) -> BinaryIO:
     return file
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _read_json(path: Path) -> dict[str, object] | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_bytes())
+        content: dict[str, object] = json.loads(path.read_bytes())
         version = content["format_version"]
     except (ValueError, KeyError, TypeError):
         raise Failed(f"{path} is damaged: delete the folder {path.parent} and prepare it again") from None
@@ -298,7 +328,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def _write_json(path: Path, content: Progress | Meta) -> None:
     write_text_atomically(path, json.dumps(content, indent=1) + "\n")
 
 
@@ -320,4 +350,4 @@ class Batch:
 
     first: int
     texts: list[str]
-    position: Any
+    position: object

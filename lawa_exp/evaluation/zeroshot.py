@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,13 @@ from lawa_exp.evaluation.evaluate import evaluating
 from lawa_exp.evaluation.score import InModel, LanguageModel, Scored
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import Failed, UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import LM
+    from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
 
 SPLIT = "zeroshot"  # of its rows: the tasks' own test or validation documents
 
@@ -40,12 +47,12 @@ FIELDS = {  # by doc_to_choice
 }
 
 
-def _metrics(*names: str) -> list[dict[str, Any]]:
+def _metrics(*names: str) -> list[dict[str, object]]:
     how = {"acc": "mean", "acc_norm": "mean", "perplexity": "perplexity"}
     return [{"metric": n, "aggregation": how[n], "higher_is_better": n != "perplexity"} for n in names]
 
 
-LOCAL: dict[str, dict[str, Any]] = {
+LOCAL: dict[str, dict[str, object]] = {
     "lambada_openai": {  # {"context": all but the last word, "continuation": that}
         "output_type": "loglikelihood",
         "doc_to_text": "{{context}}",
@@ -96,15 +103,15 @@ def local_file(name: str, folder: Path) -> Path:
     return path
 
 
-def read_documents(name: str, path: Path) -> list[dict[str, Any]]:
+def read_documents(name: str, path: Path) -> list[dict[str, object]]:
     """The lines of a task's local file. UserError names the first that is not as its task needs it."""
-    kind = LOCAL[name].get("doc_to_choice", "context")
+    kind = str(LOCAL[name].get("doc_to_choice", "context"))
     fields, documents = FIELDS[kind], []
     for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), 1):
         try:
             document = json.loads(line)
-            known = {field: document[field] for field in fields}
-            if kind != "context" and not 0 <= known["gold"] < len(known[kind]):
+            needed = {field: document[field] for field in fields}
+            if kind != "context" and not 0 <= needed["gold"] < len(needed[kind]):
                 raise ValueError
         except (ValueError, TypeError, KeyError):
             raise UserError(f"{path}: line {number} is not a document of {name} ({', '.join(fields)})") from None
@@ -112,18 +119,20 @@ def read_documents(name: str, path: Path) -> list[dict[str, Any]]:
     return documents
 
 
-def load_tasks(files: Mapping[str, Path | None]) -> dict[str, Any]:
+def load_tasks(files: Mapping[str, Path | None]) -> dict[str, Task]:
     """The harness's tasks by name: those of `LOCAL` where there is a file of documents, else its own, from the hub."""
     harness()
     from lm_eval.api.task import ConfigurableTask
 
     documents = {name: read_documents(name, file) for name, file in files.items() if file}
-    found = {name: ConfigurableTask(config=local_definition(name, d)) for name, d in documents.items()}
-    found |= from_hub([name for name in files if name not in found])
-    return {name: found[name] for name in files}
+    tasks: dict[str, Task] = {}
+    for name, lines in documents.items():
+        tasks[name] = ConfigurableTask(config=local_definition(name, lines))
+    tasks |= from_hub([name for name in files if name not in tasks])
+    return {name: tasks[name] for name in files}
 
 
-def from_hub(names: list[str]) -> dict[str, Any]:
+def from_hub(names: list[str]) -> dict[str, Task]:
     """The harness's own tasks by name."""
     if not names:
         return {}
@@ -134,13 +143,13 @@ def from_hub(names: list[str]) -> dict[str, Any]:
     try:
         return dict(manager.load(names)["tasks"])
     except Exception as error:  # of several packages, and of the network
-        said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise Failed(
-            f"--tasks {','.join(names)}: no documents from the hub ({said}); of local files: --task-data DIR"
+            f"--tasks {','.join(names)}: no documents from the hub ({reason}); of local files: --task-data DIR"
         ) from None
 
 
-def task_manager(names: Iterable[str]) -> Any:
+def task_manager(names: Iterable[str]) -> TaskManager:
     """The harness's index of its own tasks: of those folders alone that have `names`, for all of them take seconds."""
     tasks = harness().tasks
     if not set(names) <= FOLDERS.keys():
@@ -149,11 +158,11 @@ def task_manager(names: Iterable[str]) -> Any:
     return tasks.TaskManager(include_path=sorted(places), include_defaults=False)
 
 
-def local_definition(name: str, documents: list[dict[str, Any]]) -> dict[str, Any]:
+def local_definition(name: str, documents: list[dict[str, object]]) -> dict[str, object]:
     """A task of `LOCAL` as the harness takes it."""
     from datasets import Dataset
 
-    def dataset(**_: Any) -> dict[str, Any]:
+    def dataset(**_: object) -> dict[str, Dataset]:
         return {"test": Dataset.from_list(documents)}
 
     return {"task": name, "test_split": "test", "custom_dataset": dataset, **LOCAL[name]}
@@ -172,7 +181,7 @@ class ZeroShot(InModel):
         device: torch.device,
         ranks: Ranks,
         tokenizer: Tokenizer,
-        tasks: dict[str, Any],
+        tasks: dict[str, Task],
         limit: int | None,
     ) -> None:
         super().__init__(subject, device, ranks)
@@ -212,7 +221,7 @@ class ZeroShot(InModel):
         return Scored({"loss": 1 - average, "eval_samples": count}, np.concatenate(sums), tuple(measures))
 
 
-def harness_model(inside: InModel, tokenizer: Tokenizer, batch_size: int) -> Any:
+def harness_model(inside: InModel, tokenizer: Tokenizer, batch_size: int) -> LM:
     """The model in `inside`, with whatever weights are in place, as the harness asks for one."""
     from lm_eval.api.model import TemplateLM
 
@@ -225,14 +234,17 @@ def harness_model(inside: InModel, tokenizer: Tokenizer, batch_size: int) -> Any
                 raise UserError(f"the tokenizer {tokenizer.name} has no end of text, which an empty context needs")
             return tokenizer.end_of_text
 
-        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **given: Any) -> list[int]:
-            return tokenizer.encode(string).tolist()
+        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: object) -> list[int]:
+            tokens: list[int] = tokenizer.encode(string).tolist()
+            return tokens
 
         @torch.no_grad()
-        def _loglikelihood_tokens(self, requests: Any, **given: Any) -> list[tuple[float, bool]]:
-            pairs = [(asked, continuation) for _, asked, continuation in requests]
+        def _loglikelihood_tokens(
+            self, requests: Sequence[tuple[object, list[int], list[int]]], **_: object
+        ) -> list[tuple[float, bool]]:
+            pairs = [(before, continuation) for _, before, continuation in requests]
             order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][0]) - len(pairs[i][1]))
-            found: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
+            answers: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
             for begin in range(0, len(order), batch_size):
                 batch = order[begin : begin + batch_size]
                 rows = [(pairs[i][0] + pairs[i][1])[-(context + 1) :] for i in batch]
@@ -241,21 +253,22 @@ def harness_model(inside: InModel, tokenizer: Tokenizer, batch_size: int) -> Any
                     line[: len(row) - 1] = torch.tensor(row[:-1])
                 with inside.autocast():
                     logits = inside.model(inputs.to(inside.device))
-                for i, row, given_logits in zip(batch, rows, logits, strict=True):
+                for i, row, of_row in zip(batch, rows, logits, strict=True):
                     targets = torch.tensor(pairs[i][1][-context:], device=inside.device)
                     last = len(row) - 1
-                    scores = torch.log_softmax(given_logits[last - len(targets) : last].float(), dim=-1)
+                    scores = torch.log_softmax(of_row[last - len(targets) : last].float(), dim=-1)
                     total = scores.gather(1, targets[:, None]).sum()
-                    found[i] = (float(total), bool((scores.argmax(-1) == targets).all()))
-            return found
+                    answers[i] = (float(total), bool((scores.argmax(-1) == targets).all()))
+            return answers
 
-        def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-            return super().loglikelihood(requests, disable_tqdm=True)
+        def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+            answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+            return answers
 
-        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
+        def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
             raise UserError("--tasks: a task that asks for a text's likelihood; for perplexity: --evaluate perplexity")
 
-        def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+        def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
             raise UserError("--tasks: a task that asks for generated text; expected multiple choice or a last word")
 
     return Model()

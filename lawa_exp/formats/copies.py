@@ -91,7 +91,10 @@ def _entries(content: object) -> list[tuple[object, object]]:
     """Of a mapping but for an optimizer's state; of a list, from its end, so that entries can be deleted."""
     if isinstance(content, Mapping):
         return [(k, v) for k, v in content.items() if not (k == "state" and "param_groups" in content)]
-    return list(enumerate(content))[::-1] if isinstance(content, list | tuple) else []
+    numbered: list[tuple[object, object]] = []
+    if isinstance(content, list | tuple):
+        numbered += enumerate(content)
+    return numbered[::-1]
 
 
 def _delete(content: object, key: object) -> None:

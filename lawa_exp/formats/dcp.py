@@ -14,7 +14,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -32,6 +32,7 @@ from lawa_exp.formats.pytorch import WEIGHTS, TorchFile
 from lawa_exp.formats.stored import Checkpoint, damaged, reading
 from lawa_exp.system.errors import UserError
 
+Value = TypeVar("Value")
 ALLOWED = {
     ("torch", "Size"),
     ("torch.serialization", "_get_layout"),
@@ -135,8 +136,9 @@ def _second_copies(averages: Mapping[str, torch.Tensor]) -> Copies:
     own = {id(tensor) for tensor in averages.values()}
 
     def shape_of(value: object) -> tuple[int, ...] | None:
-        other = isinstance(value, torch.Tensor) and value.is_floating_point() and id(value) not in own
-        return tuple(value.shape) if other else None
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or id(value) in own:
+            return None
+        return tuple(value.shape)
 
     return Copies({n: tuple(t.shape) for n, t in averages.items() if t.is_floating_point()}, shape_of)
 
@@ -182,7 +184,7 @@ def _is_optimizer_state(fqn: str, flat: Mapping[str, object]) -> bool:
     return bool(state) and any(other.startswith(f"{before}param_groups") for other in flat)
 
 
-def _load(state: dict[str, object], path: Path, planner: DefaultLoadPlanner) -> None:
+def _load(state: dict[str, Value], path: Path, planner: DefaultLoadPlanner) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from lawa_exp.system.errors import Failed, UserError
 
@@ -34,7 +34,10 @@ def read(sweep: Path) -> Manifest:
         raise UserError(f"SWEEP={sweep}: no {NAME} in this folder")
     try:
         content = json.loads((sweep / NAME).read_text())
-        entries: list[Entry] = [{**entry, "run_dir": find_run(entry["run_dir"], sweep)} for entry in content["entries"]]
+        entries = [
+            cast(Entry, {**entry, "run_dir": find_run(entry["run_dir"], sweep)})  # as `runs.sweep` wrote it
+            for entry in content["entries"]
+        ]
     except (ValueError, KeyError, TypeError):
         raise Failed(f"{sweep / NAME} is damaged: start the sweep again, which writes it anew") from None
     return {"command": content.get("command", ""), "entries": entries}

@@ -125,8 +125,14 @@ def start(device_type: str) -> Ranks:
         if device_type == "cuda":
             torch.cuda.set_device(own_gpu(local_rank))
         dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
-    control, files = (dist.new_group(backend="gloo") for _ in range(2))
+    control, files = _of_gloo(), _of_gloo()
     return Ranks(dist.get_rank(), world, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", world)), control, files)
+
+
+def _of_gloo() -> dist.ProcessGroup:
+    group = dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup)  # every rank is in it
+    return group
 
 
 def own_gpu(local_rank: int) -> int:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TypeVarTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from lawa_exp.averaging.window import Snapshot
 from lawa_exp.storage.commit import remove, step_name, steps_in
 from lawa_exp.storage.store import Store
 
+Ts = TypeVarTuple("Ts")
 LAG = {"cuda": 2}  # steps that the host runs ahead of a device before it reads the loss
 
 
@@ -27,7 +28,7 @@ class Readback:
 
     def __init__(self, device: torch.device) -> None:
         self.lag = LAG.get(device.type, 0)
-        self.waiting: deque[tuple[int, float, Tensor, Any]] = deque()
+        self.waiting: deque[tuple[int, float, Tensor, torch.cuda.Event | None]] = deque()
 
     def push(self, step: int, rate: float, values: Tensor) -> None:
         event = None
@@ -54,9 +55,9 @@ class Background:
 
     def __init__(self) -> None:
         self.pool = ThreadPoolExecutor(1)
-        self.pending: deque[Future] = deque()
+        self.pending: deque[Future[None]] = deque()
 
-    def submit(self, function: Callable[..., None], *args: Any) -> None:
+    def submit(self, function: Callable[[*Ts], None], *args: *Ts) -> None:
         while self.pending and (self.pending[0].done() or len(self.pending) > 8):  # bounds the copies held
             self.pending.popleft().result()
         self.pending.append(self.pool.submit(function, *args))

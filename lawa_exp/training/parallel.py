@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -22,6 +23,11 @@ from lawa_exp.evaluation.numerics import Autocast, seeded_model
 from lawa_exp.seams.dataset import Dataset
 from lawa_exp.storage.store import Rows
 from lawa_exp.system.distributed import Ranks
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+Passes = tuple[AbstractContextManager[None], AbstractContextManager[None]]  # contexts of the first and the second pass
 
 
 def units(model: nn.Module) -> list[nn.Module]:
@@ -45,13 +51,13 @@ def checkpoint_activations(model: nn.Module) -> None:
         unit.forward = functools.partial(_recomputed, unit.forward, passes)  # type: ignore[method-assign]
 
 
-def _recomputed(forward: Callable[..., Any], passes: Callable[[], Any], *inputs: Any, **named: Any) -> Any:
+def _recomputed(forward: Callable[..., object], passes: Callable[[], Passes], *inputs: object, **named: Any) -> object:
     if not torch.is_grad_enabled():
         return forward(*inputs, **named)
     return checkpoint(forward, *inputs, use_reentrant=False, context_fn=passes, **named)
 
 
-def _passes(unit: nn.Module) -> tuple[Any, Any]:
+def _passes(unit: nn.Module) -> Passes:
     """The contexts of the first pass and of the second, which counts no batch again."""
     return contextlib.nullcontext(), statistics_kept(unit)
 
@@ -79,9 +85,9 @@ def settle_buckets(trained: nn.Module, data: Dataset, device: torch.device, auto
     trained.zero_grad(set_to_none=True)
 
 
-def whole(norm: Any) -> Tensor:
+def whole(norm: Tensor) -> Tensor:
     """A norm of all gradients, of those of all ranks where they are sharded."""
-    return norm.full_tensor() if is_sharded(norm) else norm
+    return cast("DTensor", norm).full_tensor() if is_sharded(norm) else norm
 
 
 def shard(model: nn.Module, config: Config, ranks: Ranks, device: torch.device) -> None:
@@ -116,31 +122,31 @@ def outlined(config: Config, ranks: Ranks) -> nn.Module:
 @torch.no_grad()
 def hand_out(module: nn.Module, device: torch.device) -> None:
     """Puts what is not sharded yet of `module` on the device, rank 0's on every rank; tied tensors stay tied."""
-    given: dict[int, tuple[Tensor, Any]] = {}  # by the id of the old one, which stays alive for it
+    moved: dict[int, tuple[Tensor, Any]] = {}  # by the id of the old one, which stays alive for it
     for part in module.modules():
-        held: dict[str, Any]
-        for held in (part._parameters, part._buffers):
-            for name, tensor in held.items():
+        own: dict[str, Any]
+        for own in (part._parameters, part._buffers):
+            for name, tensor in own.items():
                 if tensor is None or is_sharded(tensor):
                     continue
-                if id(tensor) not in given:
+                if id(tensor) not in moved:
                     new = torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.detach().to(device)
                     new = new.contiguous()
                     dist.broadcast(new, src=0)
                     is_parameter = isinstance(tensor, nn.Parameter)
-                    given[id(tensor)] = tensor, nn.Parameter(new, tensor.requires_grad) if is_parameter else new
-                held[name] = given[id(tensor)][1]
+                    moved[id(tensor)] = tensor, nn.Parameter(new, tensor.requires_grad) if is_parameter else new
+                own[name] = moved[id(tensor)][1]
 
 
 def rows_of(model: nn.Module) -> dict[str, Rows]:
     """What this rank holds of each sharded tensor; empty for a model that is whole here."""
-    found = {}
+    rows = {}
     for name, tensor in named_tensors(model).items():
         if not is_sharded(tensor):
             continue
-        mesh: Any = tensor.device_mesh  # type: ignore[attr-defined]
-        assert [p.is_shard(0) for p in tensor.placements] == [True], name  # type: ignore[attr-defined]
-        size = -(-tensor.shape[0] // mesh.size())
-        first = min(size * mesh.get_local_rank(), tensor.shape[0])
-        found[name] = Rows(tuple(tensor.shape), first, tensor.to_local().shape[0])  # type: ignore[attr-defined]
-    return found
+        sharded = cast("DTensor", tensor)
+        assert [p.is_shard(0) for p in sharded.placements] == [True], name
+        size = -(-sharded.shape[0] // sharded.device_mesh.size())
+        first = min(size * sharded.device_mesh.get_local_rank(), sharded.shape[0])
+        rows[name] = Rows(tuple(sharded.shape), first, sharded.to_local().shape[0])
+    return rows

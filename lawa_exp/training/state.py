@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ from lawa_exp.storage.origin import weight_files
 from lawa_exp.storage.safetensors import map_stored, map_tensors, stored
 from lawa_exp.storage.store import Store
 from lawa_exp.system.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 @dataclass
@@ -41,11 +45,11 @@ class State:
     measured_rate: float | None = None  # of a schedule that measures, once it has
     store: Store = field(default_factory=Store)
 
-    def save(self, root: Path, scalars: dict[str, Any]) -> Path:
+    def save(self, root: Path, scalars: Mapping[str, object]) -> Path:
         """Commits `root/step_XXXXXXXX`; `scalars` is kept with it and given back by `load`."""
         averagers = {id: a.state() for id, a in self.averagers.items()}
         optimizer, groups = _optimizer_state(self.optimizer, self.model, self.store)
-        described = {
+        described: dict[str, object] = {
             "step": self.step,
             "scalars": scalars,
             "optimizer_groups": groups,
@@ -58,9 +62,9 @@ class State:
         in_memory = {s: snapshot for s, snapshot in self.window.snapshots.items() if not snapshot.on_disk}
         tensors |= {f"window/{step_name(s)}": snapshot.tensors for s, snapshot in in_memory.items()}
         if self.feedback:
-            held, described["feedback"] = self.feedback.averager.state()
+            own, described["feedback"] = self.feedback.averager.state()
             described["feedback_window"] = sorted(self.feedback.window.snapshots)
-            tensors["feedback/averager"] = held
+            tensors["feedback/averager"] = own
             for s, snapshot in self.feedback.window.snapshots.items():
                 tensors[f"feedback/window/{step_name(s)}"] = snapshot.tensors
         texts = {"state.json": json.dumps(described, indent=1)}
@@ -92,7 +96,8 @@ class State:
             self._load_window(self.feedback.window, folder, "feedback/window", steps, trajectory)
         elif self.feedback:
             self.feedback.begin(self.live)
-        return described["scalars"]
+        saved: dict[str, Any] = described["scalars"]
+        return saved
 
     def _read(self, folder: Path, stem: str) -> dict[str, Tensor]:
         return self.store.read(folder, stem, _parameter) if stored(folder, stem) else {}
@@ -175,7 +180,7 @@ def _optimizer_state(
 
 
 def _load_optimizer(
-    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor], groups: list[dict[str, Any]]
+    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor], groups: list[dict[str, object]]
 ) -> None:
     reshard(model)
     order = {id(p): i for i, p in enumerate(p for g in optimizer.param_groups for p in g["params"])}
@@ -195,9 +200,15 @@ def _load_optimizer(
     optimizer.load_state_dict(described)
 
 
-def _like(parameter: Any, rows: Tensor) -> Tensor:
+def _like(parameter: DTensor, rows: Tensor) -> Tensor:
     """This rank's rows as a tensor that is distributed as `parameter` is."""
     from torch.distributed.tensor import DTensor
 
-    layout = {"shape": parameter.shape, "stride": parameter.stride(), "run_check": False}
-    return DTensor.from_local(rows.to(parameter.device), parameter.device_mesh, parameter.placements, **layout)
+    return DTensor.from_local(
+        rows.to(parameter.device),
+        parameter.device_mesh,
+        parameter.placements,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+        run_check=False,
+    )

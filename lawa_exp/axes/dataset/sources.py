@@ -13,10 +13,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lawa_exp.axes.dataset.places import is_hidden
 from lawa_exp.system.errors import Failed, UserError
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
 
 CORPORA = {  # name: (where the Hugging Face hub has it, its tokenizer)
     "openwebtext": ("Skylion007/openwebtext", "gpt2"),
@@ -113,7 +116,7 @@ def _reading(what: str) -> Iterator[None]:
         raise Failed(f"cannot read {what} ({_one_line(error)}); the same command goes on later") from None
 
 
-def _stream(path: str, **where: str | list[str]) -> Any:
+def _stream(path: str, **where: str | list[str]) -> IterableDataset:
     datasets = _import_datasets()
     datasets.disable_progress_bars()
     return datasets.load_dataset(path, split="train", streaming=True, **where)
@@ -174,9 +177,9 @@ class LocalFiles:
         """Where the document after the last one yielded begins."""
         return list(self._position)
 
-    def documents(self, position: list[int] | None, done: int) -> Iterator[object]:
-        """The texts from `position` on."""
-        first, start = position or (0, 0)
+    def documents(self, position: object, done: int) -> Iterator[object]:
+        """The texts from `position` on; None: all."""
+        first, start = position if isinstance(position, list) else (0, 0)
         for number in range(first, len(self._files)):
             path = self._files[number]
             if self._kind == "txt":
@@ -195,19 +198,19 @@ class HubStream:
     another version counts the documents instead.
     """
 
-    def __init__(self, name: str, fingerprint: str, stream: Any):
+    def __init__(self, name: str, fingerprint: str, stream: IterableDataset):
         self.name, self.fingerprint, self._stream = name, fingerprint, stream
         split = (stream.info.splits or {}).get("train")
         self.total = (split.num_examples or None) if split else None
 
-    def position(self) -> dict[str, Any]:
+    def position(self) -> dict[str, object]:
         """The state behind the last document yielded."""
         return {"version": _import_datasets().__version__, "state": self._stream.state_dict()}
 
-    def documents(self, position: dict[str, Any] | None, done: int) -> Iterator[object]:
-        """The texts from `position` on, which lies behind `done` documents."""
+    def documents(self, position: object, done: int) -> Iterator[object]:
+        """The texts from `position` on, which lies behind `done` documents; None: all."""
         with _reading(self.name):
-            if position and position["version"] == _import_datasets().__version__:
+            if isinstance(position, dict) and position["version"] == _import_datasets().__version__:
                 self._stream.load_state_dict(position["state"])
             elif done:
                 self._stream = self._stream.skip(done)

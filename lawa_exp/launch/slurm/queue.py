@@ -110,7 +110,8 @@ def read_record(sweep: Path) -> list[Submitted]:
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             content = json.loads(line)
-            lines.append({**content, "run_dir": find_run(content["run_dir"], sweep)})
+            run_dir = find_run(content["run_dir"], sweep)
+            lines.append({"run_dir": run_dir, "job": content["job"], "time": content["time"]})
         except (ValueError, KeyError, TypeError):
             continue
     return lines
