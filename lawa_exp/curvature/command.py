@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,6 +36,9 @@ from lawa_exp.system.errors import Failed, UserError
 from lawa_exp.system.files import write_text_atomically
 from lawa_exp.training.sharing import batches_of
 from lawa_exp.training.state import load_live
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LIVE = "live"
 CONVERGED = 0.01  # of the eigenvalue: a larger error is told
@@ -109,7 +112,7 @@ def measure(args: argparse.Namespace) -> int:
     like = loss.parameters[0].detach()
 
     def spectrum(indices: np.ndarray, *start: int) -> Spectrum:
-        def times(vector: Any) -> Any:
+        def times(vector: Tensor) -> Tensor:
             if signals.stop_is_asked():
                 raise Failed("stopped: nothing was written; the same command begins anew")
             product = loss.times(indices, vector)
@@ -129,13 +132,13 @@ def measure(args: argparse.Namespace) -> int:
         raise Failed(f"the largest eigenvalue is {m.top.largest:.3g}: no direction curves upwards, any rate is stable")
     m.gradient_step = gradient_step(loss, whole)
     for size in sizes:
-        found = []
+        of_batches = []
         for number in range(count):
             rng = np.random.default_rng((seed, 2, size, number))
-            found.append(spectrum(np.sort(rng.choice(whole, size, replace=False)), 3, size, number))
-        m.batches.append(OnBatches(size, [s.largest for s in found]))
-        m.batch_spectrum = m.batch_spectrum or found[0]
-        say(f"batches of {size:,}: largest " + ", ".join(f"{s.largest:.4g}" for s in found))
+            of_batches.append(spectrum(np.sort(rng.choice(whole, size, replace=False)), 3, size, number))
+        m.batches.append(OnBatches(size, [s.largest for s in of_batches]))
+        m.batch_spectrum = m.batch_spectrum or of_batches[0]
+        say(f"batches of {size:,}: largest " + ", ".join(f"{s.largest:.4g}" for s in of_batches))
     if loss.ranks.is_main:
         out = Path(args.out) if args.out else run.path / "curvature" / (args.name or f"{args.weights}-{folder.name}")
         text = told(m)
@@ -300,4 +303,5 @@ def density(spectra: Sequence[Spectrum], grid: np.ndarray, width: float) -> np.n
     """The spectral density on `grid`, each Ritz value a Gaussian of standard deviation `width`; it integrates to 1."""
     values, weights = np.concatenate([s.values for s in spectra]), np.concatenate([s.weights for s in spectra])
     bells = np.exp(-(((grid[:, None] - values) / width) ** 2) / 2) / (width * math.sqrt(2 * math.pi))
-    return bells @ weights / len(spectra)
+    total: np.ndarray = bells @ weights / len(spectra)
+    return total

@@ -7,10 +7,10 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import quote
 
 from lawa_exp.axes.dataset import DATASETS
@@ -38,10 +38,26 @@ COMPARED = ("val loss, live", "best average", "its val loss", "to live", "steps 
 FIELDS = ("averager", "k", "spacing", "start", "every")  # of a row, that tell what its average is
 
 Rows = list[dict[str, Any]]
-Cell = tuple[Any, str]  # what a column is sorted by (None: last), and the text
+Cell = tuple[float | str | None, str]  # what a column is sorted by (None: last), and the text
 
 
-def collect(sweep: Path, out: Path, now: float) -> dict[str, Any]:
+class Content(TypedDict):
+    """What page.js shows. unit: of the losses; shown: the averagers whose curves are on."""
+
+    title: str
+    command: str
+    written: str
+    problems: list[str]
+    states: list[str]
+    unit: str
+    averagers: list[dict[str, str]]
+    shown: list[str]
+    columns: dict[str, list[str]]
+    runs: list[dict[str, object]]
+    groups: list[dict[str, object]]
+
+
+def collect(sweep: Path, out: Path, now: float) -> Content:
     """The page's content. out: the page, from whose folder the links go."""
     found, problem = standings(list_runs(sweep), now)
     problems = [problem] if problem else []
@@ -54,22 +70,24 @@ def collect(sweep: Path, out: Path, now: float) -> dict[str, Any]:
             problems.append(str(error))
             configs.setdefault(s.run.path, {})
             rows.setdefault(s.run.path, [])
-    keys, values = settings_of(found, configs)
+    identities = {path: config.get("identity", {}) for path, config in configs.items()}
+    units = {path: unit_of(config["dataset"]["kind"]) for path, config in configs.items() if config}
+    keys, values = settings_of(found, identities)
     findings_of = {path: found_in(mine) for path, mine in rows.items()}
     runs = [
-        run_item(s, mine, rows[s.run.path], findings_of[s.run.path], configs[s.run.path], out)
+        run_item(s, mine, rows[s.run.path], findings_of[s.run.path], units.get(s.run.path), out)
         for s, mine in zip(found, values, strict=True)
     ]
-    groups = [group_item(members, found, values, keys, rows) for members in seed_groups(found, configs, rows)]
+    groups = [group_item(members, found, values, keys, rows) for members in seed_groups(found, identities, rows)]
     every_row = [row for mine in rows.values() for row in mine]
-    units = {unit_of(config) for config in configs.values() if config}
+    every_unit = set(units.values())
     return {
         "title": sweep.resolve().name,
         "command": command_of(sweep),
         "written": time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(now)),
         "problems": problems,
         "states": [state for state in STATES if any(s.state == state for s in found)],
-        "unit": f"nats per {units.pop()}" if len(units) == 1 else "nats per token or image",
+        "unit": f"nats per {every_unit.pop()}" if len(every_unit) == 1 else "nats per token or image",
         "averagers": averagers(every_row),
         "shown": shown_at_first(averager_ids(every_row), findings_of.values()),
         "columns": {
@@ -85,9 +103,8 @@ def command_of(sweep: Path) -> str:
     return manifest.read(sweep)["command"] if (sweep / manifest.NAME).is_file() else ""
 
 
-def unit_of(config: dict[str, Any]) -> str:
-    """What a loss is the mean over."""
-    kind = config["dataset"]["kind"]
+def unit_of(kind: str) -> str:
+    """What a loss on a data set of this kind is the mean over."""
     return "image" if kind in DATASETS and DATASETS[kind].inputs == "images" else "token"
 
 
@@ -120,20 +137,21 @@ def beside(path: Path) -> Rows:
         return []
 
 
-def settings_of(found: Sequence[Standing], configs: dict[Path, dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def settings_of(
+    found: Sequence[Standing], identities: Mapping[Path, dict[str, object]]
+) -> tuple[list[str], list[list[str]]]:
     """The settings that tell the runs apart, and their values for each: a sweep's overrides, else their identities'."""
     overrides = [dict(o.lstrip("+").partition("=")[::2] for o in s.run.overrides) for s in found]
-    keys = list(dict.fromkeys(key for mine in overrides for key in mine))
+    keys = list(dict.fromkeys(key for own in overrides for key in own))
     if not keys:
-        told = [{k: str(v) for k, v in flat(configs[s.run.path].get("identity", {})).items()} for s in found]
-        known = [mine for mine in told if mine]
-        shared = [k for k in known[0] if all(k in mine for mine in known)] if known else []
-        keys = [k for k in shared if len({mine[k] for mine in known}) > 1 and k != "dataset.fingerprint"][:SETTINGS]
-        overrides = told
-    return keys, [[mine.get(key, "") for key in keys] for mine in overrides]
+        overrides = [{k: str(v) for k, v in flat(identities[s.run.path]).items()} for s in found]
+        settled = [own for own in overrides if own]
+        shared = [k for k in settled[0] if all(k in own for own in settled)] if settled else []
+        keys = [k for k in shared if len({own[k] for own in settled}) > 1 and k != "dataset.fingerprint"][:SETTINGS]
+    return keys, [[own.get(key, "") for key in keys] for own in overrides]
 
 
-def averagers(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def averagers(rows: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
     """The averagers of all runs, of each its id and kind; of a kind in the order of their settings."""
     kinds = {r["weights"]: (r["averager"], r.get("k", 0), r.get("spacing", 0)) for r in rows if r["weights"] != "live"}
     return [{"id": id, "kind": kind[0]} for id, kind in sorted(kinds.items(), key=lambda entry: (entry[1], entry[0]))]
@@ -162,11 +180,11 @@ def found_in(rows: Rows) -> Findings | None:
         return None
 
 
-def drawn(f: Findings | None, rows: Rows) -> dict[str, Any]:
+def drawn(f: Findings | None, rows: Rows) -> dict[str, object]:
     """Curves by weights, a line for each average, heat maps."""
     ids = ["live", *averager_ids(rows)]
     curves = {id: {m: thinned(curve(rows, id, metric=m)) for m in ("loss", "accuracy")} for id in ids}
-    shown: dict[str, Any] = {"curves": {id: {m: c for m, c in of.items() if c} for id, of in curves.items()}}
+    shown: dict[str, object] = {"curves": {id: {m: c for m, c in of.items() if c} for id, of in curves.items()}}
     if f is None:
         return {**shown, "lines": [], "maps": []}
     lines = [
@@ -191,10 +209,11 @@ def thinned(points: Sequence[tuple[int, float]]) -> list[list[float]]:
     return [[s, float(f"{v:.6g}")] for i, (s, v) in enumerate(points) if i % every == 0 or i == len(points) - 1]
 
 
-def heat_maps(f: Findings, rows: Rows) -> list[dict[str, Any]]:
+def heat_maps(f: Findings, rows: Rows) -> list[dict[str, object]]:
     """k against spacing, as in a read-out's heatmap.png."""
     step = compared_at(f, rows) or f.step
-    gaps, maps = differences(f, rows, step), []
+    gaps = differences(f, rows, step)
+    maps: list[dict[str, object]] = []
     for name, lines in grids(f).items():
         first = min(line.at for line in lines)
         cells = []
@@ -218,15 +237,15 @@ def heat_maps(f: Findings, rows: Rows) -> list[dict[str, Any]]:
 
 
 def run_item(
-    s: Standing, settings: list[str], rows: Rows, f: Findings | None, config: dict[str, Any], out: Path
-) -> dict[str, Any]:
-    """A run: its cells in the table's order, its curves and maps, its files."""
+    s: Standing, settings: list[str], rows: Rows, f: Findings | None, loss_unit: str | None, out: Path
+) -> dict[str, object]:
+    """A run: its cells in the table's order, its curves and maps, its files. loss_unit: None where it is not known."""
     path = s.run.path
     step = f"{s.step or 0:,}" + (f" of {s.steps:,}" if s.steps else "")
     speed, unit = s.tokens_per_second, s.unit
-    if speed is None and config:
+    if speed is None and loss_unit:
         timed = [r for r in beside(path / "timing.jsonl") if r.get("tokens_per_second")]
-        speed, unit = (timed[-1]["tokens_per_second"] if timed else None), unit_of(config)
+        speed, unit = (timed[-1]["tokens_per_second"] if timed else None), loss_unit
     cells: list[Cell] = [
         (path.name, path.name),
         (STATES.index(s.state), s.state),
@@ -292,12 +311,12 @@ def sortable(text: str) -> Cell:
 
 
 def seed_groups(
-    found: Sequence[Standing], configs: dict[Path, dict[str, Any]], rows: dict[Path, Rows]
+    found: Sequence[Standing], identities: Mapping[Path, dict[str, object]], rows: dict[Path, Rows]
 ) -> list[list[int]]:
     """The runs that were evaluated and differ only in the seed."""
     groups: dict[str, list[int]] = {}
     for i, s in enumerate(found):
-        identity = {k: v for k, v in configs[s.run.path].get("identity", {}).items() if k != "seed"}
+        identity = {k: v for k, v in identities[s.run.path].items() if k != "seed"}
         if identity and any(step > 0 for step, _ in curve(rows[s.run.path], "live")):
             groups.setdefault(json.dumps(identity, sort_keys=True) + str(s.steps), []).append(i)
     return list(groups.values())
@@ -305,7 +324,7 @@ def seed_groups(
 
 def group_item(
     members: list[int], found: Sequence[Standing], values: list[list[str]], keys: list[str], rows: dict[Path, Rows]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The mean over the seeds, as an item of the table."""
     mine = [rows[found[i].run.path] for i in members]
     settings = [value for key, value in zip(keys, values[members[0]], strict=True) if key != "seed"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import size_text, write_text_atomically
@@ -13,13 +13,13 @@ from lawa_exp.system.files import size_text, write_text_atomically
 HERE = Path(__file__).parent
 
 
-def write_page(content: dict[str, Any], out: Path) -> str:
+def write_page(content: Mapping[str, object], out: Path) -> str:
     """Writes the page; returns its size as text. UserError: there is no folder for it."""
     if not out.parent.is_dir() or out.is_dir():
         raise UserError(f"--out={out}: expected a file in a folder that exists")
-    data = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")  # ends no element
+    data = json.dumps(dict(content), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")  # ends no element
     page = (HERE / "page.html").read_text()
-    parts = {"TITLE": html.escape(content["title"]), "DATA": data}
+    parts = {"TITLE": html.escape(str(content["title"])), "DATA": data}
     parts |= {"STYLE": (HERE / "page.css").read_text(), "SCRIPT": (HERE / "page.js").read_text()}
     before, *rest = page.split("{{")
     for piece in rest:

@@ -6,8 +6,6 @@ A default stands once, in the class that other people's loops use as well. What 
 
 from __future__ import annotations
 
-from typing import Any
-
 from lawa_exp.averaging import AVERAGERS
 from lawa_exp.config.rules import default_of, near, setting_names
 from lawa_exp.system.errors import UserError
@@ -22,7 +20,7 @@ def read_defaults() -> None:
     yaml.SafeLoader.add_constructor(TAG, lambda loader, node: named(str(node.value)))
 
 
-def named(name: str) -> Any:
+def named(name: str) -> object:
     """The default of `KIND.SETTING`. UserError where there is no such setting."""
     names = {f"{kind}.{setting}": (cls, setting) for kind, cls in AVERAGERS.items() for setting in setting_names(cls)}
     if name not in names:

@@ -55,7 +55,7 @@ class Arm:
     """
 
     sets: tuple[str, ...]
-    where: Mapping[str, Any]
+    where: Mapping[str, object]
     weights: str = "live"
     at: float = 1.0
     metric: str = LOSS
@@ -110,14 +110,14 @@ def not_logistics(key: str) -> bool:
     return key.split(".")[0] in ("model", "dataset", "optimizer", "lr", "batch", "scaling", "feedback", "fault")
 
 
-def fits(run: Run, where: Mapping[str, Any]) -> bool:
+def fits(run: Run, where: Mapping[str, object]) -> bool:
     return all(same(run.steps if k == "steps" else run.config.get(k), v) for k, v in where.items())
 
 
-def same(ours: Any, asked: Any) -> bool:
-    if isinstance(asked, int | float) and isinstance(ours, int | float) and not isinstance(asked, bool):
-        return math.isclose(ours, asked, rel_tol=1e-9)
-    return str(ours) == str(asked)
+def same(ours: object, required: object) -> bool:
+    if isinstance(required, int | float) and isinstance(ours, int | float) and not isinstance(required, bool):
+        return math.isclose(ours, required, rel_tol=1e-9)
+    return str(ours) == str(required)
 
 
 def measure(arm: Arm, trained: Mapping[str, Sequence[Run]]) -> Measured:

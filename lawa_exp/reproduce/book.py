@@ -11,11 +11,12 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
 from lawa_exp.config.rules import near
 from lawa_exp.system.errors import UserError
 
+T = TypeVar("T")
 FOLDER = Path(__file__).parent / "papers"
 PAPERS = ("lawa", "ewa", "ajroldi", "anytime")
 TRAININGS = "trainings"
@@ -28,7 +29,7 @@ class Figure:
     """One published figure in the paper's own units; `value` may be text (`> 16`)."""
 
     what: str
-    value: Any
+    value: int | float | str
     unit: str
     source: str
     certainty: str
@@ -50,7 +51,7 @@ class Claim:
     where: str
     setting: str
     published: tuple[Figure, ...]
-    arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    arms: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     rules: tuple[str, ...] = ()
     because: str = ""
     verdict: str = ""  # of a claim without rules: not run, not comparable
@@ -85,7 +86,7 @@ class Form:
     name: str
     recipe: str
     data: str
-    names: Mapping[str, Mapping[str, Any]] = field(hash=False)
+    names: Mapping[str, Mapping[str, object]] = field(hash=False)
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,14 @@ class Book:
 
     def paper(self, name: str) -> Paper:
         return next(p for p in self.papers if p.name == name)
+
+
+class ClaimEntry(TypedDict, total=False):
+    """A claim in a paper's file, of which this looks at these; the others are fields of `Claim` as they stand."""
+
+    id: str
+    published: list[dict[str, object]]
+    rules: list[str]
 
 
 def read_yaml(path: Path) -> Any:
@@ -126,17 +135,17 @@ def load(folder: Path = FOLDER) -> Book:
 
 def unknown_names(book: Book) -> list[str]:
     """What claims call by a $name that no form has, which makes them "not run" everywhere: a line each."""
-    known = {name for form in book.forms for names in form.names.values() for name in names}
-    found = []
+    names = {name for form in book.forms for of_scale in form.names.values() for name in of_scale}
+    lines = []
     for claim in (claim for paper in book.papers for claim in paper.claims):
-        asked = {v for arm in claim.arms.values() for v in arm.values() if isinstance(v, str) and v.startswith("$")}
-        found += [
-            f"{claim.id}: {v} is a name of no form; {near(v[1:], known)}" for v in sorted(asked) if v[1:] not in known
+        used = {v for arm in claim.arms.values() for v in arm.values() if isinstance(v, str) and v.startswith("$")}
+        lines += [
+            f"{claim.id}: {v} is a name of no form; {near(v[1:], names)}" for v in sorted(used) if v[1:] not in names
         ]
-    return found
+    return lines
 
 
-def read_claim(content: dict[str, Any], file: str) -> Claim:
+def read_claim(content: ClaimEntry, file: str) -> Claim:
     place = f"{file}: {content.get('id', '?')}"
     figures = tuple(made(Figure, f, place) for f in content.get("published", ()))
     for figure in figures:
@@ -152,8 +161,8 @@ def read_claim(content: dict[str, Any], file: str) -> Claim:
     return claim
 
 
-def made(cls: type[Any], values: dict[str, Any], place: str) -> Any:
-    names = [f.name for f in dataclasses.fields(cls)]
+def made(cls: type[T], values: Mapping[str, object], place: str) -> T:
+    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]  # they are dataclasses
     for name in values:
         if name not in names:
             raise UserError(f"{place}: {name} is not a field; {near(name, names)}")

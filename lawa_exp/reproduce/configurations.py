@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 from lawa_exp.config.rules import near
 from lawa_exp.reproduce.book import PAPERS
@@ -22,6 +22,8 @@ from lawa_exp.system.cli import Parser, exit_code
 from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
+    from lawa_exp.averaging import AveragerSettings
+    from lawa_exp.axes.batch.batches import Batches
     from lawa_exp.runs.cost import Cost
     from lawa_exp.runs.prepare import Prepared
 
@@ -37,6 +39,28 @@ ALWAYS = {  # shown of every set-up, published or not: quantity -> unit
     "gpu_hours": "GPU hours",
 }
 NOWHERE = {"certainty": "", "source": ""}
+
+
+class Machine(TypedDict):
+    """peak: FLOP/s; mfu: the share of them that is assumed."""
+
+    name: str
+    peak: float
+    mfu: float
+
+
+class Fact(TypedDict):
+    """A published fact, with what its set-up says of all its facts. See the head of configurations.yaml."""
+
+    quantity: str
+    value: float | str | None
+    unit: str
+    certainty: str
+    source: str
+    step: NotRequired[int]
+    tolerance: NotRequired[float]
+    because: NotRequired[str]
+    not_built: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -73,19 +97,21 @@ def check(paper: str) -> list[Row]:
         planned = _planned(words) if words else None
         machine = content["machines"][setup["machine"]] if words else None
         facts = setup["facts"]
-        known = {fact["quantity"] for fact in facts}
+        published = {fact["quantity"] for fact in facts}
         if words:
-            also = {q: unit for q, unit in ALWAYS.items() if q not in known}
+            also = {q: unit for q, unit in ALWAYS.items() if q not in published}
             facts = facts + [{"quantity": q, "value": None, "unit": u, **NOWHERE} for q, u in also.items()]
         origin = {key: setup[key] for key in ("certainty", "source") if key in setup}
-        rows += [_row(setup["setup"], words, {**origin, **fact}, planned, machine) for fact in facts]
+        for fact in facts:  # as the file has them
+            rows.append(_row(setup["setup"], words, cast(Fact, {**origin, **fact}), planned, machine))
     return rows
 
 
 def _read() -> dict[str, Any]:
     import yaml
 
-    return yaml.safe_load(FACTS.read_text())
+    content: dict[str, Any] = yaml.safe_load(FACTS.read_text())
+    return content
 
 
 def _planned(words: str) -> tuple[Prepared, Cost]:
@@ -105,12 +131,13 @@ def _planned(words: str) -> tuple[Prepared, Cost]:
     return prepared, measure(prepared)[1]
 
 
-def _row(setup: str, words: str, fact: dict[str, Any], planned: tuple[Prepared, Cost] | None, machine: Any) -> Row:
+def _row(setup: str, words: str, fact: Fact, planned: tuple[Prepared, Cost] | None, machine: Machine | None) -> Row:
     quantity, step, published = fact["quantity"], fact.get("step"), fact["value"]
     tolerance = max(ROUNDING, fact.get("tolerance", 0.0))
     ours, verdict, reason = None, "not built", fact.get("not_built", "")
     if not reason:
-        assert planned, f"{setup}: without words, {quantity} needs not_built"
+        assert planned and machine, f"{setup}: without words, {quantity} needs not_built"
+        assert not isinstance(published, str), f"{setup}: {quantity} is built, and published as {published}"
         ours = _ours(*planned, quantity, step, machine)
         verdict, reason = "not published", ""
         if published is not None:
@@ -125,7 +152,7 @@ def _row(setup: str, words: str, fact: dict[str, Any], planned: tuple[Prepared, 
     return Row(setup, words, quantity, step, published, ours, unit, certainty, source, tolerance, verdict, reason)
 
 
-def _ours(p: Prepared, cost: Cost, quantity: str, step: int | None, machine: Any) -> float:
+def _ours(p: Prepared, cost: Cost, quantity: str, step: int | None, machine: Machine) -> float:
     if quantity == "gpu_hours":
         return cost.gpu_hours(machine["peak"], machine["mfu"])
     if quantity in QUANTITIES:
@@ -139,11 +166,12 @@ def _ours(p: Prepared, cost: Cost, quantity: str, step: int | None, machine: Any
     return float(p.facts.sizes["train"] if found == "all" else found)
 
 
-def _averager(p: Prepared, kind: str) -> Any:
-    return next(a for a in p.config.averagers if a.kind == kind)
+def _averager(p: Prepared, kind: str) -> AveragerSettings:
+    settings: AveragerSettings = next(a for a in p.config.averagers if a.kind == kind)
+    return settings
 
 
-def _batches(p: Prepared) -> Any:
+def _batches(p: Prepared) -> Batches:
     from lawa_exp.training.sharing import batches_of
 
     return batches_of(p.config, p.facts)
@@ -156,12 +184,18 @@ def _rate(p: Prepared, cost: Cost, step: int) -> float:
 
 
 def _window(p: Prepared, cost: Cost, step: int) -> float:
+    from lawa_exp.averaging.settings import WindowSettings
+
     lawa = _averager(p, "lawa")
+    assert isinstance(lawa, WindowSettings)
     return lawa.k * lawa.spacing / p.config.steps
 
 
 def _ema_old_weight(p: Prepared, cost: Cost, step: int) -> float:
+    from lawa_exp.averaging.settings import ExponentialSettings
+
     ema = _averager(p, "ema")
+    assert isinstance(ema, ExponentialSettings)
     return ema.old_weight(step, ema.period, step // ema.period)
 
 

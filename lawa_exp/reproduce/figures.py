@@ -9,10 +9,15 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lawa_exp.results.figures import STYLES, pyplot
 from lawa_exp.results.tables import NATS
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 STYLE = {
     "font.size": 8.5,
@@ -78,9 +83,9 @@ BySeed = Mapping[float, Sequence[float]]  # {x: a value for each seed}
 class Sheet:
     """A figure of panels; rows: its numbers, as `HEAD` names them; notes: what its caption adds."""
 
-    figure: Any
-    panels: list[Any]
-    rows: list[list[Any]] = field(default_factory=list)
+    figure: Figure
+    panels: list[Axes]
+    rows: list[list[object]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @classmethod
@@ -138,33 +143,33 @@ class Sheet:
 
     def legend(self) -> Sheet:
         """One for all panels, below them."""
-        found: dict[str, Any] = {}
+        entries: dict[str, Artist] = {}
         for axes in self.panels:
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-                found.setdefault(label, handle)
-        if found:
-            each = ENTRY[0] + ENTRY[1] * max(map(len, found))
-            columns = min(len(found), max(1, int(self.figure.get_figwidth() / each)))
+                entries.setdefault(label, handle)
+        if entries:
+            each = ENTRY[0] + ENTRY[1] * max(map(len, entries))
+            columns = min(len(entries), max(1, int(self.figure.get_figwidth() / each)))
             self.figure.legend(
-                list(found.values()), list(found), loc="outside lower center", ncols=columns, handlelength=3.2
+                list(entries.values()), list(entries), loc="outside lower center", ncols=columns, handlelength=3.2
             )
         return self
 
 
-def later(panel: Any, values: Sequence[float]) -> None:
+def later(panel: Axes, values: Sequence[float]) -> None:
     """Sets the y axis to these values with a margin, so that what falls before them does not fill it."""
     low, high = min(values), max(values)
     margin = 0.05 * max(high - low, 1e-3)
     panel.set_ylim(low - margin, high + margin)
 
 
-def ticks(panel: Any, values: Sequence[float]) -> None:
+def ticks(panel: Axes, values: Sequence[float]) -> None:
     """These and no others on the x axis, as plain numbers."""
     panel.set_xticks(values, [f"{v:g}" for v in values])
     panel.set_xticks([], minor=True)
 
 
-def above(panel: Any) -> None:
+def above(panel: Axes) -> None:
     """Cuts the y axis where it would reach further below 0 than above: what is bad by much leaves the frame."""
     bottom, top = panel.get_ylim()
     panel.set_ylim(max(bottom, -top), top)

@@ -28,22 +28,22 @@ class Outcome:
     arms: Mapping[str, Measured] | None = None
 
 
-def resolve(arm: Mapping[str, Any], names: Mapping[str, Any]) -> Arm:
+def resolve(arm: Mapping[str, object], names: Mapping[str, object]) -> Arm:
     """An arm with its $names replaced. Missing: the form has no such name."""
 
-    def meant(value: Any) -> Any:
+    def meant(value: object) -> object:
         if isinstance(value, str) and value.startswith("$"):
             if value[1:] not in names:
                 raise Missing(f"no {value[1:]} in this form")
             return names[value[1:]]
         return value
 
-    known = {key: meant(value) for key, value in arm.items()}
-    if "set" not in known:
+    settings = {key: meant(value) for key, value in arm.items()}
+    if "set" not in settings:
         raise UserError(f"arm {dict(arm)}: expected set, of trainings")
-    sets = (str(known.pop("set")),)
-    own = {key: known.pop(key) for key in FIELDS if key in known}
-    return Arm(sets, known, **own)
+    sets = (str(settings.pop("set")),)
+    own: dict[str, Any] = {key: settings.pop(key) for key in FIELDS if key in settings}  # as the paper's file has them
+    return Arm(sets, settings, **own)
 
 
 def outcome(claim: Claim, form: Form, scale: str, runs: Callable[[str], Sequence[Run]]) -> Outcome:

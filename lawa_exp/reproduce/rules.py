@@ -27,7 +27,6 @@ import operator
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lawa_exp.reproduce.arms import Measured, Missing
 from lawa_exp.results.savings import Price, longest_saving
@@ -255,7 +254,7 @@ def window(average: Measured) -> Number:
         raise UserError(f"rule: window({average.weights}): not a LAWA window") from None
 
 
-OF_ARMS: dict[str, Callable[..., Any]] = {
+OF_ARMS: dict[str, Callable[..., Number]] = {
     "saved": saved,
     "longest": longest,
     "cut": cut,

@@ -8,10 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lawa_exp.averaging import AveragerSettings
 from lawa_exp.axes.configuration import Config
@@ -86,10 +85,10 @@ def late(averager: AveragerSettings, config: Config) -> bool:
     return len(averager.needed(config.steps)) < averager.observations
 
 
-_SIZES: dict[Any, float] = {}
+_SIZES: dict[Hashable, float] = {}
 
 
-def flops_per_sample(model: Any, prepared: Prepared) -> float:
+def flops_per_sample(model: Hashable, prepared: Prepared) -> float:
     if model not in _SIZES:
         _SIZES[model] = size(prepared)[2]
     return _SIZES[model]

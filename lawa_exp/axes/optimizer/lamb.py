@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lawa_exp.axes.optimizer.groups import EXCLUDED, groups_with_adaptation
 from lawa_exp.axes.optimizer.settings import OptimizerSettings
 from lawa_exp.config.rules import number, setting
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
     from torch.optim import Optimizer
 
@@ -37,7 +39,7 @@ class LAMB(OptimizerSettings):
 
         class Lamb(torch.optim.Optimizer):
             @torch.no_grad()
-            def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
                 beta1, beta2 = settings.beta1, settings.beta2
                 for group in self.param_groups:
                     for w in group["params"]:

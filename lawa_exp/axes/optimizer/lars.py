@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lawa_exp.axes.optimizer.groups import EXCLUDED, groups_with_adaptation
 from lawa_exp.axes.optimizer.settings import OptimizerSettings
 from lawa_exp.config.rules import number, one_of, setting
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
     from torch.optim import Optimizer
 
@@ -40,7 +42,7 @@ class LARS(OptimizerSettings):
 
         class Lars(torch.optim.Optimizer):
             @torch.no_grad()
-            def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
                 for group in self.param_groups:
                     rate, decay = group["lr"], group["weight_decay"]
                     for w in group["params"]:

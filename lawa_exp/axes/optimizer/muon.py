@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lawa_exp.axes.optimizer.groups import matrices_and_vectors
 from lawa_exp.axes.optimizer.settings import OptimizerSettings
@@ -69,7 +69,7 @@ class Muon(OptimizerSettings):
         return together(optimizers)
 
 
-def hidden_matrices(model: nn.Module) -> list[Any]:
+def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     """The trained two-dimensional weights that belong to no embedding and no output layer.
 
     Of modules with an output layer's name the innermost counts: CCT's `classifier` holds its blocks and an `fc`.
@@ -101,11 +101,11 @@ def together(optimizers: list[Optimizer]) -> Optimizer:
                 o.state = self.state
                 first += len(o.param_groups)
 
-        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
             for o in optimizers:
                 o.step()
 
-        def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        def load_state_dict(self, state_dict: Mapping[str, object]) -> None:
             super().load_state_dict(dict(state_dict))
             self._hand_over()
 

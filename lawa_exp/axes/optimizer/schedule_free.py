@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lawa_exp.axes.optimizer.groups import matrices_and_vectors
 from lawa_exp.axes.optimizer.settings import OptimizerSettings
@@ -37,7 +37,7 @@ class ScheduleFree(OptimizerSettings):
             raise UserError(
                 "optimizer=schedule_free needs the package schedulefree: pip install 'lawa_exp[optim]'"
             ) from None
-        optimizer = schedulefree.AdamWScheduleFree(
+        optimizer: Optimizer = schedulefree.AdamWScheduleFree(
             matrices_and_vectors(model, self.weight_decay),
             lr=0.0,
             betas=(self.beta1, self.beta2),
@@ -45,20 +45,17 @@ class ScheduleFree(OptimizerSettings):
             r=self.r,
             weight_lr_power=self.weight_lr_power,
         )
-        optimizer.train()
+        optimizer.train()  # type: ignore[attr-defined]  # of that package
         return optimizer
 
     def evaluated(self, optimizer: Optimizer, live: dict[str, Tensor]) -> dict[str, Tensor]:
         """x by name, as `eval()` of the package would put it in place; y stays where it is."""
         import torch
 
-        rows = [(_local(p), _local(state["z"])) for p, state in optimizer.state.items() if "z" in state]
+        from lawa_exp.averaging.tensors import local_part
+
+        rows = [(local_part(p), local_part(state["z"])) for p, state in optimizer.state.items() if "z" in state]
         z = {p.data_ptr(): of for p, of in rows if p.numel()}  # empty rows have no place
         weight = 1 - 1 / optimizer.param_groups[0]["betas"][0]
         with torch.no_grad():
             return {n: t.lerp(z[t.data_ptr()], weight) if t.data_ptr() in z else t for n, t in live.items()}
-
-
-def _local(tensor: Any) -> Tensor:
-    """This rank's rows of a sharded tensor."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

@@ -19,9 +19,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from lawa_exp.axes.logger.wandb.settings import WandbLogger
+from lawa_exp.config.shared import Logger
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import locked
@@ -33,7 +33,7 @@ CHANNEL = 1  # standard output
 
 
 @contextmanager
-def following(settings: Any, run: RunDir, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+def following(settings: Logger | None, run: RunDir, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """Gives the function that starts the process (once the run's files are as the training goes on from them).
 
     Leaving the context waits for it, see `finish`. Any other logger: nothing is done.
@@ -90,7 +90,7 @@ def later(run: RunDir) -> str:
     return f"python -m lawa_exp.push {run.path} sends it later"
 
 
-def launch(settings: Any, run: RunDir) -> subprocess.Popen:
+def launch(settings: WandbLogger, run: RunDir) -> subprocess.Popen:
     (run.path / "wandb").mkdir(exist_ok=True)
     package = str(Path(__file__).parents[4])
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])

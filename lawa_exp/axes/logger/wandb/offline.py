@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 BLOCK = 32768  # bytes; a part of a record does not cross the end of a block
 HEADER = struct.Struct("<IHB")  # CRC-32 of kind and content, length, kind
@@ -41,16 +41,24 @@ def records(path: Path) -> Iterator[Any]:
             parts = b""
 
 
-def nested(items: Any) -> dict[str, Any]:
+class Item(Protocol):
+    """A value in a record (`HistoryItem`, `SummaryItem`, `ConfigItem`); nested_key: empty of one on top."""
+
+    key: str
+    nested_key: Sequence[str]
+    value_json: str
+
+
+def nested(items: Iterable[Item]) -> dict[str, Any]:
     """{"a": {"b": 1}} from the key paths and JSON values of a record."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for item in items:
         path = list(item.nested_key) or [item.key]
-        place = found
+        place = values
         for name in path[:-1]:
             place = place.setdefault(name, {})
         place[path[-1]] = json.loads(item.value_json)
-    return found
+    return values
 
 
 class Offline:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lawa_exp.averaging import AVERAGERS
 from lawa_exp.system.errors import Failed, UserError
 
+if TYPE_CHECKING:
+    from wandb_workspaces.reports.v2 import LinePlot
+    from wandb_workspaces.reports.v2.interface import PanelTypes
+    from wandb_workspaces.workspaces import Section, Workspace
 
-def workspace(project: str, entity: str | None) -> Any:
-    """A `wandb_workspaces.workspaces.Workspace`; nothing is sent. UserError: that package is missing."""
+
+def workspace(project: str, entity: str | None) -> Workspace:
+    """The dashboard; nothing is sent. UserError: the package of W&B's that makes it is missing."""
     try:
         import wandb_workspaces.reports.v2 as panels
         import wandb_workspaces.workspaces as workspaces
@@ -18,10 +23,21 @@ def workspace(project: str, entity: str | None) -> Any:
         raise UserError("the package wandb-workspaces is missing; pip install 'lawa_exp[wandb]'") from None
     kinds = list(AVERAGERS)
 
-    def lines(title: str, *keys: str, regex: str | None = None, **options: Any) -> Any:
-        return panels.LinePlot(title=title, x="step", y=list(keys), metric_regex=regex, title_x="step", **options)
+    def lines(
+        title: str, *keys: str, regex: str | None = None, smoothed: float | None = None, log_y: bool | None = None
+    ) -> LinePlot:
+        return panels.LinePlot(
+            title=title,
+            x="step",
+            y=list(keys),
+            metric_regex=regex,
+            title_x="step",
+            smoothing_factor=smoothed,
+            smoothing_type=None if smoothed is None else "exponential",
+            log_y=log_y,
+        )
 
-    def section(name: str, *content: Any) -> Any:
+    def section(name: str, *content: PanelTypes) -> Section:
         return workspaces.Section(name=name, panels=list(content), is_open=True)
 
     best = [f"best/{kind}/loss" for kind in kinds]
@@ -47,7 +63,7 @@ def workspace(project: str, entity: str | None) -> Any:
             section(
                 "Training",
                 lines("Learning rate", "train/lr"),
-                lines("Training loss", "train/loss", smoothing_factor=0.6, smoothing_type="exponential"),
+                lines("Training loss", "train/loss", smoothed=0.6),
                 lines("Gradient norm", "train/grad_norm", log_y=True),
                 lines("Batch size", "train/batch_size"),
             ),
