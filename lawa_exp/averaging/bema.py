@@ -37,11 +37,11 @@ class BemaSettings(ExponentialSettings):
         return f"bema-e{self.every}-{powers}" + from_start(self.start)
 
     def old_weight(self, step: int, gap: int, earlier: int) -> float:
-        return 1 - (self.lag + step) ** -self.ema_power
+        return 1 - float((self.lag + step) ** -self.ema_power)
 
     def bias_weight(self, step: int) -> float:
         """a_t."""
-        return (self.lag + step) ** -self.bias_power
+        return float((self.lag + step) ** -self.bias_power)
 
     def coefficients(self, steps: Sequence[int]) -> list[float]:
         weights = super().coefficients(steps)

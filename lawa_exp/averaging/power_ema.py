@@ -32,7 +32,7 @@ class PowerEmaSettings(ExponentialSettings):
         return f"power_ema-w{self.sigma_rel!r}-e{self.every}"
 
     def old_weight(self, step: int, gap: int, earlier: int) -> float:
-        return (1 - gap / step) ** (exponent(self.sigma_rel) + 1)
+        return float((1 - gap / step) ** (exponent(self.sigma_rel) + 1))
 
 
 class PowerEma(ModelAverager):

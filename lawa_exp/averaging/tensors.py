@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lawa_exp.system.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 COMPILED = "_orig_mod."  # what torch.compile puts into names
 CHECKPOINTED = "_checkpoint_wrapped_module."  # what torch's activation checkpoints put into names, but no state dict's
@@ -188,12 +191,12 @@ def statistics_names(model: nn.Module) -> frozenset[str]:
     return frozenset(statistics)
 
 
-def is_sharded(tensor: Any) -> bool:
+def is_sharded(tensor: object) -> TypeGuard[DTensor]:
     """Whether it is a DTensor, of which each rank has a part."""
     return hasattr(tensor, "to_local")
 
 
-def local_part(tensor: Any) -> Tensor:
+def local_part(tensor: Tensor) -> Tensor:
     return tensor.to_local() if is_sharded(tensor) else tensor
 
 
@@ -201,16 +204,18 @@ def copy_like(part: Tensor, like: Tensor) -> Tensor:
     """A copy of `part`, this rank's of a tensor that is distributed as `like` is, as a tensor distributed so."""
     if not is_sharded(like):
         return part.clone()
-    copy: Any = torch.empty_like(like, dtype=part.dtype, device=part.device)
-    copy.to_local().copy_(part)
+    copy = torch.empty_like(like, dtype=part.dtype, device=part.device)
+    local_part(copy).copy_(part)
     return copy
 
 
-def gathered(part: Tensor, like: Any) -> Tensor:
+def gathered(part: Tensor, like: Tensor) -> Tensor:
     """The whole tensor of which `part` is this rank's; a collective if `like` is distributed."""
     if not is_sharded(like):
         return part
     from torch.distributed.tensor import DTensor
 
-    layout = {"shape": like.shape, "stride": like.stride(), "run_check": False}
-    return DTensor.from_local(part, like.device_mesh, like.placements, **layout).full_tensor()
+    whole = DTensor.from_local(
+        part, like.device_mesh, like.placements, shape=like.shape, stride=like.stride(), run_check=False
+    )
+    return whole.full_tensor()

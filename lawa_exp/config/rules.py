@@ -236,7 +236,8 @@ def setting(rule: Rule[T], default: T | _Nothing = _NOTHING, before: T | _Nothin
 
 def rule_of(field: dataclasses.Field[Any]) -> Rule[Any]:
     """What a dataclass field made by `setting` accepts."""
-    return field.metadata["rule"]
+    rule: Rule[Any] = field.metadata["rule"]
+    return rule
 
 
 def as_before(settings: Any) -> set[str]:

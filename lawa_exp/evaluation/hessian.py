@@ -161,4 +161,5 @@ def lanczos(times: Callable[[Tensor], Tensor], start: Tensor, iterations: int) -
 def random_unit(size: int, like: Tensor, *seeds: int) -> Tensor:
     """A direction, uniform on the sphere: [size], a function of the seeds alone (made on the CPU)."""
     z = torch.from_numpy(np.random.default_rng(seeds).standard_normal(size)).to(like)
-    return z / z.norm()
+    unit: Tensor = z / z.norm()
+    return unit

@@ -6,7 +6,7 @@ import contextlib
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +23,6 @@ from lawa_exp.evaluation.numerics import Autocast, seeded_model
 from lawa_exp.seams.dataset import Dataset
 from lawa_exp.storage.store import Rows
 from lawa_exp.system.distributed import Ranks
-
-if TYPE_CHECKING:
-    from torch.distributed.tensor import DTensor
 
 Passes = tuple[AbstractContextManager[None], AbstractContextManager[None]]  # contexts of the first and the second pass
 
@@ -87,7 +84,7 @@ def settle_buckets(trained: nn.Module, data: Dataset, device: torch.device, auto
 
 def whole(norm: Tensor) -> Tensor:
     """A norm of all gradients, of those of all ranks where they are sharded."""
-    return cast("DTensor", norm).full_tensor() if is_sharded(norm) else norm
+    return norm.full_tensor() if is_sharded(norm) else norm
 
 
 def shard(model: nn.Module, config: Config, ranks: Ranks, device: torch.device) -> None:
@@ -116,7 +113,8 @@ def outlined(config: Config, ranks: Ranks) -> nn.Module:
     if ranks.is_main or config.model.builder:
         return seeded_model(config, torch.device("cpu"))
     with torch.device("meta"):
-        return config.model.build()
+        model: nn.Module = config.model.build()
+        return model
 
 
 @torch.no_grad()
@@ -144,9 +142,8 @@ def rows_of(model: nn.Module) -> dict[str, Rows]:
     for name, tensor in named_tensors(model).items():
         if not is_sharded(tensor):
             continue
-        sharded = cast("DTensor", tensor)
-        assert [p.is_shard(0) for p in sharded.placements] == [True], name
-        size = -(-sharded.shape[0] // sharded.device_mesh.size())
-        first = min(size * sharded.device_mesh.get_local_rank(), sharded.shape[0])
-        rows[name] = Rows(tuple(sharded.shape), first, sharded.to_local().shape[0])
+        assert [p.is_shard(0) for p in tensor.placements] == [True], name
+        size = -(-tensor.shape[0] // tensor.device_mesh.size())
+        first = min(size * tensor.device_mesh.get_local_rank(), tensor.shape[0])
+        rows[name] = Rows(tuple(tensor.shape), first, tensor.to_local().shape[0])
     return rows

@@ -14,13 +14,15 @@ MICRO_TOKENS = 16384  # tokens in one forward pass of a rank, where trainer.micr
 
 
 def batches_of(config: Config, data: DatasetFacts) -> Batches:
-    return config.batch.batches(data.tokens_per_sample, data.sizes["train"])
+    batches: Batches = config.batch.batches(data.tokens_per_sample, data.sizes["train"])
+    return batches
 
 
 def rate_of(config: Config, batches: Batches, step: int, measured: float | None = None) -> float:
     """The learning rate of the update that completes `step`, with what a fault makes of it; see `schedules.rate`."""
     rate = rates.rate(config.lr, config.scaling, batches, step, measured)
-    return config.fault.rate_factor(step) * rate
+    factor: float = config.fault.rate_factor(step)
+    return factor * rate
 
 
 @dataclass(frozen=True)

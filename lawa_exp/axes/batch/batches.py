@@ -58,7 +58,7 @@ class Batches:
 
     def seen(self, unit: str, step: int) -> int:
         """What has been seen after `step` updates: steps, samples or tokens."""
-        return {"steps": lambda t: t, "samples": self.samples, "tokens": self.tokens}[unit](step)
+        return step if unit == "steps" else {"samples": self.samples, "tokens": self.tokens}[unit](step)
 
     def steps(self, samples: float) -> int:
         """The first step after which at least so many samples have been seen."""

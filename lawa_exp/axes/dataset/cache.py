@@ -20,7 +20,8 @@ def load(key: str) -> np.ndarray | None:
     for path in _files(key):
         try:
             if path.name == _name(key, path):
-                return np.load(path, mmap_mode="r")
+                content: np.ndarray = np.load(path, mmap_mode="r")
+                return content
         except (FileNotFoundError, PermissionError):  # another process removed it; it is another user's
             continue
         except (OSError, ValueError, EOFError):

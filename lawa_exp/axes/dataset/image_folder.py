@@ -141,7 +141,8 @@ class FolderImages(LabelledImages):
         return found.transpose(0, 3, 1, 2)
 
     def _spread(self, draws: np.ndarray) -> np.ndarray:
-        return (draws.astype(np.float32) - self.mean[:, None, None]) / self.std[:, None, None]
+        values: np.ndarray = (draws.astype(np.float32) - self.mean[:, None, None]) / self.std[:, None, None]
+        return values
 
 
 def pixels(settings: ImageFolderSettings, path: str, draws: np.ndarray | None) -> np.ndarray:

@@ -214,7 +214,8 @@ class Images(LabelledImages):
         return chosen
 
     def _eval_images(self, split: str, indices: np.ndarray) -> np.ndarray:
-        return self.images[split][indices]
+        images: np.ndarray = self.images[split][indices]
+        return images
 
     def _spread(self, draws: np.ndarray) -> np.ndarray:
         import torch
@@ -247,7 +248,8 @@ def smoothed(classes: np.ndarray, count: int, share: float) -> np.ndarray:
 def mixed(first: Array, second: Array, share: Array) -> Array:
     """share * first + (1 - share) * second, with a share for each sample; of arrays or tensors."""
     share = share.reshape(-1, *[1] * (first.ndim - 1))
-    return share * first + (1 - share) * second
+    mean: Array = share * first + (1 - share) * second
+    return mean
 
 
 def mean_and_std(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,8 @@ def splitmix64(x: np.ndarray) -> np.ndarray:
         x = x + np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+        mixed: np.ndarray = x ^ (x >> np.uint64(31))
+        return mixed
 
 
 @functools.lru_cache(maxsize=64)  # the keys of an epoch's order are asked for at every batch
@@ -26,7 +27,8 @@ def hash_of(*numbers: int) -> np.uint64:
     state = np.zeros(1, np.uint64)
     for n in numbers:
         state = splitmix64(state ^ np.uint64(n % 2**64))
-    return state[0]
+    hashed: np.uint64 = state[0]
+    return hashed
 
 
 def permuted(index: np.ndarray, size: int, key: int) -> np.ndarray:

@@ -33,7 +33,7 @@ class Feedback:
 
     def due(self, step: int) -> bool:
         """Whether the live weights may change after `step`."""
-        return step % self.settings.every == 0
+        return bool(step % self.settings.every == 0)
 
     def update(self, step: int, live: Mapping[str, Tensor]) -> None:
         """After the optimizer's update: observes and, where it is due, changes `live` in place."""

@@ -37,8 +37,9 @@ class Decaying(Schedule):
         over = self.progress(batches, step, stable)
         top = self.plateau(batches, stable)
         if self.shape == "exponential":
-            return top * self.final_ratio**over
-        return top * (self.final_ratio + (1 - self.final_ratio) * SHAPES[self.shape](over))
+            return top * float(self.final_ratio**over)
+        share: float = SHAPES[self.shape](over)
+        return top * (self.final_ratio + (1 - self.final_ratio) * share)
 
     def __post_init__(self) -> None:
         if self.shape == "exponential" and self.final_ratio == 0:

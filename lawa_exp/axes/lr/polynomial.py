@@ -22,4 +22,4 @@ class Polynomial(Schedule):
 
     def value(self, batches: Batches, step: int) -> float:
         low = self.final_ratio * self.peak
-        return low + (self.peak - low) * (1 - self.progress(batches, step)) ** self.power
+        return low + (self.peak - low) * float((1 - self.progress(batches, step)) ** self.power)

@@ -31,4 +31,4 @@ class Power(Decaying):
     def plateau(self, batches: Batches, step: int) -> float:
         step = max(1, step)
         sequences = batches.size(step) * batches.tokens_per_sample / SEQUENCE
-        return min(self.peak, sequences * self.a * batches.tokens(step) ** self.b)
+        return min(self.peak, sequences * self.a * float(batches.tokens(step) ** self.b))

@@ -17,13 +17,14 @@ def rate(schedule: Any, scaling: Any, batches: Batches, step: int, measured: flo
     measured: the last measurement, where there was one. Only a schedule that measures takes it, from its first on: a
     branch may have it from the run that it goes on from.
     """
-    factor = scaling.factor(batches.size(step), batches.tokens_per_sample)
+    factor: float = scaling.factor(batches.size(step), batches.tokens_per_sample)
     if measured is not None and isinstance(schedule, OnTheFly) and step > schedule.first:
         return factor * measured
+    value: float = schedule.value(batches, max(step, schedule.warmup_steps))
     if step > schedule.warmup_steps:
-        return factor * schedule.value(batches, step)
+        return factor * value
     over = batches.seen(schedule.unit, step) / batches.seen(schedule.unit, schedule.warmup_steps)
-    return factor * schedule.value(batches, schedule.warmup_steps) * over
+    return factor * value * over
 
 
 def check(schedule: Any) -> None:

@@ -43,7 +43,7 @@ class CustomSettings(ModelSettings):
                 inspect.signature(builder).bind(**arguments)
             except (TypeError, ValueError) as error:
                 raise UserError(f"model.args={arguments}: {self.builder} does not take them ({error})") from None
-            model = builder(**arguments)
+            model: nn.Module = builder(**arguments)
         if not callable(getattr(model, "named_parameters", None)):
             raise UserError(f"model.builder={self.builder}: expected a torch.nn.Module, got {type(model).__name__}")
         return model

@@ -69,4 +69,5 @@ def forward_flops(model: nn.Module, settings: ImageModelSettings) -> int:
     channels, size = settings.channels or 0, settings.image_size or 0
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(torch.zeros(1, channels, size, size, device=device))
-    return counter.get_total_flops()
+    flops: int = counter.get_total_flops()
+    return flops

@@ -41,6 +41,7 @@ class LeNetSettings(ImageModelSettings):
             def forward(self, images: Tensor) -> Tensor:
                 x = F.max_pool2d(F.relu(self.conv1(images)), 2)
                 x = F.max_pool2d(F.relu(self.conv2(x)), 2)
-                return self.fc3(F.relu(self.fc2(F.relu(self.fc1(x.flatten(1))))))
+                logits: Tensor = self.fc3(F.relu(self.fc2(F.relu(self.fc1(x.flatten(1))))))
+                return logits
 
         return LeNet()

@@ -45,4 +45,5 @@ class ResNetSettings(ImageModelSettings):
         elif self.channels != model.conv1.in_channels:
             model.conv1 = nn.Conv2d(self.channels, width, 7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-        return model
+        network: nn.Module = model
+        return network

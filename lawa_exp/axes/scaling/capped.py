@@ -21,4 +21,4 @@ class Capped(Scaling):
     warmup: str = setting(WARMUP)
 
     def factor(self, size: int, tokens_per_sample: int) -> float:
-        return (min(size, self.saturation) / self.base_batch) ** self.exponent
+        return float((min(size, self.saturation) / self.base_batch) ** self.exponent)

@@ -128,7 +128,8 @@ class Attention(nn.Module):
         q, k, v = (t.view(batch, context, self.heads, -1).transpose(1, 2) for t in projected)
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-        return self.out_proj(y.transpose(1, 2).reshape(batch, context, width))
+        out: Tensor = self.out_proj(y.transpose(1, 2).reshape(batch, context, width))
+        return out
 
 
 class Layer(nn.Module):
@@ -168,8 +169,10 @@ class AdaptiveLM(nn.Module):
         for layer in self.decoder.layers:
             x = layer(x)
         if targets is None:
-            return softmax.log_probabilities(x, inputs)
-        return softmax.loss(x.flatten(0, 1), targets.flatten(), inputs)
+            logarithms: Tensor = softmax.log_probabilities(x, inputs)
+            return logarithms
+        loss: Tensor = softmax.loss(x.flatten(0, 1), targets.flatten(), inputs)
+        return loss
 
 
 def sinusoids(context: int, width: int) -> Tensor:

@@ -39,7 +39,8 @@ class Tokenizer(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.conv_layers(images).flatten(2).transpose(1, 2)
+        tokens: Tensor = self.conv_layers(images).flatten(2).transpose(1, 2)
+        return tokens
 
 
 class Attention(nn.Module):
@@ -54,7 +55,8 @@ class Attention(nn.Module):
         batch, tokens, width = x.shape
         q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
-        return self.proj_dropout(self.proj(y.transpose(1, 2).reshape(batch, tokens, width)))
+        out: Tensor = self.proj_dropout(self.proj(y.transpose(1, 2).reshape(batch, tokens, width)))
+        return out
 
 
 class Block(nn.Module):
@@ -73,7 +75,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm1(x + self.drop_path(self.self_attn(self.pre_norm(x))))
-        return x + self.drop_path(self.dropout(self.linear2(self.dropout(F.gelu(self.linear1(x))))))
+        out: Tensor = x + self.drop_path(self.dropout(self.linear2(self.dropout(F.gelu(self.linear1(x))))))
+        return out
 
 
 class Classifier(nn.Module):
@@ -101,7 +104,8 @@ class Classifier(nn.Module):
             x = block(x)
         x = self.norm(x)
         weights = self.attention_pool(x).softmax(1)
-        return self.fc((weights * x).sum(1))
+        logits: Tensor = self.fc((weights * x).sum(1))
+        return logits
 
 
 class CCT(nn.Module):
@@ -122,7 +126,8 @@ class CCT(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(self.tokenizer(images))
+        logits: Tensor = self.classifier(self.tokenizer(images))
+        return logits
 
 
 def sine_positions(tokens: int, width: int) -> Tensor:

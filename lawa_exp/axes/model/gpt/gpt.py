@@ -32,7 +32,8 @@ class Attention(nn.Module):
         q, k, v = (t.view(batch, context, self.heads, -1).transpose(1, 2) for t in self.c_attn(x).split(width, dim=2))
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=self.scale)
-        return self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(batch, context, width)))
+        out: Tensor = self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(batch, context, width)))
+        return out
 
 
 class MLP(nn.Module):
@@ -43,7 +44,8 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(s.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.c_proj(F.gelu(self.c_fc(x))))
+        out: Tensor = self.dropout(self.c_proj(F.gelu(self.c_fc(x))))
+        return out
 
 
 class Block(nn.Module):
@@ -56,7 +58,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.ln_1(x))
-        return x + self.mlp(self.ln_2(x))
+        out: Tensor = x + self.mlp(self.ln_2(x))
+        return out
 
 
 class GPT(nn.Module):
@@ -94,7 +97,8 @@ class GPT(nn.Module):
         x = t["drop"](t["wte"](tokens) + t["wpe"](positions))
         for block in t["h"]:
             x = block(x)
-        return self.lm_head(t["ln_f"](x))
+        logits: Tensor = self.lm_head(t["ln_f"](x))
+        return logits
 
 
 def not_weights(layers: int) -> set[str]:

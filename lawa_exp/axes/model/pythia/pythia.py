@@ -64,7 +64,8 @@ class Pythia(nn.Module):
                 nn.init.normal_(parameter, std=summed if name.endswith(("dense.weight", "4h_to_h.weight")) else small)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.embed_out(self.gpt_neox(input_ids=tokens, use_cache=False).last_hidden_state)
+        logits: Tensor = self.embed_out(self.gpt_neox(input_ids=tokens, use_cache=False).last_hidden_state)
+        return logits
 
 
 def settings_in(config: Path) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def config_of(s: RobertaSettings) -> Any:
     )
 
 
-def Roberta(s: RobertaSettings) -> Any:
+def Roberta(s: RobertaSettings) -> torch.nn.Module:
     """tokens [batch, context] -> logits [batch, context, vocabulary], or with targets the loss summed over them."""
 
     class RobertaForMaskedLM(_transformers().RobertaForMaskedLM):  # type: ignore[misc]  # the name goes into config.json
@@ -57,7 +57,8 @@ def Roberta(s: RobertaSettings) -> Any:
                 tokens, targets = tokens[:, :width], targets[:, :width]
             features = self.roberta(tokens, attention_mask=tokens.ne(PAD)).last_hidden_state
             if targets is None:
-                return self.lm_head(features)
+                logits: Tensor = self.lm_head(features)
+                return logits
             chosen = targets != IGNORE  # only these are projected to the vocabulary
             return F.cross_entropy(self.lm_head(features[chosen]), targets[chosen], reduction="sum")
 
