@@ -36,10 +36,10 @@ from pathlib import Path
 
 from lawa_exp.evaluation.read_out import evaluated
 from lawa_exp.readout.choice import mean, standard_error
+from lawa_exp.readout.request import Target
 from lawa_exp.readout.suggestion import BATCHES, Suggestion, measured, number, suggest
 from lawa_exp.results.tables import markdown
 from lawa_exp.storage.rundir import RunDir
-from lawa_exp.suggest import parser as suggest_parser
 from lawa_exp.system.files import write_text_atomically
 
 ALLOWED = {"loss": 0.01, "accuracy": 0.2}  # nats; points
@@ -93,7 +93,7 @@ def regret_of(run: Path) -> Regret:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / run.name
         shutil.copytree(run, copy, ignore=shutil.ignore_patterns(".lock", "readouts"))
-        found, subject, read = suggest(suggest_parser().parse_args([str(copy), "--json"]))
+        found, subject, read = suggest(Target(str(copy)), lambda _: None)
         score = subject.score
         size = score.data.sizes["test"]  # type: ignore[attr-defined]
         score.batch_size = min(score.batch_size, max(1, size // BATCHES))  # type: ignore[attr-defined]

@@ -218,7 +218,7 @@ def average(args: argparse.Namespace) -> int:
             "left out, as they have the names and shapes of the weights, or their shapes, and could be loaded for "
             f"the average (the last input still has them): {', '.join(left_out)}"
         )
-    for note in start_note(args, {args.method} if args.trajectory else ()):
+    for note in start_note(args.start, {args.method} if args.trajectory else ()):
         print(note)
     return 0
 

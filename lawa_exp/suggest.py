@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from lawa_exp.readout.request import Target
 from lawa_exp.system import signals
 from lawa_exp.system.cli import Parser, add_trust, exit_code
 
@@ -21,12 +22,13 @@ Exit codes: 0 done, 1 failed, 2 a mistake in the command, or nothing to choose b
 def main(arguments: list[str]) -> int:
     """The whole command; returns its exit code."""
     args = parser().parse_args(arguments)
+    target = Target(args.run, args.trust, args.device, args.threads)
     signals.listen("evaluation")
 
     def command() -> int:
         from lawa_exp.readout.suggestion import NAME, as_json, lines_of, suggest
 
-        suggestion, subject, _ = suggest(args)
+        suggestion, subject, _ = suggest(target, say=(lambda _: None) if args.json else print)
         if subject.is_main and args.json:
             print(as_json(suggestion), end="")
         elif subject.is_main:
@@ -49,7 +51,6 @@ def parser() -> Parser:
     p.add_argument("--device", help="auto, cpu or cuda (default: the run's)")
     add_trust(p)
     p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the run's)")
-    p.set_defaults(bn=None, every=None, start=None)  # what a read-out of ours asks for besides
     return p
 
 

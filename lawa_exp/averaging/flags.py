@@ -37,9 +37,9 @@ def add_flags(parser: argparse.ArgumentParser, values: str, otherwise: dict[str,
         parser.add_argument(f"--{name}", help=text.replace("%", "%%"))
 
 
-def start_note(args: argparse.Namespace, kinds: Collection[str]) -> list[str]:
-    """That an swa of these commands does not begin where a training's does."""
-    if args.start is not None or "swa" not in kinds:
+def start_note(start: str | None, kinds: Collection[str]) -> list[str]:
+    """That an swa of these commands does not begin where a training's does. start: the flag."""
+    if start is not None or "swa" not in kinds:
         return []
     return [
         f"swa: the mean of all snapshots from the first on; one attached to a training begins at {SWA_START} "

@@ -16,10 +16,10 @@ from urllib.parse import quote
 from lawa_exp.axes.dataset import DATASETS
 from lawa_exp.config.rules import flat
 from lawa_exp.evaluation.read_out import ReadOut
-from lawa_exp.readout.findings import Findings, Line, findings, plus_minus, range_of_saved
+from lawa_exp.readout.comparison import Comparison, Line, compare, plus_minus, range_of_saved
 from lawa_exp.readout.heatmap import compared_at, differences, grids
+from lawa_exp.readout.of_run import RESERVED
 from lawa_exp.readout.report import noise_line
-from lawa_exp.readout.subject import RESERVED
 from lawa_exp.results.figures import DRAWN
 from lawa_exp.results.statistics import curve, mean_and_deviation, paired_difference
 from lawa_exp.results.summary import Group, with_spread
@@ -73,9 +73,9 @@ def collect(sweep: Path, out: Path, now: float) -> Content:
     identities = {path: config.get("identity", {}) for path, config in configs.items()}
     units = {path: unit_of(config["dataset"]["kind"]) for path, config in configs.items() if config}
     keys, values = settings_of(found, identities)
-    findings_of = {path: found_in(mine) for path, mine in rows.items()}
+    comparisons = {path: found_in(mine) for path, mine in rows.items()}
     runs = [
-        run_item(s, mine, rows[s.run.path], findings_of[s.run.path], units.get(s.run.path), out)
+        run_item(s, mine, rows[s.run.path], comparisons[s.run.path], units.get(s.run.path), out)
         for s, mine in zip(found, values, strict=True)
     ]
     groups = [group_item(members, found, values, keys, rows) for members in seed_groups(found, identities, rows)]
@@ -89,7 +89,7 @@ def collect(sweep: Path, out: Path, now: float) -> Content:
         "states": [state for state in STATES if any(s.state == state for s in found)],
         "unit": f"nats per {every_unit.pop()}" if len(every_unit) == 1 else "nats per token or image",
         "averagers": averagers(every_row),
-        "shown": shown_at_first(averager_ids(every_row), findings_of.values()),
+        "shown": shown_at_first(averager_ids(every_row), comparisons.values()),
         "columns": {
             "runs": ["run", "state", "note", *keys, "step", *COMPARED, "throughput", "time left", "restarts"],
             "groups": ["seeds", *(k for k in keys if k != "seed"), "step", *COMPARED],
@@ -157,7 +157,7 @@ def averagers(rows: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
     return [{"id": id, "kind": kind[0]} for id, kind in sorted(kinds.items(), key=lambda entry: (entry[1], entry[0]))]
 
 
-def shown_at_first(ids: list[str], found: Iterable[Findings | None]) -> list[str]:
+def shown_at_first(ids: list[str], found: Iterable[Comparison | None]) -> list[str]:
     """The averagers whose curves are on: all, or of more than `DRAWN` of each kind the one that is best most often."""
     if len(ids) <= DRAWN:
         return ids
@@ -171,16 +171,16 @@ def shown_at_first(ids: list[str], found: Iterable[Findings | None]) -> list[str
     return [counted.most_common(1)[0][0] for counted in often.values()]
 
 
-def found_in(rows: Rows) -> Findings | None:
+def found_in(rows: Rows) -> Comparison | None:
     """What a read-out of these averages says, without what needs the losses of single batches; None: nothing yet."""
     live = [step for step, _ in curve(rows, "live") if step > 0]
     try:
-        return findings(ReadOut([], max(live), {}), rows, averager_ids(rows)) if live else None
+        return compare(ReadOut([], max(live), {}), rows, averager_ids(rows)) if live else None
     except Failed:
         return None
 
 
-def drawn(f: Findings | None, rows: Rows) -> dict[str, object]:
+def drawn(f: Comparison | None, rows: Rows) -> dict[str, object]:
     """Curves by weights, a line for each average, heat maps."""
     ids = ["live", *averager_ids(rows)]
     curves = {id: {m: thinned(curve(rows, id, metric=m)) for m in ("loss", "accuracy")} for id in ids}
@@ -209,7 +209,7 @@ def thinned(points: Sequence[tuple[int, float]]) -> list[list[float]]:
     return [[s, float(f"{v:.6g}")] for i, (s, v) in enumerate(points) if i % every == 0 or i == len(points) - 1]
 
 
-def heat_maps(f: Findings, rows: Rows) -> list[dict[str, object]]:
+def heat_maps(f: Comparison, rows: Rows) -> list[dict[str, object]]:
     """k against spacing, as in a read-out's heatmap.png."""
     step = compared_at(f, rows) or f.step
     gaps = differences(f, rows, step)
@@ -237,7 +237,7 @@ def heat_maps(f: Findings, rows: Rows) -> list[dict[str, object]]:
 
 
 def run_item(
-    s: Standing, settings: list[str], rows: Rows, f: Findings | None, loss_unit: str | None, out: Path
+    s: Standing, settings: list[str], rows: Rows, f: Comparison | None, loss_unit: str | None, out: Path
 ) -> dict[str, object]:
     """A run: its cells in the table's order, its curves and maps, its files. loss_unit: None where it is not known."""
     path = s.run.path
@@ -274,7 +274,7 @@ def run_item(
     }
 
 
-def compared(f: Findings | None, rows: Rows) -> list[Cell]:
+def compared(f: Comparison | None, rows: Rows) -> list[Cell]:
     """The live weights at the last evaluation, the best average there, and what it gains."""
     live = curve(rows, "live")
     if f is None:
@@ -364,8 +364,8 @@ def group_item(
     }
 
 
-def with_seeds(f: Findings | None, group: Group) -> Findings | None:
-    """The findings on the mean curves, with what seeds differ by in place of the noise of one run."""
+def with_seeds(f: Comparison | None, group: Group) -> Comparison | None:
+    """The comparison on the mean curves, with what seeds differ by in place of the noise of one run."""
     live = group.final("live")
     if f is None or live is None:
         return f

@@ -92,6 +92,7 @@ class Replay:
         bn: with which of them all weights are evaluated, as `batchnorm.policy` gives it.
         """
         self.snapshots, self.device, self.bn = snapshots, device, bn
+        self.averaged, self.statistics = averaged, statistics
         self.window = Window()
         averagers = [build_averager(s, averaged, self.window, statistics) for s in settings]
         self.averages = [Replayed(a, snapshots.paths, bn) for a in averagers]
@@ -123,8 +124,12 @@ class Replay:
 
     def live(self, step: int) -> dict[str, Tensor] | None:
         """The snapshot of `step`, to which it has advanced; None where there is none."""
-        held = self.window.snapshots.get(step)
-        return held.tensors if held else None
+        snapshot = self.window.snapshots.get(step)
+        return snapshot.tensors if snapshot else None
+
+    def another(self, settings: Sequence[AveragerSettings], live: Iterable[int]) -> Replay:
+        """A pass of its own over the same snapshots."""
+        return Replay(settings, self.averaged, self.snapshots, self.device, live, self.statistics, self.bn)
 
 
 class Stopped(Failed):

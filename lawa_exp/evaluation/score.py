@@ -17,6 +17,7 @@ from torch import Tensor
 from lawa_exp.averaging.swap import Swap
 from lawa_exp.averaging.tensors import averaged_names, statistics_names
 from lawa_exp.axes.configuration import Config
+from lawa_exp.axes.model.settings import ModelSettings
 from lawa_exp.config.shared import Trainer
 from lawa_exp.evaluation.batchnorm import policy, recalibrate
 from lawa_exp.evaluation.evaluate import batch_sums, fields_of, fixed_set
@@ -58,7 +59,7 @@ class Score(Protocol):
 class LanguageModel:
     """A language model that is evaluated on no data set of ours. batch_size: samples in one forward pass."""
 
-    model: Any
+    model: ModelSettings
     seed: int
     trainer: Trainer
     batch_size: int

@@ -6,8 +6,9 @@ import argparse
 import sys
 
 from lawa_exp.averaging import AVERAGERS
-from lawa_exp.averaging.flags import add_flags
+from lawa_exp.averaging.flags import KINDS, add_flags
 from lawa_exp.config.shared import BN_POLICIES
+from lawa_exp.readout.request import Averages, Evaluation, Request, Target
 from lawa_exp.system import signals
 from lawa_exp.system.cli import Parser, add_trust, exit_code
 
@@ -28,15 +29,41 @@ Nothing is written there. Exit code 2 if none of the averages asked for can be h
 
 def main(arguments: list[str]) -> int:
     """The whole command; returns its exit code."""
-    args = parser().parse_intermixed_args(arguments)
+    request = request_of(parser().parse_intermixed_args(arguments))
     signals.listen("evaluation")
 
     def command() -> int:
         from lawa_exp.readout.command import read
 
-        return read(args)
+        return read(request)
 
     return exit_code(command)
+
+
+def request_of(args: argparse.Namespace) -> Request:
+    """The flags in types."""
+    settings = {name: text for name in KINDS if (text := getattr(args, name)) is not None}
+    return Request(
+        target=Target(args.run, args.trust, args.device, args.threads, args.bn),
+        averages=Averages(tuple(args.avg.split(",")), settings),
+        evaluation=Evaluation(
+            how=args.evaluate,
+            model=args.model,
+            dataset=args.dataset,
+            overrides=tuple(args.overrides),
+            tasks=args.tasks,
+            task_data=args.task_data,
+            limit=args.limit,
+            published=args.published,
+            text=args.text,
+            tokenizer=args.tokenizer,
+        ),
+        revisions=args.revisions,
+        name=args.name,
+        out=args.out,
+        gpu_hours=args.gpu_hours,
+        steps_per_epoch=args.steps_per_epoch,
+    )
 
 
 def parser() -> Parser:

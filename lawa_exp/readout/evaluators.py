@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import hashlib
 import json
 import os
@@ -12,20 +10,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from lawa_exp.averaging.tensors import live_tensors
 from lawa_exp.axes.configuration import Unresolved
-from lawa_exp.axes.dataset.tokenizers import TOKENIZERS, Tokenizer, load_tokenizer, read_tokenizer, tokenizer_of
-from lawa_exp.config.rules import setting_names
+from lawa_exp.axes.dataset.tokenizers import Tokenizer, load_tokenizer
+from lawa_exp.axes.model.settings import ModelSettings
 from lawa_exp.config.shared import Options
 from lawa_exp.evaluation.score import ByFunction, LanguageModel, OnModel, Score, floating_names
 from lawa_exp.published import pythia_rows
-from lawa_exp.readout.asked import readout_name
-from lawa_exp.readout.foreign import Fitted, read_checkpoint, recorded
-from lawa_exp.readout.revisions import HUB
-from lawa_exp.results.tables import NATS
+from lawa_exp.readout.averagers import readout_name
+from lawa_exp.readout.checkpoints import Fitted, read_checkpoint, recorded
+from lawa_exp.readout.request import Request
+from lawa_exp.readout.subject import Named
+from lawa_exp.readout.tokenizer import FILE, check_tokenizer, of_tokens, requested_tokenizer, run_tokenizer
 from lawa_exp.runs.choices import unresolved_from
 from lawa_exp.runs.prepare import prepare
 from lawa_exp.runs.resolve import resolve_trainer
@@ -39,153 +37,185 @@ if TYPE_CHECKING:
     from lawa_exp.evaluation.zeroshot import ZeroShot
 
 ZEROSHOT, PERPLEXITY = "zeroshot", "perplexity"
-PADDING = 512  # rows that a vocabulary may have beyond its tokenizer's: padded to a multiple of 128 times the GPUs
-PROBE = "The 2 quick brown foxes, naïve as ever,\n\tjumped over def f(x):\n    return x**12 -- didn't they?"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Evaluator:
-    """score: what evaluates; fitted: reads checkpoints as its weights. title: what the results are of."""
+    """score: what evaluates; fitted: reads checkpoints as its weights; bn: see `batchnorm.policy`.
+
+    identity: what decides its results (JSON); label: how the results' name says it. published: rows of the live
+    weights, from elsewhere.
+    """
 
     score: Score
     fitted: Fitted
+    named: Named
     averaged: frozenset[str]
-    title: str
     device: torch.device
     ranks: Ranks | None = None
     statistics: frozenset[str] = frozenset()
     bn: str | None = None
     no_test: str = ""
-    unit: str = NATS
-    measure: str = "val loss"
     notes: list[str] = field(default_factory=list)
-    label: str = ""  # of the evaluation, in the results' name
-    identity: dict[str, Any] = field(default_factory=dict)  # what decides its results
-    published: list[dict[str, Any]] = field(default_factory=list)  # rows of the live weights from elsewhere
+    label: str = ""
+    identity: dict[str, Any] = field(default_factory=dict)
+    published: list[dict[str, Any]] = field(default_factory=list)
 
 
-def evaluator_for(args: argparse.Namespace, name: str, first: Callable[[], Path], beside: Path) -> Evaluator:
-    """The one that the flags ask for. first: a checkpoint; beside: the folder that may hold its config.json, ..."""
-    check_flags(args)
-    if args.evaluate and args.evaluate not in (ZEROSHOT, PERPLEXITY):
-        return by_function(args, name, first())
-    made = {ZEROSHOT: zero_shot, PERPLEXITY: perplexity}.get(args.evaluate, on_dataset)
-    record = {} if args.run.startswith(HUB) else recorded(first())
-    return made(args, name, beside, record)
+@dataclass(frozen=True)
+class Checkpoints:
+    """name: as the results call them. folder: where a config.json and a tokenizer.json may lie.
+
+    recorded: the settings of their model that the files themselves hold, see `checkpoints.recorded`.
+    """
+
+    name: str
+    folder: Path
+    recorded: dict[str, Any]
 
 
-def check_flags(args: argparse.Namespace) -> None:
-    """UserError for one that has nothing to say here."""
-    of = {"tasks": ZEROSHOT, "task_data": ZEROSHOT, "limit": ZEROSHOT, "published": ZEROSHOT, "text": PERPLEXITY}
-    for flag, evaluation in of.items():
-        if getattr(args, flag) is not None and args.evaluate != evaluation:
-            raise UserError(f"--{flag.replace('_', '-')} is for --evaluate {evaluation}")
-    if args.tokenizer is not None and args.evaluate not in (ZEROSHOT, PERPLEXITY):
+def evaluator_for(request: Request, name: str, first: Callable[[], Path], folder: Path) -> Evaluator:
+    """The requested one. name, folder: see `Checkpoints`; first: gives a checkpoint."""
+    check_flags(request)
+    how = request.evaluation.how
+    if how and how not in (ZEROSHOT, PERPLEXITY):
+        return by_function(request, how, name, first())
+    make = {ZEROSHOT: zero_shot, PERPLEXITY: perplexity}.get(how or "", on_dataset)
+    on_hub = request.target.repository is not None
+    return make(request, Checkpoints(name, folder, {} if on_hub else recorded(first())))
+
+
+def check_flags(request: Request) -> None:
+    """UserError for one that has nothing to say of this evaluation."""
+    e = request.evaluation
+    needs = {
+        "tasks": (e.tasks, ZEROSHOT),
+        "task-data": (e.task_data, ZEROSHOT),
+        "limit": (e.limit, ZEROSHOT),
+        "published": (e.published, ZEROSHOT),
+        "text": (e.text, PERPLEXITY),
+    }
+    for flag, (value, how) in needs.items():
+        if value is not None and e.how != how:
+            raise UserError(f"--{flag} is for --evaluate {how}")
+    if e.tokenizer is not None and e.how not in (ZEROSHOT, PERPLEXITY):
         raise UserError(f"--tokenizer is for --evaluate {ZEROSHOT} or {PERPLEXITY}; of a data set: dataset.tokenizer=")
-    if args.dataset and args.evaluate in (ZEROSHOT, PERPLEXITY):
-        raise UserError(f"--dataset={args.dataset}: not with --evaluate {args.evaluate}")
+    if e.dataset and e.how in (ZEROSHOT, PERPLEXITY):
+        raise UserError(f"--dataset={e.dataset}: not with --evaluate {e.how}")
 
 
-def by_function(args: argparse.Namespace, name: str, first: Path) -> Evaluator:
+def by_function(request: Request, reference: str, name: str, first: Path) -> Evaluator:
     """--evaluate package.module:function."""
-    if args.bn:
-        raise UserError(f"--bn={args.bn}: not with --evaluate, whose function gets the latest statistics")
-    torch.set_num_threads(args.threads or default_threads(1))
+    target = request.target
+    if target.bn:
+        raise UserError(f"--bn={target.bn}: not with --evaluate, whose function gets the latest statistics")
+    torch.set_num_threads(target.threads or default_threads(1))
     own = read_checkpoint(first)
     return Evaluator(
-        ByFunction(args.evaluate),
-        Fitted(own, (), str(first)),
-        floating_names(own),
-        f"{name}, evaluated by {args.evaluate}",
-        torch.device("cpu"),
+        score=ByFunction(reference),
+        fitted=Fitted(own, (), str(first)),
+        named=Named(f"{name}, evaluated by {reference}", f"as {reference} gives it"),
+        averaged=floating_names(own),
+        device=torch.device("cpu"),
         no_test="--evaluate gives one loss",
-        unit=f"as {args.evaluate} gives it",
-        identity={"function": args.evaluate},
+        identity={"function": reference},
     )
 
 
-def on_dataset(args: argparse.Namespace, name: str, beside: Path, record: dict[str, Any]) -> Evaluator:
+def on_dataset(request: Request, checkpoints: Checkpoints) -> Evaluator:
     """--dataset, with --model or the model that config.json names."""
-    if not args.dataset:
-        raise UserError(f"RUN={args.run} is no run of ours: give --model and --dataset, or --evaluate")
-    unresolved, options = composed(args, beside, record, [f"dataset={args.dataset}"])
-    if args.bn:
-        unresolved = replace(unresolved, evaluate=unresolved.evaluate.changed(bn=args.bn))
-    device, ranks = start_device(args.device or unresolved.device)
+    target, e, folder = request.target, request.evaluation, checkpoints.folder
+    if not e.dataset:
+        raise UserError(f"RUN={target.run} is no run of ours: give --model and --dataset, or --evaluate")
+    unresolved, options = composed(request, checkpoints, [f"dataset={e.dataset}"])
+    if target.bn:
+        unresolved = replace(unresolved, evaluate=unresolved.evaluate.changed(bn=target.bn))
+    device, ranks = start_device(target.device or unresolved.device)
     p = prepare(replace(unresolved, averagers=()), options, device, ranks)
     dataset, vocab_size = unresolved.dataset, unresolved.model.vocab_size
     if dataset.tokenizer is not None:
         tokenizer = load_tokenizer(dataset.tokenizer, dataset.tokenizer_path)
-        check_tokenizer(tokenizer, vocab_size, beside, f"dataset.tokenizer={dataset.tokenizer}")
-    elif (beside / "tokenizer.json").is_file() and (sole := of_tokens(dataset)):
-        check_tokenizer(sole, vocab_size, beside, f"dataset={dataset.name} (tokenizer {sole.name})")
+        check_tokenizer(tokenizer, vocab_size, folder, f"dataset.tokenizer={dataset.tokenizer}")
+    elif (folder / FILE).is_file() and (sole := of_tokens(dataset)):
+        check_tokenizer(sole, vocab_size, folder, f"dataset={dataset.name} (tokenizer {sole.name})")
     score = OnModel(p.config, p.data, device, ranks)
-    if args.bn and score.bn is None:
-        raise UserError(f"--bn={args.bn}: model={args.model} has no BatchNorm")
+    if target.bn and score.bn is None:
+        raise UserError(f"--bn={target.bn}: model={e.model} has no BatchNorm")
     notes = [f"Data: {p.data.note}."] if p.data.note else []
-    as_model = f"{name} as {args.model} on {args.dataset}" if args.model else f"{name} on {args.dataset}"
+    name = checkpoints.name
+    title = f"{name} as {e.model} on {e.dataset}" if e.model else f"{name} on {e.dataset}"
     identity = {"data": p.data.fingerprint, "evaluate": str(p.config.evaluate), "dtype": p.config.trainer.dtype}
-    made = of_model(args, score, as_model, identity)
-    return replace(made, statistics=score.statistics, bn=score.bn, unit=f"nats per {p.data.unit}", notes=notes)
+    made = of_model(e.model, score, Named(title, f"nats per {p.data.unit}"), identity)
+    return replace(made, statistics=score.statistics, bn=score.bn, notes=notes)
 
 
-def zero_shot(args: argparse.Namespace, name: str, beside: Path, record: dict[str, Any]) -> Evaluator:
+def zero_shot(request: Request, checkpoints: Checkpoints) -> Evaluator:
     """--evaluate zeroshot --tasks ..."""
     from lawa_exp.evaluation.zeroshot import ZeroShot, load_tasks, local_file
 
-    if not args.tasks:
+    e = request.evaluation
+    if not e.tasks:
         raise UserError("--tasks is missing: expected tasks with commas, such as lambada_openai,arc_easy,piqa")
-    asked = list(dict.fromkeys(task.strip() for task in args.tasks.split(",")))
+    names = list(dict.fromkeys(task.strip() for task in e.tasks.split(",")))
     published = []
-    if args.published:
+    if e.published:
         try:
-            published = pythia_rows(Path(args.published), name, asked)
+            published = pythia_rows(Path(e.published), checkpoints.name, names)
         except UserError as error:
-            raise UserError(f"--published={args.published}, of {name}: {error}") from None
-    subject, device, ranks, tokenizer = model_and_tokenizer(args, beside, record)
-    folder = Path(args.task_data) if args.task_data else None
-    files = {name: local_file(name, folder) if folder else shipped_file(name) for name in asked}
+            raise UserError(f"--published={e.published}, of {checkpoints.name}: {error}") from None
+    model, device, ranks, tokenizer = model_and_tokenizer(request, checkpoints)
+    folder = Path(e.task_data) if e.task_data else None
+    files = {name: local_file(name, folder) if folder else shipped_file(name) for name in names}
     tasks = load_tasks(files)
-    score = ZeroShot(subject, device, ranks, tokenizer, tasks, args.limit)
+    score = ZeroShot(model, device, ranks, tokenizer, tasks, e.limit)
     identity = {
         "tasks": list(tasks),
         "documents": {name: file_digest(file) for name, file in files.items() if file} or "hub",
         "published": published,
-        "limit": args.limit,
+        "limit": e.limit,
         "tokenizer": tokenizer.fingerprint,
+        "dtype": model.trainer.dtype,
     }
-    made = of_model(args, score, f"{name}, zero-shot", identity | {"dtype": subject.trainer.dtype})
+    named = Named(f"{checkpoints.name}, zero-shot", "mean over the tasks of 1 - acc", "1 - mean accuracy")
     places = dict.fromkeys(str(file.parent) if file else "the hub" for file in files.values())
-    made.notes.append(f"Documents: {' and '.join(places)}; prompts and metrics are lm-evaluation-harness's.")
     return replace(
-        made,
+        of_model(e.model, score, named, identity),
         no_test="tasks have one split each",
-        unit="mean over the tasks of 1 - acc",
-        measure="1 - mean accuracy",
-        label=f"{ZEROSHOT}-{readout_name(asked)}",
+        notes=[f"Documents: {' and '.join(places)}; prompts and metrics are lm-evaluation-harness's."],
+        label=f"{ZEROSHOT}-{readout_name(names)}",
         published=published,
     )
 
 
-def perplexity(args: argparse.Namespace, name: str, beside: Path, record: dict[str, Any]) -> Evaluator:
+def perplexity(request: Request, checkpoints: Checkpoints) -> Evaluator:
     """--evaluate perplexity --text FILE."""
     from lawa_exp.evaluation.perplexity import NORMALISED, Perplexity
 
-    if not args.text:
+    e = request.evaluation
+    if not e.text:
         raise UserError("--text is missing: expected a UTF-8 file")
-    path = Path(args.text)
+    path = Path(e.text)
     try:
         text = path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--text={path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
-    subject, device, ranks, tokenizer = model_and_tokenizer(args, beside, record)
-    score = Perplexity(subject, device, ranks, tokenizer, text, path.name)
-    identity = {"text": path.name, "content": file_digest(path), "tokenizer": tokenizer.fingerprint}
-    made = of_model(args, score, f"{name} on {path.name}", identity | {"dtype": subject.trainer.dtype})
+    except UnicodeDecodeError:
+        raise UserError(f"--text={path}: not UTF-8 text") from None
+    except OSError as error:
+        raise UserError(f"--text={path}: {error.strerror or 'not UTF-8 text'}") from None
+    model, device, ranks, tokenizer = model_and_tokenizer(request, checkpoints)
+    score = Perplexity(model, device, ranks, tokenizer, text, path.name)
+    identity = {
+        "text": path.name,
+        "content": file_digest(path),
+        "tokenizer": tokenizer.fingerprint,
+        "dtype": model.trainer.dtype,
+    }
+    named = Named(f"{checkpoints.name} on {path.name}", "nats per token", "loss")
     counted = f"{score.tokens:,} tokens, {score.words:,} words, {score.bytes:,} bytes"
-    made.notes.append(f"Perplexity of {path.name} ({counted}) by token and by word: {NORMALISED}.")
     return replace(
-        made, no_test="--text is one text", unit="nats per token", measure="loss", label=f"{PERPLEXITY}-{path.name}"
+        of_model(e.model, score, named, identity),
+        no_test="--text is one text",
+        notes=[f"Perplexity of {path.name} ({counted}) by token and by word: {NORMALISED}."],
+        label=f"{PERPLEXITY}-{path.name}",
     )
 
 
@@ -195,24 +225,31 @@ def file_digest(path: Path) -> str:
 
 
 def of_model(
-    args: argparse.Namespace, score: OnModel | ZeroShot | Perplexity, title: str, identity: dict[str, Any]
+    model: str | None, score: OnModel | ZeroShot | Perplexity, named: Named, identity: dict[str, Any]
 ) -> Evaluator:
-    own = live_tensors(score.model)
-    names = {*score.model.state_dict(), *beside_weights(score.settings)}
-    what = f"--model={args.model}" if args.model else f"model={score.settings.name}"
-    fitted = Fitted(own, names, what, score.settings, masks(score.settings))
-    made = Evaluator(score, fitted, score.averaged, title, score.device, score.ranks)
-    return replace(made, identity={"model": str(score.settings), **identity})
+    """One that evaluates weights in a model of ours. model: what --model names; identity: of the evaluation."""
+    own, settings = live_tensors(score.model), score.settings
+    names = {*score.model.state_dict(), *beside_weights(settings)}
+    what = f"--model={model}" if model else f"model={settings.name}"
+    return Evaluator(
+        score=score,
+        fitted=Fitted(own, names, what, settings, masks(settings)),
+        named=named,
+        averaged=score.averaged,
+        device=score.device,
+        ranks=score.ranks,
+        identity={"model": str(settings), **identity},
+    )
 
 
-def masks(model: Any) -> set[str]:
+def masks(model: ModelSettings) -> set[str]:
     from lawa_exp.axes.model.gpt.gpt import not_weights
     from lawa_exp.axes.model.gpt.settings import GPTSettings
 
     return not_weights(model.layers) if isinstance(model, GPTSettings) else set()
 
 
-def beside_weights(model: Any) -> set[str]:
+def beside_weights(model: ModelSettings) -> set[str]:
     from lawa_exp.axes.model.pythia.settings import PythiaSettings
 
     if not isinstance(model, PythiaSettings):
@@ -223,118 +260,82 @@ def beside_weights(model: Any) -> set[str]:
 
 
 def model_and_tokenizer(
-    args: argparse.Namespace, beside: Path, record: dict[str, Any]
+    request: Request, checkpoints: Checkpoints
 ) -> tuple[LanguageModel, torch.device, Ranks, Tokenizer]:
     """The language model and its tokenizer: --tokenizer, else the run's own, else the checkpoint's tokenizer.json."""
-    written = RunDir(Path(args.run)).read_config() if not args.run.startswith(HUB) else None
-    unresolved = unresolved_from(written) if written and not args.model else composed(args, beside, record, [])[0]
+    target, e, folder = request.target, request.evaluation, checkpoints.folder
+    written = RunDir(Path(target.run)).read_config() if target.repository is None else None
+    of_run = bool(written) and not e.model
+    unresolved = unresolved_from(written) if written and of_run else composed(request, checkpoints, [])[0]
     if unresolved.model.inputs != "tokens":
-        raise UserError(f"--evaluate {args.evaluate}: model={unresolved.model.name} is no language model of tokens")
-    device, ranks = start_device(args.device or unresolved.device)
+        raise UserError(f"--evaluate {e.how}: model={unresolved.model.name} is no language model of tokens")
+    device, ranks = start_device(target.device or unresolved.device)
     trainer = resolve_trainer(unresolved.trainer, device.type, ranks.local_world)
-    if args.threads:
-        trainer = replace(trainer, threads=args.threads)
-    if args.tokenizer is None and written and not args.model:
-        tokenizer, said = run_tokenizer(unresolved.dataset), "the run's tokenizer"
+    if target.threads:
+        trainer = replace(trainer, threads=target.threads)
+    if e.tokenizer is None and of_run:
+        tokenizer, origin = run_tokenizer(unresolved.dataset), "the run's tokenizer"
     else:
-        said = f"--tokenizer={args.tokenizer}" if args.tokenizer else str(beside / "tokenizer.json")
-        tokenizer = asked_tokenizer(args.tokenizer, beside)
-    check_tokenizer(tokenizer, unresolved.model.vocab_size, beside, said)
-    subject = LanguageModel(unresolved.model, unresolved.seed, trainer, unresolved.evaluate.values["batch_size"])
-    return subject, device, ranks, tokenizer
+        origin = f"--tokenizer={e.tokenizer}" if e.tokenizer else str(folder / FILE)
+        tokenizer = requested_tokenizer(e.tokenizer, folder)
+    check_tokenizer(tokenizer, unresolved.model.vocab_size, folder, origin)
+    model = LanguageModel(unresolved.model, unresolved.seed, trainer, unresolved.evaluate.values["batch_size"])
+    return model, device, ranks, tokenizer
 
 
-def of_tokens(dataset: Any) -> Tokenizer | None:
-    """The one that made a data set's tokens, where it is known and its files are here."""
-    name, path = tokenizer_of(dataset)
-    with contextlib.suppress(UserError):
-        return load_tokenizer(name, path) if name else None
-    return None
+def composed(request: Request, checkpoints: Checkpoints, more: list[str]) -> tuple[Unresolved, Options]:
+    """The configuration of --model, or of what config.json names, with the overrides `more` and the requested ones.
 
-
-def run_tokenizer(dataset: Any) -> Tokenizer:
-    """Of the data set that a run was trained on."""
-    name, path = tokenizer_of(dataset)
-    if name is None:
-        raise UserError(f"--tokenizer is missing: dataset={dataset.name} does not say which made its tokens")
-    return load_tokenizer(name, path)
-
-
-def asked_tokenizer(asked: str | None, beside: Path) -> Tokenizer:
-    """A name, a file, or what lies beside the checkpoint."""
-    if asked in TOKENIZERS:
-        return load_tokenizer(asked, None)
-    file = Path(asked) if asked else beside / "tokenizer.json"
-    if asked and file.is_dir():
-        file = file / "tokenizer.json"
-    if not file.is_file():
-        where = (
-            f"--tokenizer={asked}: no such file" if asked else f"--tokenizer is missing: no tokenizer.json in {beside}"
-        )
-        raise UserError(f"{where}; expected {', '.join(TOKENIZERS)}, or a tokenizer.json")
-    return read_tokenizer(file, file.name)
-
-
-def check_tokenizer(tokenizer: Tokenizer, vocab_size: int | None, beside: Path, said: str) -> None:
-    """UserError where the tokens are not those that the checkpoint's model was trained on, as far as that is known."""
-    carried = beside / "tokenizer.json"
-    if carried.is_file():
-        own = read_tokenizer(carried, "its own")
-        if not np.array_equal(own.encode(PROBE), tokenizer.encode(PROBE)):
-            raise UserError(f"{said} does not fit the model: {carried} gives other tokens")
-    elsewhere = (beside / "config.json").is_file() and not carried.is_file()
-    if vocab_size is None:
-        return
-    if tokenizer.vocab_size > vocab_size or (elsewhere and vocab_size - tokenizer.vocab_size >= PADDING):
-        counts = f"{tokenizer.vocab_size:,} tokens, and a vocabulary of {vocab_size:,} there"
-        raise UserError(f"{said} does not fit the model: {counts}")
-
-
-def composed(
-    args: argparse.Namespace, beside: Path, record: dict[str, Any], more: list[str]
-) -> tuple[Unresolved, Options]:
-    """The configuration of --model, or of what config.json names, with further settings.
-
-    record: the model's settings that the checkpoints hold, which stand where the command says nothing. UserError where
-    it says something else.
+    The model's settings that the checkpoints record stand where the command says nothing. UserError where it says
+    something else.
     """
-    from lawa_exp.launch.compose import compose
-    from lawa_exp.launch.compose import read as settings_of
-
-    threads = [f"trainer.threads={args.threads}"] if args.threads else []
-
-    def values_of(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
-        return compose([*overrides, *more, *args.overrides, *threads])[0][0]
-
-    def settled(overrides: list[str]) -> tuple[Unresolved, Options]:
-        return settings_of(*values_of(overrides))
-
-    if args.model:
-        model = [f"model={args.model}"]
-        if record and values_of(model)[0]["model"].get("kind") == "gpt":
-            model += [f"model.{key}={json.dumps(said)}" for key, said in record.items()]
-            chosen = values_of(model)[0]["model"]
-            for key, said in record.items():
-                if chosen[key] != said:
-                    where = f"the checkpoints of RUN={args.run} record {json.dumps(said)}"
-                    raise UserError(f"model.{key}={json.dumps(chosen[key])}: {where}; leave model.{key} out")
-        return settled(model)
-    if not (beside / "config.json").is_file():
+    target, e, folder = request.target, request.evaluation, checkpoints.folder
+    requested = [*more, *e.overrides, *([f"trainer.threads={target.threads}"] if target.threads else [])]
+    if e.model:
+        model = [f"model={e.model}", *recorded_settings(target.run, e.model, checkpoints.recorded, requested)]
+        return settled([*model, *requested])
+    if not (folder / "config.json").is_file():
         raise UserError(
-            f"RUN={args.run} is no run of ours: give --model and --dataset, or --evaluate (there is no config.json in "
-            f"{beside})"
+            f"RUN={target.run} is no run of ours: give --model and --dataset, or --evaluate (there is no config.json "
+            f"in {folder})"
         )
     from lawa_exp.axes.model.pythia.pythia import settings_in
 
-    shape = [f"model.{k}={v}" for k, v in settings_in(beside / "config.json").items()]
-    model = ["model=pythia_14m", f"model.name={args.run.rstrip('/').split('/')[-1]}", *shape]
-    unresolved, options = settled(model)
-    overridden = any(override.startswith("dataset.tokenizer") for override in args.overrides)
-    if "tokenizer" in setting_names(type(unresolved.dataset)) and not overridden:
-        carried = beside / "tokenizer.json"
+    shape = [f"model.{k}={v}" for k, v in settings_in(folder / "config.json").items()]
+    model = ["model=pythia_14m", f"model.name={target.run.rstrip('/').split('/')[-1]}", *shape]
+    unresolved, options = settled([*model, *requested])
+    overridden = any(override.startswith("dataset.tokenizer") for override in e.overrides)
+    if unresolved.dataset.tokenizer is not None and not overridden:
+        carried = folder / FILE
         own = [f"dataset.tokenizer_path={carried}"] if carried.is_file() else []
-        return settled([*model, *more, "dataset.tokenizer=neox", *own])
+        return settled([*model, *more, "dataset.tokenizer=neox", *own, *requested])
     return unresolved, options
+
+
+def recorded_settings(run: str, model: str, recorded: dict[str, Any], requested: list[str]) -> list[str]:
+    """Overrides with what the checkpoints record, where --model is a GPT. UserError: `requested` contradicts it."""
+    if not recorded or composed_values([f"model={model}", *requested])["model"].get("kind") != "gpt":
+        return []
+    overrides = [f"model.{key}={json.dumps(value)}" for key, value in recorded.items()]
+    settings = composed_values([f"model={model}", *overrides, *requested])["model"]
+    for key, value in recorded.items():
+        if settings[key] != value:
+            where = f"the checkpoints of RUN={run} record {json.dumps(value)}"
+            raise UserError(f"model.{key}={json.dumps(settings[key])}: {where}; leave model.{key} out")
+    return overrides
+
+
+def composed_values(overrides: list[str]) -> dict[str, Any]:
+    """The configuration as plain values."""
+    from lawa_exp.launch.compose import compose
+
+    return compose(overrides)[0][0][0]
+
+
+def settled(overrides: list[str]) -> tuple[Unresolved, Options]:
+    from lawa_exp.launch.compose import compose, read
+
+    return read(*compose(overrides)[0][0])
 
 
 def shipped_file(task: str) -> Path | None:

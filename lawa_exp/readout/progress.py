@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lawa_exp.evaluation.replay import Replay
-from lawa_exp.readout.revisions import Source
+from lawa_exp.readout.subject import Revisions
 from lawa_exp.storage.commit import Damaged, commit, remove, verify
 from lawa_exp.storage.rows import encode, read_rows
 from lawa_exp.storage.safetensors import read_tensors, write_tensors
@@ -19,22 +19,20 @@ FILE, STATE = "progress.jsonl", "progress_state"
 
 
 class Revisiting:
-    """progress.jsonl in the folder of the results: what was asked, then a line for each step that is evaluated.
+    """progress.jsonl in the folder of the results: what was requested, then a line for each step that is evaluated.
 
     The last step is done with the results: until they are written, and `finish` called, it is evaluated again.
     """
 
-    def __init__(
-        self, out: Path, asked: dict[str, Any], replay: Replay, source: Source, live: Sequence[int], writes: bool
-    ) -> None:
-        """asked: all that decides the results. UserError: something else was asked before, and is not finished.
+    def __init__(self, out: Path, revisions: Revisions, replay: Replay, live: Sequence[int], writes: bool) -> None:
+        """UserError: something else was requested before, and is not finished.
 
         Where it writes, `out` is there and the caller's alone.
         """
-        self.out, self.replay, self.source, self.live, self.writes = out, replay, source, list(live), writes
-        asked = json.loads(json.dumps(asked, sort_keys=True))
+        self.out, self.replay, self.source, self.live, self.writes = out, replay, revisions.source, list(live), writes
+        requested = json.loads(json.dumps(revisions.identity, sort_keys=True))
         lines = read_rows(out / FILE)
-        same = bool(lines) and lines[0].get("asked") == asked
+        same = bool(lines) and lines[0].get("asked") == requested
         over = bool(lines) and lines[-1].get("finished", False)
         if len(lines) > 1 and not same and not over:
             raise UserError(
@@ -55,13 +53,13 @@ class Revisiting:
             if not self.done:
                 self._drop_states()  # what another read-out left
             kept: list[dict[str, Any]] = [
-                {"step": s, "rows": found, "measures": more} for s, (found, more) in self.done.items()
+                {"step": s, "rows": rows, "measures": more} for s, (rows, more) in self.done.items()
             ]
             # Without the part of a line that a kill, or a full disk, left: the next one would go on there.
-            write_text_atomically(out / FILE, "".join(encode(line) for line in [{"asked": asked}, *kept]))
+            write_text_atomically(out / FILE, "".join(encode(line) for line in [{"asked": requested}, *kept]))
         if writes:
-            for step in set(source.paths) - (set() if self.finished else set(replay.wanted)):
-                source.forget(step)
+            for step in set(self.source.paths) - (set() if self.finished else set(replay.wanted)):
+                self.source.forget(step)
 
     def add(self, step: int, rows: list[dict[str, Any]], measures: list[dict[str, Any]]) -> None:
         """Also removes the revisions that nothing reads any more."""
@@ -91,9 +89,13 @@ class Revisiting:
     def _write_tensors(self, path: Path) -> None:
         write_tensors(path, {f"{a.settings.id}/{n}": t for a in self.stateful for n, t in a.state()[0].items()})
 
-    def _writer(self, step: int) -> Any:
+    def _writer(self, step: int) -> Callable[[Path], None]:
         scalars = {a.settings.id: a.state()[1] for a in self.stateful}
-        return lambda path: path.write_text(json.dumps({"step": step, "scalars": scalars}))
+
+        def write(path: Path) -> None:
+            path.write_text(json.dumps({"step": step, "scalars": scalars}))
+
+        return write
 
     def _load_states(self) -> None:
         """Of the averagers; where they are not those of the last line, everything begins anew."""

@@ -8,24 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.readout.findings import Findings, plus_minus, verdict
+from lawa_exp.readout.comparison import Comparison, plus_minus, verdict
 from lawa_exp.readout.heatmap import compared_line, draw_heatmap
+from lawa_exp.readout.subject import Named
 from lawa_exp.results.figures import draw_curves
 from lawa_exp.results.savings import Price, longest_saving, table_of
 from lawa_exp.results.statistics import curve
 from lawa_exp.results.tables import markdown, saved_text
 
 
-@dataclass(frozen=True)
-class Named:
-    """What a read-out is of, the unit of its loss, and what the loss is called."""
-
-    title: str
-    unit: str
-    measure: str
-
-
-def table(f: Findings, measure: str) -> str:
+def table(f: Comparison, measure: str) -> str:
     """A line for each average: loss after the last step, difference to live and to the best, steps saved half-way."""
     noise = any(line.saved_range for line in f.lines)
     head = [
@@ -46,7 +38,7 @@ def table(f: Findings, measure: str) -> str:
     return markdown(lines)
 
 
-def noise_line(f: Findings) -> str:
+def noise_line(f: Comparison) -> str:
     """What the intervals hold and what they do not."""
     sources = [f"the evaluation's samples (paired, {f.batches} batches)"] if f.batches else []
     if not math.isnan(f.scatter):
@@ -79,7 +71,7 @@ class Test:
     samples: int
 
 
-def chosen_line(f: Findings, test: Test | None, why_no_test: str) -> str:
+def chosen_line(f: Comparison, test: Test | None, why_no_test: str) -> str:
     """What val chooses, and what it is worth where it was not chosen."""
     best = next(line for line in f.lines if line.id == f.best)
     difference = f"{best.difference:+.4f}{plus_minus(best.half)}"
@@ -95,7 +87,7 @@ def chosen_line(f: Findings, test: Test | None, why_no_test: str) -> str:
 
 def write_summary(
     out: Path,
-    f: Findings,
+    f: Comparison,
     rows: list[dict[str, Any]],
     named: Named,
     chosen: str,
@@ -116,7 +108,7 @@ def write_summary(
     return "\n\n".join(paragraphs)
 
 
-def savings_paragraph(rows: list[dict[str, Any]], f: Findings, price: Price) -> str:
+def savings_paragraph(rows: list[dict[str, Any]], f: Comparison, price: Price) -> str:
     """The longest saving of each average, and in what it is priced."""
     live = curve(rows, "live")
     found = {line.id: longest_saving(live, curve(rows, line.id), price) for line in f.lines}

@@ -11,18 +11,24 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from lawa_exp.formats.checkpoint import INDEX, WHOLE
 from lawa_exp.formats.steps import find_checkpoints, step_in
+from lawa_exp.readout.request import HUB
 from lawa_exp.system.errors import Failed, UserError
 from lawa_exp.system.files import locked
 
-HUB = "hf:"
-BESIDE = ("config.json", "tokenizer.json")  # fetched with the weights
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
+
+T = TypeVar("T")
+
+COMPANIONS = ("config.json", "tokenizer.json")  # fetched with the weights
 GOES_ON = "the same command goes on"
 
 
@@ -33,7 +39,7 @@ class Source(Protocol):
     paths: dict[int, Path]
     identity: dict[str, Any]  # of the checkpoints, as far as it is known without reading them
 
-    def beside(self, step: int) -> Path:
+    def folder_of(self, step: int) -> Path:
         """The folder that has the checkpoint's configuration and tokenizer, if there are any."""
         ...
 
@@ -45,7 +51,7 @@ class Source(Protocol):
         """Nobody reads this step again."""
         ...
 
-    def held(self) -> AbstractContextManager[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """InUse while another process removes what it has read."""
         ...
 
@@ -57,7 +63,7 @@ class Folder:
         self.name, self.paths = root.resolve().name, find_checkpoints(root, "RUN")
         self.identity = {"folder": str(root.resolve()), "checkpoints": {s: _stamp(p) for s, p in self.paths.items()}}
 
-    def beside(self, step: int) -> Path:
+    def folder_of(self, step: int) -> Path:
         path = self.paths[step]
         return path if path.is_dir() else path.parent
 
@@ -67,7 +73,7 @@ class Folder:
     def forget(self, step: int) -> None:
         pass
 
-    def held(self) -> AbstractContextManager[None]:
+    def locked(self) -> AbstractContextManager[None]:
         return nullcontext()
 
 
@@ -96,9 +102,9 @@ class Hub:
         self.identity = {"repository": repository, "commits": self.commits}
         self._whole: set[int] = set()
 
-    def beside(self, step: int) -> Path:
+    def folder_of(self, step: int) -> Path:
         sizes = self._listed(step)
-        for name in BESIDE:
+        for name in COMPANIONS:
             if name in sizes:
                 self._download(step, name)
         return self.paths[step]
@@ -117,7 +123,7 @@ class Hub:
                 (path / name).unlink()
                 if attempt == 2:
                     raise Failed(f"{HUB}{self.repository} {path.name}/{name}, fetched twice, {problem}; {GOES_ON}")
-        self.beside(step)
+        self.folder_of(step)
         self._whole.add(step)
         return path
 
@@ -127,11 +133,11 @@ class Hub:
         with suppress(OSError):
             self.root.rmdir()  # when it is empty
 
-    def held(self) -> AbstractContextManager[None]:
+    def locked(self) -> AbstractContextManager[None]:
         self.root.parent.mkdir(parents=True, exist_ok=True)
         return locked(self.root.with_name(f"{self.root.name}.lock"), f"{self.root} of RUN={HUB}{self.repository}")
 
-    def _weights(self, step: int, listed: dict[str, Any]) -> list[str]:
+    def _weights(self, step: int, listed: dict[str, RepoSibling]) -> list[str]:
         """The files of weights, an index before its shards."""
         for name in WHOLE:
             if name in listed:
@@ -152,7 +158,7 @@ class Hub:
             f"{HUB}{self.repository} {self.paths[step].name}: no weights there ({' or '.join(WHOLE)}, or their shards)"
         )
 
-    def _listed(self, step: int) -> dict[str, Any]:
+    def _listed(self, step: int) -> dict[str, RepoSibling]:
         commit = self.commits[step]
         where = {"revision": commit, "files_metadata": True}
         info = self._ask(lambda hub, endpoint: hub.HfApi(endpoint).model_info(self.repository, **where))
@@ -164,7 +170,7 @@ class Hub:
         return Path(got)
 
     @staticmethod
-    def _problem(path: Path, listed: Any) -> str | None:
+    def _problem(path: Path, listed: RepoSibling) -> str | None:
         size = path.stat().st_size
         if listed.size is not None and size != listed.size:
             return f"has {size:,} bytes in place of {listed.size:,}"
@@ -174,7 +180,7 @@ class Hub:
             same = hashlib.file_digest(file, "sha256").hexdigest() == listed.lfs.sha256
         return None if same else "does not have the SHA-256 that the hub states"
 
-    def _ask(self, call: Any) -> Any:
+    def _ask(self, call: Callable[[ModuleType, str | None], T]) -> T:
         try:
             import huggingface_hub
             import huggingface_hub.utils
@@ -222,7 +228,7 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
-def chosen(source: Source, revisions: str | None) -> list[int]:
+def named_steps(source: Source, revisions: str | None) -> list[int]:
     """The steps that `--revisions` names: `step1000..step143000`, single ones, or several with commas; None: all.
 
     UserError names one that is missing, and its neighbours.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import shlex
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,16 @@ import numpy as np
 
 from lawa_exp.averaging import AVERAGERS, AveragerSettings, EmaSettings, LawaSettings, SwaSettings, WmaSettings
 from lawa_exp.config.rules import setting_names
-from lawa_exp.evaluation.read_out import ReadOut, is_scored, live_rows, read_out
-from lawa_exp.evaluation.replay import Average, Replay
-from lawa_exp.readout.asked import typed
+from lawa_exp.evaluation.read_out import Live, ReadOut, is_scored, live_rows, read_out
+from lawa_exp.readout.averagers import typed
 from lawa_exp.readout.choice import FEWEST_BATCHES, TOLERANCE, choose, cost, cross_fitted, standard_error
 from lawa_exp.readout.command import with_earlier
-from lawa_exp.readout.findings import findings
+from lawa_exp.readout.comparison import compare
 from lawa_exp.readout.noise import paired
-from lawa_exp.readout.report import Named, write_summary
-from lawa_exp.readout.subject import Subject, averages_of
+from lawa_exp.readout.of_run import averages_of
+from lawa_exp.readout.report import write_summary
+from lawa_exp.readout.request import Target
+from lawa_exp.readout.subject import Subject
 from lawa_exp.results.statistics import curve
 from lawa_exp.storage.commit import steps_in
 from lawa_exp.storage.origin import snapshots_of
@@ -77,39 +77,23 @@ class Suggestion:
     while_training: tuple[str, float, float, float] | None
 
 
-def suggest(args: argparse.Namespace) -> tuple[Suggestion, Subject, ReadOut]:
+def suggest(target: Target, say: Callable[[str], None]) -> tuple[Suggestion, Subject, ReadOut]:
     """Reads the candidates out of RUN, chooses, and writes RUN/readouts/suggest (metrics.jsonl, summary.md, ...).
 
-    args: run, device, threads, json as `lawa_exp.suggest` has them. The read-out stands after the last step, so that
-    what it holds can be evaluated on. UserError: nothing was evaluated, or there is nothing to choose between.
+    The read-out stands after the last step, so that what it holds can be evaluated on. say: prints a line (rank 0).
+    UserError: nothing was evaluated, or there is nothing to choose between.
     """
-    run = RunDir(Path(args.run))
+    run = RunDir(Path(target.run))
     written = run.read_config()
     if written is None:
-        raise UserError(f"RUN={args.run}: no run there (config.yaml is missing)")
-    live = live_rows(read_rows(run.metrics))
-    last = max(live, default=0)
-    if not last:
-        raise UserError(f"RUN={args.run}: its live weights were not evaluated yet")
-    states = {} if written["optimizer"]["kind"] == "schedule_free" else steps_in(run.resume) | steps_in(run.states)
-    if last not in snapshots_of(run) | states:
-        raise UserError(
-            f"RUN={args.run}: the weights of step {last:,}, the last one evaluated, were not kept; choose a "
-            "trajectory.every that divides evaluate.every"
-        )
-    period = written["trajectory"]["every"]
-    asked = candidates(written["averagers"], period, last)
-    subject = averages_of(args, run, written, asked, batches=BATCHES, states=states)
-    averages: list[Average] = [*subject.replay.averages, *subject.kept]
-    if not averages:
-        raise UserError(f"RUN={args.run}: no average can be had: " + "; ".join(subject.left_out[:1]))
-    say = print if subject.is_main and not args.json else lambda *_: None
-    say(f"{len(averages)} averages after step {last:,} and at evaluations before it: evaluating on val")
-    live = subject.live
-    subject.live = {s: live[s] for s in (*earlier_steps(list(live)), last)}
-    found = read_out(subject.replay, averages, subject.score, subject.live, lambda _: None)
-    rows = with_earlier(found.rows, subject)
-    by, sums = measured(found.sums)
+        raise UserError(f"RUN={target.run}: no run there (config.yaml is missing)")
+    subject, live = subject_of(target, run, written)
+    last, averages = subject.training.last, subject.averages
+    if subject.is_main:
+        say(f"{len(averages)} averages after step {last:,} and at evaluations before it: evaluating on val")
+    result = read_out(subject.replay, averages, subject.score, subject.live, lambda _: None)
+    rows = with_earlier(result.rows, subject)
+    by, sums = measured(result.sums)
     if len(sums["live"]) < FEWEST_BATCHES:
         raise UserError(f"evaluate.samples: {len(sums['live'])} of val are too few; expected {FEWEST_BATCHES} or more")
     fields = {"live": {"weights": "live"}, **{a.id: a.fields for a in averages}}
@@ -120,19 +104,38 @@ def suggest(args: argparse.Namespace) -> tuple[Suggestion, Subject, ReadOut]:
         rows = [*rows, *(r for r in more if (r["step"], r["weights"]) not in have)]
         rows.sort(key=lambda row: row["step"])
     every_row = [*(r for r in subject.rows if r["weights"] == "live"), *rows]
-    suggestion = judged(args.run, written["steps"], by, sums, fields, every_row, list(subject.live), subject.unit)
+    unit = subject.named.unit
+    suggestion = judged(target.run, written["steps"], by, sums, fields, every_row, list(subject.live), unit)
     if subject.is_main:
         out = subject.root / NAME
         write_rows(out / "metrics.jsonl", rows)
         write_text_atomically(out / "suggestion.json", as_json(suggestion))
-        f = findings(found, every_row, [average.id for average in averages])
-        command = shlex.join(["python", "-m", "lawa_exp.suggest", args.run])
+        f = compare(result, every_row, [average.id for average in averages])
+        command = shlex.join(["python", "-m", "lawa_exp.suggest", target.run])
         chosen_text = "\n".join(f"- {line}" for line in lines_of(suggestion))
         notes = [note for note in subject.notes if note.startswith(("Data:", "The live weights"))]
-        write_summary(
-            out, f, every_row, Named(subject.title, subject.unit, subject.measure), chosen_text, notes, command
+        write_summary(out, f, every_row, subject.named, chosen_text, notes, command)
+    return suggestion, subject, result
+
+
+def subject_of(target: Target, run: RunDir, written: dict[str, Any]) -> tuple[Subject, Live]:
+    """The run with the candidates, at its last evaluation and at some before; and all its rows of the live weights."""
+    last = max(live_rows(read_rows(run.metrics)), default=0)
+    if not last:
+        raise UserError(f"RUN={target.run}: its live weights were not evaluated yet")
+    states = {} if written["optimizer"]["kind"] == "schedule_free" else steps_in(run.resume) | steps_in(run.states)
+    if last not in snapshots_of(run) | states:
+        raise UserError(
+            f"RUN={target.run}: the weights of step {last:,}, the last one evaluated, were not kept; choose a "
+            "trajectory.every that divides evaluate.every"
         )
-    return suggestion, subject, found
+    period = written["trajectory"]["every"]
+    entries = candidates(written["averagers"], period, last)
+    subject = averages_of(target, run, written, entries, batches=BATCHES, states=states)
+    if not subject.averages:
+        raise UserError(f"RUN={target.run}: no average can be had: " + "; ".join(subject.left_out[:1]))
+    live = subject.live
+    return replace(subject, live={s: live[s] for s in (*earlier_steps(list(live)), last)}), live
 
 
 def candidates(attached: list[dict[str, Any]], period: int, last: int) -> list[dict[str, Any]]:
@@ -178,23 +181,14 @@ def measured(sums: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]
     return "accuracy", {id: np.stack([own[:, 1] - own[:, 2], own[:, 1]], axis=1) for id, own in finite.items()}
 
 
-def at_other_steps(
-    id: str, subject: Subject, live: dict[int, dict[str, Any] | None], known: set[int]
-) -> list[dict[str, Any]]:
-    """The rows of the chosen average at the evaluated steps before the last at which it has none."""
+def at_other_steps(id: str, subject: Subject, live: Live, evaluated: set[int]) -> list[dict[str, Any]]:
+    """The rows of the average `id` at the steps of `live` at which it was not evaluated yet."""
     average = next((a for a in subject.replay.averages if a.id == id), None)
-    steps = {s: row for s, row in live.items() if s not in known}
+    steps = {s: row for s, row in live.items() if s not in evaluated}
     if average is None or not steps:  # an attached one has its rows from the training
         return []
-    replay = Replay(
-        [average.averager.settings],
-        subject.score.averaged,  # type: ignore[attr-defined]
-        subject.snapshots,
-        subject.replay.device,
-        [step for step, row in steps.items() if not is_scored(row)],
-        subject.score.statistics,  # type: ignore[attr-defined]
-        subject.replay.bn,
-    )
+    again = [step for step, row in steps.items() if not is_scored(row)]
+    replay = subject.replay.another([average.averager.settings], again)
     return read_out(replay, replay.averages, subject.score, steps, lambda _: None).rows
 
 

@@ -73,7 +73,7 @@ def measure_line(folder: Path, id: str) -> Along | None:
     from lawa_exp.config.shared import Options
     from lawa_exp.evaluation.replay import read_snapshot
     from lawa_exp.evaluation.score import OnModel
-    from lawa_exp.readout.kept import Attached
+    from lawa_exp.readout.attached import Attached
     from lawa_exp.runs.choices import config_from, unresolved_from
     from lawa_exp.runs.folder import check_content
     from lawa_exp.runs.prepare import prepare

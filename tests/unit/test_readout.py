@@ -21,10 +21,10 @@ from lawa_exp.evaluation.read_out import ReadOut, evaluations, live_rows, read_o
 from lawa_exp.evaluation.replay import Replay, Snapshots, read_snapshot
 from lawa_exp.evaluation.score import OnModel
 from lawa_exp.formats.steps import find_checkpoints, step_in
-from lawa_exp.readout.findings import Findings, findings
-from lawa_exp.readout.foreign import read_checkpoint
+from lawa_exp.readout.attached import Rebuilt, tracked_widths
+from lawa_exp.readout.checkpoints import read_checkpoint
+from lawa_exp.readout.comparison import Comparison, compare
 from lawa_exp.readout.heatmap import Cell, compared_at, compared_line, differences, draw_panel
-from lawa_exp.readout.kept import Rebuilt, tracked_widths
 from lawa_exp.readout.noise import paired, scatter
 from lawa_exp.readout.report import Test as Outcome
 from lawa_exp.readout.report import chosen_line
@@ -138,7 +138,7 @@ def test_table_figures_and_the_report_on_test(several: tuple[Path, str], trained
         assert "paired, 4 batches" in text and "what another seed would change is not in it" in text
 
 
-def windows(spacings: tuple[int, ...], last: int) -> tuple[Findings, list[dict[str, Any]]]:
+def windows(spacings: tuple[int, ...], last: int) -> tuple[Comparison, list[dict[str, Any]]]:
     """Made-up curves: live loses 0.01 a step, an average is 0.5 under the live weights of its newest snapshot."""
     steps = range(10, last + 1, 10)
     found = [{"step": s, "split": "val", "weights": "live", "loss": 9 - s / 100} for s in steps]
@@ -146,7 +146,7 @@ def windows(spacings: tuple[int, ...], last: int) -> tuple[Findings, list[dict[s
         defined = [s for s in steps if len(settings.needed(s)) == settings.k]
         at = [{"step": s, "loss": 8.5 - settings.needed(s)[-1] / 100} for s in defined]
         found += [{"split": "val", **row_fields(settings), **row} for row in at]
-    return findings(ReadOut(found, last, {}), found, averager_ids(found)), found
+    return compare(ReadOut(found, last, {}), found, averager_ids(found)), found
 
 
 def test_heat_map_compares_windows_where_none_is_stale() -> None:

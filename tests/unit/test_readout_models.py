@@ -18,7 +18,7 @@ from helpers import rows, run
 from lawa_exp.axes.dataset.text import PydocsSettings
 from lawa_exp.evaluation.evaluate import fixed_set
 from lawa_exp.evaluation.perplexity import windows
-from lawa_exp.readout.__main__ import parser
+from lawa_exp.readout.__main__ import parser, request_of
 from lawa_exp.readout.command import read
 from lawa_exp.runs.choices import config_from
 from lawa_exp.storage.commit import steps_in
@@ -42,8 +42,8 @@ def readout(*arguments: Any) -> tuple[int, str]:
     """The command in this process: its exit code and its errors."""
     err = io.StringIO()
     with redirect_stdout(io.StringIO()), redirect_stderr(err):
-        args = parser().parse_intermixed_args([str(a) for a in arguments])
-        return exit_code(lambda: read(args)), err.getvalue()
+        request = request_of(parser().parse_intermixed_args([str(a) for a in arguments]))
+        return exit_code(lambda: read(request)), err.getvalue()
 
 
 def weights_of(folder: Path, out: Path) -> dict[str, dict[str, Any]]:

@@ -19,7 +19,7 @@ pytest.importorskip("transformers")
 
 from lawa_exp.axes.model.pythia.pythia import write_configuration
 from lawa_exp.export import export
-from lawa_exp.readout.__main__ import parser
+from lawa_exp.readout.__main__ import parser, request_of
 from lawa_exp.readout.command import read
 from lawa_exp.runs.choices import config_from
 from lawa_exp.storage.commit import steps_in
@@ -68,8 +68,8 @@ def readout(served: Served | None, *arguments: Any) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setenv("HF_ENDPOINT", served.url if served else "http://127.0.0.1:9")
-        args = parser().parse_intermixed_args([str(a) for a in arguments])
-        code = exit_code(lambda: read(args))
+        request = request_of(parser().parse_intermixed_args([str(a) for a in arguments]))
+        code = exit_code(lambda: read(request))
     return code, out.getvalue(), err.getvalue()
 
 

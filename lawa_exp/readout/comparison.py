@@ -1,4 +1,4 @@
-"""What a read-out found: each average against the live weights and the best one, with the noise of one run."""
+"""Each average of a read-out against the live weights and the best one, with the noise of one run."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What is told about a read-out. best: the id that val chooses."""
+class Comparison:
+    """All averages of a read-out. best: the id that val chooses."""
 
     step: int
     live: float
@@ -46,7 +46,7 @@ class Findings:
     scatter: float  # of the live curve
 
 
-def findings(found: ReadOut, rows: list[dict[str, Any]], ids: Sequence[str]) -> Findings:
+def compare(found: ReadOut, rows: list[dict[str, Any]], ids: Sequence[str]) -> Comparison:
     """rows: val rows of the live weights and of the averages `ids`, whose lines are in that order.
 
     Averages without a finite loss after the last step have none. Failed: none has one, or the live weights do not.
@@ -75,7 +75,7 @@ def findings(found: ReadOut, rows: list[dict[str, Any]], ids: Sequence[str]) -> 
         to_best = (loss - dict(curves[best])[step], paired_to(id, best))
         lines.append(Line(id, fields[id], loss, loss - live_loss, half, to_best, at, saved, saved_range, unclear))
     batches = len(found.sums["live"]) if "live" in found.sums else 0
-    return Findings(step, live_loss, lines, best, batches if batches > 1 else 0, spread)
+    return Comparison(step, live_loss, lines, best, batches if batches > 1 else 0, spread)
 
 
 def range_of_saved(live: Curve, at: int, value: float, half: float) -> tuple[str, bool]:

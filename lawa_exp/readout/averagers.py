@@ -1,8 +1,7 @@
-"""Which averages the flags ask for."""
+"""Which averagers a request names."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import itertools
 from typing import Any
@@ -10,35 +9,36 @@ from typing import Any
 from lawa_exp.averaging import AVERAGERS, AveragerSettings
 from lawa_exp.averaging.flags import KINDS, PERIODS, plain
 from lawa_exp.config.rules import default_of, near, setting_names
+from lawa_exp.readout.request import Averages
 from lawa_exp.runs.choices import choose
 from lawa_exp.system.errors import UserError
 
 
-def combinations(args: argparse.Namespace, snapshots: int, tracked: int | None = None) -> list[dict[str, Any]]:
-    """One entry for each averager that the flags ask for; lists combine as a product.
+def combinations(requested: Averages, snapshots: int, tracked: int | None = None) -> list[dict[str, Any]]:
+    """One entry for each averager, as in a configuration's `averagers`; lists combine as a product.
 
     snapshots: steps between the snapshots; tracked: between the observations of the power_emas that were tracked.
     """
     entries = []
-    kinds = args.avg.split(",")
+    kinds = requested.kinds
     for kind in kinds:
         if kind not in AVERAGERS:
             raise UserError(f"--avg={kind}: {near(kind, AVERAGERS)}")
     used = {name for kind in kinds for name in setting_names(AVERAGERS[kind])}
     for name in KINDS.keys() - used:
-        if getattr(args, name) is not None:
-            raise UserError(f"--{name} is not a setting of {args.avg}: {', '.join(sorted(used))}")
+        if name in requested.settings:
+            raise UserError(f"--{name} is not a setting of {','.join(kinds)}: {', '.join(sorted(used))}")
     for kind in kinds:
         period = tracked if kind == "power_ema" and tracked else snapshots
         names = setting_names(AVERAGERS[kind])
-        lists = [values_of(args, kind, name, period) for name in names]
+        lists = [values_of(requested, kind, name, period) for name in names]
         entries += [{"kind": kind, **dict(zip(names, values, strict=True))} for values in itertools.product(*lists)]
     return entries
 
 
-def values_of(args: argparse.Namespace, kind: str, name: str, period: int) -> list[Any]:
-    """What a flag says of a setting of `kind`, or its default."""
-    if text := getattr(args, name):
+def values_of(requested: Averages, kind: str, name: str, period: int) -> list[Any]:
+    """The requested values of a setting of `kind`, or its default."""
+    if text := requested.settings.get(name):
         return [plain(value) for value in text.split(",")]
     return [period if name in PERIODS else default_of(AVERAGERS[kind], name)]
 

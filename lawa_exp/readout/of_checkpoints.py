@@ -1,0 +1,134 @@
+"""Checkpoints with something that evaluates them: a folder of them, or revisions of a model on the hub."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from lawa_exp.averaging import AVERAGERS, AveragerSettings
+from lawa_exp.averaging.flags import start_note
+from lawa_exp.config.rules import setting_names
+from lawa_exp.evaluation.replay import Replay, Snapshots
+from lawa_exp.readout.availability import defined, gaps, instead, missing, period_note, too_few
+from lawa_exp.readout.averagers import combinations, typed
+from lawa_exp.readout.checkpoints import Fitted
+from lawa_exp.readout.evaluators import evaluator_for
+from lawa_exp.readout.request import Averages, Request
+from lawa_exp.readout.revisions import Folder, Hub, Source, named_steps
+from lawa_exp.readout.subject import Revisions, Subject, Training
+from lawa_exp.storage.rundir import RunDir
+from lawa_exp.system.errors import UserError
+from lawa_exp.system.memory import return_freed_memory
+
+
+def checkpoints(request: Request, locks: ExitStack) -> Subject:
+    """The requested averages of the checkpoints in RUN, which are evaluated as the request says.
+
+    locks: keep what is fetched for this process alone.
+    """
+    target = request.target
+    source, name = source_of(request, locks)
+    by_revisions = target.repository is not None or request.revisions is not None
+    steps = named_steps(source, request.revisions)
+    period = math.gcd(*steps) or 1
+    requested = typed(combinations(of_averagers(request.averages, by_revisions), period))
+    live = evaluated_at(request.averages.settings.get("every"), requested, steps) if by_revisions else steps
+    averages = Sources({s: source.paths[s] for s in steps}, requested, live, by_revisions)
+    first = min(averages.paths)
+    e = evaluator_for(request, name, lambda: source.fetch(first), source.folder_of(first))
+    if by_revisions:
+        return_freed_memory()
+    read = e.fitted
+    if target.repository is None:
+        for path in averages.paths.values():  # headers only: what does not fit is told before hours of evaluation
+            read(path)
+    notes = [*e.notes, *notes_on(read), *averages.gaps]
+    notes += period_note(request.averages.settings.get("every"), averages.replayed, period)
+    notes += start_note(request.averages.settings.get("start"), {s.kind for s in averages.replayed})
+    steps_of = {path: step for step, path in source.paths.items()}
+    snapshots = Snapshots(averages.paths, lambda path: read(source.fetch(steps_of[path])))
+    identity = {"averages": [s.id for s in averages.replayed], "live": live, **source.identity, **e.identity}
+    return Subject(
+        named=e.named,
+        root=Path("readouts"),
+        replay=Replay(averages.replayed, e.averaged, snapshots, e.device, live, e.statistics, e.bn),
+        score=e.score,
+        live=dict.fromkeys(live),
+        training=Training(max(source.paths)),
+        published=[row for row in e.published if row["step"] in live],
+        left_out=averages.left_out,
+        notes=notes,
+        no_test=e.no_test,
+        suffix=(f"-{e.label}" if e.label else "") + (f"-bn-{e.bn}" if target.bn else ""),
+        is_main=e.ranks is None or e.ranks.is_main,
+        revisions=Revisions(source, identity) if by_revisions else None,
+    )
+
+
+def source_of(request: Request, locks: ExitStack) -> tuple[Source, str]:
+    """Where the checkpoints come from, and what the results call them. UserError: the results would go into RUN."""
+    target = request.target
+    results = Path(request.out or "readouts")
+    if target.repository is not None:
+        source = Hub(target.repository, results / f".fetched-{target.repository.replace('/', '--')}")
+        if os.environ.get("RANK", "0") == "0":  # all ranks read what is fetched
+            locks.enter_context(source.locked())
+        return source, target.run.split("/")[-1]
+    run = RunDir(Path(target.run))
+    root = run.trajectory if request.evaluation.how and run.config.exists() else Path(target.run)
+    if results.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"--out={results} is inside RUN, where nothing is written; choose another folder")
+    return Folder(root), root.resolve().name
+
+
+class Sources:
+    """The requested averages that the checkpoints give, and of which checkpoints.
+
+    replayed: their settings; left_out: why others cannot be had; gaps: where they are not there. paths: of the
+    checkpoints by step; of a long trajectory of revisions those alone that are evaluated, or needed for that.
+    """
+
+    def __init__(
+        self, paths: dict[int, Path], requested: Sequence[AveragerSettings], live: Sequence[int], by_revisions: bool
+    ):
+        """UserError: of revisions none can be had."""
+        last = max(live)
+        problems = [(s, too_few(s, last) or missing(s, paths, last)) for s in requested]
+        self.left_out = [f"{s.id}: {problem}{instead(s, paths, last)}" for s, problem in problems if problem]
+        self.replayed = [s for s, problem in problems if not problem]
+        if by_revisions:
+            needed = {t for s in self.replayed for step in live if defined(s, step) for t in s.needed(step)} | set(live)
+            paths = {step: path for step, path in paths.items() if step in needed}
+        self.paths = paths
+        self.gaps = [note for s in self.replayed if (note := gaps(s, paths, live))]
+        if not self.replayed and by_revisions:
+            raise UserError("none of these averages can be had: " + "; ".join(self.left_out))
+
+
+def notes_on(read: Fitted) -> list[str]:
+    """What the checkpoints record of their model, and what of them is not in it."""
+    notes = []
+    if read.recorded and read.settings is not None:
+        recorded = ", ".join(f"{key}={json.dumps(value)}" for key, value in read.recorded.items())
+        notes.append(f"The model is as the checkpoints record it: {recorded}.")
+    if read.left_out:
+        notes.append(f"In the checkpoints, but not in {read.what}, and left out: {', '.join(sorted(read.left_out))}.")
+    return notes
+
+
+def of_averagers(requested: Averages, by_revisions: bool) -> Averages:
+    """What is requested of averagers: with revisions --every may only say which are evaluated."""
+    uses = {n for kind in requested.kinds if kind in AVERAGERS for n in setting_names(AVERAGERS[kind])}
+    return requested.without("every") if by_revisions and "every" not in uses else requested
+
+
+def evaluated_at(every: str | None, requested: Sequence[AveragerSettings], steps: list[int]) -> list[int]:
+    """The multiples of `every`, a flag; without it the steps at which an average is new. The last one in any case."""
+    if every is not None and (not every.isdigit() or not int(every)):
+        raise UserError(f"--every={every}: expected a number of steps")
+    periods = [int(every)] if every else [s.period for s in requested]
+    return sorted({s for s in steps if any(s % period == 0 for period in periods)} | {steps[-1]})

@@ -1,0 +1,83 @@
+"""What a read-out is to do, in types. The command line ends where these are made: no other file here sees its flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+HUB = "hf:"  # what RUN begins with where it is a model on the Hugging Face hub
+
+
+@dataclass(frozen=True)
+class Target:
+    """RUN, and how its weights are evaluated. None: as the run has it.
+
+    run: a run directory, a folder of checkpoints, or hf:OWNER/NAME. trust: see `custom.admit`. bn: as evaluate.bn.
+    """
+
+    run: str
+    trust: bool = False
+    device: str | None = None
+    threads: int | None = None
+    bn: str | None = None
+
+    @property
+    def repository(self) -> str | None:
+        """OWNER/NAME on the hub; None: RUN is on the disk."""
+        return self.run.removeprefix(HUB) if self.run.startswith(HUB) else None
+
+
+@dataclass(frozen=True)
+class Averages:
+    """Averagers by kind, and their settings by name, each a text with one value or several (`3,5,10`)."""
+
+    kinds: tuple[str, ...]
+    settings: Mapping[str, str]
+
+    def without(self, name: str) -> Averages:
+        return replace(self, settings={key: text for key, text in self.settings.items() if key != name})
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What evaluates checkpoints that are no run, or a run's otherwise than it did.
+
+    how: `package.module:function`, zeroshot or perplexity; None: `model` on `dataset`, with the settings `overrides`
+    (KEY=VALUE). tasks (with commas), task_data (a folder), limit (documents of each task) and published (a table) are
+    those of zeroshot, text (a file) of perplexity; tokenizer: a name or a file, of both.
+    """
+
+    how: str | None = None
+    model: str | None = None
+    dataset: str | None = None
+    overrides: tuple[str, ...] = ()
+    tasks: str | None = None
+    task_data: str | None = None
+    limit: int | None = None
+    published: str | None = None
+    text: str | None = None
+    tokenizer: str | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One read-out. revisions: steps, such as step1000..step143000; None: all, of RUN as it stands.
+
+    name, out: where the results go. gpu_hours: what the training cost up to its last step; steps_per_epoch: for
+    savings; None: the run's, where it is known.
+    """
+
+    target: Target
+    averages: Averages
+    evaluation: Evaluation
+    revisions: str | None = None
+    name: str | None = None
+    out: str | None = None
+    gpu_hours: float | None = None
+    steps_per_epoch: float | None = None
+
+    @property
+    def of_checkpoints(self) -> bool:
+        """Whether RUN is read as checkpoints, even if it is a run of ours."""
+        e = self.evaluation
+        return bool(e.how or e.model or e.dataset or self.revisions or self.target.repository is not None)
