@@ -65,8 +65,8 @@ def recalibrate(
     variance, is left out.
     """
     norms = list(norms_in(model).values())
-    size, batch_size, most = data.sizes["train"], config.evaluate.batch_size, config.evaluate.bn_samples
-    samples = size if isinstance(most, str) else min(size, most)
+    size, batch_size, bn_samples = data.sizes["train"], config.evaluate.batch_size, config.evaluate.bn_samples
+    samples = size if isinstance(bn_samples, str) else min(size, bn_samples)
     if samples % batch_size == 1 and samples > 1:
         samples -= 1
     count = -(-samples // batch_size)
@@ -74,8 +74,9 @@ def recalibrate(
     total = torch.zeros(sum(t.numel() for t in statistics), dtype=torch.float64, device=device)
     momenta = [norm.momentum for norm in norms]
     starts = range(0, count, ranks.world)
-    firsts = [min(start + ranks.rank, count - 1) * batch_size for start in starts]  # who has none repeats the last:
-    parts = ((config.seed, first, min(batch_size, samples - first)) for first in firsts)  # all gather sharded weights
+    # A rank without a batch of its own repeats the last one: every rank takes part when sharded weights are gathered.
+    firsts = [min(start + ranks.rank, count - 1) * batch_size for start in starts]
+    parts = ((config.seed, first, min(batch_size, samples - first)) for first in firsts)
     with evaluating(model), closing(train_batches(data, parts, device)) as loaded:
         try:
             for norm in norms:
@@ -86,10 +87,10 @@ def recalibrate(
                     norm.reset_running_stats()
                 with autocast():
                     model(inputs)
-                found = total.new_zeros(ranks.world, len(total))
+                by_rank = total.new_zeros(ranks.world, len(total))
                 if start + ranks.rank < count:
-                    found[ranks.rank] = torch.cat([t.flatten() for t in statistics])
-                for of_batch in ranks.sum(found)[: count - start]:
+                    by_rank[ranks.rank] = torch.cat([t.flatten() for t in statistics])
+                for of_batch in ranks.sum(by_rank)[: count - start]:
                     total += of_batch
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):

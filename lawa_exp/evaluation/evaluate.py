@@ -60,21 +60,22 @@ def batch_sums(
     columns = 3 if with_correct else 2
     sums = torch.zeros(-(-len(indices) // batch_size), columns, dtype=torch.float64, device=device)
     starts = range(0, len(sums), ranks.world)
-    batches = [min(start + ranks.rank, len(sums) - 1) for start in starts]  # who has none repeats the last: all gather
-    chosen = [indices[batch * batch_size : (batch + 1) * batch_size] for batch in batches]  # sharded weights
-    loaded = eval_batches(data, split, (np.resize(c, batch_size) for c in chosen), device)
+    # A rank without a batch of its own repeats the last one: every rank takes part when sharded weights are gathered.
+    batches = [min(start + ranks.rank, len(sums) - 1) for start in starts]
+    samples = [indices[batch * batch_size : (batch + 1) * batch_size] for batch in batches]
+    loaded = eval_batches(data, split, (np.resize(of_batch, batch_size) for of_batch in samples), device)
     with evaluating(objective), contextlib.closing(loaded):
-        for start, batch, mine, (inputs, targets) in zip(starts, batches, chosen, loaded, strict=True):
-            targets[len(mine) :] = IGNORE
+        for start, batch, of_batch, (inputs, targets) in zip(starts, batches, samples, loaded, strict=True):
+            targets[len(of_batch) :] = IGNORE
             count = (targets != IGNORE).sum().double()
             with autocast():
                 if with_correct:
                     loss, correct = objective(inputs, targets, True)
-                    found = torch.stack([loss.double(), count, correct.double()])
+                    own = torch.stack([loss.double(), count, correct.double()])
                 else:
-                    found = torch.stack([objective(inputs, targets).double(), count])
+                    own = torch.stack([objective(inputs, targets).double(), count])
             if start + ranks.rank < len(sums):
-                sums[batch] = found
+                sums[batch] = own
     return ranks.sum(sums).cpu().numpy()
 
 

@@ -89,11 +89,11 @@ class TrainingLoss:
         """This rank's chunks: their samples, and the mean loss over their targets with its graph."""
         device = self.parameters[0].device
         for first in range(self.ranks.rank * chunk, len(indices), self.ranks.world * chunk):
-            chosen = indices[first : first + chunk]
-            inputs, targets = (torch.from_numpy(a).to(device) for a in self.data.eval_batch("train", chosen))
+            samples = indices[first : first + chunk]
+            inputs, targets = (torch.from_numpy(a).to(device) for a in self.data.eval_batch("train", samples))
             with evaluating(self.objective), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the others: once only
                 loss = self.objective(inputs, targets) / int((targets != IGNORE).sum())
-            yield len(chosen), loss
+            yield len(samples), loss
 
 
 def flat(tensors: Iterable[Tensor]) -> Tensor:

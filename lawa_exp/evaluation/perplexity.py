@@ -39,7 +39,7 @@ class Perplexity(InModel):
         if len(stream) < 2 or not self.words:
             raise UserError(f"--text {name}: no text of two tokens there")
         self.tokens = len(stream) - 1
-        self.inputs, self.targets = windows(stream, subject.model.context)
+        self.inputs, self.targets = windows(stream, subject.context)
 
     def __call__(
         self, weights: Mapping[str, Tensor], split: str = "val", samples: int | None = None, bn: str | None = None
@@ -49,19 +49,19 @@ class Perplexity(InModel):
         self.swap.place(weights)
         with evaluating(self.objective), torch.no_grad():
             for batch in range(self.ranks.rank, len(sums), self.ranks.world):
-                chosen = slice(batch * size, (batch + 1) * size)
-                inputs, targets = (torch.from_numpy(a[chosen]).to(self.device) for a in (self.inputs, self.targets))
+                rows = slice(batch * size, (batch + 1) * size)
+                inputs, targets = (torch.from_numpy(a[rows]).to(self.device) for a in (self.inputs, self.targets))
                 with self.autocast():
                     loss = self.objective(inputs, targets)
                 sums[batch] = torch.stack([loss.double(), (targets != IGNORE).sum().double()])
-        found = self.ranks.sum(sums).cpu().numpy()
-        nats = float(np.add.accumulate(found[:, 0])[-1])
+        summed = self.ranks.sum(sums).cpu().numpy()
+        nats = float(np.add.accumulate(summed[:, 0])[-1])
         of = {"token_perplexity": self.tokens, "word_perplexity": self.words}
         values = {metric: (_exp(nats / count), count) for metric, count in of.items()}
         values["bits_per_byte"] = (nats / math.log(2) / self.bytes, self.bytes)
         named = {"split": "text", "task": self.name}
         measures = [{**named, "metric": m, "value": value, "count": count} for m, (value, count) in values.items()]
-        return Scored({"loss": nats / self.tokens, "eval_samples": len(self.inputs)}, found, tuple(measures))
+        return Scored({"loss": nats / self.tokens, "eval_samples": len(self.inputs)}, summed, tuple(measures))
 
 
 def _exp(value: float) -> float:

@@ -64,6 +64,12 @@ class LanguageModel:
     trainer: Trainer
     batch_size: int
 
+    @property
+    def context(self) -> int:
+        """Tokens of a sample."""
+        assert self.model.context is not None, f"{self.model.name} is no language model"
+        return self.model.context
+
 
 class InModel:
     """A model that has the weights which are evaluated last, and the arithmetic that evaluates them."""

@@ -27,8 +27,8 @@ class Attached:
     ) -> None:
         """steps: those whose files have the statistics of `bn`; None: any do."""
         self.id, self.fields = settings.id, {**row_fields(settings), **policy_field(bn)}
-        found = steps_in(run.averages / settings.id)
-        self.paths = {s: path for s, path in found.items() if steps is None or s in steps}
+        saved = steps_in(run.averages / settings.id)
+        self.paths = {s: path for s, path in saved.items() if steps is None or s in steps}
 
     def key(self, step: int) -> Hashable | None:
         return (self.id, step) if step in self.paths else None
@@ -64,8 +64,8 @@ class Rebuilt:
         self.steps = sorted(set.intersection(*(set(paths) for paths in self.paths.values())))
 
     def key(self, step: int) -> Hashable | None:
-        known = self.evaluated is None or step in self.evaluated
-        return (self.id, step) if known and step in self.steps else None
+        fits = self.evaluated is None or step in self.evaluated
+        return (self.id, step) if fits and step in self.steps else None
 
     def weights(self, step: int) -> dict[str, Tensor]:
         profiles = self._profiles(step)

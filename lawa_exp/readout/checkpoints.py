@@ -32,19 +32,19 @@ def recorded(path: Path) -> dict[str, Any]:
     Without `dropout`, which no evaluation uses.
     """
     source = open_file(path, None) if path.is_file() else None
-    found = of_nanogpt(source.content.get("model_args")) if isinstance(source, TorchFile) else {}
-    found.pop("dropout", None)
-    for key, value in found.items():
+    settings = of_nanogpt(source.content.get("model_args")) if isinstance(source, TorchFile) else {}
+    settings.pop("dropout", None)
+    for key, value in settings.items():
         if not isinstance(value, int | float):
             raise UserError(f"{path}: {key} in its model_args is no number")
-    return found
+    return settings
 
 
 class Fitted:
     """Reads checkpoints as the tensors of `own`, names and shapes alike.
 
-    known: names beside those of `own` that may be there without a word (of tied weights the others). what: whose
-    tensors `own` are, for messages; settings: of that model. Further tensors are in `left_out`: integers, `masks`,
+    others: names that may be in a checkpoint, too, without a note (of tied weights the others). what: whose tensors
+    `own` are, for messages; settings: of that model, by name. Further tensors are in `left_out`: integers, `masks`,
     rotary frequencies, and floats outside the model, as of a loss. UserError: a weight is missing or has another shape,
     weights of a layer that the model has, or has siblings of, would be left out, or the checkpoint records other
     settings.
@@ -53,12 +53,12 @@ class Fitted:
     def __init__(
         self,
         own: Mapping[str, Tensor],
-        known: Iterable[str],
+        others: Iterable[str],
         what: str,
-        settings: Any = None,
+        settings: Mapping[str, object] | None = None,
         masks: Iterable[str] = (),
     ) -> None:
-        self.own, self.known, self.what = own, {*own, *known}, what
+        self.own, self.expected, self.what = own, {*own, *others}, what
         self.settings, self.masks = settings, set(masks)
         self.owner = what if settings is None else "the model"  # without settings it is another checkpoint
         self.layers = {place for name in own for place in _layers(name)}
@@ -76,7 +76,7 @@ class Fitted:
             if tensors[name].shape != own.shape:
                 shapes = f"{list(tensors[name].shape)}, {self.owner} has it with {list(own.shape)}"
                 raise self._misfit(path, f"the checkpoint has {name} with shape {shapes}")
-        further = tensors.keys() - self.known
+        further = tensors.keys() - self.expected
         floats = [name for name in further - self.masks if tensors[name].is_floating_point()]
         weights = sorted(name for name in floats if _layers(name) & self.layers and not name.endswith(".inv_freq"))
         if weights:
@@ -89,10 +89,10 @@ class Fitted:
 
     def _check_record(self, path: Path) -> None:
         self.recorded = recorded(path)
-        for key, said in self.recorded.items():
-            mine = getattr(self.settings, key, said)
-            if mine != said:
-                raise self._misfit(path, f"the checkpoint has model.{key}={said}, the model has {mine}")
+        for key, value in self.recorded.items():
+            own = (self.settings or {}).get(key, value)
+            if own != value:
+                raise self._misfit(path, f"the checkpoint has model.{key}={value}, the model has {own}")
 
     def _misfit(self, path: Path, why: str) -> UserError:
         return UserError(f"{path} does not fit {self.what}: {why}")

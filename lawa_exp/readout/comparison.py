@@ -46,13 +46,13 @@ class Comparison:
     scatter: float  # of the live curve
 
 
-def compare(found: ReadOut, rows: list[dict[str, Any]], ids: Sequence[str]) -> Comparison:
+def compare(result: ReadOut, rows: list[dict[str, Any]], ids: Sequence[str]) -> Comparison:
     """rows: val rows of the live weights and of the averages `ids`, whose lines are in that order.
 
     Averages without a finite loss after the last step have none. Failed: none has one, or the live weights do not.
     """
     live = curve(rows, "live")
-    step, live_loss = found.step, dict(live).get(found.step)
+    step, live_loss = result.step, dict(live).get(result.step)
     if live_loss is None:
         raise Failed(f"the loss of the live weights after step {step:,} is not finite: nothing to compare with")
     curves = {id: points for id in ids if step in dict(points := curve(rows, id))}
@@ -63,7 +63,7 @@ def compare(found: ReadOut, rows: list[dict[str, Any]], ids: Sequence[str]) -> C
     spread = scatter([point for point in live if point[0] > 0])
 
     def paired_to(id: str, other: str) -> float:
-        return paired(found.sums[id], found.sums[other])[1] if {id, other} <= found.sums.keys() else math.nan
+        return paired(result.sums[id], result.sums[other])[1] if {id, other} <= result.sums.keys() else math.nan
 
     lines = []
     for id, points in curves.items():
@@ -74,7 +74,7 @@ def compare(found: ReadOut, rows: list[dict[str, Any]], ids: Sequence[str]) -> C
         saved_range, unclear = range_of_saved(live, at, dict(points)[at], half)
         to_best = (loss - dict(curves[best])[step], paired_to(id, best))
         lines.append(Line(id, fields[id], loss, loss - live_loss, half, to_best, at, saved, saved_range, unclear))
-    batches = len(found.sums["live"]) if "live" in found.sums else 0
+    batches = len(result.sums["live"]) if "live" in result.sums else 0
     return Comparison(step, live_loss, lines, best, batches if batches > 1 else 0, spread)
 
 

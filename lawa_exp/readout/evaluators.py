@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -233,7 +233,7 @@ def of_model(
     what = f"--model={model}" if model else f"model={settings.name}"
     return Evaluator(
         score=score,
-        fitted=Fitted(own, names, what, settings, masks(settings)),
+        fitted=Fitted(own, names, what, asdict(settings), masks(settings)),
         named=named,
         averaged=score.averaged,
         device=score.device,

@@ -46,8 +46,8 @@ def scatter(points: Curve) -> float:
 
 def together(*halves: float) -> float:
     """Half of the interval from independent sources; those that are nan are not known and left out (nan: none is)."""
-    known = [h for h in halves if not math.isnan(h)]
-    return math.hypot(*known) if known else math.nan
+    finite = [h for h in halves if not math.isnan(h)]
+    return math.hypot(*finite) if finite else math.nan
 
 
 def saved_between(

@@ -90,14 +90,16 @@ class Hub:
         """root: a folder of its own for what is fetched."""
         self.repository, self.root, self.name = repository, root, repository.split("/")[-1]
         refs = self._ask(lambda hub, endpoint: hub.HfApi(endpoint).list_repo_refs(repository))
-        found = {ref.name: ref.target_commit for ref in [*refs.tags, *refs.branches]}
+        commits = {ref.name: ref.target_commit for ref in [*refs.tags, *refs.branches]}
         named: dict[int, str] = {}
-        for revision in sorted(found):
+        for revision in sorted(commits):
             if (step := step_in(revision)) is not None and revision.lower().startswith("step"):
                 named[step] = revision
         if not named:
-            raise UserError(f"RUN={HUB}{repository}: none of its revisions ({', '.join(sorted(found))}) is named stepN")
-        self.commits = {step: found[revision] for step, revision in named.items()}
+            raise UserError(
+                f"RUN={HUB}{repository}: none of its revisions ({', '.join(sorted(commits))}) is named stepN"
+            )
+        self.commits = {step: commits[revision] for step, revision in named.items()}
         self.paths = {step: root / named[step] for step in sorted(named)}
         self.identity = {"repository": repository, "commits": self.commits}
         self._whole: set[int] = set()

@@ -97,10 +97,10 @@ def suggest(target: Target, say: Callable[[str], None]) -> tuple[Suggestion, Sub
     if len(sums["live"]) < FEWEST_BATCHES:
         raise UserError(f"evaluate.samples: {len(sums['live'])} of val are too few; expected {FEWEST_BATCHES} or more")
     fields = {"live": {"weights": "live"}, **{a.id: a.fields for a in averages}}
-    chosen, _ = choose(sums, {id: cost(f) for id, f in fields.items()}, TOLERANCE[by])
-    if chosen != "live":
+    suggested, _ = choose(sums, {id: cost(f) for id, f in fields.items()}, TOLERANCE[by])
+    if suggested != "live":
         have = {(r["step"], r["weights"]) for r in rows}
-        more = at_other_steps(chosen, subject, live, {step for step, weights in have if weights == chosen})
+        more = at_other_steps(suggested, subject, live, {step for step, weights in have if weights == suggested})
         rows = [*rows, *(r for r in more if (r["step"], r["weights"]) not in have)]
         rows.sort(key=lambda row: row["step"])
     every_row = [*(r for r in subject.rows if r["weights"] == "live"), *rows]
@@ -112,9 +112,9 @@ def suggest(target: Target, say: Callable[[str], None]) -> tuple[Suggestion, Sub
         write_text_atomically(out / "suggestion.json", as_json(suggestion))
         f = compare(result, every_row, [average.id for average in averages])
         command = shlex.join(["python", "-m", "lawa_exp.suggest", target.run])
-        chosen_text = "\n".join(f"- {line}" for line in lines_of(suggestion))
+        list_of_lines = "\n".join(f"- {line}" for line in lines_of(suggestion))
         notes = [note for note in subject.notes if note.startswith(("Data:", "The live weights"))]
-        write_summary(out, f, every_row, subject.named, chosen_text, notes, command)
+        write_summary(out, f, every_row, subject.named, list_of_lines, notes, command)
     return suggestion, subject, result
 
 
@@ -254,12 +254,12 @@ def gains_of(rows: list[dict[str, Any]], id: str, by: str) -> dict[int, float]:
 
 def first_helpful(gains: Mapping[int, float]) -> int | None:
     """The first step from which on no gain is negative; None where the last one is."""
-    found = None
+    first = None
     for step in sorted(gains, reverse=True):
         if gains[step] < 0:
             break
-        found = step
-    return found
+        first = step
+    return first
 
 
 def first_observed(fields: Mapping[str, Any], gains: Mapping[int, float], helps_from: int | None) -> int:

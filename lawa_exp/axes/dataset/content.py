@@ -54,15 +54,15 @@ def _reading(files: Sequence[str]) -> Iterator[str | None]:
         for part, results in finished:
             facts[part] = results
         yield None
-    known = cache.load(key)
-    if known is None or known.shape != (len(files), 5):
-        known = np.full((len(files), 5), -1, np.int64)
-    unread = (known[:, :4] != facts).any(1)
-    crcs = known[:, 4].copy()
+    cached = cache.load(key)
+    if cached is None or cached.shape != (len(files), 5):
+        cached = np.full((len(files), 5), -1, np.int64)
+    unread = (cached[:, :4] != facts).any(1)
+    crcs = cached[:, 4].copy()
     fresh = facts[:, 2] > began - FRESH
     if (size := int(facts[unread, 0].sum())) > SAID:
-        said = f"reading {size_text(size)} of data in {unread.sum():,} files, so that a later change is noticed"
-        print(said, flush=True)
+        files_text = f"{size_text(size)} of data in {unread.sum():,} files"
+        print(f"reading {files_text}, so that a later change is noticed", flush=True)
     for read in _worked(lambda number: file_crc32(Path(files[number])), np.flatnonzero(unread)):
         for part, sums in read:
             crcs[part] = sums
@@ -88,5 +88,5 @@ def _worked(work: Callable[[int], T], numbers: np.ndarray) -> Iterator[list[tupl
 
 def _facts(file: str) -> tuple[int, int, int, int]:
     """Size, times of the last change (of the content, which can be set, and of anything, which cannot) and number."""
-    found = os.stat(file)  # noqa: PTH116  (millions of files)
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+    stat = os.stat(file)  # noqa: PTH116  (millions of files)
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino

@@ -37,7 +37,7 @@ class Decoders:
     """`count` processes, started when this is made; they end with it, and with this process."""
 
     def __init__(self, count: int, shape: tuple[int, ...]) -> None:
-        """shape: of what is found for one image."""
+        """shape: of one image."""
         self.shape = shape
         self.processes = [Decoder(CHUNK * int(np.prod(shape))) for _ in range(count)]
         self.idle: SimpleQueue[Decoder] = SimpleQueue()
@@ -51,18 +51,18 @@ class Decoders:
 
         Failed, as it was raised there, or where a process was killed.
         """
-        found = np.empty((len(arguments), *self.shape), np.uint8)
+        images = np.empty((len(arguments), *self.shape), np.uint8)
 
         def work(first: int) -> None:
             process = self.idle.get()
             try:
-                process.work(function, arguments[first : first + CHUNK], found[first : first + CHUNK])
+                process.work(function, arguments[first : first + CHUNK], images[first : first + CHUNK])
             finally:
                 self.idle.put(process)
 
         for job in [self.threads.submit(work, first) for first in range(0, len(arguments), CHUNK)]:
             job.result()
-        return found
+        return images
 
 
 class Decoder:
@@ -145,10 +145,10 @@ def _serve(fd: int, size: int) -> None:
         problem = None
         try:
             filled = 0
-            for given in arguments:
-                found = function(*given).reshape(-1)
-                memory[filled : filled + found.size] = found
-                filled += found.size
+            for of_image in arguments:
+                image = function(*of_image).reshape(-1)
+                memory[filled : filled + image.size] = image
+                filled += image.size
         except Failed as error:
             problem = str(error)
         except Exception:

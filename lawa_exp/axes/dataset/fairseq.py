@@ -76,8 +76,8 @@ def read_indexed(prefix: Path) -> Lines:
     if not sizes.sum():
         raise UserError(f"{index} has no tokens: the text that it was made of was empty")
     if data.stat().st_size != int(sizes.sum()) * dtype.itemsize:
-        there, expected = data.stat().st_size, int(sizes.sum()) * dtype.itemsize
-        raise UserError(f"{data} is cut short: it has {there:,} bytes, its index says {expected:,}")
+        size, expected = data.stat().st_size, int(sizes.sum()) * dtype.itemsize
+        raise UserError(f"{data} is cut short: it has {size:,} bytes, its index says {expected:,}")
     return Lines(np.memmap(data, dtype, "r"), sizes)
 
 

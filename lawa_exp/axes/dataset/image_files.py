@@ -79,7 +79,7 @@ class Cifar10Settings(FileSettings):
 
     def _part(self, split: str, paths: list[Path]) -> Part:
         batches = [self._batch(path) for path in paths]
-        images, labels = (np.concatenate(found) for found in zip(*batches, strict=True))
+        images, labels = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
         return _checked(self.name, split, images, labels)
 
     def _batch(self, path: Path) -> Part:

@@ -70,11 +70,11 @@ class ImageFolderSettings(ImageSettings):
         root = find(self.name, self.path, self.folder, (), get)
         if not (root / "train").is_dir():
             raise UserError(f"dataset={self.name}: {root / 'train'} is missing; {get}")
-        found = {split: list_classes(self.name, root / split) for split in FOLDERS if (root / split).is_dir()}
-        classes = list(found["train"])
-        for split in found:
+        files_of = {split: list_classes(self.name, root / split) for split in FOLDERS if (root / split).is_dir()}
+        classes = list(files_of["train"])
+        for split in files_of:
             for one, other in ((split, "train"), ("train", split)):
-                if missing := sorted(found[other].keys() - found[one].keys()):
+                if missing := sorted(files_of[other].keys() - files_of[one].keys()):
                     raise UserError(
                         f"dataset={self.name}: class {missing[0]} is in {root / other}, not in {root / one}"
                     )
@@ -83,7 +83,7 @@ class ImageFolderSettings(ImageSettings):
                 np.array([str(p) for name in classes for p in files[name]], object),
                 np.repeat(np.arange(len(classes)), [len(files[name]) for name in classes]),
             )
-            for split, files in found.items()
+            for split, files in files_of.items()
         }
         images = FolderImages(self, *complete(parts), fingerprint(root, parts))
         images.sampled = [path for paths, _ in parts.values() for path in paths]
@@ -115,9 +115,9 @@ class FolderImages(LabelledImages):
         self._starting = threading.Lock()
 
     def with_workers(self, workers: int) -> FolderImages:
-        found = copy.copy(self)
-        found.workers = workers
-        return found
+        images = copy.copy(self)
+        images.workers = workers
+        return images
 
     @property
     def decoders(self) -> Decoders:
@@ -136,9 +136,9 @@ class FolderImages(LabelledImages):
         return self._decoded(self.paths[split][indices], [None] * len(indices))
 
     def _decoded(self, paths: Iterable[str], draws: Iterable[np.ndarray | None]) -> np.ndarray:
-        asked = [(self.folder, *one) for one in zip(paths, draws, strict=True)]
-        found = self.decoders.map(pixels, asked) if self.workers else np.stack([pixels(*one) for one in asked])
-        return found.transpose(0, 3, 1, 2)
+        requests = [(self.folder, *one) for one in zip(paths, draws, strict=True)]
+        images = self.decoders.map(pixels, requests) if self.workers else np.stack([pixels(*one) for one in requests])
+        return images.transpose(0, 3, 1, 2)
 
     def _spread(self, draws: np.ndarray) -> np.ndarray:
         values: np.ndarray = (draws.astype(np.float32) - self.mean[:, None, None]) / self.std[:, None, None]
@@ -152,13 +152,13 @@ def pixels(settings: ImageFolderSettings, path: str, draws: np.ndarray | None) -
         width, height = image.size
         rgb = image if image.mode == "RGB" else image.convert("RGB")
         if draws is not None:
-            found = scaled(rgb.crop(random_box(width, height, settings.smallest_crop, draws[1:])), size, size)
-            return found[:, ::-1] if settings.flip and draws[0] < 0.5 else found
+            crop = scaled(rgb.crop(random_box(width, height, settings.smallest_crop, draws[1:])), size, size)
+            return crop[:, ::-1] if settings.flip and draws[0] < 0.5 else crop
         short, wanted = min(width, height), settings.resize
         width, height = wanted * width // short, wanted * height // short
-        found = scaled(rgb, width, height)
+        whole = scaled(rgb, width, height)
     top, left = round((height - size) / 2), round((width - size) / 2)
-    return found[top : top + size, left : left + size]
+    return whole[top : top + size, left : left + size]
 
 
 def random_box(width: int, height: int, smallest: float, draws: np.ndarray) -> Box:
@@ -204,14 +204,14 @@ def list_classes(name: str, folder: Path) -> dict[str, list[Path]]:
     classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
         raise UserError(f"dataset={name}: {folder} holds no class folder")
-    found = {}
+    files_of = {}
     for class_name in classes:
         root = folder / class_name
         files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and not is_hidden(p, root))
         if not files:
             raise UserError(f"dataset={name}: {folder / class_name} holds no image ({', '.join(SUFFIXES)})")
-        found[class_name] = files
-    return found
+        files_of[class_name] = files
+    return files_of
 
 
 def fingerprint(root: Path, parts: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:

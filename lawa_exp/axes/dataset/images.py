@@ -78,8 +78,8 @@ class LabelledImages(BaseDataset):
         fingerprint: str,
         note: str,
     ) -> None:
-        for split, found in labels.items():
-            if not len(found):
+        for split, of_split in labels.items():
+            if not len(of_split):
                 raise UserError(f"dataset={settings.name}: its {split} split has no image")
         self.settings = settings
         self.labels = labels  # int64 [samples] of each split
@@ -89,7 +89,7 @@ class LabelledImages(BaseDataset):
         self.sample = f"{channels}x{image_size}x{image_size} numbers in {self.classes} classes"
         self.fingerprint = fingerprint
         self.note = note
-        self.sizes = {split: len(found) for split, found in labels.items()}
+        self.sizes = {split: len(of_split) for split, of_split in labels.items()}
         self._held: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def train_batch(self, seed: int, first: int, count: int) -> Batch:
@@ -203,15 +203,15 @@ class Images(LabelledImages):
         self.mean, self.std = (v.astype(np.float32) for v in (mean, std))
 
     def _train_images(self, indices: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        chosen = self.images["train"][indices]
+        images = self.images["train"][indices]
         draws = uniform(keys, 3)
         if self.padding:
             places = (draws[:, :2] * (2 * self.padding + 1)).astype(np.int64)
-            chosen = cropped(chosen, self.padding, places[:, 0], places[:, 1])
+            images = cropped(images, self.padding, places[:, 0], places[:, 1])
         if self.settings.flip:
             flipped = draws[:, 2] < 0.5
-            chosen[flipped] = chosen[flipped, :, :, ::-1]
-        return chosen
+            images[flipped] = images[flipped, :, :, ::-1]
+        return images
 
     def _eval_images(self, split: str, indices: np.ndarray) -> np.ndarray:
         images: np.ndarray = self.images[split][indices]
@@ -270,26 +270,26 @@ def complete(parts: dict[str, Part]) -> tuple[dict[str, np.ndarray], dict[str, n
     """
     if "val" in parts:
         note = "" if "test" in parts else sole("val")
-        found = {"test": parts["val"], **parts}
+        splits = {"test": parts["val"], **parts}
     else:
         missing = ["val"] if "test" in parts else ["val", "test"]
         images, labels = parts["train"]
         size = len(labels)
-        order, held = permuted(np.arange(size), size, int(hash_of(len(missing)))), int(HELD_OUT * size)
-        chosen = {split: order[i * held : (i + 1) * held] for i, split in enumerate(missing)}
-        chosen["train"] = order[len(missing) * held :]
-        found = parts | {split: (images[at], labels[at]) for split, at in ((s, np.sort(c)) for s, c in chosen.items())}
+        order, count = permuted(np.arange(size), size, int(hash_of(len(missing)))), int(HELD_OUT * size)
+        indices = {split: np.sort(order[i * count : (i + 1) * count]) for i, split in enumerate(missing)}
+        indices["train"] = np.sort(order[len(missing) * count :])
+        splits = parts | {split: (images[at], labels[at]) for split, at in indices.items()}
         each = "each " if len(missing) > 1 else ""
         note = f"{' and '.join(missing)}: {each}{HELD_OUT:.0%} of the original's training images, chosen {CHOSEN}"
-    splits = ("train", "val", "test")
-    return {s: found[s][0] for s in splits}, {s: found[s][1] for s in splits}, note
+    names = ("train", "val", "test")
+    return {s: splits[s][0] for s in names}, {s: splits[s][1] for s in names}, note
 
 
 def count_classes(name: str, labels: dict[str, np.ndarray]) -> int:
     """How many classes there are; UserError unless they are 0, 1, ... and each has a training image."""
     classes = int(labels["train"].max(initial=-1)) + 1
-    for split, found in labels.items():
-        wrong = found[(found < 0) | (found >= classes)]
+    for split, of_split in labels.items():
+        wrong = of_split[(of_split < 0) | (of_split >= classes)]
         if len(wrong):
             raise UserError(f"dataset={name}: {split} has label {wrong[0]}, expected 0 to {classes - 1}, as in train")
     if len(missing := np.flatnonzero(np.bincount(labels["train"], minlength=classes) == 0)):

@@ -177,11 +177,11 @@ class MaskedBlocks(BaseDataset):
         """How many tokens are masked in these samples of `train_batch`."""
         epochs, indices = epochs_and_indices(first, count, self.sizes["train"], seed)
         lengths = np.diff(self.blocks["train"][indices])[:, 0] + 1
-        random, found = np.random.RandomState(0), 0
+        random, count = np.random.RandomState(0), 0
         for epoch, number, length in zip(epochs, self.numbers["train"][indices], lengths, strict=True):
             random.seed(seed_of(seed, epoch + 1, number))
-            found += _count(random, int(length))
-        return found
+            count += _count(random, int(length))
+        return count
 
     def _batch(self, split: str, indices: np.ndarray, draws: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
         inputs = np.full((len(indices), self.context), PAD, np.int64)
@@ -194,24 +194,24 @@ class MaskedBlocks(BaseDataset):
             clean[0] = BOS
             clean[1:] = self.tokens[split][start:stop]
             random.seed(seed_of(*draw, self.numbers[split][index]))
-            source, chosen = self.masked(clean, random)
+            source, predicted = self.masked(clean, random)
             inputs[row, :length] = source
-            targets[row, :length][chosen] = clean[chosen]
+            targets[row, :length][predicted] = clean[predicted]
         return inputs, targets
 
     def masked(self, clean: np.ndarray, random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
         """(the tokens with some of them masked, which are to be predicted: bool), in the order of fairseq's draws."""
         size = len(clean)
-        chosen = np.zeros(size, bool)
-        chosen[random.choice(size, _count(random, size), replace=False)] = True
-        other = chosen & (random.random_sample(size) < UNCHANGED + RANDOM)
+        predicted = np.zeros(size, bool)
+        predicted[random.choice(size, _count(random, size), replace=False)] = True
+        other = predicted & (random.random_sample(size) < UNCHANGED + RANDOM)
         unchanged = other & (random.random_sample(size) < UNCHANGED / (UNCHANGED + RANDOM))
         replaced = other & ~unchanged
         source = clean.copy()
-        source[chosen & ~unchanged] = self.mask
+        source[predicted & ~unchanged] = self.mask
         draws = random.random_sample(int(replaced.sum()))  # numpy's `choice` with probabilities, its sum kept
         source[replaced] = self.cumulated.searchsorted(draws, side="right")
-        return source, chosen
+        return source, predicted
 
 
 def seed_of(*numbers: int) -> int:

@@ -61,8 +61,8 @@ def epochs_and_indices(first: int, count: int, size: int, seed: int) -> tuple[np
     epochs, places = number // size, number % size
     indices = np.empty_like(places)
     for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
-        mine = epochs == epoch
-        indices[mine] = permuted(places[mine], size, int(hash_of(seed, epoch)))
+        of_epoch = epochs == epoch
+        indices[of_epoch] = permuted(places[of_epoch], size, int(hash_of(seed, epoch)))
     return epochs, indices
 
 

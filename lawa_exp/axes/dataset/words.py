@@ -42,7 +42,7 @@ class WordsSettings(BaseSettings):
         files: list[Path] = []
         if self.format == "fairseq" or (self.format == "auto" and is_binary(place)):
             ids, lines, files = open_binary(place, self.name)
-            splits = {split: found.tokens for split, found in lines.items()}
+            splits = {split: of_split.tokens for split, of_split in lines.items()}
             fingerprint = fingerprint_files(files)
             note = "" if (place / "test.idx").is_file() else sole("valid")
         else:
