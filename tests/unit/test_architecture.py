@@ -1,0 +1,150 @@
+"""The house, from syntax alone: which folder imports which, how long files and functions are, what a stranger reads."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from sys import stdlib_module_names as STANDARD
+
+from language import private_words
+
+PACKAGE = Path(__file__).parents[2] / "lawa_exp"
+FLOORS = (  # from the top; a file imports from its own floor and from lower ones
+    {"commands"},
+    {"launch"},
+    {"runs"},
+    {"training"},
+    {"convert"},
+    {"evaluation"},
+    {"axes"},
+    {"averaging"},
+    {"results", "storage", "formats"},
+    {"config"},
+    {"seams"},
+    {"system"},
+)
+COMMANDS = {  # what lies at the top
+    *("__init__", "__main__", "average", "readout", "suggest", "reproduce", "status", "dashboard", "summary", "export"),
+    *("push", "published", "data", "curvature", "critical_batch", "draw_schedules"),
+}
+LONG = {"training/train.py:train"}  # until the loop is on its seams
+LINES, FUNCTION, SHARE_OF_ANY = 400, 90, 0.03
+HYDRA = {"launch/compose.py", "launch/recipes.py"}  # and hydra_plugins/
+
+
+def modules() -> dict[str, Path]:
+    return {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+TREES = {name: ast.parse(path.read_text()) for name, path in modules().items()}
+
+
+def imports(name: str) -> Iterator[tuple[str, int]]:
+    """(imported module, line), also inside functions and for types alone."""
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}:{node.lineno}: a relative import"
+            module = node.module or ""
+            for alias in node.names:
+                whole = f"{module}.{alias.name}"
+                yield (whole if whole in TREES else module), node.lineno
+
+
+def floor(name: str) -> int:
+    folder = [*name.split("."), ""][1]
+    return next((i for i, names in enumerate(FLOORS) if folder in names), 0)
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield str(modules()[name].relative_to(PACKAGE)), node
+
+
+def test_what_lies_at_the_top_is_a_command_and_every_folder_has_a_floor():
+    top = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert top == COMMANDS | set().union(*FLOORS) - {"commands"}
+
+
+def test_imports_go_down_only():
+    up = [
+        f"{name}:{line} imports {imported}"
+        for name in TREES
+        for imported, line in imports(name)
+        if imported.startswith("lawa_exp.") and floor(imported) < floor(name)
+    ]
+    assert up == []
+
+
+def test_no_import_circle():
+    edges = {name: {i for i, _ in imports(name) if i in TREES and i != name} for name in TREES}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        if name not in done:
+            for other in sorted(edges[name]):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in TREES:
+        visit(name, ())
+
+
+def test_only_launch_knows_hydra():
+    knowing = {
+        str(modules()[name].relative_to(PACKAGE))
+        for name in TREES
+        for imported, _ in imports(name)
+        if imported.split(".")[0] in ("hydra", "omegaconf", "hydra_plugins")
+    }
+    assert knowing <= HYDRA
+
+
+def test_the_averagers_import_nothing_that_their_users_may_not_have():
+    """transformers alone is asked of who imports the callback for it."""
+    for name in TREES:
+        if name.startswith("lawa_exp.averaging") and name != "lawa_exp.averaging.hf":
+            outside = {imported.split(".")[0] for imported, _ in imports(name)} - set(STANDARD)
+            assert outside <= {"torch", "numpy", "lawa_exp"}, name
+
+
+def test_no_file_is_long():
+    long = {
+        str(p.relative_to(PACKAGE)): n for p in modules().values() if (n := len(p.read_text().splitlines())) > LINES
+    }
+    assert long == {}
+
+
+def test_no_function_is_long():
+    lengths = {f"{path}:{f.name}": (f.end_lineno or 0) - f.lineno + 1 for path, f in functions()}
+    assert {name for name, lines in lengths.items() if lines > FUNCTION} == LONG
+
+
+def test_arguments_have_types():
+    arguments = [
+        (f"{path}:{f.name}({a.arg})", a.annotation)
+        for path, f in functions()
+        for a in (*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs, f.args.vararg, f.args.kwarg)
+        if a and a.arg not in ("self", "cls")
+    ]
+    assert [name for name, annotation in arguments if annotation is None] == []
+    untyped = [
+        name
+        for name, a in arguments
+        if any(isinstance(n, ast.Name) and n.id == "Any" for n in ast.walk(a or ast.Pass()))
+    ]
+    assert len(untyped) <= SHARE_OF_ANY * len(arguments), "\n".join(untyped)
+
+
+def test_a_stranger_reads_no_private_words():
+    assert private_words() == []
