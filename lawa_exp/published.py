@@ -14,10 +14,9 @@ import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from lawa_exp.config.rules import near
-from lawa_exp.storage.rows import encode
+from lawa_exp.storage.rows import Row, encode
 from lawa_exp.system.cli import Parser, exit_code
 from lawa_exp.system.errors import UserError
 
@@ -28,13 +27,13 @@ METRICS = {"ppl": "perplexity"}  # the harness's name today
 PAPER_TASKS = ("lambada_openai", "arc_easy", "arc_challenge", "piqa", "winogrande", "sciq")
 
 
-def pythia_rows(path: Path, model: str, tasks: Sequence[str] = PAPER_TASKS, suite: str = SUITE) -> list[dict[str, Any]]:
+def pythia_rows(path: Path, model: str, tasks: Sequence[str] = PAPER_TASKS, suite: str = SUITE) -> list[Row]:
     """Zero-shot rows {"step", "split", "weights": "live", "task", "metric", "value", "stderr", "source"} by step.
 
     `intervention` rows, of models trained on changed data, and few-shot ones are left out. UserError: no such model,
     task or file, or a damaged one.
     """
-    found: dict[tuple[int, str, str], dict[str, Any]] = {}
+    found: dict[tuple[int, str, str], Row] = {}
     models, known = set(), set()
     for line in _lines(path):
         if line["suite"] != suite or line["shot"] not in ZERO_SHOT:
@@ -46,9 +45,10 @@ def pythia_rows(path: Path, model: str, tasks: Sequence[str] = PAPER_TASKS, suit
         if line["task"] not in tasks:
             continue
         metric = METRICS.get(line["metric"], line["metric"])
-        row: dict[str, Any] = {"step": int(line["step"]), "split": "zeroshot", "weights": "live", "task": line["task"]}
+        row: Row = {"step": int(line["step"]), "split": "zeroshot", "weights": "live", "task": line["task"]}
         row |= {"metric": metric, "value": float(line["value"])}
-        row |= {"stderr": float(line["stderr"])} if line["stderr"] else {}
+        if line["stderr"]:
+            row["stderr"] = float(line["stderr"])
         key = (int(line["step"]), line["task"], metric)
         if line["shot"] == "zero-shot" or key not in found:
             found[key] = {**row, "source": f"{suite} {line['shot']}"}
@@ -88,7 +88,7 @@ def _is_number(text: str, whole: bool) -> bool:
     return text.isdecimal() or not whole
 
 
-def table(rows: Sequence[dict[str, Any]], metric: str = "acc") -> list[list[str]]:
+def table(rows: Sequence[Row], metric: str = "acc") -> list[list[str]]:
     """A line for each step, a column for each task that has the metric, and their mean where all of them are there."""
     tasks = list(dict.fromkeys(r["task"] for r in rows if r["metric"] == metric))
     by_step: dict[int, dict[str, float]] = {}

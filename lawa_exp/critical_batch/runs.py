@@ -12,7 +12,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 from lawa_exp.critical_batch.fits import smoothed
 from lawa_exp.results.statistics import Curve, curve
 from lawa_exp.storage import manifest
-from lawa_exp.storage.rows import read_rows
+from lawa_exp.storage.rows import Row, read_rows
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import UserError
 
@@ -54,7 +54,7 @@ class Run:
     variant: str
     warmup: int
     decays: bool
-    rows: list[dict[str, Any]]
+    rows: list[Row]
 
 
 @dataclass(frozen=True)

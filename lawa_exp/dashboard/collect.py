@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 from urllib.parse import quote
 
 from lawa_exp.axes.dataset import DATASETS
@@ -27,7 +27,7 @@ from lawa_exp.results.tables import saved_text
 from lawa_exp.status.runs import list_runs
 from lawa_exp.status.standing import STATES, Standing, duration, standings
 from lawa_exp.storage import manifest
-from lawa_exp.storage.rows import averager_ids, read_rows
+from lawa_exp.storage.rows import Row, averager_ids, evaluation_row, read_lines, read_rows
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import Failed, UserError
 
@@ -37,7 +37,7 @@ LINKED = ("report.md", "curves.png", "config.yaml", "metrics.jsonl")
 COMPARED = ("val loss, live", "best average", "its val loss", "to live", "steps saved")  # columns, see `compared`
 FIELDS = ("averager", "k", "spacing", "start", "every")  # of a row, that tell what its average is
 
-Rows = list[dict[str, Any]]
+Rows = list[Row]
 Cell = tuple[float | str | None, str]  # what a column is sorted by (None: last), and the text
 
 
@@ -113,7 +113,7 @@ def val_rows(run: Path) -> Rows:
 
     What was evaluated with other BatchNorm statistics than the live weights of its step is left out.
     """
-    found: dict[tuple[int, str], dict[str, Any]] = {}
+    found: dict[tuple[int, str], Row] = {}
     files = [run / "metrics.jsonl", *sorted(run.glob("readouts/*/metrics.jsonl"))]
     for file in files:
         if file.parent.name not in RESERVED:
@@ -126,13 +126,13 @@ def val_rows(run: Path) -> Rows:
 
 
 def test_rows(run: Path) -> Rows:
-    return beside(run / "readouts" / "test" / "metrics.jsonl")
+    return cast(Rows, undamaged(run / "readouts" / "test" / "metrics.jsonl"))
 
 
-def beside(path: Path) -> Rows:
-    """The rows of a file that is no result; none of a damaged one, which keeps nobody from seeing the others."""
+def undamaged(path: Path) -> list[dict[str, Any]]:
+    """The lines of a JSONL file; none of a damaged one, so that it does not hide the other files."""
     try:
-        return read_rows(path)
+        return read_lines(path)
     except Failed:
         return []
 
@@ -151,7 +151,7 @@ def settings_of(
     return keys, [[own.get(key, "") for key in keys] for own in overrides]
 
 
-def averagers(rows: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
+def averagers(rows: Iterable[Row]) -> list[dict[str, str]]:
     """The averagers of all runs, of each its id and kind; of a kind in the order of their settings."""
     kinds = {r["weights"]: (r["averager"], r.get("k", 0), r.get("spacing", 0)) for r in rows if r["weights"] != "live"}
     return [{"id": id, "kind": kind[0]} for id, kind in sorted(kinds.items(), key=lambda entry: (entry[1], entry[0]))]
@@ -244,7 +244,7 @@ def run_item(
     step = f"{s.step or 0:,}" + (f" of {s.steps:,}" if s.steps else "")
     speed, unit = s.tokens_per_second, s.unit
     if speed is None and loss_unit:
-        timed = [r for r in beside(path / "timing.jsonl") if r.get("tokens_per_second")]
+        timed = [r for r in undamaged(path / "timing.jsonl") if r.get("tokens_per_second")]
         speed, unit = (timed[-1]["tokens_per_second"] if timed else None), loss_unit
     cells: list[Cell] = [
         (path.name, path.name),
@@ -292,7 +292,7 @@ def compared(f: Comparison | None, rows: Rows) -> list[Cell]:
 def starts(run: Path) -> list[str]:
     """When, where and from which commit each start was, in words."""
     said = []
-    for line in beside(run / "provenance.jsonl"):
+    for line in undamaged(run / "provenance.jsonl"):
         git = line.get("git") or {}
         commit = f", commit {git['commit'][:10]}{' with changes' if git.get('dirty') else ''}" if git else ""
         said.append(f"{line['time']} on {line['hardware']['node']}, {line.get('ranks', 1)} rank(s){commit}")
@@ -331,9 +331,9 @@ def group_item(
     said = [f"{k}={v}" for k, v in zip((k for k in keys if k != "seed"), settings, strict=True)]
     name = " ".join(said) or "all runs"
     group = Group(name, mine, [test_rows(found[i].run.path) for i in members])
-    of = {r["weights"]: {k: r[k] for k in FIELDS if k in r} for r in mine[0]}
+    of = {r["weights"]: {k: v for k, v in r.items() if k in FIELDS} for r in mine[0]}
     mean = [
-        {"step": step, "split": "val", "weights": weights, "loss": loss, **of[weights]}
+        evaluation_row(step, "val", {"weights": weights, "loss": loss}, of[weights])
         for weights in ("live", *group.ids())
         for step, loss in group.mean_curve(weights)
     ]

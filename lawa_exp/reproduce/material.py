@@ -9,7 +9,7 @@ from typing import Any
 
 from lawa_exp.reproduce.arms import Arm, Missing, Run, fits, measure
 from lawa_exp.reproduce.book import Book
-from lawa_exp.storage.rows import read_rows
+from lawa_exp.storage.rows import Row, read_rows
 
 SCHEDULES = ("constant", "cosine", "annealed")  # names of sets in the forms
 PUBLISHED, FAIR = "as_published", "fair"
@@ -108,7 +108,7 @@ def windows(runs: Sequence[Run], averager: str = "lawa") -> dict[tuple[int, int]
     return {cell: id for cell, id in sorted(found[0].items()) if all(cell in f for f in found)} if found else {}
 
 
-def training_rows(run: Run) -> list[dict[str, Any]]:
+def training_rows(run: Run) -> list[Row]:
     return [r for r in read_rows(run.folder / "metrics.jsonl") if r["split"] == "train"]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from lawa_exp.results.statistics import curve
 from lawa_exp.results.tables import NATS
-from lawa_exp.storage.rows import averager_ids
+from lawa_exp.storage.rows import Row, averager_ids
 
 STYLES = ("-", "--", "-.", ":")  # told apart in grey
 
@@ -15,14 +15,14 @@ STYLES = ("-", "--", "-.", ":")  # told apart in grey
 DRAWN = 6  # averages whose curves have a colour; of more, the best of each kind
 
 
-def draw_curves(rows: list[dict[str, Any]], path: Path, title: str, unit: str = NATS) -> None:
+def draw_curves(rows: list[Row], path: Path, title: str, unit: str = NATS) -> None:
     """Val loss against step, as `curves_of` draws it; no file where there is nothing to draw. unit: of the loss."""
     figure = curves_of(rows, title, unit)
     if figure is not None:
         save_figure(figure, path)
 
 
-def curves_of(rows: list[dict[str, Any]], title: str, unit: str) -> Any:
+def curves_of(rows: list[Row], title: str, unit: str) -> Any:
     """The figure: the live weights and each average (of many `told_apart`); the axis leaves the first fall out."""
     live = curve(rows, "live")
     live = [(s, v) for s, v in live if s > 0] or live  # a run that diverges early has its first weights only
@@ -53,7 +53,7 @@ def curves_of(rows: list[dict[str, Any]], title: str, unit: str) -> Any:
     return figure
 
 
-def told_apart(rows: list[dict[str, Any]]) -> list[str]:
+def told_apart(rows: list[Row]) -> list[str]:
     """The averages whose curves have a colour and a name: all, or of more than `DRAWN` the best of each kind.
 
     The best at the last step of any; in order of appearance.

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from lawa_exp.results.figures import draw_curves
 from lawa_exp.results.statistics import curve
 from lawa_exp.results.tables import NATS, loss_table, markdown, readout_table
+from lawa_exp.storage.rows import Row
 
 
 def write_report(
     folder: Path,
-    rows: list[dict[str, Any]],
-    test: list[dict[str, Any]],
+    rows: list[Row],
+    test: list[Row],
     title: str,
     facts: list[str],
     command: str,

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from lawa_exp.results.statistics import Curve, curve
-from lawa_exp.storage.rows import averager_ids
+from lawa_exp.storage.rows import Row, averager_ids
 
 TO_DEVIATION = 1.4826  # times the median absolute deviation is the standard deviation, where values are normal
 
@@ -92,7 +91,7 @@ def recovery(points: Curve, at: int, until: int | None = None) -> Recovery | Non
     return Recovery(level, peak, highest - level, 0 if highest <= level else back, after[-1][0] - at)
 
 
-def recoveries(rows: Iterable[dict[str, Any]], at: int, until: int | None = None) -> dict[str, Recovery]:
+def recoveries(rows: Iterable[Row], at: int, until: int | None = None) -> dict[str, Recovery]:
     """By weights, "live" first: from a run's val rows, `recovery` of the live curve and of each average's own.
 
     Averages that are not defined by step `at` have no level, and are left out.

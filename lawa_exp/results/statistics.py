@@ -6,20 +6,19 @@ import itertools
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import Any
+
+from lawa_exp.storage.rows import Row, metric_in
 
 Curve = Sequence[tuple[int, float]]  # (step, value), by step
 
 
-def curve(
-    rows: Iterable[dict[str, Any]], weights: str, split: str = "val", metric: str = "loss"
-) -> list[tuple[int, float]]:
+def curve(rows: Iterable[Row], weights: str, split: str = "val", metric: str = "loss") -> list[tuple[int, float]]:
     """(step, value) of the evaluations of `weights` ("live" or an averager's id); what is not finite is left out."""
-    chosen = ((r["step"], r.get(metric)) for r in rows if r["split"] == split and r["weights"] == weights)
+    chosen = ((r["step"], metric_in(r, metric)) for r in rows if r["split"] == split and r["weights"] == weights)
     return sorted((step, value) for step, value in chosen if value is not None and math.isfinite(value))
 
 
-def noise_scale(rows: Iterable[dict[str, Any]], first: float, last: float) -> float | None:
+def noise_scale(rows: Iterable[Row], first: float, last: float) -> float | None:
     """The gradient noise scale tr(Sigma) / |G|^2 in samples, over the training rows of steps first to last.
 
     A ratio of means, for the estimates of single steps are unbiased and their ratio is not. None: no row has them
@@ -66,8 +65,8 @@ def steps_saved(baseline: Curve, step: int, value: float) -> tuple[float, bool]:
     return (baseline[-1][0] if baseline else step) - step, False
 
 
-def estimates(batch_squared: float, micro_squared: float, batch: int, micro: int) -> dict[str, float]:
-    """Unbiased estimates of |G|^2 and tr(Sigma), of one step: the fields of its training row.
+def estimates(batch_squared: float, micro_squared: float, batch: int, micro: int) -> tuple[float, float]:
+    """Unbiased estimates of |G|^2 and tr(Sigma), of one step: `grad_squared` and `grad_variance` of its row.
 
     batch_squared: squared norm of the whole batch's gradient (the mean over `batch` samples). micro_squared: mean
     squared norm of the gradients of its micro-batches (each the mean over `micro` samples, a proper part of the batch).
@@ -84,7 +83,5 @@ def estimates(batch_squared: float, micro_squared: float, batch: int, micro: int
     targets: micro-batches count by theirs, and a sample stands for as many targets as the batch's samples have on
     average. The estimates are then unbiased for targets drawn independently; those of one sample are not quite that.
     """
-    return {
-        "grad_squared": (batch * batch_squared - micro * micro_squared) / (batch - micro),
-        "grad_variance": (micro_squared - batch_squared) / (1 / micro - 1 / batch),
-    }
+    grad_squared = (batch * batch_squared - micro * micro_squared) / (batch - micro)
+    return grad_squared, (micro_squared - batch_squared) / (1 / micro - 1 / batch)

@@ -12,7 +12,7 @@ from lawa_exp.results.figures import STYLES, pyplot, save_figure
 from lawa_exp.results.statistics import curve, mean_and_deviation, paired_difference
 from lawa_exp.results.tables import markdown
 from lawa_exp.storage import manifest
-from lawa_exp.storage.rows import averager_ids, read_rows, with_newer
+from lawa_exp.storage.rows import Row, averager_ids, read_lines, read_rows, with_newer
 from lawa_exp.system.errors import UserError
 
 SHOWN = 3  # runs that an error names
@@ -23,8 +23,8 @@ class Group:
     """Entries that differ only in the seed: their rows, one list for each seed; `step`, the last that all evaluated."""
 
     name: str
-    runs: list[list[dict[str, Any]]]
-    tests: list[list[dict[str, Any]]]
+    runs: list[list[Row]]
+    tests: list[list[Row]]
 
     @property
     def step(self) -> int:
@@ -88,7 +88,7 @@ def named(runs: list[str]) -> str:
 
 def made_with(runs: Sequence[Path]) -> str:
     """One line on the machine, versions and data of the runs, from where each began."""
-    starts = [read_rows(run / "provenance.jsonl") for run in runs]
+    starts = [read_lines(run / "provenance.jsonl") for run in runs]
     found = {
         f"Python {s['versions']['python']}, torch {s['versions']['torch']}, {s['device']} ({s['hardware']['cpu']}), "
         f"{s['ranks']} rank(s) of {s['threads']} thread(s); data fingerprint {s['data_fingerprint'][:12]}"
@@ -125,7 +125,7 @@ def read_groups(entries: list[manifest.Entry]) -> tuple[list[Group], list[str]]:
     return groups, list(dict.fromkeys(unfinished))
 
 
-def read_run(run: Path, averages: list[str], steps: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def read_run(run: Path, averages: list[str], steps: int) -> tuple[list[Row], list[Row]]:
     """Val and test rows of the live weights and of these averages, attached or read out, up to `steps`."""
     rows = read_rows(run / "metrics.jsonl")
     online = set(averager_ids(rows))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from lawa_exp.results.statistics import curve, steps_saved
-from lawa_exp.storage.rows import averager_ids
+from lawa_exp.storage.rows import Row, averager_ids
 
 NATS = "nats per token"  # of images: nats per image
 
@@ -18,7 +17,7 @@ TABLE_STEPS = 5  # steps shown in the table
 WIDE = 4  # averages up to which each has its columns; more have a line each
 
 
-def loss_table(rows: list[dict[str, Any]]) -> str:
+def loss_table(rows: list[Row]) -> str:
     """Val loss of the live weights and of each average at a few steps, and the steps saved, as Markdown."""
     live = curve(rows, "live")
     ids = averager_ids(rows)
@@ -38,7 +37,7 @@ def loss_table(rows: list[dict[str, Any]]) -> str:
     return markdown(lines)
 
 
-def readout_table(rows: list[dict[str, Any]], metric: str = "loss") -> str:
+def readout_table(rows: list[Row], metric: str = "loss") -> str:
     """A line for each average: its last and its best val loss (or accuracy), and the most steps that it saves."""
     sign = -1 if metric == "accuracy" else 1  # of the two the lower is the better
 

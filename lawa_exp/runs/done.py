@@ -17,7 +17,7 @@ from lawa_exp.results.tables import loss_table
 from lawa_exp.runs.plan import warnings
 from lawa_exp.runs.prepare import Prepared
 from lawa_exp.storage.origin import snapshots_of
-from lawa_exp.storage.rows import averager_ids, read_rows, with_newer
+from lawa_exp.storage.rows import Row, averager_ids, read_rows, with_newer
 from lawa_exp.storage.rundir import EXIT, RunDir
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import UserError
@@ -86,7 +86,7 @@ def instead(settings: AveragerSettings, saved: set[int], end: int) -> str:
     return f", or ask for averagers.{settings.kind}.{found[0]}={found[1]}, which they give" if found else ""
 
 
-def warn_of_statistics(config: Config, before: Config, rows: list[dict[str, Any]], say: Callable[[str], None]) -> None:
+def warn_of_statistics(config: Config, before: Config, rows: list[Row], say: Callable[[str], None]) -> None:
     """That a run of a model with BatchNorm goes on, and is evaluated in another way than up to now."""
     now, then = (" ".join(f"evaluate.{n}={v}" for n, v in statistics_of(c).items()) for c in (config, before))
     if now != then and any("bn" in r for r in rows):
@@ -99,10 +99,10 @@ def statistics_of(config: Config) -> dict[str, Any]:
     return {name: getattr(config.evaluate, name) for name in names}
 
 
-def evaluated_alike(rows: list[dict[str, Any]], bn: str) -> tuple[list[dict[str, Any]], str]:
+def evaluated_alike(rows: list[Row], bn: str) -> tuple[list[Row], str]:
     """The rows but val rows of other BatchNorm statistics than `bn`'s, and a line that says so (empty: none are)."""
 
-    def fits(row: dict[str, Any]) -> bool:
+    def fits(row: Row) -> bool:
         if row["split"] != "val" or "bn" not in row:
             return True
         return has_statistics_of(row, bn) if row["weights"] == "live" else row["bn"] == bn

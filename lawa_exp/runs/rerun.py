@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lawa_exp.storage.commit import REPLACED, Damaged, remove, same_content, steps_in, verify
-from lawa_exp.storage.rows import encode, read_rows
+from lawa_exp.storage.rows import encode, read_lines
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.files import write_text_atomically
 
@@ -24,7 +24,7 @@ def merge_rerun(again: RunDir, run: RunDir, say: Callable[[str], None]) -> bool:
     for step in before.keys() & after.keys():
         if not same_content(before[step], after[step]):
             different.append((step, "snapshot"))
-    first, second = keyed(read_rows(run.metrics)), keyed(read_rows(again.metrics))
+    first, second = keyed(read_lines(run.metrics)), keyed(read_lines(again.metrics))
     for key in first.keys() & second.keys():
         one, two = first[key], second[key]
         shared = (one.keys() & two.keys()) - {"nonfinite"}  # logger.noise_scale adds fields

@@ -6,21 +6,71 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict, cast
 
 from lawa_exp.system.errors import Failed
 from lawa_exp.system.files import write_text_atomically
 
+
+class Row(TypedDict, total=False):
+    """A line of metrics.jsonl: an evaluation of some weights after a step, or a training step.
+
+    In the file a number that is not finite is null, and its name stands in `nonfinite`. An evaluation of an average
+    also has the settings of its averager by name, of which only those that several kinds share are declared.
+    """
+
+    step: Required[int]  # optimizer updates completed
+    split: Required[str]  # train: a training step; val, test, zeroshot: an evaluation
+    weights: Required[str]  # live, or the averager's id
+    loss: float  # nats per target; of a training step that of its batch, before its update
+    nonfinite: list[str]
+
+    # An evaluation
+    averager: str  # the kind
+    k: int
+    spacing: int  # steps
+    every: int  # steps
+    start: int  # step
+    bn: str  # with which BatchNorm statistics: evaluate.bn
+    loss_running_bn: float  # of the live weights, with the statistics that training left
+    loss_bits: float  # bits per target, where the data set's published losses are in bits
+    accuracy: float  # 0 to 1
+    eval_samples: int
+    trained_samples: int  # seen until this step
+    trained_tokens: int
+    task: str  # of an evaluation that is no loss: its task, the metric, its value and standard error
+    metric: str
+    value: float
+    stderr: float
+    source: str  # of a published value
+
+    # A training step
+    lr: float
+    grad_norm: float  # before clipping
+    batch_size: int  # samples
+    grad_squared: float  # estimates of |G|^2 and tr(Sigma), see `results.statistics.estimates`
+    grad_variance: float
+
+
+class Timing(TypedDict, total=False):
+    """A line of timing.jsonl: what is not deterministic, since the evaluation before."""
+
+    step: Required[int]
+    seconds: float
+    tokens_per_second: float
+    memory: int  # bytes, the most so far
+
+
 FLUSH_SECONDS = 5.0  # rows are in the file after so long, and at each evaluation
 
 
-def encode(row: dict[str, Any]) -> str:
+def encode(row: Mapping[str, object]) -> str:
     """One JSON line; a number that is not finite becomes null and is named in `nonfinite`."""
     bad = [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
     if bad:
-        row = {k: None if k in bad else v for k, v in row.items()} | {"nonfinite": bad}
+        return json.dumps({k: None if k in bad else v for k, v in row.items()} | {"nonfinite": bad}) + "\n"
     return json.dumps(row) + "\n"
 
 
@@ -39,7 +89,7 @@ class Rows:
         self.file = path.open("ab")
         self.flushed = time.monotonic()
 
-    def write(self, row: dict[str, Any]) -> None:
+    def write(self, row: Row | Timing) -> None:
         self.file.write(encode(row).encode())
         if time.monotonic() - self.flushed > FLUSH_SECONDS:  # for those who watch
             self.file.flush()
@@ -58,8 +108,8 @@ class Rows:
         self.file.close()
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSONL file; a last line that a kill cut short is left out. A missing file has no rows.
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a JSONL file; a last line that a kill cut short is left out. A missing file has none.
 
     Failed names the first line that is no JSON.
     """
@@ -75,18 +125,36 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def with_newer(rows: Iterable[dict[str, Any]], newer: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a metrics.jsonl, as `read_lines` reads them."""
+    return cast(list[Row], read_lines(path))
+
+
+def evaluation_row(step: int, split: str, *fields: Mapping[str, object]) -> Row:
+    """The row of an evaluation after `step`, with all `fields` in their order; one of them names the weights."""
+    row: dict[str, object] = {"step": step, "split": split}
+    for more in fields:
+        row |= more
+    return cast(Row, row)
+
+
+def metric_in(row: Row, name: str) -> float | None:
+    """The value of a metric; None where the row does not have it, or it is not finite."""
+    return cast("float | None", row.get(name))  # type: ignore[call-overload]
+
+
+def with_newer(rows: Iterable[Row], newer: Sequence[Row]) -> list[Row]:
     """The rows, those that are in `newer` again as they are there."""
     again = {(r["step"], r["split"], r["weights"]) for r in newer if "weights" in r}
     return [*(r for r in rows if (r["step"], r["split"], r["weights"]) not in again), *newer]
 
 
-def averager_ids(rows: Iterable[dict[str, Any]]) -> list[str]:
+def averager_ids(rows: Iterable[Row]) -> list[str]:
     """The averagers that were evaluated, in order of appearance."""
     return list(dict.fromkeys(r["weights"] for r in rows if r["weights"] != "live"))
 
 
-def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Replaces the JSONL file, in a folder that is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(path, "".join(encode(row) for row in rows))

@@ -58,12 +58,12 @@ class Progress:
         facts = {"step": after, "steps": self.steps, "stepped": self.stepped, "unit": self.unit}
         return {**facts, "tokens_per_second": round(speed, 1), "seconds_left": left and round(left)}
 
-    def timing(self) -> dict[str, float]:
+    def timing(self) -> tuple[float, float]:
         """Seconds of training (evaluation left out) since this process started, and the rate since the last call."""
         elapsed = time.perf_counter() - self.mark
         self.training_seconds += elapsed
         self.speed = self.tokens_since_mark / elapsed
-        return {"seconds": round(self.training_seconds, 3), "tokens_per_second": round(self.speed, 1)}
+        return round(self.training_seconds, 3), round(self.speed, 1)
 
     def evaluated(self, step: int, losses: dict[str, float]) -> None:
         if self.shown:

@@ -32,7 +32,7 @@ from lawa_exp.evaluation.numerics import autocast_for, objective_for, seeded_mod
 from lawa_exp.results.statistics import estimates
 from lawa_exp.seams.dataset import Dataset
 from lawa_exp.storage.origin import Origin
-from lawa_exp.storage.rows import Rows
+from lawa_exp.storage.rows import Row, Rows, Timing, evaluation_row
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.storage.store import Store
 from lawa_exp.system.distributed import Agreement, Ranks
@@ -51,7 +51,7 @@ class Outcome:
 
     how: str
     step: int
-    test: list[dict[str, Any]]
+    test: list[Row]
 
 
 def train(
@@ -137,12 +137,11 @@ def train(
             background.drain()
             ranks.barrier()
 
-    def evaluate_all(split: str) -> list[dict[str, Any]]:
+    def evaluate_all(split: str) -> list[Row]:
         """A row of the live weights and of every average that is defined; evaluated on val, averages go to the disk."""
         settle()
         score = functools.partial(evaluate, objective, data, split, config.evaluate, ranks, device, autocast)
         seen = {"trained_samples": batches.samples(state.step), "trained_tokens": batches.tokens(state.step)}
-        at = {"step": state.step, "split": split}
         weights = config.optimizer.evaluated(optimizer, live)
         with contextlib.nullcontext() if weights is live else swap.applied(weights):
             scored = score()
@@ -151,13 +150,14 @@ def train(
                 with statistics_kept(model):
                     recalibrate(model, data, config, ranks, device, autocast)
                     scored = score()
-            found = [{**at, "weights": "live", **policy_field(bn), **scored, **running, **seen}]
+            found = [evaluation_row(state.step, split, {"weights": "live"}, policy_field(bn), scored, running, seen)]
         for id, averager in state.averagers.items():
             average = averager.average()
             if average is None:
                 continue
             with in_place(averager, average) as as_evaluated:
-                found.append({**at, **row_fields(averager.settings), **policy_field(bn), **score(), **seen})
+                named = row_fields(averager.settings)
+                found.append(evaluation_row(state.step, split, named, policy_field(bn), score(), seen))
             if split == "val":
                 keep_average(id, averager, as_evaluated)
         return found
@@ -169,13 +169,17 @@ def train(
 
     def validate() -> bool:
         """Val rows; False if the live loss is not finite."""
-        times = progress.timing()
+        seconds, tokens_per_second = progress.timing()
         found = evaluate_all("val")
         if rows and timing:
             for row in found:
                 rows.write(row)
             rows.flush()
-            timing.write({"step": state.step, **times, "memory": peak_memory(device)})
+            timing.write(
+                Timing(
+                    step=state.step, seconds=seconds, tokens_per_second=tokens_per_second, memory=peak_memory(device)
+                )
+            )
             timing.flush()
         progress.evaluated(state.step, {row["weights"]: row["loss"] for row in found})
         return math.isfinite(found[0]["loss"])
@@ -197,10 +201,12 @@ def train(
         """Rows of the steps whose numbers have arrived; True if one of them is not finite."""
         for step, rate, (loss, grad_norm, bad, *micro_squared) in ready:
             if rows and (step % config.logger.every == 0 or bad):
-                row = {"step": step, "split": "train", "weights": "live", "loss": loss, "lr": rate}
+                row = Row(step=step, split="train", weights="live", loss=loss, lr=rate)
                 row |= {"grad_norm": grad_norm, "batch_size": batches.size(step)}
                 for squared in micro_squared:
-                    row |= estimates(grad_norm**2, squared, batches.size(step), splits[batches.size(step)].micro)
+                    row["grad_squared"], row["grad_variance"] = estimates(
+                        grad_norm**2, squared, batches.size(step), splits[batches.size(step)].micro
+                    )
                 rows.write(row)
             if bad:
                 state.step = step - 1  # from here on the updates have changed nothing

@@ -16,7 +16,8 @@ from lawa_exp.runs.prepare import prepare
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.training.noise_scale import MicroNorms
 
-FIELDS = {"grad_squared", "grad_variance"}
+NAMES = ("grad_squared", "grad_variance")  # in the order of `estimates`
+FIELDS = set(NAMES)
 ASKED = [*tiny("batch.size=4"), "trainer.micro_batch=2", "logger.every=5"]
 
 
@@ -51,7 +52,8 @@ def test_unbiased_over_every_batch_that_can_be_drawn(micro: int, accumulate: int
             ((samples @ weight).sum() / batch).backward()
         micro_squared = norms.total.item() * accumulate
         assert weight.grad is not None
-        found.append(estimates(weight.grad.square().sum().item(), micro_squared, batch, micro))
+        estimated = estimates(weight.grad.square().sum().item(), micro_squared, batch, micro)
+        found.append(dict(zip(NAMES, estimated, strict=True)))
     assert len(found) == 3**batch
     mean = population.mean(0)
     expected = {"grad_squared": mean.square().sum(), "grad_variance": (population - mean).square().sum(1).mean()}
@@ -76,7 +78,8 @@ def test_unbiased_where_micro_batches_have_unequal_numbers_of_targets(counts: tu
             ((targets @ weight).sum() / batch).backward()
         assert weight.grad is not None
         squared = weight.grad.square().sum().item()
-        found.append(estimates(squared, norms.total.item() * passes, passes, 1))  # samples of batch / passes targets
+        estimated = estimates(squared, norms.total.item() * passes, passes, 1)  # samples of batch / passes targets
+        found.append(dict(zip(NAMES, estimated, strict=True)))
     mean = population.mean(0)
     variance = (population - mean).square().sum(1).mean() * passes / batch
     assert np.mean([f["grad_squared"] for f in found]) == pytest.approx(mean.square().sum().item(), rel=1e-6)

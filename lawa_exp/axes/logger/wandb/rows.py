@@ -16,28 +16,30 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 from lawa_exp.averaging import AVERAGERS
 from lawa_exp.config.rules import setting_names
 from lawa_exp.results.statistics import curve, steps_saved
-from lawa_exp.storage.rows import averager_ids
+from lawa_exp.storage.rows import Row, Timing, averager_ids, metric_in
 
 COMMON = ("eval_samples", "trained_samples", "trained_tokens")  # the same for all evaluations of a step
 PLACE = ("step", "split", "weights", "nonfinite")  # what the key says
 
-Row = dict[str, Any]
+
+Line = TypeVar("Line", Row, Timing)
+Payload = dict[str, Any]  # what W&B gets for a step
 
 
-def values(row: Row) -> Row:
+def values(row: Row | Timing) -> Payload:
     """The row's fields; a null that stands for a number that is not finite is NaN again."""
-    bad = row.get("nonfinite", ())
+    bad = cast(Row, row).get("nonfinite") or ()
     return {k: math.nan if k in bad else v for k, v in row.items() if k not in PLACE}
 
 
-def payload(rows: list[Row], timing: Row | None) -> Row:
+def payload(rows: list[Row], timing: Timing | None) -> Payload:
     """What W&B gets for one step: its rows of metrics.jsonl, all of them, and its row of timing.jsonl."""
-    sent: Row = {"step": rows[0]["step"] if rows else timing["step"] if timing else 0}
+    sent: Payload = {"step": rows[0]["step"] if rows else timing["step"] if timing else 0}
     for row in rows:
         fields = values(row)
         if row["split"] == "train":
@@ -59,7 +61,7 @@ def payload(rows: list[Row], timing: Row | None) -> Row:
     return sent
 
 
-def description(row: Row) -> Row:
+def description(row: Row) -> dict[str, object]:
     """Of an evaluation row what says which averager it is of: its kind and its settings; empty for live weights."""
     if "averager" not in row:
         return {}
@@ -68,14 +70,14 @@ def description(row: Row) -> Row:
     return {k: v for k, v in row.items() if k in names}
 
 
-class Lines:
+class Lines(Generic[Line]):
     """The lines of a growing JSONL file, each once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.read = 0  # bytes
 
-    def new(self) -> list[Row]:
+    def new(self) -> list[Line]:
         """The whole lines since the last call; none while there is no such file."""
         if not self.path.exists():
             return []
@@ -91,20 +93,21 @@ class Steps:
     """The steps of a run in their order, each with all of its rows, as its files grow."""
 
     def __init__(self, metrics: Path, timing: Path) -> None:
-        self.metrics, self.timing = Lines(metrics), Lines(timing)
+        self.metrics: Lines[Row] = Lines(metrics)
+        self.timing: Lines[Timing] = Lines(timing)
         self.waiting: dict[int, list[Row]] = {}
-        self.times: dict[int, Row] = {}
+        self.times: dict[int, Timing] = {}
         self.count = 0
-        self.averages: dict[str, Row] = {}  # by id: their `description`
+        self.averages: dict[str, dict[str, object]] = {}  # by id: their `description`
 
-    def new(self, whole: bool) -> Iterator[tuple[int, Row]]:
+    def new(self, whole: bool) -> Iterator[tuple[int, Payload]]:
         """(step, payload) of the steps that are complete by now: those before the newest, all of them if `whole`."""
         for row in self.metrics.new():
             self.waiting.setdefault(row["step"], []).append(row)
             if said := description(row):
                 self.averages.setdefault(row["weights"], said)
-        for row in self.timing.new():  # read after the metrics: a step's are written before the next step's metrics
-            self.times.setdefault(row["step"], row)
+        for line in self.timing.new():  # read after the metrics: a step's are written before the next step's metrics
+            self.times.setdefault(line["step"], line)
         newest = max(self.waiting, default=0)
         for step in sorted(self.waiting):
             if whole or step < newest:
@@ -115,7 +118,7 @@ class Steps:
 TABLE = ("weights", "averager", "last loss", "best loss", "at step", "test loss", "most steps saved", "reached", "from")
 
 
-def final(rows: list[Row], test: list[Row]) -> tuple[list[list[Any]], Row]:
+def final(rows: list[Row], test: list[Row]) -> tuple[list[list[Any]], Payload]:
     """The lines of the final table (columns: `TABLE`), and the run's summary.
 
     rows: of metrics.jsonl; test: those of the last step on the test split. Most steps saved: the largest number of
@@ -125,13 +128,13 @@ def final(rows: list[Row], test: list[Row]) -> tuple[list[list[Any]], Row]:
     tested = {r["weights"]: r for r in test}
     kinds = {r["weights"]: r["averager"] for r in rows if "averager" in r}
     lines: list[list[Any]] = []
-    summary: Row = {}
+    summary: Payload = {}
     for id in ["live", *averager_ids(rows)]:
         points = curve(rows, id)
         if not points:
             continue
         best, at = min((v, s) for s, v in points)
-        line = [id, kinds.get(id, "live"), points[-1][1], best, at, tested.get(id, {}).get("loss")]
+        line = [id, kinds.get(id, "live"), points[-1][1], best, at, tested[id]["loss"] if id in tested else None]
         if id == "live":
             lines.append([*line, None, None, None])
         else:
@@ -140,6 +143,6 @@ def final(rows: list[Row], test: list[Row]) -> tuple[list[list[Any]], Row]:
             kind = f"steps_saved/{kinds[id]}"
             summary |= {f"steps_saved/{id}": saved, kind: max(saved, summary.get(kind, saved))}
         for metric in ("loss", "accuracy"):
-            if tested.get(id, {}).get(metric) is not None:
-                summary[f"test/{id}/{metric}"] = tested[id][metric]
+            if id in tested and (value := metric_in(tested[id], metric)) is not None:
+                summary[f"test/{id}/{metric}"] = value
     return lines, summary

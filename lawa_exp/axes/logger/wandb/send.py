@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lawa_exp.axes.logger.wandb.offline import Offline, files_of
-from lawa_exp.axes.logger.wandb.rows import TABLE, Row, Steps, final
+from lawa_exp.axes.logger.wandb.rows import TABLE, Payload, Steps, final
 from lawa_exp.storage import manifest
-from lawa_exp.storage.rows import read_rows
+from lawa_exp.storage.rows import read_lines, read_rows
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import Failed, UserError
 
@@ -63,7 +63,7 @@ class Sender:
         self.run, self.place, self.id = run, place, id or run_id(run)
         self.steps = Steps(run.metrics, run.timing)
         self.digest = hashlib.sha256()
-        self.described: dict[str, Row] = {}
+        self.described: dict[str, dict[str, object]] = {}
         self.sent = 0
         folder = run.path / "wandb"
         folder.mkdir(exist_ok=True)
@@ -71,7 +71,7 @@ class Sender:
         import wandb
 
         self.wandb = wandb
-        provenance = read_rows(run.path / "provenance.jsonl")
+        provenance = read_lines(run.path / "provenance.jsonl")
         self.handle = wandb.init(
             project=place.project,
             entity=place.entity,
@@ -163,7 +163,7 @@ class Sender:
         test = [r for r in read_rows(self.run.readouts / "test" / "metrics.jsonl") if r["step"] == last]
         lines, summary = final(rows, test)
         if self.sent or not self.handle.summary.get("final/table"):
-            shown: Row = {"step": last, "final/table": self.wandb.Table(columns=list(TABLE), data=lines)}
+            shown: Payload = {"step": last, "final/table": self.wandb.Table(columns=list(TABLE), data=lines)}
             if (self.run.path / "curves.png").exists():
                 shown["final/curves"] = self.wandb.Image(str(self.run.path / "curves.png"))
             self.handle.log(shown, step=max(last, self.handle.starting_step))  # of the last step's row, a part
@@ -175,7 +175,7 @@ class Sender:
             shutil.rmtree(path.parent)
 
 
-def canonical(row: Row) -> bytes:
+def canonical(row: Payload) -> bytes:
     return json.dumps(row, sort_keys=True).encode()
 
 
@@ -194,7 +194,7 @@ def in_file(run: RunDir, id: str) -> bool:
     return file.finished and list(map(comparable, file.history)) == [comparable(row) for _, row in steps]
 
 
-def comparable(sent: Row) -> Row:
+def comparable(sent: Payload) -> Payload:
     """A step without what W&B and the end of the run have added; NaN as text, for it equals nothing."""
     ours = {k: v for k, v in sent.items() if not k.startswith(("_", "final/"))}
     return {k: "NaN" if isinstance(v, float) and math.isnan(v) else v for k, v in ours.items()}
