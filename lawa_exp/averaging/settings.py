@@ -11,7 +11,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from lawa_exp.config.rules import integer, setting, steps
 
@@ -202,7 +202,7 @@ def observed_steps(settings: AveragerSettings, step: int) -> Sequence[int]:
     return range(first * period, step + 1, period)
 
 
-def row_fields(settings: AveragerSettings) -> dict[str, Any]:
+def row_fields(settings: AveragerSettings) -> dict[str, object]:
     """How an average is named in a row of metrics.jsonl."""
     return {"weights": settings.id, "averager": settings.kind, **dataclasses.asdict(settings)}
 

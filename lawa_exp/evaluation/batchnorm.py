@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import closing
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from lawa_exp.axes.dataset.loading import train_batches
 from lawa_exp.evaluation.evaluate import evaluating
 from lawa_exp.evaluation.numerics import Autocast
 from lawa_exp.seams.dataset import Dataset
+from lawa_exp.storage.rows import Row
 from lawa_exp.system.distributed import Ranks
 
 
@@ -40,7 +40,7 @@ def running_field(bn: str | None, loss: float) -> dict[str, float]:
     return {} if bn is None else {"loss_running_bn": loss}
 
 
-def has_statistics_of(row: Mapping[str, Any], bn: str | None) -> bool:
+def has_statistics_of(row: Row, bn: str | None) -> bool:
     """Whether a row of the live weights was made with the statistics of `bn`: recalibrated or running ones."""
     return bn is None or (row["bn"] == "recalibrate") == (bn == "recalibrate")
 

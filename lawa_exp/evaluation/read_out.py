@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -20,12 +20,12 @@ from lawa_exp.evaluation.score import FunctionFailed, OnModel, Score, Scored
 from lawa_exp.seams.dataset import Dataset
 from lawa_exp.storage.commit import Damaged
 from lawa_exp.storage.origin import snapshots_of
-from lawa_exp.storage.rows import read_rows, write_rows
+from lawa_exp.storage.rows import LIVE, Row, evaluation_row, fields_in, read_rows, without, write_rows
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import Failed, UserError
 
-Live: TypeAlias = Mapping[int, dict[str, Any] | None]  # by step, ascending: val rows of the live weights
+Live: TypeAlias = Mapping[int, Row | None]  # by step, ascending: val rows of the live weights
 Of: TypeAlias = tuple[Hashable, int | None]  # weights (an `Average.key`), and on how many samples they are evaluated
 
 SHOWN = 5  # averages whose losses are printed at each step; of more, the best
@@ -36,9 +36,9 @@ SEEN = ("trained_samples", "trained_tokens")  # what it says of its step
 class Progress(Protocol):
     """Where a read-out stands, so that it can go on."""
 
-    done: dict[int, tuple[list[dict[str, Any]], list[dict[str, Any]]]]  # by step: rows and measures
+    done: dict[int, tuple[list[Row], list[Row]]]  # by step: rows and measures
 
-    def add(self, step: int, rows: list[dict[str, Any]], measures: list[dict[str, Any]]) -> None:
+    def add(self, step: int, rows: list[Row], measures: list[Row]) -> None:
         """After `step` everything is evaluated."""
         ...
 
@@ -50,10 +50,10 @@ class ReadOut:
     step: the last one evaluated; sums: after it, those of `Scored` by weights ("live", or an average's id).
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[Row]
     step: int
     sums: dict[str, np.ndarray]
-    measures: list[dict[str, Any]] = field(default_factory=list)
+    measures: list[Row] = field(default_factory=list)
 
 
 def evaluated(
@@ -145,8 +145,8 @@ def read_out(
     """
     schedule = Schedule(replay, averages, live)
     scores: dict[Of, Scored] = {}
-    rows: list[dict[str, Any]] = []
-    measures: list[dict[str, Any]] = []
+    rows: list[Row] = []
+    measures: list[Row] = []
     sums: dict[str, np.ndarray] = {}
     for step, row in live.items():
         if progress and step in progress.done:
@@ -155,13 +155,12 @@ def read_out(
             continue
         before = len(rows), len(measures)
         advance(replay, step)
-        at = {"step": step, "split": "val"}
-        seen = {key: row[key] for key in SEEN if key in row} if row else {}
+        seen = fields_in(row, SEEN) if row else {}
         losses: dict[str, float] = {}
         for candidate in schedule.after(step):
             of = candidate.of
             if candidate.average is None and row is not None and is_scored(row):
-                scores[of] = Scored({key: row[key] for key in SCORED if key in row}, None)
+                scores[of] = Scored(fields_in(row, SCORED), None)
             if candidate.due:
                 weights = weights_of(candidate, replay, step)
                 scores[of] = evaluated(score, weights, candidate.id, step, "val", of[1], replay.bn)
@@ -171,13 +170,13 @@ def read_out(
                 sums[candidate.id] = scored.sums
             if candidate.average is not None:
                 fields = candidate.average.fields
-                rows.append({**at, **fields, **scored.fields, **seen})
-                measures += [{**at, **fields, **measured} for measured in scored.measures]
+                rows.append(evaluation_row(step, "val", fields, scored.fields, seen))
+                measures += [evaluation_row(step, "val", fields, measured) for measured in scored.measures]
                 continue
             if not is_scored(row):
                 weights = weights_of(candidate, replay, step)
-                rows.append(live_row({**at, **scored.fields}, score, weights, replay.bn, of[1]) | seen)
-                measures += [{**at, "weights": "live", **measured} for measured in scored.measures]
+                rows.append(live_row(step, "val", scored.fields, score, weights, replay.bn, of[1], seen))
+                measures += [evaluation_row(step, "val", LIVE, measured) for measured in scored.measures]
             check_live_loss(losses["live"], step)
         say(progress_line(step, measure, losses.pop("live"), losses))
         if progress:
@@ -211,20 +210,26 @@ def check_live_loss(loss: float, step: int) -> None:
         )
 
 
-def is_scored(row: Mapping[str, Any] | None) -> bool:
+def is_scored(row: Row | None) -> bool:
     """Whether a row of the live weights says what they are worth."""
     return row is not None and "loss" in row
 
 
 def live_row(
-    of: dict[str, Any], score: Score, weights: Mapping[str, Tensor], bn: str | None, samples: int | None = None
-) -> dict[str, Any]:
-    """The row of the live weights, from its step, its split and what came `of` evaluating them with `bn`."""
-    loss = of["loss"]
+    step: int,
+    split: str,
+    fields: Mapping[str, float],
+    score: Score,
+    weights: Mapping[str, Tensor],
+    bn: str | None,
+    samples: int | None = None,
+    seen: Mapping[str, float] | None = None,
+) -> Row:
+    """The row of the live weights, whose evaluation with `bn` gave `fields`."""
+    loss = fields["loss"]
     if bn == "recalibrate":
-        loss = evaluated(score, weights, "live", of["step"], of["split"], samples).fields["loss"]
-    place = {"step": of["step"], "split": of["split"], "weights": "live"}
-    return {**place, **policy_field(bn), **of, **running_field(bn, loss)}
+        loss = evaluated(score, weights, "live", step, split, samples).fields["loss"]
+    return evaluation_row(step, split, LIVE, policy_field(bn), fields, running_field(bn, loss), seen or {})
 
 
 def progress_line(step: int, measure: str, live: float, losses: dict[str, float]) -> str:
@@ -235,32 +240,30 @@ def progress_line(step: int, measure: str, live: float, losses: dict[str, float]
     return f"step {step:>7,}  {measure}: live {live:.4f}" + "".join(f"  {id} {loss:.4f}" for id, loss in named.items())
 
 
-def live_rows(rows: Iterable[dict[str, Any]], end: int | None = None) -> dict[int, dict[str, Any] | None]:
+def live_rows(rows: Iterable[Row], end: int | None = None) -> dict[int, Row | None]:
     """A run's finite val rows of the live weights by step, ascending, from step 1 to `end`."""
     finite = [r for r in rows if r["split"] == "val" and r["weights"] == "live" and r["loss"] is not None]
     return {r["step"]: r for r in sorted(finite, key=lambda r: r["step"]) if 0 < r["step"] <= (end or r["step"])}
 
 
-def comparable(
-    live: Live, bn: str | None, saved: Collection[int]
-) -> tuple[dict[int, dict[str, Any] | None], list[str]]:
+def comparable(live: Live, bn: str | None, saved: Collection[int]) -> tuple[dict[int, Row | None], list[str]]:
     """A run's rows of the live weights as `read_out` compares averages with `bn` to them, and what is to be said of it.
 
     A row of other statistics is left without its loss, so that the weights are evaluated again; where they were not
     `saved`, its loss with the running statistics is what there is, or the step is left out. UserError: all would be.
     """
-    by_step: dict[int, dict[str, Any] | None] = {}
+    by_step: dict[int, Row | None] = {}
     again, left_out = [], []
     for step, row in live.items():
         assert row is not None
         if has_statistics_of(row, bn):
             by_step[step] = row
         elif step in saved:
-            by_step[step] = {k: v for k, v in row.items() if k not in SCORED or k == "eval_samples"}
+            by_step[step] = without(row, set(SCORED) - {"eval_samples"})
             again.append(step)
         elif bn != "recalibrate" and row.get("loss_running_bn") is not None:
-            others = {k: v for k, v in row.items() if k not in ("accuracy", "loss_bits")}
-            by_step[step] = {**others, "bn": bn, "loss": row["loss_running_bn"]}
+            others = without(row, {"accuracy", "loss_bits"})
+            by_step[step] = {**others, "bn": str(bn), "loss": row["loss_running_bn"]}
         else:
             left_out.append(step)
     if not by_step:
@@ -287,7 +290,7 @@ def replay_run(
     ranks: Ranks,
     say: Callable[[str], None],
     end: int,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Reads averages of a run out of its snapshots, up to step `end`, into `out/metrics.jsonl`; returns the rows.
 
     They are those that the same averagers would have written online, byte for byte.

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class Average(Protocol):
     """What a read-out evaluates."""
 
     id: str
-    fields: dict[str, Any]  # how a row names it
+    fields: Mapping[str, object]  # how a row names it
 
     def key(self, step: int) -> Hashable | None:
         """None: there is no such average after `step`. Weights of equal keys are the same bytes."""

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -36,9 +36,9 @@ class Scored:
     measures: others, each a row of its own ("task", "metric", "value").
     """
 
-    fields: dict[str, Any]
+    fields: Mapping[str, float]
     sums: np.ndarray | None
-    measures: tuple[dict[str, Any], ...] = ()
+    measures: tuple[Mapping[str, object], ...] = ()
 
 
 class Score(Protocol):
@@ -82,6 +82,12 @@ class InModel:
         self.objective = objective_for(setup, self.model)
         self.swap = Swap(self.model)
         self.autocast = autocast_for(setup, device)
+
+    @property
+    def context(self) -> int:
+        """Tokens that the model, a language model, takes."""
+        assert self.settings.context is not None, "a model of images has no context"
+        return self.settings.context
 
 
 class OnModel(InModel):

@@ -225,7 +225,7 @@ def harness_model(inside: InModel, tokenizer: Tokenizer, batch_size: int) -> LM:
     """The model in `inside`, with whatever weights are in place, as the harness asks for one."""
     from lm_eval.api.model import TemplateLM
 
-    context = inside.settings.context or 0  # None only of images
+    context = inside.context
 
     class Model(TemplateLM):
         @property

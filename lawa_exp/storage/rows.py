@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Required, TypedDict, cast
 
@@ -63,6 +63,7 @@ class Timing(TypedDict, total=False):
     memory: int  # bytes, the most so far
 
 
+LIVE = {"weights": "live"}  # how a row names the live weights
 FLUSH_SECONDS = 5.0  # rows are in the file after so long, and at each evaluation
 
 
@@ -136,6 +137,17 @@ def evaluation_row(step: int, split: str, *fields: Mapping[str, object]) -> Row:
     for more in fields:
         row |= more
     return cast(Row, row)
+
+
+def without(row: Row, names: Collection[str]) -> Row:
+    """The row but for these fields."""
+    return cast(Row, {name: value for name, value in row.items() if name not in names})
+
+
+def fields_in(row: Row, names: Iterable[str]) -> dict[str, float]:
+    """Those of these numbers that the row has, by name."""
+    values = cast("dict[str, float]", row)
+    return {name: values[name] for name in names if name in values}
 
 
 def metric_in(row: Row, name: str) -> float | None:

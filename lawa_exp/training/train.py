@@ -11,7 +11,6 @@ import math
 import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +31,7 @@ from lawa_exp.evaluation.numerics import autocast_for, objective_for, seeded_mod
 from lawa_exp.results.statistics import estimates
 from lawa_exp.seams.dataset import Dataset
 from lawa_exp.storage.origin import Origin
-from lawa_exp.storage.rows import Row, Rows, Timing, evaluation_row
+from lawa_exp.storage.rows import LIVE, Row, Rows, Timing, evaluation_row
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.storage.store import Store
 from lawa_exp.system.distributed import Agreement, Ranks
@@ -150,7 +149,7 @@ def train(
                 with statistics_kept(model):
                     recalibrate(model, data, config, ranks, device, autocast)
                     scored = score()
-            found = [evaluation_row(state.step, split, {"weights": "live"}, policy_field(bn), scored, running, seen)]
+            found = [evaluation_row(state.step, split, LIVE, policy_field(bn), scored, running, seen)]
         for id, averager in state.averagers.items():
             average = averager.average()
             if average is None:
