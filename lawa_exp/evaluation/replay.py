@@ -57,7 +57,8 @@ class Replayed:
 
     def __init__(self, averager: Averager, saved: Collection[int], bn: str | None = None) -> None:
         self.averager, self.saved, self.bn = averager, saved, bn
-        self.id, self.fields = averager.settings.id, {**row_fields(averager.settings), **policy_field(bn)}
+        self.id = averager.settings.id
+        self.fields: Mapping[str, object] = {**row_fields(averager.settings), **policy_field(bn)}
 
     def key(self, step: int) -> Hashable | None:
         settings = self.averager.settings
