@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Container, Hashable, Sequence
+from collections.abc import Container, Hashable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -26,7 +26,8 @@ class Attached:
         self, settings: AveragerSettings, run: RunDir, bn: str | None = None, steps: Container[int] | None = None
     ) -> None:
         """steps: those whose files have the statistics of `bn`; None: any do."""
-        self.id, self.fields = settings.id, {**row_fields(settings), **policy_field(bn)}
+        self.id = settings.id
+        self.fields: Mapping[str, object] = {**row_fields(settings), **policy_field(bn)}
         saved = steps_in(run.averages / settings.id)
         self.paths = {s: path for s, path in saved.items() if steps is None or s in steps}
 
@@ -57,8 +58,8 @@ class Rebuilt:
         wanted = PowerEmaSettings(sigma_rel=sigma_rel, every=tracked[0].every)
         self.id = f"{wanted.id}-rebuilt"
         self.evaluated = evaluated
-        self.fields = {**row_fields(wanted), "weights": self.id, "rebuilt_from": [s.id for s in tracked]}
-        self.fields |= policy_field(bn)
+        named = {**row_fields(wanted), "weights": self.id, "rebuilt_from": [s.id for s in tracked]}
+        self.fields: Mapping[str, object] = named | policy_field(bn)
         self.sigma_rel, self.averaged = sigma_rel, averaged
         self.paths: dict[float, dict[int, Path]] = {s.sigma_rel: steps_in(run.averages / s.id) for s in tracked}
         self.steps = sorted(set.intersection(*(set(paths) for paths in self.paths.values())))

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from lawa_exp.evaluation.read_out import SEEN, ReadOut, evaluated, evaluations, live_row, read_out
 from lawa_exp.evaluation.replay import Stopped
@@ -23,7 +22,7 @@ from lawa_exp.readout.report import Test, chosen_line, measures_paragraph, savin
 from lawa_exp.readout.request import Request
 from lawa_exp.readout.subject import Subject
 from lawa_exp.results.savings import Price
-from lawa_exp.storage.rows import write_rows
+from lawa_exp.storage.rows import Row, evaluation_row, fields_in, write_rows
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import locked
 
@@ -123,7 +122,7 @@ def price_of(request: Request, subject: Subject) -> Price:
     return Price(request.steps_per_epoch or training.steps_per_epoch, each)
 
 
-def with_earlier(rows: list[dict[str, Any]], subject: Subject) -> list[dict[str, Any]]:
+def with_earlier(rows: list[Row], subject: Subject) -> list[Row]:
     """The rows, and the training's own of attached averages at steps whose weights were not kept; by step."""
     have = {(r["step"], r["weights"]) for r in rows}
     kept = {average.id for average in subject.kept}
@@ -131,23 +130,22 @@ def with_earlier(rows: list[dict[str, Any]], subject: Subject) -> list[dict[str,
     return sorted([*rows, *(r for r in own if (r["step"], r["weights"]) not in have)], key=lambda r: r["step"])
 
 
-def on_test(f: Comparison, result: ReadOut, subject: Subject) -> tuple[Test | None, list[dict[str, Any]]]:
+def on_test(f: Comparison, result: ReadOut, subject: Subject) -> tuple[Test | None, list[Row]]:
     """The live weights and the best average after the last step on the test split, and their rows."""
     live = subject.replay.live(result.step)
     if subject.no_test or live is None:
         return None, []
-    row = subject.live[result.step] or {}
+    row = subject.live[result.step]
     best = next(average for average in subject.averages if average.id == f.best)
-    samples = row.get("eval_samples")
+    samples = row.get("eval_samples") if row else None
     both, bn = (("live", live), (best.id, best.weights(result.step))), subject.replay.bn
     scored = [evaluated(subject.score, weights, id, result.step, "test", samples, bn) for id, weights in both]
-    seen: dict[str, Any] = {key: row[key] for key in SEEN if key in row}
-    at = {"step": result.step, "split": "test"}
+    seen = fields_in(row, SEEN) if row else {}
     rows = [
-        live_row({**at, **scored[0].fields}, subject.score, live, bn, samples) | seen,
-        {**at, **best.fields, **scored[1].fields, **seen},
+        live_row(result.step, "test", scored[0].fields, subject.score, live, bn, samples, seen),
+        evaluation_row(result.step, "test", best.fields, scored[1].fields, seen),
     ]
     sums = [s.sums for s in scored]
     half = paired(sums[1], sums[0])[1] if sums[0] is not None and sums[1] is not None else math.nan
     losses = [s.fields["loss"] for s in scored]
-    return Test(f.best, losses[1], losses[0], half, scored[0].fields["eval_samples"]), rows
+    return Test(f.best, losses[1], losses[0], half, int(scored[0].fields["eval_samples"])), rows

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lawa_exp.evaluation.read_out import ReadOut
 from lawa_exp.readout.noise import halfway, paired, saved_between, scatter, together
 from lawa_exp.results.statistics import Curve, curve, steps_saved
 from lawa_exp.results.tables import saved_text
+from lawa_exp.storage.rows import Row
 from lawa_exp.system.errors import Failed
 
 
@@ -23,7 +23,7 @@ class Line:
     """
 
     id: str
-    fields: dict[str, Any]
+    fields: Row
     loss: float
     difference: float
     half: float
@@ -46,7 +46,7 @@ class Comparison:
     scatter: float  # of the live curve
 
 
-def compare(result: ReadOut, rows: list[dict[str, Any]], ids: Sequence[str]) -> Comparison:
+def compare(result: ReadOut, rows: list[Row], ids: Sequence[str]) -> Comparison:
     """rows: val rows of the live weights and of the averages `ids`, whose lines are in that order.
 
     Averages without a finite loss after the last step have none. Failed: none has one, or the live weights do not.
@@ -86,7 +86,7 @@ def range_of_saved(live: Curve, at: int, value: float, half: float) -> tuple[str
     return " to ".join(saved_text(*b) for b in bounds), bounds[0][0] <= 0 <= bounds[1][0]
 
 
-def is_new(fields: dict[str, Any], step: int) -> bool:
+def is_new(fields: Row, step: int) -> bool:
     """Whether an average with these settings has taken in the weights of `step`, where it is defined; else it is stale.
 
     A window of spacing 200 is at step 1,100 still that of step 1,000, and lags behind the live weights.

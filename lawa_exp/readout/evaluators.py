@@ -27,6 +27,7 @@ from lawa_exp.readout.tokenizer import FILE, check_tokenizer, of_tokens, request
 from lawa_exp.runs.choices import unresolved_from
 from lawa_exp.runs.prepare import prepare
 from lawa_exp.runs.resolve import resolve_trainer
+from lawa_exp.storage.rows import Row
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.distributed import Ranks, start_device
 from lawa_exp.system.errors import UserError
@@ -59,7 +60,7 @@ class Evaluator:
     notes: list[str] = field(default_factory=list)
     label: str = ""
     identity: dict[str, Any] = field(default_factory=dict)
-    published: list[dict[str, Any]] = field(default_factory=list)
+    published: list[Row] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from lawa_exp.readout.comparison import Comparison, Line, is_new, not_significan
 from lawa_exp.results.figures import pyplot
 from lawa_exp.results.statistics import curve
 from lawa_exp.results.tables import saved_text
+from lawa_exp.storage.rows import Row
 
 DARK = 0.65  # share of the scale beyond which the text is white
 
@@ -25,14 +26,14 @@ def grids(f: Comparison) -> dict[str, list[Line]]:
     return {name: lines for name, lines in found.items() if len(lines) > 1}
 
 
-def compared_at(f: Comparison, rows: list[dict[str, Any]]) -> int | None:
+def compared_at(f: Comparison, rows: list[Row]) -> int | None:
     """The last evaluation at which no window of a heat map is stale (see `is_new`): there all are compared."""
     windows = [line for lines in grids(f).values() for line in lines]
     steps = [{s for s, _ in curve(rows, line.id) if is_new(line.fields, s)} for line in windows]
     return max(set.intersection({s for s, _ in curve(rows, "live")}, *steps), default=None)
 
 
-def compared_line(f: Comparison, rows: list[dict[str, Any]]) -> str:
+def compared_line(f: Comparison, rows: list[Row]) -> str:
     """What the heat map compares where windows are stale after the last step; empty where none is."""
     step = compared_at(f, rows)
     stale = {line.fields["spacing"] for lines in grids(f).values() for line in lines if not is_new(line.fields, f.step)}
@@ -45,7 +46,7 @@ def compared_line(f: Comparison, rows: list[dict[str, Any]]) -> str:
     return f"Heat map: losses at step {step:,}, the last evaluation at which all windows are new; {newest}."
 
 
-def differences(f: Comparison, rows: list[dict[str, Any]], step: int) -> dict[str, tuple[float, str, bool]]:
+def differences(f: Comparison, rows: list[Row], step: int) -> dict[str, tuple[float, str, bool]]:
     """Of each window at `step`: loss less the live one, what stands below it (its ±, and how stale it is), and whether
     its interval includes 0. The interval is known after the last step only.
     """
@@ -73,7 +74,7 @@ class Cell:
 Cells = dict[tuple[int, int], Cell]  # by column and row
 
 
-def draw_heatmap(f: Comparison, rows: list[dict[str, Any]], path: Path, title: str, measure: str) -> bool:
+def draw_heatmap(f: Comparison, rows: list[Row], path: Path, title: str, measure: str) -> bool:
     """k against spacing: difference to live, and steps saved; False, and no file, without a grid.
 
     Blue is better than live, red worse, white neither; cells whose interval includes 0 are hatched. The difference is

@@ -10,7 +10,7 @@ from typing import Any
 from lawa_exp.evaluation.replay import Replay
 from lawa_exp.readout.subject import Revisions
 from lawa_exp.storage.commit import Damaged, commit, remove, verify
-from lawa_exp.storage.rows import encode, read_rows
+from lawa_exp.storage.rows import Row, encode, read_lines
 from lawa_exp.storage.safetensors import read_tensors, write_tensors
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import write_text_atomically
@@ -31,7 +31,7 @@ class Revisiting:
         """
         self.out, self.replay, self.source, self.live, self.writes = out, replay, revisions.source, list(live), writes
         requested = json.loads(json.dumps(revisions.identity, sort_keys=True))
-        lines = read_rows(out / FILE)
+        lines = read_lines(out / FILE)
         same = bool(lines) and lines[0].get("asked") == requested
         over = bool(lines) and lines[-1].get("finished", False)
         if len(lines) > 1 and not same and not over:
@@ -40,7 +40,7 @@ class Revisiting:
                 f"folder, or remove its {FILE}"
             )
         self.finished = same and over
-        self.done: dict[int, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
+        self.done: dict[int, tuple[list[Row], list[Row]]] = {}
         self.stateful = [a.averager for a in replay.averages if not a.averager.settings.windowed]
         if same and not self.finished:
             lines = [line for line in lines[1:] if line["step"] != self.live[-1]]
@@ -61,7 +61,7 @@ class Revisiting:
             for step in set(self.source.paths) - (set() if self.finished else set(replay.wanted)):
                 self.source.forget(step)
 
-    def add(self, step: int, rows: list[dict[str, Any]], measures: list[dict[str, Any]]) -> None:
+    def add(self, step: int, rows: list[Row], measures: list[Row]) -> None:
         """Also removes the revisions that nothing reads any more."""
         self.reached = step
         if not self.writes:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lawa_exp.readout.comparison import Comparison, plus_minus, verdict
 from lawa_exp.readout.heatmap import compared_line, draw_heatmap
@@ -15,6 +14,7 @@ from lawa_exp.results.figures import draw_curves
 from lawa_exp.results.savings import Price, longest_saving, table_of
 from lawa_exp.results.statistics import curve
 from lawa_exp.results.tables import markdown, saved_text
+from lawa_exp.storage.rows import Row
 
 
 def table(f: Comparison, measure: str) -> str:
@@ -88,7 +88,7 @@ def chosen_line(f: Comparison, test: Test | None, why_no_test: str) -> str:
 def write_summary(
     out: Path,
     f: Comparison,
-    rows: list[dict[str, Any]],
+    rows: list[Row],
     named: Named,
     chosen: str,
     notes: Sequence[str],
@@ -108,7 +108,7 @@ def write_summary(
     return "\n\n".join(paragraphs)
 
 
-def savings_paragraph(rows: list[dict[str, Any]], f: Comparison, price: Price) -> str:
+def savings_paragraph(rows: list[Row], f: Comparison, price: Price) -> str:
     """The longest saving of each average, and in what it is priced."""
     live = curve(rows, "live")
     found = {line.id: longest_saving(live, curve(rows, line.id), price) for line in f.lines}
@@ -120,7 +120,7 @@ def savings_paragraph(rows: list[dict[str, Any]], f: Comparison, price: Price) -
     return f"{markdown(table_of(found))}\n\n{said}."
 
 
-def measures_paragraph(measures: Sequence[dict[str, Any]], step: int) -> str:
+def measures_paragraph(measures: Sequence[Row], step: int) -> str:
     """What else was measured after the last step: a line for each of the weights, a column for each measure."""
     last = [
         m | {"weights": f"{m['weights']}, published"} if "source" in m else m for m in measures if m["step"] == step
@@ -134,7 +134,7 @@ def measures_paragraph(measures: Sequence[dict[str, Any]], step: int) -> str:
     return f"{markdown(lines)}\n\nAfter step {step:,}{errors}."
 
 
-def _measure(measure: dict[str, Any] | None) -> str:
+def _measure(measure: Row | None) -> str:
     if measure is None:
         return ""
     return f"{measure['value']:.4f}" + (f" ± {measure['stderr']:.4f}" if "stderr" in measure else "")

@@ -12,6 +12,7 @@ from lawa_exp.evaluation.score import Score
 from lawa_exp.readout.attached import Attached, Rebuilt
 from lawa_exp.readout.revisions import Source
 from lawa_exp.results.tables import NATS
+from lawa_exp.storage.rows import Row
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Subject:
     live: Live  # as for `read_out`
     training: Training
     kept: list[Attached | Rebuilt] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    published: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    published: list[Row] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     no_test: str = ""  # why there is no test split

@@ -27,7 +27,7 @@ from lawa_exp.readout.subject import Subject
 from lawa_exp.results.statistics import curve
 from lawa_exp.storage.commit import steps_in
 from lawa_exp.storage.origin import snapshots_of
-from lawa_exp.storage.rows import read_rows, write_rows
+from lawa_exp.storage.rows import Row, read_rows, write_rows
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import Failed, UserError
 from lawa_exp.system.files import write_text_atomically
@@ -60,7 +60,7 @@ class Suggestion:
     batches: int
     candidates: int
     id: str
-    fields: dict[str, Any]
+    fields: Mapping[str, object]
     start: int | None
     overrides: list[str]
     gain: float
@@ -181,7 +181,7 @@ def measured(sums: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]
     return "accuracy", {id: np.stack([own[:, 1] - own[:, 2], own[:, 1]], axis=1) for id, own in finite.items()}
 
 
-def at_other_steps(id: str, subject: Subject, live: Live, evaluated: set[int]) -> list[dict[str, Any]]:
+def at_other_steps(id: str, subject: Subject, live: Live, evaluated: set[int]) -> list[Row]:
     """The rows of the average `id` at the steps of `live` at which it was not evaluated yet."""
     average = next((a for a in subject.replay.averages if a.id == id), None)
     steps = {s: row for s, row in live.items() if s not in evaluated}
@@ -197,8 +197,8 @@ def judged(
     steps: int,
     by: str,
     sums: Mapping[str, np.ndarray],
-    fields: Mapping[str, dict[str, Any]],
-    rows: list[dict[str, Any]],
+    fields: Mapping[str, Mapping[str, object]],
+    rows: list[Row],
     evaluated: list[int],
     unit: str,
 ) -> Suggestion:
@@ -245,7 +245,7 @@ def judged(
     )
 
 
-def gains_of(rows: list[dict[str, Any]], id: str, by: str) -> dict[int, float]:
+def gains_of(rows: list[Row], id: str, by: str) -> dict[int, float]:
     """By step, the gain of an average over the live weights, in nats or points."""
     sign = 100 if by == "accuracy" else -1
     live = dict(curve(rows, "live", metric=by))
