@@ -268,10 +268,10 @@ def first_observed(fields: Mapping[str, Any], gains: Mapping[int, float], helps_
     A window's later averages do not depend on it. Of other averages, and where nothing hurts, their own.
     """
     if "k" not in fields or helps_from is None or helps_from == min(gains):
-        return fields.get("start", 0)
-    spacing = fields["spacing"]
+        return int(fields.get("start", 0))
+    spacing, k = int(fields["spacing"]), int(fields["k"])
     newest = helps_from // spacing * spacing
-    return max(0, newest - (fields["k"] - 1) * spacing)
+    return max(0, newest - (k - 1) * spacing)
 
 
 def overrides_of(fields: Mapping[str, Any], start: int | None) -> list[str]:
