@@ -59,8 +59,3 @@ def read_part(cls: type[T], values: Mapping[str, Any], path: str) -> Part[T]:
     with suppress(Waits):
         part.resolved(NoAmounts())
     return part
-
-
-def may_wait(cls: type) -> bool:
-    """Whether a class has settings that may be written unresolved."""
-    return any(rule_of(f).written for f in dataclasses.fields(cls))

@@ -125,7 +125,7 @@ def identity(folder: Path) -> Identity:
 
 def read_run(folder: Path, identity: Identity) -> Run:
     batch, lr = identity["batch"], identity["lr"]
-    if batch.get("kind", "constant") != "constant":
+    if batch["kind"] != "constant":
         raise UserError(f"SWEEP: {folder.name} has batch={batch['kind']}; expected batch=constant")
     variant = json.dumps({k: v for k, v in identity.items() if k not in ("batch", "seed")}, sort_keys=True)
     rows = read_rows(folder / "metrics.jsonl")

@@ -17,7 +17,7 @@ from lawa_exp.axes.lr import SCHEDULES
 from lawa_exp.axes.model import MODELS
 from lawa_exp.axes.optimizer import OPTIMIZERS
 from lawa_exp.axes.scaling import SCALINGS
-from lawa_exp.config.parts import may_wait, read_part
+from lawa_exp.config.parts import read_part
 from lawa_exp.config.rules import Rule, build, integer, key_of, near, number, one_of
 from lawa_exp.config.shared import BUDGET_UNITS, FORMAT_VERSION, Evaluate, Init, Save, Trainer, Trajectory
 from lawa_exp.config.tables import Table
@@ -50,11 +50,7 @@ KNOWN = {*TABLES, *SHARED, *BUDGET_UNITS, "averagers", "seed", "recipe"} | {
     "trajectory_id",
     "identity",
 }
-WAITING = frozenset(  # the parts that are a `Part` in an `Unresolved`
-    {name for name, table in TABLES.items() if any(map(may_wait, table.values()))}
-    | {name for name, cls in SHARED.items() if may_wait(cls)}
-    | {"averagers"}
-)
+WAITING = frozenset(f.name for f in dataclasses.fields(Unresolved) if "Part[" in str(f.type))
 
 
 def unresolved_from(values: Mapping[str, Any]) -> Unresolved:

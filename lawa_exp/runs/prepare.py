@@ -61,12 +61,11 @@ def open_dataset(settings: DatasetSettings, context: int) -> Dataset:
 
 def data_for(unresolved: Unresolved, plan: bool) -> Dataset | Stated:
     """The open data set. plan: its published sizes, where it is in none of the usual places and no path was given."""
+    dataset, context = unresolved.dataset, unresolved.model.context
     try:
-        return open_dataset(unresolved.dataset, unresolved.model.context)
+        return open_dataset(dataset, context)
     except NotHere:
-        published = (
-            stated(unresolved.dataset, unresolved.model.context) if plan and unresolved.dataset.path is None else None
-        )
+        published = stated(dataset, context) if plan and dataset.path is None else None
         if published is None:
             raise
         return published

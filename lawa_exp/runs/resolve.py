@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from lawa_exp.axes.batch.batches import Batches
 from lawa_exp.axes.configuration import Config, Unresolved
 from lawa_exp.axes.feedback import FEEDBACK
 from lawa_exp.axes.feedback.none import NoFeedback
+from lawa_exp.axes.feedback.settings import FeedbackSettings
 from lawa_exp.axes.lr.rates import check
 from lawa_exp.axes.optimizer.schedule_free import ScheduleFree
+from lawa_exp.axes.optimizer.settings import OptimizerSettings
 from lawa_exp.config.parts import NoAmounts, Part
 from lawa_exp.config.rules import Amount
 from lawa_exp.config.shared import Trainer, Trajectory
@@ -108,7 +109,7 @@ def resolve(unresolved: Unresolved, data: DatasetFacts, trainer: Trainer) -> Con
     )
 
 
-def check_feedback(feedback: Any, optimizer: Any) -> None:
+def check_feedback(feedback: FeedbackSettings, optimizer: OptimizerSettings) -> None:
     """UserError where the optimizer has an average of its own."""
     if isinstance(optimizer, ScheduleFree) and not isinstance(feedback, NoFeedback):
         raise UserError(

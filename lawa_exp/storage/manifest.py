@@ -38,9 +38,9 @@ def read(sweep: Path) -> Manifest:
             cast(Entry, {**entry, "run_dir": find_run(entry["run_dir"], sweep)})  # as `runs.sweep` wrote it
             for entry in content["entries"]
         ]
+        return {"command": content["command"], "entries": entries}
     except (ValueError, KeyError, TypeError):
         raise Failed(f"{sweep / NAME} is damaged: start the sweep again, which writes it anew") from None
-    return {"command": content.get("command", ""), "entries": entries}
 
 
 def find_run(run_dir: str, sweep: Path) -> Path:

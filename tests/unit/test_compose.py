@@ -11,13 +11,14 @@ import torch
 import yaml
 
 from hydra_plugins import lawa_exp_launcher
+from lawa_exp.averaging import AVERAGERS
 from lawa_exp.axes.lr.constant import Constant
 from lawa_exp.config.parts import NoAmounts
-from lawa_exp.config.rules import Amount
+from lawa_exp.config.rules import Amount, rule_of
 from lawa_exp.launch import compose
 from lawa_exp.launch.compose import main
 from lawa_exp.launch.conf import CONF
-from lawa_exp.runs.choices import SHARED, TABLES, config_from, config_to, unresolved_from
+from lawa_exp.runs.choices import SHARED, TABLES, WAITING, config_from, config_to, unresolved_from
 from lawa_exp.runs.prepare import prepare
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import UserError
@@ -309,6 +310,13 @@ def test_every_choice_in_conf_has_exactly_the_settings_of_its_dataclass():
             table = tables[group]
             cls = table[None] if None in table else table[content.pop("kind")]
             assert set(content) == {f.name for f in dataclasses.fields(cls)}, path
+
+
+def test_where_a_choice_has_a_number_of_steps_the_command_takes_an_amount():
+    classes = {name: [cls] for name, cls in SHARED.items()}
+    classes |= {name: list(table.values()) for name, table in {**TABLES, "averagers": AVERAGERS}.items()}
+    counts = {name for name, of in classes.items() for cls in of for f in dataclasses.fields(cls) if rule_of(f).written}
+    assert counts == WAITING
 
 
 def test_composing_twice_in_a_process():

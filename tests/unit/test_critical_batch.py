@@ -62,7 +62,7 @@ def write_run(
 def sweep_of(root: Path, runs: Iterable[Path]) -> Path:
     folder = root / "sweep"
     folder.mkdir()
-    (folder / "manifest.json").write_text(json.dumps({"entries": [{"run_dir": str(r)} for r in runs]}))
+    (folder / "manifest.json").write_text(json.dumps({"command": "", "entries": [{"run_dir": str(r)} for r in runs]}))
     return folder
 
 

@@ -311,7 +311,7 @@ def test_two_ranks_on_the_fly(tmp_path):
     "overrides, said",
     [
         (["lr.every=0"], "lr.every=0: expected a number of steps of at least 1"),
-        (["lr.every=0%"], "lr.every=0: expected at least 1 step"),
+        (["lr.every=0%"], "lr.every=0% is 0 steps: expected at least 1"),
         (["lr.samples=few"], "lr.samples=few: expected an integer of at least 1 or one of all"),
         (["lr.start=-5"], "lr.start=-5: expected a number of steps of at least 0"),
         (["lr.final_ratio=0"], "lr.final_ratio"),

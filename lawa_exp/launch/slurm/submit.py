@@ -50,9 +50,8 @@ def submit(entries: list[Entry], overrides: list[list[str]], cluster: Slurm) -> 
     ranks = Ranks(0, cluster.ranks, 0, cluster.ranks_per_node)
     folder = sweep_folder(options)
     print(f"sweep_dir={folder}")
-    sweep = gather(
-        [(with_threads(unresolved, cluster), options) for unresolved, options in entries], overrides, device, ranks
-    )
+    threaded = [(with_threads(unresolved, cluster), of_entry) for unresolved, of_entry in entries]
+    sweep = gather(threaded, overrides, device, ranks)
     print("\n".join(sweep.summary))
     for training, members in sweep.trainings:
         check_folder(RunDir(training.run_dir), training)
