@@ -7,6 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[np.float64] | np.float64
 
 Profile = tuple[float, float]  # (step t, sigma_rel)
 
@@ -46,7 +53,7 @@ def rebuilding_error(tracked: Sequence[Profile], wanted: Profile, weights: Seque
     return float(max(0.0, (w @ products @ w - 2 * w @ with_wanted + own) / own) ** 0.5)
 
 
-def _inner_products(tracked: Sequence[Profile], wanted: Profile):  # type: ignore[no-untyped-def]
+def _inner_products(tracked: Sequence[Profile], wanted: Profile) -> tuple[Array, Array, float]:
     """Of the tracked profiles with each other, with the wanted one, and of that one with itself."""
     import numpy as np
 
@@ -58,7 +65,7 @@ def _inner_products(tracked: Sequence[Profile], wanted: Profile):  # type: ignor
     return products, with_wanted, float(_inner_product(t_wanted, g_wanted, t_wanted, g_wanted))
 
 
-def _inner_product(t_a, g_a, t_b, g_b):  # type: ignore[no-untyped-def]
+def _inner_product(t_a: Array, g_a: Array, t_b: Array, g_b: Array) -> Array:
     """Integral over s of the two profiles' product (EDM2, equation 151), up to the earlier of their ends."""
     import numpy as np
 

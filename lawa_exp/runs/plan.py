@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import Any
 
+from torch import Tensor
+
+from lawa_exp.axes.batch.batches import Batches
 from lawa_exp.axes.configuration import Config
 from lawa_exp.axes.fault.rate import RateBurst
 from lawa_exp.axes.feedback import FEEDBACK
@@ -58,40 +61,16 @@ def describe(
     data: DatasetFacts,
     splits: dict[int, Split],
     world: int,
-    tensors: dict[str, Any],
+    tensors: Mapping[str, Tensor],
     cost: Cost,
     origin: Origin | None = None,
 ) -> str:
     """The plan as it is printed. tensors: the model's tensors by name (on any device)."""
-    steps, batches = config.steps, batches_of(config, data)
-    samples, first, model_bytes = cost.samples, cost.first, cost.model_bytes
-    in_tokens = {
-        a: f" = {a * data.tokens_per_sample:,} tokens" if data.unit == "token" else "" for a in (samples, *splits)
-    }
-    marks = {1, config.lr.warmup_steps or 1, steps // 4 or 1, steps // 2 or 1, 3 * steps // 4 or 1, steps}
-    if isinstance(config.lr, Decaying):
-        marks.add(config.lr.stable_steps)
-    marks.add(first + 1)
-    if isinstance(config.fault, RateBurst):
-        begin = config.fault.at
-        marks |= {begin, begin + 1, begin + config.fault.length + 1}
-    measured = config.lr if isinstance(config.lr, OnTheFly) else None
-    marked = [s for s in sorted(marks) if first < s <= (min(steps, measured.first) if measured else steps)]
-    held = len({s for a in config.averagers if a.windowed for s in a.needed(steps)}) + 1
-    running = sum(a.copies() for a in config.averagers)
-    if not isinstance(config.feedback, NoFeedback):  # it has an averager and a window of its own
-        fed_back = config.feedback.averager
-        running += fed_back.copies() + (len(fed_back.needed(steps)) if fed_back.windowed else 0)
-    e = config.evaluate
+    steps, first = config.steps, cost.first
     has_norms = any(map(STATISTICS.search, tensors))
-    bn = f"live weights and averages with evaluate.bn={e.bn}" + (
-        f", on {e.bn_samples} training samples" if e.bn == "recalibrate" else ""
-    )
-    horizon = config.lr.horizon
     called = f" ({PAPERS_NAMES[config.model.name]})" if config.model.name in PAPERS_NAMES else ""
-    hours = f", {cost.gpu_hours():,.0f} hours of an A100 at {MFU:.0%} of its {A100 / 1e12:g} TFLOP/s"
     lines = [
-        f"model       {cost.parameters:,} parameters{called}, {size_text(model_bytes)}",
+        f"model       {cost.parameters:,} parameters{called}, {size_text(cost.model_bytes)}",
         f"data        {config.dataset.name}, fingerprint {data.fingerprint[:12]}: {data.sizes['train']:,} train, "
         f"{data.sizes['val']:,} val, {data.sizes['test']:,} test samples of {data.sample}",
     ]
@@ -99,51 +78,105 @@ def describe(
     if origin:
         what = f"the state after step {first:,}: {steps - first:,} steps are left to train" if first else "its weights"
         lines.append(f"goes on from {origin.source.name}, {what}")
+    lines += [
+        *batch_lines(config, data, splits, world, has_norms),
+        f"machine     {config.trainer.device}, {config.trainer.dtype}, {config.trainer.threads} CPU thread(s) a rank"
+        + {"single": "", "ddp": ", ddp", "fsdp": f", fsdp: 1/{world} of the tensors on each"}[sharing(config, world)]
+        + (", activations recomputed" if config.trainer.checkpoint_activations else ""),
+        budget_line(config, data, cost),
+        *rate_lines(config, batches_of(config, data), first),
+        *storage_lines(config, cost),
+        f"evaluation  every {config.evaluate.every} steps" + (f"; {norms_evaluated(config)}" if has_norms else ""),
+        "averages    " + (", ".join(a.id for a in config.averagers) or "none"),
+    ]
+    if not isinstance(config.feedback, NoFeedback):
+        settings = ", ".join(f"{k}={v}" for k, v in asdict(config.feedback).items())
+        lines.append(f"feedback    {FEEDBACK.kind_of(config.feedback)}: {settings}")
+    if (at := config.fault.at) is not None:
+        lines.append(f"fault       {config.fault.described}, in steps {at + 1:,} to {at + config.fault.length:,}")
+    return "\n".join(lines + [f"warning     {w}" for w in warnings(config)])
+
+
+def in_tokens(data: DatasetFacts, samples: int) -> str:
+    return f" = {samples * data.tokens_per_sample:,} tokens" if data.unit == "token" else ""
+
+
+def batch_lines(
+    config: Config, data: DatasetFacts, splits: dict[int, Split], world: int, has_norms: bool
+) -> Iterator[str]:
+    """Each batch size, how the ranks share it, and how many samples share BatchNorm statistics."""
+    batches = batches_of(config, data)
     for start, size in zip(batches.starts, batches.sizes, strict=True):
         split = splits[size]
         from_step = f"from step {start + 1:,}: " if len(batches.sizes) > 1 else ""
-        lines.append(
-            f"batch       {from_step}{size} samples{in_tokens[size]} a step: "
+        yield (
+            f"batch       {from_step}{size} samples{in_tokens(data, size)} a step: "
             f"{world} rank(s) x {split.accumulate} x {split.micro}"
         )
     if has_norms and config.batch.norm_group is None:
         micro = sorted({split.micro for split in splits.values()})
-        lines.append(
+        yield (
             f"            BatchNorm statistics of {' or '.join(map(str, micro))} samples; "
             f"batch.norm_group={math.gcd(*micro)} fixes this on any machine"
         )
-    lines += [
-        f"machine     {config.trainer.device}, {config.trainer.dtype}, {config.trainer.threads} CPU thread(s) a rank"
-        + {"single": "", "ddp": ", ddp", "fsdp": f", fsdp: 1/{world} of the tensors on each"}[sharing(config, world)]
-        + (", activations recomputed" if config.trainer.checkpoint_activations else ""),
-        f"budget      {steps:,} steps = {samples:,} samples{in_tokens[samples]} "
-        f"= {samples / data.sizes['train']:.2f} epochs; about {cost.flops:.2e} FLOPs"
-        + (hours if cost.gpu_hours() >= 1 else ""),
+
+
+def budget_line(config: Config, data: DatasetFacts, cost: Cost) -> str:
+    hours = f", {cost.gpu_hours():,.0f} hours of an A100 at {MFU:.0%} of its {A100 / 1e12:g} TFLOP/s"
+    return (
+        f"budget      {config.steps:,} steps = {cost.samples:,} samples{in_tokens(data, cost.samples)} "
+        f"= {cost.samples / data.sizes['train']:.2f} epochs; about {cost.flops:.2e} FLOPs"
+        + (hours if cost.gpu_hours() >= 1 else "")
+    )
+
+
+def rate_lines(config: Config, batches: Batches, first: int) -> Iterator[str]:
+    """The rate at some steps after `first`, and its warm-up and decay."""
+    lr, steps = config.lr, config.steps
+    marks = {1, lr.warmup_steps or 1, steps // 4 or 1, steps // 2 or 1, 3 * steps // 4 or 1, steps, first + 1}
+    if isinstance(lr, Decaying):
+        marks.add(lr.stable_steps)
+    if isinstance(config.fault, RateBurst):
+        begin = config.fault.at
+        marks |= {begin, begin + 1, begin + config.fault.length + 1}
+    measured = lr if isinstance(lr, OnTheFly) else None
+    last = min(steps, measured.first) if measured else steps
+    rates = [f"{rate_of(config, batches, s):.3g} at step {s:,}" for s in sorted(marks) if first < s <= last]
+    yield (
         "rate        "
-        + ", ".join(f"{rate_of(config, batches, s):.3g} at step {s:,}" for s in marked)
-        + (f"; measured every {measured.every:,} steps from step {measured.first:,} on" if measured else ""),
-        f"            warm-up to step {config.lr.warmup_steps:,} ({batches.samples(config.lr.warmup_steps):,} samples)"
-        + (
-            f", decay after step {config.lr.stable_steps:,} ({batches.samples(config.lr.stable_steps):,} samples)"
-            if isinstance(config.lr, Decaying)
-            else ""
-        )
-        + (f"; planned for {horizon:,} steps" if config.lr.uses_horizon and horizon != steps else ""),
+        + ", ".join(rates)
+        + (f"; measured every {measured.every:,} steps from step {measured.first:,} on" if measured else "")
+    )
+    warmup = f"            warm-up to step {lr.warmup_steps:,} ({batches.samples(lr.warmup_steps):,} samples)"
+    if isinstance(lr, Decaying):
+        warmup += f", decay after step {lr.stable_steps:,} ({batches.samples(lr.stable_steps):,} samples)"
+    yield warmup + (f"; planned for {lr.horizon:,} steps" if lr.uses_horizon and lr.horizon != steps else "")
+
+
+def storage_lines(config: Config, cost: Cost) -> Iterator[str]:
+    """What snapshots and states take on the disk."""
+    steps = config.steps
+    yield (
         f"snapshots   every {config.trajectory.every} steps: {cost.snapshots:,}; "
-        f"on the disk {cost.on_disk:,} = {size_text(cost.on_disk * model_bytes)}",
+        f"on the disk {cost.on_disk:,} = {size_text(cost.on_disk * cost.model_bytes)}"
+    )
+    copies = 1 + len({s for a in config.averagers if a.windowed for s in a.needed(steps)})
+    copies += sum(a.copies() for a in config.averagers)
+    if not isinstance(config.feedback, NoFeedback):  # it has an averager and a window of its own
+        averager = config.feedback.averager
+        copies += averager.copies() + (len(averager.needed(steps)) if averager.windowed else 0)
+    yield (
         f"states      every {config.save.every} steps: the last 2, at most "
-        f"{size_text(2 * model_bytes * (3 + held + running))}"
-        + (f"; kept at {list(config.save.keep)}" if config.save.keep else ""),
-        f"evaluation  every {config.evaluate.every} steps" + (f"; {bn}" if has_norms else ""),
-        "averages    " + (", ".join(a.id for a in config.averagers) or "none"),
-    ]
-    if not isinstance(config.feedback, NoFeedback):
-        chosen = ", ".join(f"{k}={v}" for k, v in asdict(config.feedback).items())
-        lines.append(f"feedback    {FEEDBACK.kind_of(config.feedback)}: {chosen}")
-    if (at := config.fault.at) is not None:
-        length = config.fault.length
-        lines.append(f"fault       {config.fault.described}, in steps {at + 1:,} to {at + length:,}")
-    return "\n".join(lines + [f"warning     {w}" for w in warnings(config)])
+        f"{size_text(2 * cost.model_bytes * (3 + copies))}"
+        + (f"; kept at {list(config.save.keep)}" if config.save.keep else "")
+    )
+
+
+def norms_evaluated(config: Config) -> str:
+    """With which BatchNorm statistics weights are evaluated."""
+    e = config.evaluate
+    samples = f", on {e.bn_samples} training samples" if e.bn == "recalibrate" else ""
+    return f"live weights and averages with evaluate.bn={e.bn}{samples}"
 
 
 def warnings(config: Config) -> list[str]:

@@ -203,7 +203,7 @@ class Images(LabelledImages):
         self.mean, self.std = (v.astype(np.float32) for v in (mean, std))
 
     def _train_images(self, indices: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        images = self.images["train"][indices]
+        images: np.ndarray = self.images["train"][indices]
         draws = uniform(keys, 3)
         if self.padding:
             places = (draws[:, :2] * (2 * self.padding + 1)).astype(np.int64)
