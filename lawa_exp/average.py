@@ -151,7 +151,7 @@ class Fixed(WindowSettings):
 def average(args: argparse.Namespace) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads are not used, and take long to start
     paths = checkpoints_of(args)
-    planned = plan(args, list(paths), end_asked(args, paths))
+    planned = plan(args, list(paths), requested_end(args, paths))
     from lawa_exp.formats.checkpoint import open_checkpoint
     from lawa_exp.formats.output import Output
     from lawa_exp.formats.stream import Stream
@@ -265,7 +265,7 @@ def checkpoints_of(args: argparse.Namespace) -> dict[int, Path]:
     return dict(enumerate(ordered, start=1))
 
 
-def end_asked(args: argparse.Namespace, paths: dict[int, Path]) -> int | None:
+def requested_end(args: argparse.Namespace, paths: dict[int, Path]) -> int | None:
     """Which of `paths` --at means, as `checkpoints_of` numbers them."""
     if args.at is None:
         return None
@@ -326,7 +326,7 @@ def weights_of(args: argparse.Namespace, steps: list[int]) -> tuple[float, ...]:
 def plan(args: argparse.Namespace, steps: list[int], end: int | None) -> list[tuple[int, Average]]:
     """What to average, by end step. steps: of the checkpoints, ascending; inputs are numbered in their order.
 
-    end: the only one that is asked for.
+    end: the only step or input whose average is wanted.
     """
     number = {step: i for i, step in enumerate(steps)}
     settings = settings_of(args, steps, len(steps) if end is None else number[end] + 1)

@@ -94,7 +94,7 @@ def to_nanogpt(source: Source, out: Path, tokenizer_path: str | None) -> str:
         meta = pickle.dumps(bytes_as_characters(source.model.vocab_size))
         files["meta.pkl"] = lambda target: target.write_bytes(meta)
         said += (
-            ". With meta.pkl beside ckpt.pt it reads and writes bytes, as characters of Latin-1; if the folder moves, "
+            ". With meta.pkl next to ckpt.pt it reads and writes bytes, as characters of Latin-1; if the folder moves, "
             "set config['dataset'] in ckpt.pt to its new absolute path"
         )
     elif source.tokenizer == "gpt2":
@@ -221,7 +221,7 @@ def of_run(path: Path, weights: str, step: int | None) -> Source:
 
 
 def of_file(path: Path) -> Source:
-    """A checkpoint of fairseq's, which has its arguments beside the model, or one of nanoGPT's."""
+    """A checkpoint of fairseq's, which has its arguments and the model, or one of nanoGPT's."""
     from lawa_exp.convert import fairseq
 
     if path.is_file() and (content := fairseq.content_of(path)):

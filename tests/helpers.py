@@ -305,7 +305,7 @@ def _hit(strike: Strike) -> None:
     number, torchrun = signal.Signals[strike.signal], os.getppid()
     if strike.whom == "torchrun":
         os.kill(torchrun, number)
-        while not signals.stop_is_asked():
+        while not signals.stop_requested():
             time.sleep(0.01)
         return
     if strike.whom == "everyone":

@@ -43,7 +43,7 @@ def start_note(start: str | None, kinds: Collection[str]) -> list[str]:
         return []
     return [
         f"swa: the mean of all snapshots from the first on; one attached to a training begins at {SWA_START} "
-        "unless told otherwise, and is another average. --start sets it."
+        "by default, and is another average. --start sets it."
     ]
 
 

@@ -53,7 +53,7 @@ class Snapshot:
 class Window:
     """The run's snapshots, never changed once taken. Readers say which steps they still need; the others are dropped.
 
-    folder: where the snapshots are written, to be read back when an average is asked for (default: they stay in
+    folder: where the snapshots are written, to be read back when an average is computed (default: they stay in
     memory). The files are the window's own and go with it, so ranks and runs may share the folder.
     """
 

@@ -46,7 +46,7 @@ def carried(name: str | None, path: str | None, context: int) -> Carried | None:
 def carried_roberta(path: str | None, data: str | None, context: int, vocab_size: int) -> Carried | None:
     """GPT-2's byte-level BPE, its tokens numbered by a dictionary of fairseq's, in <s> and </s>.
 
-    The dictionary is that of `data`, a folder of `fairseq-preprocess`, else the one beside GPT-2's files in `path`.
+    The dictionary is that of `data`, a folder of `fairseq-preprocess`, else that of GPT-2's files, `path`.
     None where one of them is missing, the dictionary is of other words, or the model has another vocabulary.
     """
     try:

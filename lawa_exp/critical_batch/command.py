@@ -54,7 +54,7 @@ def analyse(args: argparse.Namespace, command: list[str]) -> int:
     write_text_atomically(out / "critical_batch.json", json.dumps(findings.as_json(), indent=1) + "\n")
     write_text_atomically(out / "critical_batch.csv", report.as_csv(findings.levels))
     report.draw(findings, measured.mean, out / "critical_batch.png")
-    print(f"{text}\n\npage: {out / 'critical_batch.md'}, with .json, .csv and .png beside it")
+    print(f"{text}\n\npage: {out / 'critical_batch.md'}, with .json, .csv and .png of the same name")
     return 0
 
 

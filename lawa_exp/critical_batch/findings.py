@@ -38,7 +38,7 @@ class Level:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The curve of `batch_size` as the batch sizes `others` predict it, and its errors beside those of simpler guesses.
+    """The curve of `batch_size` as the batch sizes `others` predict it, and its errors and those of simpler guesses.
 
     covered: the measured evaluations that are predicted; beyond: errors at losses that not all others reach.
     nearest: the batch size whose own curve is the guess, at the same samples or steps.

@@ -14,7 +14,7 @@ variance sigma^2 (1/B - 1/N). With s^2 that variance times the parameters P, and
 set, a batch's is l + s^2/l where s < l, else 2 s. SGD is stable below 2 over it: a rate that grows with B up to about
 B_sat = P sigma^2 / l^2. The theorem is that of random matrices, and checked by our tests; the form for batches is
 Granziol et al. (2022) as we have it from memory, unconfirmed: the text of the paper was not at hand. A network's noise
-is no such matrix: the noise as measured and the noise that batches' outliers imply are told apart.
+is no such matrix: the noise as measured and the noise that batches' outliers imply are printed apart.
 """
 
 

@@ -113,7 +113,7 @@ def measure(args: argparse.Namespace) -> int:
 
     def spectrum(indices: np.ndarray, *start: int) -> Spectrum:
         def times(vector: Tensor) -> Tensor:
-            if signals.stop_is_asked():
+            if signals.stop_requested():
                 raise Failed("stopped: nothing was written; the same command begins anew")
             product = loss.times(indices, vector)
             if not product.isfinite().all():
@@ -141,9 +141,9 @@ def measure(args: argparse.Namespace) -> int:
         say(f"batches of {size:,}: largest " + ", ".join(f"{s.largest:.4g}" for s in of_batches))
     if loss.ranks.is_main:
         out = Path(args.out) if args.out else run.path / "curvature" / (args.name or f"{args.weights}-{folder.name}")
-        text = told(m)
-        write(m, out, text)
-        print(f"\n{text}\n\nin {out}: curvature.json, curvature.png, summary.md")
+        summary = text(m)
+        write(m, out, summary)
+        print(f"\n{summary}\n\nin {out}: curvature.json, curvature.png, summary.md")
     return 0
 
 
@@ -178,35 +178,35 @@ def flag(name: str, text: str, rule: Rule) -> Any:
         raise UserError(f"--{name}={text}: expected {rule.expected}") from None
 
 
-def batch_sizes(asked: str | None, own: int, samples: int) -> list[int]:
-    """Ascending; where nothing is asked, 1 and the run's own, if that is fewer than `samples`."""
-    if asked is None:
+def batch_sizes(requested: str | None, own: int, samples: int) -> list[int]:
+    """Ascending; without --batch 1 and the run's own, if that is fewer than `samples`."""
+    if requested is None:
         return sorted({1, own if own < samples else 1})
-    sizes = [flag("batch", text, integer(1)) for text in asked.split(",")]
+    sizes = [flag("batch", text, integer(1)) for text in requested.split(",")]
     for size in sizes:
         if size >= samples:
             raise UserError(f"--batch={size}: expected fewer than the {samples} samples that stand for the whole set")
     return sorted(set(sizes))
 
 
-def snapshot(run: RunDir, weights: str, asked: str | None) -> tuple[int, Path]:
-    """The step and folder of the weights that are asked for."""
+def snapshot(run: RunDir, weights: str, requested: str | None) -> tuple[int, Path]:
+    """The step and folder of the weights of --step, or of the last step."""
     averages = sorted(p.name for p in run.averages.glob("*")) if run.averages.is_dir() else []
     if weights not in (LIVE, *averages):
         raise UserError(f"--weights={weights}: expected one of {', '.join((LIVE, *averages))}")
     saved = steps_in(run.trajectory if weights == LIVE else run.averages / weights)
     if not saved:
         raise UserError(f"RUN={run.path}: no snapshot of the {weights} weights was kept (trajectory.keep)")
-    if asked is None:
+    if requested is None:
         return max(saved.items())
-    step = flag("step", asked, integer(0))
+    step = flag("step", requested, integer(0))
     if step not in saved:
         near = sorted(sorted(saved, key=lambda s: abs(s - step))[:5])
-        raise UserError(f"--step={asked}: no {weights} weights of that step; near it: {', '.join(map(str, near))}")
+        raise UserError(f"--step={requested}: no {weights} weights of that step; near it: {', '.join(map(str, near))}")
     return step, saved[step]
 
 
-def told(m: Measured) -> str:
+def text(m: Measured) -> str:
     """The findings as text, a Markdown table in it."""
     largest, error, smallest = m.top.largest, float(m.top.errors[-1]), m.batches[0].size
     by_noise, by_outliers = saturation(largest, m.mean_noise), saturation(largest, m.implied)

@@ -73,7 +73,7 @@ def collect(sweep: Path, out: Path, now: float) -> Content:
     identities = {path: config.get("identity", {}) for path, config in configs.items()}
     units = {path: unit_of(config["dataset"]["kind"]) for path, config in configs.items() if config}
     keys, values = settings_of(found, identities)
-    comparisons = {path: found_in(mine) for path, mine in rows.items()}
+    comparisons = {path: comparison_of(mine) for path, mine in rows.items()}
     runs = [
         run_item(s, mine, rows[s.run.path], comparisons[s.run.path], units.get(s.run.path), out)
         for s, mine in zip(found, values, strict=True)
@@ -138,13 +138,13 @@ def undamaged(path: Path) -> list[dict[str, Any]]:
 
 
 def settings_of(
-    found: Sequence[Standing], identities: Mapping[Path, dict[str, object]]
+    runs: Sequence[Standing], identities: Mapping[Path, dict[str, object]]
 ) -> tuple[list[str], list[list[str]]]:
     """The settings that tell the runs apart, and their values for each: a sweep's overrides, else their identities'."""
-    overrides = [dict(o.lstrip("+").partition("=")[::2] for o in s.run.overrides) for s in found]
+    overrides = [dict(o.lstrip("+").partition("=")[::2] for o in s.run.overrides) for s in runs]
     keys = list(dict.fromkeys(key for own in overrides for key in own))
     if not keys:
-        overrides = [{k: str(v) for k, v in flat(identities[s.run.path]).items()} for s in found]
+        overrides = [{k: str(v) for k, v in flat(identities[s.run.path]).items()} for s in runs]
         settled = [own for own in overrides if own]
         shared = [k for k in settled[0] if all(k in own for own in settled)] if settled else []
         keys = [k for k in shared if len({own[k] for own in settled}) > 1 and k != "dataset.fingerprint"][:SETTINGS]
@@ -157,12 +157,12 @@ def averagers(rows: Iterable[Row]) -> list[dict[str, str]]:
     return [{"id": id, "kind": kind[0]} for id, kind in sorted(kinds.items(), key=lambda entry: (entry[1], entry[0]))]
 
 
-def shown_at_first(ids: list[str], found: Iterable[Comparison | None]) -> list[str]:
+def shown_at_first(ids: list[str], comparisons: Iterable[Comparison | None]) -> list[str]:
     """The averagers whose curves are on: all, or of more than `DRAWN` of each kind the one that is best most often."""
     if len(ids) <= DRAWN:
         return ids
     often: dict[str, Counter[str]] = {}
-    for f in filter(None, found):
+    for f in filter(None, comparisons):
         best: dict[str, Line] = {}
         for line in sorted(f.lines, key=lambda line: line.loss):
             best.setdefault(line.fields["averager"], line)
@@ -171,7 +171,7 @@ def shown_at_first(ids: list[str], found: Iterable[Comparison | None]) -> list[s
     return [counted.most_common(1)[0][0] for counted in often.values()]
 
 
-def found_in(rows: Rows) -> Comparison | None:
+def comparison_of(rows: Rows) -> Comparison | None:
     """What a read-out of these averages says, without what needs the losses of single batches; None: nothing yet."""
     live = [step for step, _ in curve(rows, "live") if step > 0]
     try:
@@ -311,11 +311,11 @@ def sortable(text: str) -> Cell:
 
 
 def seed_groups(
-    found: Sequence[Standing], identities: Mapping[Path, dict[str, object]], rows: dict[Path, Rows]
+    runs: Sequence[Standing], identities: Mapping[Path, dict[str, object]], rows: dict[Path, Rows]
 ) -> list[list[int]]:
     """The runs that were evaluated and differ only in the seed."""
     groups: dict[str, list[int]] = {}
-    for i, s in enumerate(found):
+    for i, s in enumerate(runs):
         identity = {k: v for k, v in identities[s.run.path].items() if k != "seed"}
         if identity and any(step > 0 for step, _ in curve(rows[s.run.path], "live")):
             groups.setdefault(json.dumps(identity, sort_keys=True) + str(s.steps), []).append(i)
@@ -323,21 +323,21 @@ def seed_groups(
 
 
 def group_item(
-    members: list[int], found: Sequence[Standing], values: list[list[str]], keys: list[str], rows: dict[Path, Rows]
+    members: list[int], runs: Sequence[Standing], values: list[list[str]], keys: list[str], rows: dict[Path, Rows]
 ) -> dict[str, object]:
     """The mean over the seeds, as an item of the table."""
-    mine = [rows[found[i].run.path] for i in members]
+    of_members = [rows[runs[i].run.path] for i in members]
     settings = [value for key, value in zip(keys, values[members[0]], strict=True) if key != "seed"]
     said = [f"{k}={v}" for k, v in zip((k for k in keys if k != "seed"), settings, strict=True)]
     name = " ".join(said) or "all runs"
-    group = Group(name, mine, [test_rows(found[i].run.path) for i in members])
-    of = {r["weights"]: {k: v for k, v in r.items() if k in FIELDS} for r in mine[0]}
+    group = Group(name, of_members, [test_rows(runs[i].run.path) for i in members])
+    of = {r["weights"]: {k: v for k, v in r.items() if k in FIELDS} for r in of_members[0]}
     mean = [
         evaluation_row(step, "val", {"weights": weights, "loss": loss}, of[weights])
         for weights in ("live", *group.ids())
         for step, loss in group.mean_curve(weights)
     ]
-    f = with_seeds(found_in(mean), group)
+    f = with_seeds(comparison_of(mean), group)
     cells: list[Cell] = [
         (len(members), str(len(members))),
         *(sortable(value) for value in settings),

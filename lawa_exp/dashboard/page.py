@@ -10,7 +10,7 @@ from pathlib import Path
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import size_text, write_text_atomically
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 
 
 def write_page(content: Mapping[str, object], out: Path) -> str:
@@ -18,9 +18,9 @@ def write_page(content: Mapping[str, object], out: Path) -> str:
     if not out.parent.is_dir() or out.is_dir():
         raise UserError(f"--out={out}: expected a file in a folder that exists")
     data = json.dumps(dict(content), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")  # ends no element
-    page = (HERE / "page.html").read_text()
+    page = (FOLDER / "page.html").read_text()
     parts = {"TITLE": html.escape(str(content["title"])), "DATA": data}
-    parts |= {"STYLE": (HERE / "page.css").read_text(), "SCRIPT": (HERE / "page.js").read_text()}
+    parts |= {"STYLE": (FOLDER / "page.css").read_text(), "SCRIPT": (FOLDER / "page.js").read_text()}
     before, *rest = page.split("{{")
     for piece in rest:
         name, after = piece.split("}}", 1)

@@ -282,7 +282,7 @@ def _check_settings(path: Path, saved: Mapping[str, object], settings: Settings)
 
 
 def _check_finished(out: Path, meta: Meta, source: str, settings: Settings) -> None:
-    """Whether the finished files are what is asked for; a source that is no longer there is not missed."""
+    """Whether the finished files are those of this command; a source that is no longer there is not missed."""
     if Path(source).exists():
         root, _, files = find_files(source)
         settings = {**settings, "source_fingerprint": files_fingerprint(root, files)}

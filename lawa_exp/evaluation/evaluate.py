@@ -82,7 +82,7 @@ def batch_sums(
 def fields_of(sums: np.ndarray, eval_samples: int, in_bits: bool = False) -> dict[str, float | int]:
     """What a row says of them: sums in the order of the batches, whatever the number of ranks, divided once.
 
-    in_bits: with `loss_bits` beside the nats.
+    in_bits: with `loss_bits` as well.
     """
     loss, targets, *correct = np.add.accumulate(sums)[-1].tolist()
     if not targets:

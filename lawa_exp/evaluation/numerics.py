@@ -56,7 +56,7 @@ def seeded_model(config: Setup, device: torch.device) -> nn.Module:
 
 
 def objective_for(config: Setup, model: nn.Module) -> nn.Module:
-    """What is trained and evaluated: the model with its loss, compiled if asked."""
+    """What is trained and evaluated: the model with its loss, compiled with trainer.compile."""
     objective = Objective(model, config.model.computes_loss(model))
     if not config.trainer.compile:
         return objective

@@ -15,7 +15,7 @@ from torch import Tensor
 from lawa_exp.averaging import AveragerSettings
 from lawa_exp.axes.configuration import Config
 from lawa_exp.evaluation.batchnorm import has_statistics_of, policy_field, running_field
-from lawa_exp.evaluation.replay import Average, Replay, Snapshots, exactly, read_snapshot, stop_if_asked
+from lawa_exp.evaluation.replay import Average, Replay, Snapshots, exactly, read_snapshot, stop_if_requested
 from lawa_exp.evaluation.score import FunctionFailed, OnModel, Score, Scored
 from lawa_exp.seams.dataset import Dataset
 from lawa_exp.storage.commit import Damaged
@@ -65,8 +65,8 @@ def evaluated(
     samples: int | None = None,
     bn: str | None = None,
 ) -> Scored:
-    """What `score` gives for the weights `id` after `step`. Failed: it cannot, or a stop was asked for."""
-    stop_if_asked(step)
+    """What `score` gives for the weights `id` after `step`. Failed: it cannot, or a signal asks to stop."""
+    stop_if_requested(step)
     try:
         return score(weights, split, samples, bn)
     except FunctionFailed as error:

@@ -43,7 +43,7 @@ class Average(Protocol):
         ...
 
     def weights(self, step: int) -> dict[str, Tensor]:
-        """The average after `step`; asked for in step order."""
+        """The average after `step`; called in step order."""
         ...
 
 
@@ -88,7 +88,7 @@ class Replay:
         statistics: frozenset[str] = frozenset(),
         bn: str | None = None,
     ) -> None:
-        """live: steps after which the snapshot itself is asked for, too. statistics: names of BatchNorm's.
+        """live: steps after which the snapshot itself is read, too. statistics: names of BatchNorm's.
 
         bn: with which of them all weights are evaluated, as `batchnorm.policy` gives it.
         """
@@ -107,7 +107,7 @@ class Replay:
         """Feeds every snapshot up to `step`."""
         while self.next < len(self.wanted) and self.wanted[self.next] <= step:
             t = self.wanted[self.next]
-            stop_if_asked(t)
+            stop_if_requested(t)
             tensors = self.snapshots.read(self.snapshots.paths[t])
             self.window.hold(Snapshot(t, tensors))  # in its file's mapped pages: a wide window fills no memory
             tensors = {n: tensor.to(self.device) for n, tensor in tensors.items()}
@@ -134,9 +134,9 @@ class Replay:
 
 
 class Stopped(Failed):
-    """A stop was asked for."""
+    """The process got a signal to stop."""
 
 
-def stop_if_asked(step: int) -> None:
-    if signals.stop_is_asked():
+def stop_if_requested(step: int) -> None:
+    if signals.stop_requested():
         raise Stopped(f"stopped at step {step:,}: nothing was written; the same command begins anew")

@@ -1,4 +1,4 @@
-"""One checkpoint, whatever it is: told apart by what it holds, not by its name."""
+"""One checkpoint, whatever it is: recognised by what it holds, not by its name."""
 
 from __future__ import annotations
 

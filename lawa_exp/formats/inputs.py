@@ -9,7 +9,7 @@ from lawa_exp.system.errors import UserError
 
 
 def oldest_first(paths: list[Path]) -> list[Path]:
-    """In order of the steps in their names (a shell puts ckpt_1000.pt before ckpt_900.pt), else as given."""
+    """In order of the steps in their names (a shell puts ckpt_1000.pt before ckpt_900.pt), else as listed."""
     steps = named_steps(paths)
     return paths if steps is None else [path for _, path in sorted(zip(steps, paths, strict=True))]
 

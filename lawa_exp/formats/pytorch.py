@@ -5,7 +5,7 @@ older sequence of pickles (no checksums). The zip is what is written.
 
 What is averaged is the state dict: the file's own top level, or under `model` (nanoGPT, fairseq), `state_dict`
 (Lightning, pytorch-examples) or `model_state_dict`. Everything else comes from the last input, except what belongs to
-its live weights and would be wrong beside an average: an optimizer's state is left as a new optimizer has it (empty,
+its live weights and would be wrong for an average: an optimizer's state is left as a new optimizer has it (empty,
 `param_groups` kept), `best_val_loss` (nanoGPT) becomes infinite, and second copies of the weights are left out.
 """
 

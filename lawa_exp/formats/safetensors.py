@@ -1,7 +1,7 @@
 """safetensors files: 8 bytes little-endian header length, a JSON header {name: {dtype, shape, data_offsets}}, the data.
 
 https://github.com/huggingface/safetensors, "Format". They hold no checksum: a header that does not fit the file is
-found, a flipped bit in the data is not (unless a manifest.json lies beside it, as in our own runs).
+found, a flipped bit in the data is not (unless its folder has a manifest.json, as in our own runs).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""When, along the inputs, each average begins, goes on and is complete, and which sums are held meanwhile."""
+"""When, along the inputs, each average begins, goes on and is complete, and which sums are kept meanwhile."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def find_checkpoints(folder: Path, key: str) -> dict[int, Path]:
     """The checkpoints in `folder` by their step, ascending; what has no step in its name is passed over.
 
     Snapshots of one of our runs are those that were committed. A folder that holds a single file is that file. Where no
-    name has a step, or two have the same, Lightning's files are asked for theirs.
+    name has a step, or two have the same, Lightning's files say theirs.
     key: names the folder in messages. UserError: there is none, or two are of one step.
     """
     if not folder.is_dir():

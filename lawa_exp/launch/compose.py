@@ -48,7 +48,7 @@ def command(arguments: list[str]) -> int:
     composed, multirun = compose(arguments)
     if not composed:  # --help, --cfg and the like have printed what they had to
         return 0
-    cluster = cluster_asked_for()
+    cluster = cluster_settings()
     entries = [read(values, overrides) for values, overrides in composed]
     if cluster:
         from lawa_exp.launch.slurm.submit import submit
@@ -59,7 +59,7 @@ def command(arguments: list[str]) -> int:
     return run_all(entries, [o for _, o in composed]) if multirun else run_one(*entries[0])
 
 
-def cluster_asked_for() -> Slurm | None:
+def cluster_settings() -> Slurm | None:
     """The checked settings of `hydra/launcher=slurm`, once all is composed; None without."""
     from hydra_plugins import lawa_exp_launcher
 
@@ -73,7 +73,7 @@ def cluster_asked_for() -> Slurm | None:
 
 
 def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]], bool]:
-    """(plain values, overrides) for each training that is asked for, and whether this is a multirun."""
+    """(plain values, overrides) for each training, and whether this is a multirun."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors as exceptions, not as exit code 1
     import hydra
     from hydra.errors import HydraException

@@ -23,7 +23,7 @@ checkpoint-500/model.safetensors). Then say what evaluates them:
 The last two also take a run of ours. RUN may be hf:OWNER/NAME, a model on the Hugging Face hub whose revisions are
 named by steps: each is fetched when a window needs it and removed when none does. A folder of them, or a hub's model,
 with --revisions goes on where it was stopped; without --model its config.json says what it is (GPT-NeoX).
-Nothing is written there. Exit code 2 if none of the averages asked for can be had.
+Nothing is written there. Exit code 2 if none of these averages can be had.
 """
 
 
@@ -119,7 +119,7 @@ def parser() -> Parser:
         "--task-data", metavar="DIR", help="their documents: TASK.jsonl (default: LAWA_DATA's zeroshot/, else the hub)"
     )
     p.add_argument("--limit", type=positive, metavar="N", help="documents of each task (default: all)")
-    p.add_argument("--published", metavar="FILE", help="a table of Pythia's published evaluations, to be set beside")
+    p.add_argument("--published", metavar="FILE", help="a table of Pythia's published evaluations, to be compared with")
     p.add_argument("--text", metavar="FILE", help="of perplexity")
     p.add_argument(
         "--tokenizer", metavar="NAME", help="bytes, gpt2, neox or a tokenizer.json (default: the run's or checkpoint's)"

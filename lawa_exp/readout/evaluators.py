@@ -230,7 +230,7 @@ def of_model(
 ) -> Evaluator:
     """One that evaluates weights in a model of ours. model: what --model names; identity: of the evaluation."""
     own, settings = live_tensors(score.model), score.settings
-    names = {*score.model.state_dict(), *beside_weights(settings)}
+    names = {*score.model.state_dict(), *stored_with_weights(settings)}
     what = f"--model={model}" if model else f"model={settings.name}"
     return Evaluator(
         score=score,
@@ -250,7 +250,7 @@ def masks(model: ModelSettings) -> set[str]:
     return not_weights(model.layers) if isinstance(model, GPTSettings) else set()
 
 
-def beside_weights(model: ModelSettings) -> set[str]:
+def stored_with_weights(model: ModelSettings) -> set[str]:
     from lawa_exp.axes.model.pythia.settings import PythiaSettings
 
     if not isinstance(model, PythiaSettings):

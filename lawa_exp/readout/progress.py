@@ -30,9 +30,9 @@ class Revisiting:
         Where it writes, `out` is there and the caller's alone.
         """
         self.out, self.replay, self.source, self.live, self.writes = out, replay, revisions.source, list(live), writes
-        requested = json.loads(json.dumps(revisions.identity, sort_keys=True))
+        request = json.loads(json.dumps(revisions.identity, sort_keys=True))
         lines = read_lines(out / FILE)
-        same = bool(lines) and lines[0].get("asked") == requested
+        same = bool(lines) and lines[0].get("request") == request
         over = bool(lines) and lines[-1].get("finished", False)
         if len(lines) > 1 and not same and not over:
             raise UserError(
@@ -56,7 +56,7 @@ class Revisiting:
                 {"step": s, "rows": rows, "measures": more} for s, (rows, more) in self.done.items()
             ]
             # Without the part of a line that a kill, or a full disk, left: the next one would go on there.
-            write_text_atomically(out / FILE, "".join(encode(line) for line in [{"asked": requested}, *kept]))
+            write_text_atomically(out / FILE, "".join(encode(line) for line in [{"request": request}, *kept]))
         if writes:
             for step in set(self.source.paths) - (set() if self.finished else set(replay.wanted)):
                 self.source.forget(step)

@@ -1,4 +1,4 @@
-"""What a read-out says: a table, summary.md and the figures beside it."""
+"""What a read-out says: a table, summary.md and its figures."""
 
 from __future__ import annotations
 

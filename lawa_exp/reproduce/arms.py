@@ -1,4 +1,4 @@
-"""From finished runs to the numbers that a rule speaks of: one for each seed, choices made on val, told on test."""
+"""From finished runs to the numbers that a rule speaks of: one for each seed, choices made on val, reported on test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOSS, ACCURACY = "loss", "accuracy"
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training as its set asked for it. config: flat, `lr.peak`; rows: val; test: of the last step."""
+    """A finished training of a set. config: flat, `lr.peak`; rows: val; test: of the last step."""
 
     folder: Path
     steps: int
@@ -48,7 +48,7 @@ class Arm:
 
     sets: of trainings. where: values of the runs' settings (`lr.peak: 0.004`, `steps: 500`). weights: live, an
     averager's id, or a pattern (`lawa-*`). at: the step, as a share of the budget. readout: a further read-out that has
-    the weights. split=val: also at the end of the budget, beside what has val only. Where more than one group of runs
+    the weights. split=val: also at the end of the budget, next to what has val only. Where more than one group of runs
     (that differ in the seed alone) or more than one average fits, the lowest mean val loss at that step chooses, among
     those with the most seeds: what diverged for a seed is not chosen by its others.
     """

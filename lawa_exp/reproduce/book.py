@@ -1,4 +1,4 @@
-"""The claims, what is trained for them, and the forms in which they are judged: the YAML files beside this one.
+"""The claims, what is trained for them, and the forms in which they are judged: the YAML files in this folder.
 
 A paper's file lists claims: what was said and measured, where, the published figures with how sure they are, and the
 rules by which it is judged (`rules.py`), written before the runs. trainings.yaml has the sets of trainings for each

@@ -65,7 +65,7 @@ class Fact(TypedDict):
 
 @dataclass(frozen=True)
 class Row:
-    """A published fact beside ours.
+    """A published fact and ours.
 
     words: what follows `python -m lawa_exp`. step: at which the quantity is meant, where it changes. published and ours
     are in `unit`, None where there is none. tolerance: relative. verdict: `agrees`, `differs`, `not published` or

@@ -1,6 +1,6 @@
 """How the plots look, in one place: sheets of panels whose lines are means over seeds with a band of ± 1 sd.
 
-Lines are told apart in grey: by line style, marker and lightness. What is drawn is kept as rows, for a CSV beside it.
+Lines differ in grey, too: by line style, marker and lightness. What is drawn is kept as rows, for a CSV.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Sheet:
 
     @classmethod
     def of(cls, titles: Sequence[str], columns: int | None = None, share_y: bool = True) -> Sheet:
-        """Panels of these titles, filled row by row. share_y: one y axis for those beside each other."""
+        """Panels of these titles, filled row by row. share_y: one y axis for those of a row."""
         columns = columns or len(titles)
         lines = math.ceil(len(titles) / columns)
         width, height = max(PANEL[0] * columns, 5.0), PANEL[1] * lines + 2 * LEGEND
@@ -133,7 +133,7 @@ class Sheet:
             axes.axhline(0, color="0.35", linewidth=0.9, zorder=1)
 
     def labels(self, x: str, y: str, columns: int | None = None) -> None:
-        """x: below the lowest panels; y: beside the first of each line of panels."""
+        """x: below the lowest panels; y: left of the first panel of each row."""
         columns = columns or len(self.panels)
         for i, axes in enumerate(self.panels):
             if i >= len(self.panels) - columns:

@@ -1,4 +1,4 @@
-"""Markdown, LaTeX and CSV of what came of the claims: published beside ours."""
+"""Markdown, LaTeX and CSV of what came of the claims: what was published next to our result."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def page(paper: Paper, outcomes: Outcomes, command: str, facts: Sequence[str], p
     parts += [markdown(lines), ""]
     apart = [c for c in paper.claims if disagree(outcomes[c.id])]
     parts += ["## Where as published and fair disagree", ""]
-    parts += [f"- [{c.id}](#{c.id}): {c.says} {'; '.join(told(o) for o in outcomes[c.id])}" for c in apart] or [
+    parts += [f"- [{c.id}](#{c.id}): {c.says} {'; '.join(verdict_line(o) for o in outcomes[c.id])}" for c in apart] or [
         "Nowhere."
     ]
     parts.append("")
@@ -96,7 +96,7 @@ def cell(o: Outcome | None) -> str:
     return o.verdict + (f" ({met}; {with_half(first)}, n={first.n})" if first else "")
 
 
-def told(o: Outcome) -> str:
+def verdict_line(o: Outcome) -> str:
     return f"{title(o.form)}: {o.verdict}"
 
 

@@ -65,7 +65,7 @@ def reproduce(args: argparse.Namespace) -> int:
 
 
 def write_configurations(paper: Paper, out: Path, say: Callable[[str], None]) -> None:
-    """The paper's exact configurations, composed and held against what was published of them."""
+    """The paper's exact configurations, composed and compared with what was published of them."""
     rows = configurations.check(paper.name)
     counts = Counter(row.verdict for row in rows)
     table = configurations.table(rows)

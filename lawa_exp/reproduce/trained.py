@@ -15,7 +15,7 @@ from pathlib import Path
 from lawa_exp.averaging import AveragerSettings
 from lawa_exp.axes.configuration import Config
 from lawa_exp.config.rules import flat
-from lawa_exp.launch.compose import cluster_asked_for, compose, read
+from lawa_exp.launch.compose import cluster_settings, compose, read
 from lawa_exp.reproduce.arms import Missing, Run
 from lawa_exp.reproduce.book import TrainingSet
 from lawa_exp.results.summary import read_run
@@ -116,7 +116,7 @@ def plan_set(chosen: TrainingSet, scale: str, runs_root: str, more: Sequence[str
     words = ("-m", *asked, f"runs_root={runs_root}", f"sweep=reproduce-{scale}-{chosen.name}")
     try:
         composed, _ = compose(list(words))
-        cluster_asked_for()  # its settings are for the command that queues
+        cluster_settings()  # its settings are for the command that queues
         entries = [read(values, overrides) for values, overrides in composed]
         device, ranks = start_device(entries[0][0].device, plan=True)
         sweep = gather(entries, [o for _, o in composed], device, ranks)
@@ -126,7 +126,7 @@ def plan_set(chosen: TrainingSet, scale: str, runs_root: str, more: Sequence[str
 
 
 def unit() -> float:
-    """The FLOPs of one step of gpt_tiny, the project's default: in these costs are told."""
+    """The FLOPs of one step of gpt_tiny, the project's default: the unit of costs."""
     (values, overrides), *_ = compose(["model=gpt_tiny", "plan=true"])[0]
     config, options = read(values, overrides)
     device, ranks = start_device("cpu", plan=True)
@@ -145,7 +145,7 @@ def train(plans: Sequence[Planned], jobs: int, launcher: str, log: Path, say: Ca
     failed = False
     try:
         while waiting or running:
-            if signals.stop_is_asked():
+            if signals.stop_requested():
                 return EXIT["stopped"]
             unfinished = {p.set.name for p in waiting} | set(running)
             for p in [p for p in waiting if p.set.after not in unfinished][: jobs - len(running)]:

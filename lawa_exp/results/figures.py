@@ -23,7 +23,7 @@ def draw_curves(rows: list[Row], path: Path, title: str, unit: str = NATS) -> No
 
 
 def curves_of(rows: list[Row], title: str, unit: str) -> Any:
-    """The figure: the live weights and each average (of many `told_apart`); the axis leaves the first fall out."""
+    """The figure: the live weights and each average (of many `highlighted`); the axis leaves the first fall out."""
     live = curve(rows, "live")
     live = [(s, v) for s, v in live if s > 0] or live  # a run that diverges early has its first weights only
     if not live:
@@ -32,7 +32,7 @@ def curves_of(rows: list[Row], title: str, unit: str) -> Any:
     axes.plot(*zip(*live, strict=True), color="black", linewidth=2, marker=".", label="live", zorder=3)
     values = [v for _, v in live]
     curves = {id: points for id in averager_ids(rows) if (points := curve(rows, id))}
-    named = told_apart(rows)
+    named = highlighted(rows)
     faint = [points for id, points in curves.items() if id not in named]
     for i, points in enumerate(faint):
         label = f"{len(faint)} others" if i == 0 else None
@@ -53,7 +53,7 @@ def curves_of(rows: list[Row], title: str, unit: str) -> Any:
     return figure
 
 
-def told_apart(rows: list[Row]) -> list[str]:
+def highlighted(rows: list[Row]) -> list[str]:
     """The averages whose curves have a colour and a name: all, or of more than `DRAWN` the best of each kind.
 
     The best at the last step of any; in order of appearance.

@@ -33,8 +33,8 @@ def already_done(
     """
     rows = ranks.from_main(read_rows(run.metrics) if ranks.is_main else [])
     end = min(step, p.config.steps)
-    asked = "" if end == step else f"; shown up to step {end:,}, as asked"
-    say(f"this training was done already, up to step {step:,}{asked}")
+    shown = "" if end == step else f"; shown up to step {end:,}, the budget of this command"
+    say(f"this training was done already, up to step {step:,}{shown}")
     rows = [r for r in rows if r["step"] <= end]
     known = set(averager_ids(rows))
     if any("bn" in r for r in rows):

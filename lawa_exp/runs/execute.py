@@ -109,7 +109,7 @@ def carry_out(
         if earlier:
             say(f"start {earlier + 1} of this run ({len(run.errors())} of those before it ended with an error)")
     try:
-        outcome = train(p.config, p.data, p.splits, p.origin, run, ranks, device, signals.stop_is_asked, say, begun)
+        outcome = train(p.config, p.data, p.splits, p.origin, run, ranks, device, signals.stop_requested, say, begun)
     except UserError:
         raise
     except Exception as error:

@@ -1,4 +1,4 @@
-"""`rerun=true`: a training done again beside the first, compared by checksums, and what was not saved filled in."""
+"""`rerun=true`: a training done again, compared with the first by checksums, and what was not saved filled in."""
 
 from __future__ import annotations
 

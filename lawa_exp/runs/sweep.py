@@ -197,7 +197,7 @@ def run_all(entries: list[Entry], overrides: list[list[str]]) -> int:
         sweep.write_manifest()
     codes = []
     for number, (training, members) in enumerate(sweep.trainings, 1):
-        if distributed.Agreement(ranks).now(signals.stop_is_asked()):
+        if distributed.Agreement(ranks).now(signals.stop_requested()):
             return EXIT["stopped"]
         say(f"\ntraining {number} of {len(sweep.trainings)}: {sweep.described(members)}")
         if options.plan:

@@ -86,7 +86,7 @@ class Dataset(DatasetFacts, Protocol):
 
     @property
     def in_bits(self) -> bool:
-        """Whether published losses of it are in bits: rows then have `loss_bits` beside the nats."""
+        """Whether published losses of it are in bits: rows then have `loss_bits` as well."""
         ...
 
     @property

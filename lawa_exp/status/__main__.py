@@ -20,7 +20,7 @@ STATES_HELP = """
 running       step, throughput and time left are those of its last heartbeat (every 5 seconds)
 starting      its process is there, or its SLURM job runs, and no step is done yet
 queued        SLURM has its job, and says why it waits
-submitted     to SLURM, which cannot be asked here
+submitted     to SLURM, whose queue cannot be read on this machine
 not started   nothing is there yet: its turn comes, or the sweep's command was stopped
 stopped       by a signal, and saved: the same command goes on
 lost          it was killed, or its machine: no sign of life since then; the same command goes on
@@ -92,12 +92,12 @@ def show(sweep: Path, as_json: bool, height: int | None) -> str:
     return "\n".join([*lines, *shown[:room], *left])
 
 
-def table(found: list[Standing], now: float) -> list[str]:
+def table(standings: list[Standing], now: float) -> list[str]:
     """A line for each run under a head; on a terminal cut to its width."""
     from lawa_exp.status.standing import duration
 
     cells = [("run", "state", "step", "throughput", "time left", "restarts", "")]
-    for s in found:
+    for s in standings:
         step = (
             "" if s.step is None and s.steps is None else f"{s.step or 0:,}/{s.steps:,}" if s.steps else f"{s.step:,}"
         )

@@ -82,7 +82,7 @@ class Files:
 
 
 def standings(runs: list[Listed], now: float) -> tuple[list[Standing], str]:
-    """How the runs stand at the unix time `now`, in their order; and why SLURM could not be asked, if so."""
+    """How the runs stand at the unix time `now`, in their order; and why SLURM's queue could not be read, if so."""
     with ThreadPoolExecutor(READERS) as pool:
         folders = list(pool.map(look_at, runs))
         jobs = {files.job for files in folders if files.job and not is_over(files)}
@@ -97,7 +97,7 @@ def is_over(files: Files) -> bool:
 
 
 def in_queue(jobs: set[str]) -> tuple[dict[str, Job] | None, str]:
-    """Those of the jobs that are in SLURM's queue; None, and why, where it cannot be asked."""
+    """Those of the jobs that are in SLURM's queue; None, and why, where it cannot be read."""
     try:
         return queue(jobs) if jobs else {}, ""
     except Failed as error:
@@ -156,7 +156,7 @@ def stand(files: Files, queued: dict[str, Job] | None, now: float) -> Standing:
     if marker == "STOPPED":
         return standing("stopped", step, ended, "the same command goes on")
     if marker == "DONE":
-        return standing("not started", step, ended, f"{run.steps:,} steps are asked for now")
+        return standing("not started", step, ended, f"{run.steps:,} steps are wanted now")
     if files.started or beat:
         since = beat.get("time") or modified(run.path / "timing.jsonl") or modified(run.path / "provenance.jsonl")
         return standing("lost", step, since, goes_on(run.path) + (f", was on {beat['host']}" if beat else ""))

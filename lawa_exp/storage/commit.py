@@ -102,7 +102,7 @@ def tidy(root: Path) -> None:
 
 
 def left_under(root: Path, prefix: str) -> list[Path]:
-    """What processes that are gone left; a plain name is of one that held the lock of the nearest folder with one."""
+    """What processes that are gone left; a plain name is of one that had the lock of the nearest folder with one."""
     leftovers = []
     for path in list(root.glob(f"**/{prefix}*")):
         inner = path.relative_to(root).parents[:-1]  # folders between the two

@@ -36,7 +36,7 @@ class Facts(TypedDict, total=False):
 
 
 class Started(TypedDict, total=False):
-    """What provenance.jsonl says of a start, beside what is true of every process."""
+    """What provenance.jsonl says of a start, besides what is true of every process."""
 
     slurm: dict[str, str | int] | None  # job, start
     ranks: int

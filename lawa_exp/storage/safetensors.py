@@ -71,7 +71,7 @@ def header_of(kinds: Mapping[str, Kind]) -> tuple[bytes, dict[str, int]]:
 def in_files(stem: str, kinds: Mapping[str, Kind], limit: int) -> dict[str, list[str]]:
     """The names of the tensors of each file: one, or several of at most `limit` bytes (a larger tensor has its own).
 
-    Several are named as Hugging Face's, model-00001-of-00002.safetensors, and need `index_of` beside them.
+    Several are named as Hugging Face's, model-00001-of-00002.safetensors, and need `index_of` in the same folder.
     """
     groups: list[list[str]] = [[]]
     held = 0

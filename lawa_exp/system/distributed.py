@@ -164,7 +164,7 @@ def report(error: Exception, ranks: Ranks) -> None:
 
 
 class Agreement:
-    """A flag that all ranks see at the same step: asked at each step, answered one step later, without waiting."""
+    """A flag that all ranks see at the same step: sent at each step, received one step later, without waiting."""
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks

@@ -1,4 +1,4 @@
-"""A sign of life beside a run's lock: a small file that its process renews every few seconds and removes at its end.
+"""A sign of life next to a run's lock: a small file that its process renews every few seconds and removes at its end.
 
 A lock cannot be seen from another machine, and to look at it would be to take it. A file that is left behind tells what
 a kill or a lost node cannot: that the process is gone, and since when. It is no part of the results.
@@ -71,7 +71,7 @@ class Heartbeat:
                 self.path.unlink(missing_ok=True)
 
     def write(self) -> None:
-        """Renews the file; facts that cannot be told, and a disk that is full or away, are no reason to stop."""
+        """Renews the file; facts that cannot be had, and a disk that is full or away, are no reason to stop."""
         who = {"time": time.time(), "host": platform.node(), "process": os.getpid(), "job": this_job()[0]}
         partial = temporary(self.path)
         try:

@@ -7,7 +7,7 @@ import signal
 import time
 from types import FrameType
 
-ASKED: list[int] = []  # the signals that came
+REQUESTED: list[int] = []  # the signals that came
 _work = "step"
 _interrupted = 0.0  # when SIGINT came first
 
@@ -22,17 +22,17 @@ def listen(work: str = "step") -> None:
         signal.signal(number, _note)
 
 
-def stop_is_asked() -> bool:
-    return bool(ASKED)
+def stop_requested() -> bool:
+    return bool(REQUESTED)
 
 
 def _note(number: int, frame: FrameType | None) -> None:
     global _interrupted
-    if number == signal.SIGINT and signal.SIGINT in ASKED:
+    if number == signal.SIGINT and signal.SIGINT in REQUESTED:
         if time.monotonic() > _interrupted + 1:
             raise KeyboardInterrupt
     elif number == signal.SIGINT:
         _interrupted = time.monotonic()
-    if not ASKED:
+    if not REQUESTED:
         os.write(2, f"\n{signal.Signals(number).name}: stopping after this {_work}\n".encode())  # safe in a handler
-    ASKED.append(number)
+    REQUESTED.append(number)

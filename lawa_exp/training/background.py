@@ -1,4 +1,4 @@
-"""What goes on beside training: numbers that come back from the device, files that are written."""
+"""What goes on during training: numbers that come back from the device, files that are written."""
 
 from __future__ import annotations
 

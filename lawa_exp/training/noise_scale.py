@@ -13,7 +13,7 @@ class MicroNorms:
 
     Autograd gives each parameter the gradient of one backward pass just before adding it to `.grad`, and there a hook
     takes its norm. It is the increment itself, not a difference of rounded sums, and comes before DDP mixes the ranks;
-    no copy is held and nothing changed. The cost is one read of the gradients, in the steps that it is on for.
+    no copy is kept and nothing changed. The cost is one read of the gradients, in the steps that it is on for.
     """
 
     def __init__(self, parameters: Iterable[Tensor], device: torch.device) -> None:

@@ -60,7 +60,7 @@ def _passes(unit: nn.Module) -> Passes:
 
 
 def replicate(objective: nn.Module, data: Dataset, device: torch.device, autocast: Autocast) -> nn.Module:
-    """Each rank holds the model; gradients are averaged over the ranks beside the backward pass."""
+    """Each rank holds the model; gradients are averaged over the ranks during the backward pass."""
     trained = nn.parallel.DistributedDataParallel(
         objective,
         device_ids=[device] if device.type == "cuda" else None,

@@ -47,7 +47,7 @@ class Progress:
             self.bar.update()
 
     def facts(self) -> dict[str, Any]:
-        """What a heartbeat tells (asked from its thread). seconds_left: at the pace of the last ten minutes, with all
+        """What a heartbeat says (called from its thread). seconds_left: at the pace of the last ten minutes, with all
         that is not training; None while it is not known. stepped: when the last step was done.
         """
         self.recent.append((time.perf_counter(), self.step))

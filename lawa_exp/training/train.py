@@ -68,7 +68,7 @@ def train(
     """Trains (resolved) `config` to its budget in `run`, from the newest whole state there or from its beginning.
 
     origin: where it begins, if not from the seed.
-    should_stop: asked after each step, on every rank. say: prints a line (rank 0).
+    should_stop: called after each step, on every rank. say: prints a line (rank 0).
     begun: called when the files of rows are cut back to where it goes on (rank 0).
     """
     set_up_arithmetic(config)

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from lawa_exp.results.figures import DRAWN, curves_of, told_apart
+from lawa_exp.results.figures import DRAWN, curves_of, highlighted
 from lawa_exp.results.statistics import curve, mean_and_deviation, paired_difference, steps_saved
 from lawa_exp.storage.rows import Rows, encode, read_rows
 
@@ -91,11 +91,11 @@ def made_up(averages: int) -> list[dict]:
 
 def test_of_many_averages_the_best_of_each_kind_are_told_apart():
     few, many = made_up(DRAWN), made_up(18)
-    assert told_apart(few) == ["ema-0", "lawa-1", "lawa-2", "lawa-3", "ema-4", "lawa-5"]
-    assert told_apart(many) == ["ema-16", "lawa-17"]
+    assert highlighted(few) == ["ema-0", "lawa-1", "lawa-2", "lawa-3", "ema-4", "lawa-5"]
+    assert highlighted(many) == ["ema-16", "lawa-17"]
     stopped = [r for r in many if (r["weights"], r["step"]) != ("lawa-17", 200)]  # it has no loss at the end
-    assert told_apart(stopped) == ["lawa-15", "ema-16"]
-    for rows, labels in ((few, told_apart(few)), (many, ["16 others", "ema-16", "lawa-17"])):
+    assert highlighted(stopped) == ["lawa-15", "ema-16"]
+    for rows, labels in ((few, highlighted(few)), (many, ["16 others", "ema-16", "lawa-17"])):
         (axes,) = curves_of(rows, "title", "nats").axes
         assert [text.get_text() for text in axes.get_legend().get_texts()] == ["live", *labels]
         lines = {line.get_label(): line for line in axes.lines}

@@ -33,7 +33,7 @@ def test_averagers_in_a_loop(tmp_path):
 
 
 def test_the_model_from_outside(tmp_path):
-    (tmp_path / "mine.py").write_text(example("class Bigram"))
+    (tmp_path / "my_model.py").write_text(example("class Bigram"))
     command = next(line for line in README.splitlines() if "model=custom" in line and line.startswith("    python"))
     arguments = [a for a in shlex.split(command)[3:] if not a.startswith("steps=")]
     done = subprocess.run(

@@ -189,7 +189,7 @@ def scaled(image: Image.Image, width: int, height: int) -> np.ndarray:
 
 @contextmanager
 def opened(path: str) -> Iterator[Image.Image]:
-    """A PIL image, decoded only when its pixels are asked for; whatever is wrong with the file, in one line."""
+    """A PIL image, decoded only when its pixels are read; whatever is wrong with the file, in one line."""
     from PIL import Image
 
     try:

@@ -45,8 +45,8 @@ IGNORE = -100  # a target that does not count, as in models.objective
 class MaskedLMSettings(BaseSettings):
     """`path`: a folder that `fairseq-preprocess --only-source` wrote (dict.txt, train.bin, ...), or raw text.
 
-    format: `fairseq`, `text` (files as those of dataset=text, through GPT-2's BPE and the dict.txt beside its files),
-    or `auto`: fairseq where there is a dict.txt or an index.
+    format: `fairseq`, `text` (files as those of dataset=text, through GPT-2's BPE and the dict.txt in the folder
+    of its files), or `auto`: fairseq where there is a dict.txt or an index.
     """
 
     inputs: ClassVar[str] = "masked tokens"

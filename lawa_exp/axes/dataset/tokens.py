@@ -54,7 +54,7 @@ def open_bins(folder: Path, name: str, vocab_size: int, context: int) -> Blocks:
     """The .bin files of a folder; without a test.bin, val serves as both."""
     paths = {split: folder / f"{split}.bin" for split in ("train", "val", "test")}
     if not paths["val"].is_file():
-        raise UserError(f"dataset={name}: {paths['val']} is missing beside train.bin")
+        raise UserError(f"dataset={name}: {paths['val']} is missing from the folder of train.bin")
     note = ""
     if not paths["test"].is_file():
         paths["test"] = paths["val"]

@@ -9,4 +9,4 @@ from lawa_exp.axes.fault.fault import Fault
 
 @dataclass(frozen=True)
 class NoFault(Fault):
-    """Training as it was asked for."""
+    """Training without a fault."""

@@ -51,7 +51,7 @@ class ImageModelSettings(ModelSettings):
 def channels_last_on_gpu(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
     """Images with their channels innermost, where a GPU's convolutions want them; what follows has them likewise.
 
-    Weights keep their order, and with it what is saved: they are little beside the images.
+    Weights keep their order, and with it what is saved: they are small compared with the images.
     """
     if not inputs[0].is_cuda:
         return None

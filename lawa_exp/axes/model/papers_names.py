@@ -1,4 +1,4 @@
-"""What the papers call a model, by model.name: a plan shows it beside the true number of parameters."""
+"""What the papers call a model, by model.name: a plan shows it next to the true number of parameters."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def check(cluster: Slurm) -> None:
     if cluster.grace >= cluster.seconds:
         raise UserError(
             f"hydra.launcher.grace={cluster.grace}: expected fewer seconds than hydra.launcher.time={cluster.time} has "
-            f"({cluster.seconds:,}); a run is told to save so long before its end, and would be at once"
+            f"({cluster.seconds:,}); a run saves so long before its end, and would be at once"
         )
     if importlib.util.find_spec("submitit") is None:
         raise UserError("hydra/launcher=slurm: the package submitit is missing; pip install 'lawa_exp[slurm]'")
@@ -139,20 +139,20 @@ def standing(training: Prepared, active: tuple[queue.Job, Path] | None, sweep: P
     return Standing("to continue", f"from step {states[-1]:,}", due=True) if states else Standing("new", due=True)
 
 
-def show(sweep: Sweep, found: list[Standing]) -> None:
+def show(sweep: Sweep, runs: list[Standing]) -> None:
     """One line for each training, with what its entries do not share with all others, and how many are of each kind."""
     shared = set.intersection(*map(set, sweep.overrides))
-    for (training, members), s in zip(sweep.trainings, found, strict=True):
+    for (training, members), s in zip(sweep.trainings, runs, strict=True):
         mine = " | ".join(" ".join(o for o in sweep.overrides[i] if o not in shared) for i in members)
         print(f"  {s.word:12} {training.run_dir}  {f'[{mine}]  ' if mine else ''}{s.more}".rstrip())
-    counts = Counter(s.word for s in found)
-    print(", ".join(f"{n} {word}" for word, n in counts.items()) + f"; {sum(s.due for s in found)} to submit")
+    counts = Counter(s.word for s in runs)
+    print(", ".join(f"{n} {word}" for word, n in counts.items()) + f"; {sum(s.due for s in runs)} to submit")
 
 
-def send(sweep: Sweep, found: list[Standing], cluster: Slurm) -> list[str]:
+def send(sweep: Sweep, runs: list[Standing], cluster: Slurm) -> list[str]:
     """Submits what is due, cool-downs to start after the stable runs that they go on from; returns the jobs' ids."""
     due: dict[Path, list[Prepared]] = {}  # one job works through all budgets of a training
-    for (training, _), s in zip(sweep.trainings, found, strict=True):
+    for (training, _), s in zip(sweep.trainings, runs, strict=True):
         if s.due:
             due.setdefault(training.run_dir, []).append(training)
     if not due:
@@ -160,7 +160,7 @@ def send(sweep: Sweep, found: list[Standing], cluster: Slurm) -> list[str]:
     code = pin(sweep.folder / "code", {name for p, _ in sweep.trainings if p.code for name in p.code.sources})
     first = {run_dir: chain for run_dir, chain in due.items() if run_dir in sweep.stable}
     rest = {run_dir: chain for run_dir, chain in due.items() if run_dir not in sweep.stable}
-    before = [s.job for (p, _), s in zip(sweep.trainings, found, strict=True) if p.run_dir in sweep.stable and s.job]
+    before = [s.job for (p, _), s in zip(sweep.trainings, runs, strict=True) if p.run_dir in sweep.stable and s.job]
     sent = send_array(sweep, first, cluster, code, []) if first else []
     return sent + (send_array(sweep, rest, cluster, code, before + sent) if rest else [])
 
@@ -247,11 +247,11 @@ def parameters(cluster: Slurm, sweep: str, code: Path, run_dirs: Path, after: li
 
 def wait(sweep: Sweep) -> int:
     """Returns when no run of the sweep is queued or running: 0 if all are done, else 1; a stop ends the waiting."""
-    found = standings(sweep)
-    while any(s.job for s in found):
+    runs = standings(sweep)
+    while any(s.job for s in runs):
         time.sleep(POLL)
-        if signals.stop_is_asked():
+        if signals.stop_requested():
             return EXIT["stopped"]
-        found = standings(sweep)
-    show(sweep, found)
-    return EXIT["failed"] if any(s.due for s in found) else EXIT["done"]
+        runs = standings(sweep)
+    show(sweep, runs)
+    return EXIT["failed"] if any(s.due for s in runs) else EXIT["done"]

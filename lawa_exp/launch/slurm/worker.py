@@ -84,7 +84,7 @@ def train_pinned(path: Path) -> int:
         try:
             return execute(prepared, options, device, ranks)
         except InUse:
-            if ranks.from_main(time.monotonic() - since > PATIENCE or signals.stop_is_asked()):
+            if ranks.from_main(time.monotonic() - since > PATIENCE or signals.stop_requested()):
                 raise
             time.sleep(1)
 

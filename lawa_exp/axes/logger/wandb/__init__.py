@@ -1,1 +1,1 @@
-"""The rows of a run, sent to Weights & Biases beside training or later; the JSONL files stay the truth."""
+"""The rows of a run, sent to Weights & Biases during training or later; the JSONL files stay the truth."""

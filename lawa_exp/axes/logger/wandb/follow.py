@@ -2,7 +2,7 @@
 
 Training only starts this process and, when it ends, waits for it for a bounded time: whatever happens in W&B (no
 network, a crash, a hang, a full disk) happens here. Standard input is the line to the training: its end, for whatever
-reason, is the training's end. Standard output carries what the user is told. After a failure the process starts itself
+reason, is the training's end. Standard output carries the lines for the user. After a failure the process starts itself
 anew and sends what W&B lacks; the JSONL files have everything.
 """
 
@@ -37,7 +37,7 @@ def following(settings: Logger | None, run: RunDir, say: Callable[[str], None]) 
     """Gives the function that starts the process (once the run's files are as the training goes on from them).
 
     Leaving the context waits for it, see `finish`. Any other logger: nothing is done.
-    UserError where wandb is asked for and not installed; later nothing raises.
+    UserError where logger=wandb and wandb is not installed; later nothing raises.
     """
     if not isinstance(settings, WandbLogger) or settings.mode == "off":
         yield lambda: None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Attention(nn.Module):
-    """Causal self-attention; logits are q.k / sqrt(head width), divided by the layer's number (from 1) if asked."""
+    """Causal self-attention; logits are q.k / sqrt(head width), divided by the layer's number (from 1) if set so."""
 
     def __init__(self, s: GPTSettings, layer: int) -> None:
         super().__init__()
@@ -102,5 +102,5 @@ class GPT(nn.Module):
 
 
 def not_weights(layers: int) -> set[str]:
-    """Masks that nanoGPT's and transformers' checkpoints hold beside the weights."""
+    """Masks that nanoGPT's and transformers' checkpoints hold besides the weights."""
     return {f"transformer.h.{layer}.attn.{name}" for layer in range(layers) for name in ("bias", "masked_bias")}

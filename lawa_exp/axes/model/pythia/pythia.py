@@ -112,12 +112,12 @@ def settings_in(config: Path) -> dict[str, Any]:
 
 
 def not_weights(layers: int) -> set[str]:
-    """Masks and rotary tables that checkpoints of older versions hold beside the weights."""
+    """Masks and rotary tables that checkpoints of older versions hold besides the weights."""
     return {f"gpt_neox.layers.{layer}.{name}" for layer in range(layers) for name in NOT_WEIGHTS}
 
 
 def write_configuration(folder: Path, s: PythiaSettings, dtype: torch.dtype = torch.float32) -> None:
-    """Writes config.json; with model.safetensors beside it `AutoModelForCausalLM.from_pretrained` opens the folder."""
+    """Writes config.json: with model.safetensors, `AutoModelForCausalLM.from_pretrained` opens the folder."""
     configuration = config_of(s)
     configuration.dtype = dtype
     folder.mkdir(parents=True, exist_ok=True)
