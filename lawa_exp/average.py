@@ -30,7 +30,7 @@ from typing import Any, ClassVar
 
 from lawa_exp.averaging import AVERAGERS, AveragerSettings, LawaSettings, observed_steps, observes
 from lawa_exp.averaging.flags import KINDS, PERIODS, add_flags, plain, start_note
-from lawa_exp.averaging.settings import WindowSettings
+from lawa_exp.averaging.settings import WindowSettings, unresolved
 from lawa_exp.config.rules import build, default_of, setting_names
 from lawa_exp.formats.inputs import named_steps, natural, oldest_first, trajectory
 from lawa_exp.formats.output import check_spares, file_name, real_path
@@ -301,9 +301,8 @@ def settings_of(args: argparse.Namespace, steps: list[int], inputs: int) -> Aver
         values[name] = flags.pop(name, default)
     if flags:
         raise UserError(f"--{next(iter(flags))} is not a setting of {args.method}: {', '.join(setting_names(cls))}")
-    for name in (*PERIODS, "start"):
-        if isinstance(values.get(name), str):
-            raise UserError(f"--{name}={values[name]}: expected a number of steps (a horizon is not known here)")
+    if text := unresolved(values):
+        raise UserError(f"--{text}: expected a number of steps (a horizon is not known here)")
     try:
         return build(cls, values, "")
     except UserError as error:

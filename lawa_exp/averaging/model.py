@@ -38,9 +38,10 @@ class ModelAverager:
         from lawa_exp.averaging.tensors import Observed, averaged_names, live_tensors, unwrapped
         from lawa_exp.averaging.window import Window
 
-        self.settings = build(type(settings), dataclasses.asdict(settings), settings.kind)
-        if text := unresolved(self.settings):
+        values = dataclasses.asdict(settings)
+        if text := unresolved(values):
             raise UserError(f"{settings.kind}.{text}: expected a number of steps")
+        self.settings = build(type(settings), values, settings.kind)
         self.model = model
         self.window = Window() if window is None else window
         self.window.bind(unwrapped(model))

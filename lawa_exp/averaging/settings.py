@@ -11,7 +11,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lawa_exp.config.rules import integer, setting, steps
 
@@ -207,12 +207,11 @@ def row_fields(settings: AveragerSettings) -> dict[str, object]:
     return {"weights": settings.id, "averager": settings.kind, **dataclasses.asdict(settings)}
 
 
-STEPS = ("spacing", "every", "start")  # settings that are steps, and may be written as `1epoch` or `75%`
+STEPS = ("spacing", "every", "start")  # settings that a training takes as `1epoch` or `75%`, too
 
 
-def unresolved(settings: AveragerSettings) -> str | None:
-    """`spacing=1epoch`: the first setting in steps that only a training can resolve; None where there is none."""
-    values = dataclasses.asdict(settings)
+def unresolved(values: Mapping[str, Any]) -> str | None:
+    """`spacing=1epoch`: the first of these settings that only a training can resolve; None where there is none."""
     return next((f"{name}={values[name]}" for name in STEPS if isinstance(values.get(name), str)), None)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from lawa_exp.averaging import AVERAGERS, AveragerSettings
 from lawa_exp.averaging.flags import KINDS, PERIODS, plain
+from lawa_exp.averaging.settings import unresolved
 from lawa_exp.config.rules import default_of, near, setting_names
 from lawa_exp.readout.request import Averages
 from lawa_exp.runs.choices import choose
@@ -47,9 +48,8 @@ def typed(entries: list[dict[str, Any]]) -> list[AveragerSettings]:
     """The settings of the entries, where no training says how long an epoch is: steps are integers."""
     by_id = {}
     for entry in entries:
-        for name in (*PERIODS, "start"):
-            if isinstance(entry.get(name), str):
-                raise UserError(f"--{name}={entry[name]}: expected a number of steps here")
+        if text := unresolved(entry):
+            raise UserError(f"--{text}: expected a number of steps here")
         settings = choose(AVERAGERS, entry, f"averagers.{entry['kind']}")
         by_id[settings.id] = settings
     return list(by_id.values())

@@ -11,7 +11,6 @@ import pytest
 import yaml
 from helpers import rows, run
 
-from lawa_exp.averaging import AVERAGERS
 from lawa_exp.axes.lr import SCHEDULES
 from lawa_exp.axes.lr.constant import Constant
 from lawa_exp.axes.lr.cosine import Cosine
@@ -59,15 +58,13 @@ def test_a_table_imports_what_is_looked_up_and_nothing_else():
 WITHOUT_TORCH = """
 import sys
 from lawa_exp.averaging import AVERAGERS
-from lawa_exp.config.tables import Table
 from lawa_exp.runs.choices import TABLES
 
 for group, table in {**TABLES, "avg": AVERAGERS}.items():
     for name in table:
         cls = table[name]
         assert "torch" not in sys.modules, f"{group}={name} imports torch"
-        if isinstance(table, Table):
-            assert table.kind_of(object.__new__(cls)) == name, f"{group}={name}: not defined at its address"
+        assert table.kind_of(object.__new__(cls)) == name, f"{group}={name}: not defined at its address"
 """
 
 
@@ -216,8 +213,6 @@ NEW = {
         "# @package averagers.oldest\nk: ${k}\nspacing: ${spacing}\nstart: 0\n",
     ),
 }
-if not isinstance(AVERAGERS, Table):  # until each averager is a file of its own
-    del NEW["avg"]
 
 IN_THE_COPY = """
 import sys
@@ -259,9 +254,8 @@ def test_a_new_choice_is_one_file_one_line_and_one_yaml(tmp_path):
     assert [row["lr"] for row in written if row["split"] == "train"] == [8.0, 4.0, 8 / 3, 2.0]
     live = [row["loss"] for row in written if row["weights"] == "live" and row["split"] == "val"]
     assert len(live) == 3 and live[0] > live[1] > live[2]
-    if "avg" in NEW:
-        assert "averages    oldest-k2-s1" in plan
-        assert [row["step"] for row in written if row["weights"] == "oldest-k2-s1"] == [2, 4]
-        weights = "step_0000000{}/model.safetensors".format
-        average, snapshot = Path("averages/oldest-k2-s1", weights(4)), Path("trajectory", weights(3))
-        assert (tmp_path / "run" / average).read_bytes() == (tmp_path / "run" / snapshot).read_bytes()
+    assert "averages    oldest-k2-s1" in plan
+    assert [row["step"] for row in written if row["weights"] == "oldest-k2-s1"] == [2, 4]
+    weights = "step_0000000{}/model.safetensors".format
+    average, snapshot = Path("averages/oldest-k2-s1", weights(4)), Path("trajectory", weights(3))
+    assert (tmp_path / "run" / average).read_bytes() == (tmp_path / "run" / snapshot).read_bytes()
