@@ -2,8 +2,8 @@
 
 That an eigenvalue l of a matrix of low rank becomes l + s^2/l when a Wigner matrix is added whose spectrum ends at 2 s,
 and is lost in it where l < s, is the theorem of Peche (2006) and Capitaine et al. (2009), checked in the tests;
-1/B - 1/N is the variance of a mean over B of N samples without replacement. That Granziol, Zohren and Roberts (2022) state them so,
-and B_sat, is from memory and unconfirmed. noise: P sigma^2 of one sample; size: N.
+1/B - 1/N is the variance of a mean over B of N samples without replacement. That Granziol, Zohren and Roberts (2022)
+state them so, and B_sat, is from memory and unconfirmed. noise: P sigma^2 of one sample; size: N.
 """
 
 from __future__ import annotations
