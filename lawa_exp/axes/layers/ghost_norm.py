@@ -76,7 +76,7 @@ def group_norms(model: nn.Module, size: int) -> None:
 def statistics_kept(model: nn.Module) -> Iterator[None]:
     """Meanwhile passes of `model` change copies of its running statistics, which are dropped."""
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-    held = [(norm, dict(norm._buffers), getattr(norm, "pending", None)) for norm in norms]
+    held = [(norm, dict(norm._buffers), norm.pending if isinstance(norm, GroupedNorm) else None) for norm in norms]
     for norm, buffers, pending in held:
         norm._buffers.update({name: None if t is None else t.clone() for name, t in buffers.items()})
         if pending is not None:
