@@ -286,7 +286,7 @@ def test_two_processes_write_one_file(tmp_path):
     code = """if True:
         import os, signal, sys
         from pathlib import Path
-        from lawa_exp import files
+        from lawa_exp.system import files
         sync = files.sync
         files.sync = lambda path: (os.kill(os.getpid(), signal.SIGSTOP), sync(path))
         files.write_text_atomically(Path(sys.argv[1]), "first")

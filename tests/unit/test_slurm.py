@@ -138,7 +138,8 @@ def test_a_worker_trains_what_was_written_down(tmp_path, done, monkeypatch, capf
     with pytest.raises(UserError, match="changed since it was queued"):
         train_pinned(pinned)
     shutil.rmtree(training.run_dir)
-    bad = content | {"config": content["config"] | {"init": {"from": str(tmp_path / "gone"), "step": 5}}}
+    gone = {"from": str(tmp_path / "gone"), "step": 5, "optimizer": None}
+    bad = content | {"config": content["config"] | {"init": gone}}
     pinned.write_text(yaml.safe_dump(bad))
     with pytest.raises(UserError, match="no such run"):
         train_pinned(pinned)
