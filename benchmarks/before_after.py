@@ -47,6 +47,8 @@ def main() -> None:
     if options.train:
         train(options.train)
         return
+    if options.commit is None:
+        parser.error("COMMIT is missing")
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory(dir="/dev/shm") as files:
         before = Path(folder) / "before"
         export(options.commit, before)
@@ -86,7 +88,9 @@ def command_pairs(words: list[str], before: Path, pairs: Pairs, out: Path | None
     def process(side: Path) -> None:
         if out:
             shutil.rmtree(out, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", *words], env=environment(side), stdout=subprocess.DEVNULL, check=True)
+        subprocess.run(
+            [sys.executable, "-P", "-m", *words], env=environment(side), stdout=subprocess.DEVNULL, check=True
+        )
 
     return run(functools.partial(process, ROOT), functools.partial(process, before), pairs)
 
@@ -102,7 +106,7 @@ def step_pairs(size: str, before: Path, pairs: Pairs) -> Pairs:
 
 
 def worker(size: str, side: Path) -> subprocess.Popen[str]:
-    words = [sys.executable, "-P", str(Path(__file__)), "--train", size]  # -P: not the modules next to this file
+    words = [sys.executable, "-P", str(Path(__file__)), "--train", size]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     return subprocess.Popen(words, env=environment(side), text=True, **pipes)  # type: ignore[call-overload]
 

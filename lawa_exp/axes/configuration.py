@@ -26,16 +26,16 @@ class Unresolved:
 
     model: ModelSettings
     dataset: DatasetSettings
-    optimizer: OptimizerSettings
+    optimizer: Part[OptimizerSettings]
     lr: Part[Schedule]
     batch: BatchSizes
-    scaling: Scaling
+    scaling: Part[Scaling]
     init: Init
     averagers: tuple[Part[AveragerSettings], ...]
     feedback: Part[FeedbackSettings]
     fault: Part[Fault]
     trainer: Part[Trainer]
-    logger: Logger
+    logger: Part[Logger]
     evaluate: Part[Evaluate]
     save: Part[Save]
     trajectory: Part[Trajectory]

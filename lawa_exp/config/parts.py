@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from lawa_exp.config.rules import Amount, Counter, Waits, checked, construct, rule_of
+from lawa_exp.config.rules import Amount, Settings, StepCounter, Waits, checked, construct, rule_of
 from lawa_exp.system.errors import UserError
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ class Part(Generic[T]):
         """With these values for settings that are null."""
         return self.changed(**{name: value for name, value in values.items() if self.values[name] is None})
 
-    def value(self, name: str, counter: Counter) -> Any:
+    def value(self, name: str, counter: StepCounter) -> Any:
         """One setting, resolved."""
         field = next(f for f in dataclasses.fields(self.cls) if f.name == name)  # type: ignore[arg-type]
         try:
@@ -38,7 +38,7 @@ class Part(Generic[T]):
         except ValueError as error:
             raise UserError(f"{self.path}.{name}={error}") from None
 
-    def resolved(self, counter: Counter) -> T:
+    def resolved(self, counter: StepCounter) -> T:
         """The dataclass. UserError names what is wrong now that amounts are numbers."""
         return construct(self.cls, {name: self.value(name, counter) for name in self.values}, self.path)
 
@@ -55,7 +55,12 @@ class NoAmounts:
 
 def read_part(cls: type[T], values: Mapping[str, Any], path: str) -> Part[T]:
     """The settings from a plain mapping. UserError names the first value that is wrong, or two that do not fit."""
-    part = Part(cls, checked(cls, values, path, lambda rule: rule.read), path)
+    part = Part(cls, checked(cls, values, path, as_written=True), path)
+    if issubclass(cls, Settings):
+        try:
+            cls.together(part.values)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
     with suppress(Waits):
         part.resolved(NoAmounts())
     return part

@@ -35,7 +35,7 @@ class Amount:
         return self.text
 
 
-class Counter(Protocol):
+class StepCounter(Protocol):
     """What makes numbers of steps of amounts, rounded up to whole steps."""
 
     def steps(self, amount: Amount) -> int:
@@ -53,11 +53,13 @@ class Waits(Exception):
 class Written(Generic[Value]):
     """How a setting may be written before the data are open.
 
-    read: checks it, as `Rule.parse` does. resolve: makes a Value of what was read, or a ValueError that says why not.
+    expected: what `read` accepts, for messages. read: checks it, as `Rule.parse` does. resolve: makes a Value of what
+    was read, or a ValueError that says why not.
     """
 
+    expected: str
     read: Callable[[Any], Any]
-    resolve: Callable[[Any, Counter], Value]
+    resolve: Callable[[Any, StepCounter], Value]
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Rule(Generic[Value]):
         """The checked value, in the setting's own type or as `resolve` takes it."""
         return self.written.read(value) if self.written else self.parse(value)
 
-    def resolve(self, value: Any, counter: Counter) -> Value:
+    def resolve(self, value: Any, counter: StepCounter) -> Value:
         """The value in the setting's own type, of what `read` returned."""
         return self.written.resolve(value, counter) if self.written else value
 
@@ -147,23 +149,27 @@ def optional(rule: Rule[T]) -> Rule[T | None]:
     def parse(value: Any) -> T | None:
         return None if value is None else rule.parse(value)
 
-    def resolve(value: Any, counter: Counter) -> T | None:
+    def resolve(value: Any, counter: StepCounter) -> T | None:
         return None if value is None else rule.resolve(value, counter)
 
-    written = Written(lambda v: None if v is None else rule.read(v), resolve) if rule.written else None
+    written = None
+    if rule.written:
+        or_null = f"{rule.written.expected}, or null"
+        written = Written(or_null, lambda v: None if v is None else rule.read(v), resolve)
     return Rule(f"{rule.expected}, or null", parse, written)
 
 
 def defaulted(rule: Rule[T]) -> Rule[T]:
     """Null may be written, and stands for what only resolving knows: see `Part.filled`."""
 
-    def resolve(value: Any, counter: Counter) -> T:
+    def resolve(value: Any, counter: StepCounter) -> T:
         if value is None:
             raise Waits
         return rule.resolve(value, counter)
 
-    written = Written(lambda v: None if v is None else rule.read(v), resolve)
-    return Rule(f"{rule.expected}, or null", rule.parse, written)
+    or_null = f"{rule.written.expected if rule.written else rule.expected}, or null"
+    written = Written(or_null, lambda v: None if v is None else rule.read(v), resolve)
+    return Rule(rule.expected, rule.parse, written)
 
 
 def list_of(rule: Rule[T], expected: str = "") -> Rule[tuple[T, ...]]:
@@ -172,10 +178,13 @@ def list_of(rule: Rule[T], expected: str = "") -> Rule[tuple[T, ...]]:
     def parse(value: Any) -> tuple[T, ...]:
         return tuple(rule.parse(x) for x in list(value))
 
-    def resolve(value: Any, counter: Counter) -> tuple[T, ...]:
+    def resolve(value: Any, counter: StepCounter) -> tuple[T, ...]:
         return tuple(rule.resolve(x, counter) for x in value)
 
-    written = Written(lambda v: tuple(rule.read(x) for x in list(v)), resolve) if rule.written else None
+    written = None
+    if rule.written:
+        each = expected or f"a list, each {rule.written.expected}"
+        written = Written(each, lambda v: tuple(rule.read(x) for x in list(v)), resolve)
     return Rule(expected or f"a list, each {rule.expected}", parse, written)
 
 
@@ -203,7 +212,7 @@ def steps(low: int = 0, at_end: bool = False) -> Rule[int]:
         resolved = read(value)
         return resolved if isinstance(resolved, int) else _reject()
 
-    def resolve(value: int | Amount, counter: Counter) -> int:
+    def resolve(value: int | Amount, counter: StepCounter) -> int:
         if isinstance(value, int):
             return value
         resolved = counter.last_steps(value) if at_end else counter.steps(value)
@@ -211,11 +220,8 @@ def steps(low: int = 0, at_end: bool = False) -> Rule[int]:
             raise ValueError(f"{value} is {resolved} steps: expected at least {low}")
         return resolved
 
-    return Rule(
-        f"a number of steps of at least {low} (an integer, '1epoch', '1e6tokens' or '75%' of the horizon)",
-        parse,
-        Written(read, resolve),
-    )
+    amounts = f"a number of steps of at least {low} (an integer, '1epoch', '1e6tokens' or '75%' of the horizon)"
+    return Rule(integer(low).expected, parse, Written(amounts, read, resolve))
 
 
 class _Nothing:
@@ -247,9 +253,13 @@ def as_before(settings: Any) -> set[str]:
 
 
 class Settings:
-    """The base of what several frozen dataclasses of settings have in common."""
+    """The base of the settings of an axis, each a frozen dataclass whose fields `setting` declares."""
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    @classmethod
+    def together(cls, values: Mapping[str, Any]) -> None:
+        """UserError where values that need no data do not go together. values: by field name, as rules read them."""
 
 
 def key_of(field: dataclasses.Field) -> str:
@@ -279,13 +289,11 @@ def near(name: str, choices: Iterable[str]) -> str:
 
 def build(cls: type[T], values: Mapping[str, Any], path: str) -> T:
     """The dataclass `cls` from a plain mapping, all of it resolved; `path` is where it stands (for messages)."""
-    return construct(cls, checked(cls, values, path, lambda rule: rule.parse), path)
+    return construct(cls, checked(cls, values, path), path)
 
 
-def checked(
-    cls: type, values: Mapping[str, Any], path: str, check: Callable[[Rule[Any]], Callable[[Any], Any]]
-) -> dict[str, Any]:
-    """The values by field name, each as `check` of its rule returns it."""
+def checked(cls: type, values: Mapping[str, Any], path: str, as_written: bool = False) -> dict[str, Any]:
+    """The values by field name, each as its rule parses it, or `as_written` as its rule reads it."""
     fields = {key_of(f): f for f in dataclasses.fields(cls)}
     if not isinstance(values, Mapping):
         raise UserError(f"{path}={values}: expected settings, {path}.KEY=VALUE; {near('', fields)}")
@@ -298,9 +306,10 @@ def checked(
             raise UserError(f"{_join(path, name)} is missing")
         rule = rule_of(field)
         try:
-            parsed[field.name] = check(rule)(values[name])
+            parsed[field.name] = rule.read(values[name]) if as_written else rule.parse(values[name])
         except (ValueError, TypeError):
-            raise UserError(f"{_join(path, name)}={values[name]}: expected {rule.expected}") from None
+            expected = rule.written.expected if as_written and rule.written else rule.expected
+            raise UserError(f"{_join(path, name)}={values[name]}: expected {expected}") from None
     return parsed
 
 

@@ -27,7 +27,7 @@ BUDGET_UNITS = ("steps", "epochs", "tokens", "samples")
 
 @dataclass(frozen=True)
 class Init:
-    """What a training goes on from, see `origin.py`; null: from the seed."""
+    """What a training goes on from, see `storage/origin.py`; null: from the seed."""
 
     from_: str | None = setting(optional(text()))
     step: int | None = setting(optional(integer(1)))
@@ -53,7 +53,7 @@ class Trainer:
 class Logger:
     """What is written while training; `every` is the steps between two training rows.
 
-    noise_scale: these rows have the two estimates of the gradient noise scale (`noise_scale.estimates`).
+    noise_scale: these rows have the two estimates of the gradient noise scale (`results.statistics.estimates`).
     """
 
     every: int = setting(integer(1))
@@ -64,7 +64,7 @@ class Logger:
 class Evaluate:
     """When and on how much the weights are evaluated; `batch_size` is samples in one forward pass.
 
-    bn: with which BatchNorm statistics they are (`batchnorm.py`), recalibrated on `bn_samples`.
+    bn: with which BatchNorm statistics they are (`evaluation/batchnorm.py`), recalibrated on `bn_samples`.
     """
 
     every: int = setting(steps(1))

@@ -36,6 +36,10 @@ class Table(Mapping[str, type[T_co]]):
 
     def kind_of(self, settings: object) -> str:
         """The name of the choice that `settings` are of, by the address of their class: no other class is imported."""
-        address = f"{type(settings).__module__}:{type(settings).__qualname__}"
+        return self.name_of(type(settings))
+
+    def name_of(self, cls: type) -> str:
+        """The name of a choice's class."""
+        address = f"{cls.__module__}:{cls.__qualname__}"
         assert address in self._names, f"{address} is in no line of this table: {', '.join(self)}"
         return self._names[address]

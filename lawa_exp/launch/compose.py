@@ -1,4 +1,4 @@
-"""From the command line to configurations: the only file that knows Hydra (with the launcher in hydra_plugins)."""
+"""From the command line to configurations: with recipes.py and the launcher in hydra_plugins all that knows Hydra."""
 
 from __future__ import annotations
 

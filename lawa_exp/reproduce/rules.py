@@ -3,7 +3,7 @@
 Names are arms (their loss), numbers, + - * /, and functions of arms:
 
 - `saved(average, baseline)`: how many steps later the baseline has what the average has at its step (the one function
-  of the project, `metrics.steps_saved`), as a share of the budget; not reached counts as the steps that are left
+  of the project, `statistics.steps_saved`), as a share of the budget; not reached counts as the steps that are left
 - `longest(average, baseline)`: the longest of these over the average's evaluations (Kaddour's Figure 1)
 - `cut(average, baseline)`: the share of the baseline's steps to that loss which the average does not need
 - `earlier(average, baseline)`: how much earlier the average has the baseline's best value, as a share of the budget

@@ -1,7 +1,7 @@
 """What an average saves, in the papers' terms: steps, epochs and GPU hours.
 
 Kaddour (2022, Figure 1): the longest time until the baseline has what the average had, over the average's evaluations.
-Sanyal et al. (2024) state GPU hours of the steps that are saved. Both are `metrics.steps_saved` with a price.
+Sanyal et al. (2024) state GPU hours of the steps that are saved. Both are `statistics.steps_saved` with a price.
 """
 
 from __future__ import annotations

@@ -50,12 +50,12 @@ KNOWN = {*TABLES, *SHARED, *BUDGET_UNITS, "averagers", "seed", "recipe"} | {
     "trajectory_id",
     "identity",
 }
-WAITING = frozenset(f.name for f in dataclasses.fields(Unresolved) if "Part[" in str(f.type))
+AT_ONCE = frozenset({"model", "dataset", "batch", "init"})  # resolving the others needs them; they have no step counts
 
 
 def unresolved_from(values: Mapping[str, Any]) -> Unresolved:
     """The configuration from a plain mapping, unresolved. UserError names the first thing that is wrong."""
-    parts = parts_of(values, WAITING)
+    parts = parts_of(values, frozenset({*TABLES, *SHARED, "averagers"} - AT_ONCE))
     return Unresolved(**parts, budget=_budget(values), **_seed_and_recipe(values))
 
 

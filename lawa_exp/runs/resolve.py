@@ -11,7 +11,6 @@ from lawa_exp.axes.configuration import Config, Unresolved
 from lawa_exp.axes.feedback import FEEDBACK
 from lawa_exp.axes.feedback.none import NoFeedback
 from lawa_exp.axes.feedback.settings import FeedbackSettings
-from lawa_exp.axes.lr.rates import check
 from lawa_exp.axes.optimizer.schedule_free import ScheduleFree
 from lawa_exp.axes.optimizer.settings import OptimizerSettings
 from lawa_exp.config.parts import NoAmounts, Part
@@ -61,6 +60,7 @@ def resolve(unresolved: Unresolved, data: DatasetFacts, trainer: Trainer) -> Con
     data: the open data set. trainer: see `resolve_trainer`. Raises UserError for what contradicts the data.
     """
     model = unresolved.model.fitted(data, unresolved.dataset.name)
+    check_feedback(unresolved.feedback.cls, unresolved.optimizer.cls)
     batches: Batches = unresolved.batch.batches(data.tokens_per_sample, data.sizes["train"])
     in_samples = {"epochs": data.sizes["train"], "samples": 1, "tokens": 1 / data.tokens_per_sample}
     unit, budget = unresolved.budget
@@ -68,14 +68,14 @@ def resolve(unresolved: Unresolved, data: DatasetFacts, trainer: Trainer) -> Con
     lr = unresolved.lr.filled(horizon=steps)
     horizon = lr.value("horizon", Amounts(batches, in_samples, steps))
     lr = lr.changed(horizon=horizon)
-    scaling = unresolved.scaling
+    scaling = unresolved.scaling.resolved(Amounts(batches, in_samples, horizon))
     if scaling.warmup == "samples":
         if isinstance(lr.values["warmup_steps"], int):  # an amount is right at any batch size
             at_base = scaling.base_samples(data.tokens_per_sample)
             lr = lr.changed(warmup_steps=batches.steps(lr.values["warmup_steps"] * at_base))
         scaling = replace(scaling, warmup="steps")  # so that it is resolved once
     schedule = lr.resolved(Amounts(batches, in_samples, horizon, lr.values["unit"]))
-    check(schedule)
+    schedule.check()
     if batches.starts[-1] >= steps:
         raise UserError(
             f"batch: its size becomes {batches.sizes[-1]} only at step {batches.starts[-1] + 1:,}, "
@@ -84,13 +84,12 @@ def resolve(unresolved: Unresolved, data: DatasetFacts, trainer: Trainer) -> Con
     amounts = Amounts(batches, in_samples, horizon)
     averagers = {a.id: a for a in (part.resolved(amounts) for part in unresolved.averagers)}
     feedback = unresolved.feedback.resolved(amounts)
-    check_feedback(feedback, unresolved.optimizer)
     evaluate = unresolved.evaluate.resolved(amounts)
     spacings = [a.period for a in averagers.values() if a.windowed]
     return Config(
         model=model,
         dataset=unresolved.dataset,
-        optimizer=unresolved.optimizer,
+        optimizer=unresolved.optimizer.resolved(amounts),
         lr=schedule,
         batch=unresolved.batch,
         scaling=scaling,
@@ -99,7 +98,7 @@ def resolve(unresolved: Unresolved, data: DatasetFacts, trainer: Trainer) -> Con
         feedback=feedback,
         fault=unresolved.fault.resolved(amounts),
         trainer=trainer,
-        logger=unresolved.logger,
+        logger=unresolved.logger.resolved(amounts),
         evaluate=evaluate,
         save=unresolved.save.filled(every=evaluate.every).resolved(amounts),
         trajectory=resolve_trajectory(unresolved.trajectory, amounts, spacings, evaluate.every),
@@ -109,11 +108,11 @@ def resolve(unresolved: Unresolved, data: DatasetFacts, trainer: Trainer) -> Con
     )
 
 
-def check_feedback(feedback: FeedbackSettings, optimizer: OptimizerSettings) -> None:
+def check_feedback(feedback: type[FeedbackSettings], optimizer: type[OptimizerSettings]) -> None:
     """UserError where the optimizer has an average of its own."""
-    if isinstance(optimizer, ScheduleFree) and not isinstance(feedback, NoFeedback):
+    if issubclass(optimizer, ScheduleFree) and not issubclass(feedback, NoFeedback):
         raise UserError(
-            f"feedback={FEEDBACK.kind_of(feedback)}: expected none with optimizer=schedule_free, which keeps "
+            f"feedback={FEEDBACK.name_of(feedback)}: expected none with optimizer=schedule_free, which keeps "
             "an average of its own that would not follow"
         )
 

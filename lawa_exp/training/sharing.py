@@ -19,7 +19,7 @@ def batches_of(config: Config, data: DatasetFacts) -> Batches:
 
 
 def rate_of(config: Config, batches: Batches, step: int, measured: float | None = None) -> float:
-    """The learning rate of the update that completes `step`, with what a fault makes of it; see `schedules.rate`."""
+    """The learning rate of the update that completes `step`, times a fault's factor; see `axes.lr.rates`."""
     rate = rates.rate(config.lr, config.scaling, batches, step, measured)
     factor: float = config.fault.rate_factor(step)
     return factor * rate

@@ -114,7 +114,7 @@ def processes(folder: Path) -> list[int]:
             found[int(path.name)] = parent, (path / "cmdline").read_text()
         except OSError:
             continue
-    senders = [pid for pid, (_, line) in found.items() if "wandb_log.follow" in line and str(folder) in line]
+    senders = [pid for pid, (_, line) in found.items() if "logger.wandb.follow" in line and str(folder) in line]
     return senders + [pid for pid, (parent, _) in found.items() if parent in senders]
 
 

@@ -16,7 +16,7 @@ Piece = tuple[float, int]  # (samples seen before it, batch size)
 
 
 class BatchSizes(Settings):
-    """What the settings of all have."""
+    """The settings of a batch: its size by step."""
 
     size: int  # samples in an update, over all ranks together
     norm_group: int | None  # consecutive samples of a batch that share BatchNorm statistics; None: a pass's

@@ -1,4 +1,4 @@
-"""Batch sizes from given steps on."""
+"""Batch sizes that change after given amounts of data."""
 
 from __future__ import annotations
 

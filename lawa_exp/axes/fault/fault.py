@@ -12,7 +12,7 @@ from lawa_exp.seams.dataset import Dataset
 
 
 class Fault(Settings):
-    """What all have; each kind changes one of the two functions."""
+    """The settings of a fault; each kind changes one of the two functions."""
 
     at: int | None = None  # the last step before it strikes; None: it never does
     length: int = 0  # steps

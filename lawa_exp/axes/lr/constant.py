@@ -1,4 +1,4 @@
-"""The peak rate after the warm-up."""
+"""A schedule without a decay."""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from lawa_exp.axes.batch.batches import Batches
 from lawa_exp.axes.lr.schedule import Schedule
@@ -41,6 +43,18 @@ class Decaying(Schedule):
         share: float = SHAPES[self.shape](over)
         return top * (self.final_ratio + (1 - self.final_ratio) * share)
 
-    def __post_init__(self) -> None:
-        if self.shape == "exponential" and self.final_ratio == 0:
+    def check(self) -> None:
+        super().check()
+        if self.stable_steps < self.warmup_steps:
+            raise UserError(
+                f"lr.decay_steps={self.decay_steps}: with the warm-up of {self.warmup_steps} steps it is longer "
+                f"than the horizon, {self.horizon} steps"
+            )
+
+    @classmethod
+    def together(cls, values: Mapping[str, Any]) -> None:
+        if values["shape"] == "exponential" and values["final_ratio"] == 0:
             raise UserError("final_ratio=0: an exponential decay needs one above 0")
+
+    def __post_init__(self) -> None:
+        self.together(vars(self))

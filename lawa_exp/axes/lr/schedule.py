@@ -11,12 +11,13 @@ from typing import ClassVar
 
 from lawa_exp.axes.batch.batches import Batches
 from lawa_exp.config.rules import Settings, one_of
+from lawa_exp.system.errors import UserError
 
 UNIT = one_of("steps", "samples", "tokens")
 
 
 class Schedule(Settings):
-    """What all have. Subclasses give `value(batches, step)`, the rate after the warm-up."""
+    """The settings of a schedule. Subclasses give `value(batches, step)`, the rate after the warm-up."""
 
     uses_horizon: ClassVar[bool] = True  # whether `horizon` determines the rate
     peak: float
@@ -26,6 +27,14 @@ class Schedule(Settings):
 
     def value(self, batches: Batches, step: int) -> float:
         raise NotImplementedError
+
+    def check(self) -> None:
+        """UserError where its lengths, resolved, do not fit into the horizon."""
+        if self.uses_horizon and self.warmup_steps > self.horizon:
+            raise UserError(
+                f"lr.warmup_steps={self.warmup_steps}: expected at most the horizon, {self.horizon} steps "
+                "(lr.horizon, else the budget)"
+            )
 
     def measured_after(self, step: int) -> bool:
         """Whether the rate from the next update on is measured on the weights after `step`."""

@@ -8,6 +8,7 @@ from typing import ClassVar
 from lawa_exp.axes.batch.batches import Batches
 from lawa_exp.axes.lr.schedule import UNIT, Schedule
 from lawa_exp.config.rules import defaulted, list_of, number, setting, steps
+from lawa_exp.system.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,11 @@ class Steps(Schedule):
     unit: str = setting(UNIT)
     at: tuple[int, ...] = setting(list_of(steps(1), "a list of steps"))
     factor: float = setting(number(above=0, high=1))
+
+    def check(self) -> None:
+        super().check()
+        if list(self.at) != sorted(set(self.at)):
+            raise UserError(f"lr.at={list(self.at)}: expected ascending steps")
 
     def value(self, batches: Batches, step: int) -> float:
         return self.peak * self.factor ** sum(step > milestone for milestone in self.at)

@@ -1,4 +1,4 @@
-"""With a power of the batch."""
+"""In proportion to the batch, counted in sequences of the Power Scheduler."""
 
 from __future__ import annotations
 

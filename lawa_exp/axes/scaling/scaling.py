@@ -11,7 +11,7 @@ WARMUP = one_of("steps", "samples")  # what of a warm-up given in steps is the s
 
 
 class Scaling(Settings):
-    """What all have: `factor` is 1 at the base batch."""
+    """The settings of a scaling: `factor` is 1 at the base batch."""
 
     base_batch: int
     warmup: str  # one of WARMUP

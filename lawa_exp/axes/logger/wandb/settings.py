@@ -12,7 +12,7 @@ MODES = ("online", "offline", "off")  # of W&B; YAML reads a bare off as false
 
 @dataclass(frozen=True)
 class WandbLogger(Logger):
-    """The same, and its rows are sent to W&B by a process of their own.
+    """The logger that also sends its rows to W&B, from a process of its own.
 
     mode: online; offline, a file in RUN/wandb/; off. finish_timeout: seconds that a run waits for W&B at its end.
     """

@@ -1,4 +1,4 @@
-"""fairseq's transformer_lm: its settings, without torch."""
+"""fairseq's transformer_lm (Baevski and Auli 2019): its settings."""
 
 from __future__ import annotations
 

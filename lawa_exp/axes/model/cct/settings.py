@@ -1,4 +1,4 @@
-"""The Compact Convolutional Transformer: its settings, without torch."""
+"""The Compact Convolutional Transformer (Hassani et al. 2021): its settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ResNet for small images: its settings, without torch."""
+"""The ResNet for small images (He et al. 2016): its settings."""
 
 from __future__ import annotations
 

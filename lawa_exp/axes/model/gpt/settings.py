@@ -1,4 +1,4 @@
-"""GPT-2: its settings, without torch."""
+"""GPT-2 (Radford et al. 2019): its settings."""
 
 from __future__ import annotations
 

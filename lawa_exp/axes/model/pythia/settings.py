@@ -1,4 +1,4 @@
-"""Pythia: its settings, without torch."""
+"""Pythia (Biderman et al. 2023): its settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RoBERTa: its settings, without torch."""
+"""RoBERTa (Liu et al. 2019): its settings."""
 
 from __future__ import annotations
 
