@@ -206,7 +206,7 @@ def test_scores_and_perplexity_are_those_of_the_harness_model(model: tuple[Any, 
     assert theirs.max_length == 16
     pairs = [("the cat sat on the", " mat"), ("", "the dog"), (text[:150], " amused at all."), ("the ", "cat")]
     asked = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
-    found = harness_model(ours, tokenizer).loglikelihood(asked)
+    found = harness_model(ours, tokenizer, subject.batch_size).loglikelihood(asked)
     for mine, other in zip(found, theirs.loglikelihood(asked, disable_tqdm=True), strict=True):
         assert mine == (pytest.approx(other[0], abs=1e-4), other[1])
     (nats,) = theirs.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (text,), 0)], disable_tqdm=True)
