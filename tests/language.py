@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 NAMES = {"found", "asked", "told", "mine", "beside", "held", "here", "given"}  # as a part of a public name
-OUT = re.compile(r"held[- _]out|hold[- _]out|not here to|mine:\w+")
+OUT = re.compile(r"found_inf|held[- _]out|hold[- _]out|not here to|mine:\w+")
 TEXT = re.compile(  # in a sentence: never, or where it stands for a thing
     r"\b(?:asked|told|mine|beside|held)\b"
     r"|\b(?:what|all|the|those|of|as|is what) (?:is )?(?:found|given|here)\b"
@@ -26,7 +26,7 @@ PAGES = ("README.md", "docs/**/*.md", "launch/**/*.md", "examples/**/*.md", "con
 
 
 def public_names(tree: ast.Module, module: str) -> Iterator[tuple[int, str]]:
-    """(line, name) of modules, functions, classes, methods, parameters and fields without a leading underscore."""
+    """(line, name) of modules, functions, classes, parameters, fields and attributes without a leading underscore."""
     yield from ((1, part) for part in module.split("/"))
     scopes: list[ast.Module | ast.ClassDef] = [tree]
     while scopes:
@@ -42,6 +42,14 @@ def public_names(tree: ast.Module, module: str) -> Iterator[tuple[int, str]]:
                 yield node.lineno, node.target.id
             if isinstance(node, ast.Assign):
                 yield from ((node.lineno, t.id) for t in node.targets if isinstance(t, ast.Name))
+    for node in ast.walk(tree):  # attributes of objects
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.attr
+
+
+def words_of(name: str) -> set[str]:
+    """The words of a snake_case or CamelCase name, in small letters."""
+    return set(OUT.sub("", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()).split("_"))
 
 
 def is_init(node: ast.stmt) -> bool:
@@ -60,7 +68,7 @@ def in_code(path: Path) -> Iterator[tuple[int, str]]:
     """(line, what is said) of each private word in a file of Python."""
     tree = ast.parse(path.read_text())
     for line, name in public_names(tree, path.with_suffix("").name):
-        if not name.startswith("_") and NAMES & set(re.split(r"_", OUT.sub("", name.lower()))):
+        if not name.startswith("_") and NAMES & words_of(name):
             yield line, name
     for line, text in texts(tree):
         if match := TEXT.search(OUT.sub("", text)):

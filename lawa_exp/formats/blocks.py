@@ -74,12 +74,12 @@ class Block:
 
 
 class Work:
-    """Does parts of blocks, in memory that is reused. found: the checksums' numbers, and the parts done of each."""
+    """Does parts of blocks, in memory that is reused. checksums: their numbers, and the parts done of each."""
 
     def __init__(self, averages: Sequence[Average], tell: Callable[[int], None]) -> None:
         """tell: called with the bytes that were read."""
         self.averages, self.tell = averages, tell
-        self.found: list[tuple[int, Part]] = []
+        self.checksums: list[tuple[int, Part]] = []
         self._bytes = np.empty(0, np.uint8)
         self._floats = np.empty(0)
         self._out = np.empty(0, np.uint8)
@@ -97,7 +97,7 @@ class Work:
             for end in ends.values():
                 if end.checksum is not None:
                     part = (end.offset + first * itemsize, end.offset + last * itemsize, end.crc)
-                    self.found.append((end.checksum, part))
+                    self.checksums.append((end.checksum, part))
                     end.crc = 0
 
     def _copy(self, block: Block, firsts: range, n: int) -> None:

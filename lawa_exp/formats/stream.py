@@ -244,7 +244,7 @@ class Stream:
         plan = PLAN * sum(len(source.tensors) for c in self.checkpoints for source in c.sources)
         workers = max(1, min(self.processes, self.total // SHARE, PLANS // max(1, plan)))
         found = shared(self._work, workers, lambda done: progress(before + done), every)
-        for number, part in itertools.chain(beneath.found, *found):
+        for number, part in itertools.chain(beneath.checksums, *found):
             self.checksums[number].parts.append(part)
         for file in itertools.chain(*self.outputs):
             for region in file.writer.regions:  # nothing was written to some: empty storages
@@ -262,7 +262,7 @@ class Stream:
             if number == mine:
                 work.do(*part)
                 mine = claim()
-        return work.found
+        return work.checksums
 
 
 def _parts(of: list[Callable[[], Iterator[Block]]]) -> Iterator[tuple[Block, int, int]]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lawa_exp.axes.configuration import Config, Unresolved
-from lawa_exp.axes.dataset.places import NotHere
+from lawa_exp.axes.dataset.places import DataMissing
 from lawa_exp.axes.dataset.stated import Stated, stated
 from lawa_exp.axes.feedback.none import NoFeedback
 from lawa_exp.axes.layers.ghost_norm import group_norms
@@ -64,7 +64,7 @@ def data_for(unresolved: Unresolved, plan: bool) -> Dataset | Stated:
     dataset, context = unresolved.dataset, unresolved.model.context
     try:
         return open_dataset(dataset, context)
-    except NotHere:
+    except DataMissing:
         published = stated(dataset, context) if plan and dataset.path is None else None
         if published is None:
             raise

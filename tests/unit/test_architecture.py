@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from sys import stdlib_module_names as STANDARD
@@ -46,11 +47,15 @@ TREES = {name: ast.parse(path.read_text()) for name, path in modules().items()}
 
 
 def when_imported(tree: ast.Module) -> Iterator[ast.stmt]:
-    """The statements that run when a module is imported."""
-    for node in tree.body:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.dump(node.test):
-            yield from node.body
-        yield node
+    """The statements that run when a module is imported: not those of functions, or for types alone."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        for node in ast.iter_child_nodes(waiting.pop()):
+            for_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+            if isinstance(node, ast.stmt) and not for_types:
+                yield node
+                if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    waiting.append(node)
 
 
 def imports(name: str, at_once: bool = False) -> Iterator[tuple[str, int]]:
@@ -94,7 +99,10 @@ def test_imports_go_down_only():
 
 
 def test_no_import_circle():
-    """Of what is imported at once; settings import the torch code that is built from them, and that imports them."""
+    """Of modules that are imported at once; settings import the torch code that they build, and that imports them.
+
+    A package's `__init__` counts where it is named itself.
+    """
     edges = {name: {i for i, _ in imports(name, at_once=True) if i in TREES and i != name} for name in TREES}
     done: set[str] = set()
 
@@ -153,6 +161,33 @@ def test_arguments_have_types():
         if any(isinstance(n, ast.Name) and n.id == "Any" for n in ast.walk(a or ast.Pass()))
     ]
     assert len(untyped) <= SHARE_OF_ANY * len(arguments), "\n".join(untyped)
+
+
+ADDRESS = re.compile(r"\blawa_exp((?:\.[A-Za-z_]\w*)+)|\bfrom lawa_exp import (\w+)")
+PLACES = ("lawa_exp", "tests", "benchmarks", "hydra_plugins", "notebooks", "docs", "conf", "launch", "README.md")
+
+
+def addresses(root: Path) -> Iterator[tuple[Path, str]]:
+    """Every address of a module or of what it holds, in code, strings and pages."""
+    for place in PLACES:
+        for path in [root / place] if (root / place).is_file() else sorted((root / place).rglob("*")):
+            if path.suffix in (".py", ".md", ".yaml", ".sh", ".ipynb", ".js", ".html"):
+                for found in ADDRESS.finditer(path.read_text()):
+                    yield path, f"lawa_exp{found[1] or f'.{found[2]}'}"
+
+
+def test_every_address_of_a_module_is_one():
+    """Also those in strings, which no import checks: programs of subprocesses, places where a test strikes."""
+    root = PACKAGE.parent
+    wrong = []
+    for path, address in addresses(root):
+        parts = address.split(".")
+        module = next(".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in TREES)
+        rest = parts[module.count(".") + 1 :]
+        named = rest and rest[0].strip("_") != "file"  # a module's own place
+        if named and not re.search(rf"\b{rest[0]}\b", modules()[module].read_text()):
+            wrong.append(f"{path.relative_to(root)}: {address}")
+    assert wrong == []
 
 
 def test_a_stranger_reads_no_private_words():

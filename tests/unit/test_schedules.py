@@ -15,7 +15,6 @@ from lawa_exp.axes.lr.inverse_sqrt import InverseSqrt
 from lawa_exp.axes.lr.on_the_fly import OnTheFly
 from lawa_exp.axes.lr.polynomial import Polynomial
 from lawa_exp.axes.lr.power import Power
-from lawa_exp.axes.lr.rates import check
 from lawa_exp.axes.lr.step import Steps
 from lawa_exp.axes.lr.wsd import WSD
 from lawa_exp.axes.scaling import SCALINGS
@@ -54,8 +53,8 @@ def test_no_warmup():
 
 def test_a_warmup_beyond_a_cosines_horizon_is_refused():
     with pytest.raises(UserError, match=r"lr.warmup_steps=20: expected at most the horizon, 10 steps"):
-        check(Cosine(peak=1.0, warmup_steps=20, horizon=10, unit="steps", final_ratio=0.1))
-    check(Constant(peak=1.0, warmup_steps=20, horizon=10, unit="steps"))
+        Cosine(peak=1.0, warmup_steps=20, horizon=10, unit="steps", final_ratio=0.1).check()
+    Constant(peak=1.0, warmup_steps=20, horizon=10, unit="steps").check()
 
 
 def test_polynomial_and_linear():
@@ -69,7 +68,7 @@ def test_steps():
     s = Steps(1.0, 0, 100, "steps", (30, 60), 0.1)
     assert [rate(s, t) for t in (1, 30, 31, 60, 61, 1000)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
     with pytest.raises(UserError, match=r"lr.at=\[60, 30\]: expected ascending steps"):
-        check(Steps(1.0, 0, 100, "steps", (60, 30), 0.1))
+        Steps(1.0, 0, 100, "steps", (60, 30), 0.1).check()
 
 
 def test_a_measured_rate_is_for_the_schedule_that_measures():
@@ -96,7 +95,7 @@ def test_wsd(shape, left):
         assert rate(s, t) == pytest.approx(0.2 + 1.8 * left((t - 80) / 20), abs=1e-12)
     assert rate(s, 100) == rate(s, 200) == pytest.approx(0.2)
     with pytest.raises(UserError, match=r"lr.decay_steps=95: with the warm-up of 10 steps it is longer than the hor"):
-        check(WSD(2.0, 10, 100, "steps", 95, shape, 0.1))
+        WSD(2.0, 10, 100, "steps", 95, shape, 0.1).check()
 
 
 def test_wsd_exponential():

@@ -8,7 +8,7 @@ from pathlib import Path
 from lawa_exp.system.errors import UserError
 
 
-class NotHere(UserError):
+class DataMissing(UserError):
     """A data set is in none of the places where it is looked for."""
 
 
@@ -17,7 +17,7 @@ def find(name: str, path: str | None, folder: str | None, wanted: tuple[str, ...
 
     wanted: file names, one of which a folder must hold. Without them, only a folder that was named (by `path`, or
     called `folder`) will do, or a file.
-    get: what the message proposes when nothing is found, which is a NotHere.
+    get: what the message proposes when nothing is found, which is a DataMissing.
     """
     shared = os.environ.get("LAWA_DATA")
     roots = [Path(p).expanduser() for p in ([path] if path else [shared, "data"]) if p]
@@ -32,7 +32,7 @@ def find(name: str, path: str | None, folder: str | None, wanted: tuple[str, ...
             looked.append(str(place))
     what = " or ".join(wanted) or "a file or folder"
     hint = "" if shared or path else " (LAWA_DATA is not set)"
-    raise NotHere(f"dataset={name}: {what} not found; looked in {', '.join(looked)}{hint}; {get}")
+    raise DataMissing(f"dataset={name}: {what} not found; looked in {', '.join(looked)}{hint}; {get}")
 
 
 def sole(split: str) -> str:

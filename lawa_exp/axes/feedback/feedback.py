@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
 
 class Feedback:
-    """Observes the live weights, and writes their average back. Its averager has a window of its own: of the weights that
-    training went through."""
+    """Observes the live weights and writes their average back, from a window of its own: what training went through."""
 
     def __init__(self, settings: FeedbackSettings, averaged: frozenset[str], optimizer: torch.optim.Optimizer) -> None:
         from lawa_exp.averaging.window import Window
