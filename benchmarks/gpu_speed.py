@@ -197,7 +197,7 @@ def image_speeds(micro: int | None, options: argparse.Namespace) -> tuple[Speed,
         with torch.device("meta"):
             flops = p.config.model.training_flops(p.config.model.build(), 1)
         alone = loading_alone(p, options)
-        ready = replace(p, data=Ready(p), run_dir=Path(folder) / "ready")
+        ready = replace(p, facts=Ready(p), run_dir=Path(folder) / "ready")
         return timed(p, 1, flops, options), timed(ready, 1, flops, options), alone, p.config.trainer.workers or 0, what
 
 

@@ -33,7 +33,6 @@ from lawa_exp.averaging.flags import KINDS, PERIODS, add_flags, plain, start_not
 from lawa_exp.averaging.settings import WindowSettings, unresolved
 from lawa_exp.config.rules import build, default_of, setting_names
 from lawa_exp.formats.inputs import named_steps, natural, oldest_first, trajectory
-from lawa_exp.formats.output import check_spares, file_name, real_path
 from lawa_exp.formats.stored import Average, Checkpoint, Writer
 from lawa_exp.storage.commit import step_name
 from lawa_exp.system.bar import Bar
@@ -153,7 +152,7 @@ def average(args: argparse.Namespace) -> int:
     paths = checkpoints_of(args)
     planned = plan(args, list(paths), requested_end(args, paths))
     from lawa_exp.formats.checkpoint import open_checkpoint
-    from lawa_exp.formats.output import Output
+    from lawa_exp.formats.output import Output, file_name, real_path, refuse_inputs
     from lawa_exp.formats.stream import Stream
 
     start = time.perf_counter()
@@ -179,7 +178,7 @@ def average(args: argparse.Namespace) -> int:
             target = out / step_name(step) if len(planned) > 1 else out
             last = opened[each.inputs[-1]]
             name = file_name(last)
-            check_spares(target, name, last, inputs)
+            refuse_inputs(target, name, last, inputs)
             outputs.append(Output(target, last, writers.pop(each.inputs[-1]), args.dtype, name))
         for folder in {folder for o in outputs for folder in (o.partial.parent, o.target.parent)}:
             clear(folder)  # of what a kill left
@@ -301,7 +300,7 @@ def settings_of(args: argparse.Namespace, steps: list[int], inputs: int) -> Aver
         values[name] = flags.pop(name, default)
     if flags:
         raise UserError(f"--{next(iter(flags))} is not a setting of {args.method}: {', '.join(setting_names(cls))}")
-    if text := unresolved(values):
+    if text := unresolved(cls, values):
         raise UserError(f"--{text}: expected a number of steps (a horizon is not known here)")
     try:
         return build(cls, values, "")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from lawa_exp.averaging.model import ModelAverager
+from lawa_exp.averaging.model import ModelAverager, described
 from lawa_exp.averaging.settings import ExponentialSettings, from_start, short
 from lawa_exp.config.rules import number, setting, steps
 
@@ -64,7 +64,7 @@ class BemaSettings(ExponentialSettings):
 
 
 class Bema(ModelAverager):
-    __doc__ = BemaSettings.__doc__
+    __doc__ = described(BemaSettings)
 
     def __init__(
         self,

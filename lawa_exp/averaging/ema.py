@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lawa_exp.averaging.model import ModelAverager
+from lawa_exp.averaging.model import ModelAverager, described
 from lawa_exp.averaging.settings import ExponentialSettings, from_start, short
 from lawa_exp.config.rules import Rule, boolean, integer, number, setting, steps
 
@@ -80,7 +80,7 @@ class EmaSettings(ExponentialSettings):
 
 
 class Ema(ModelAverager):
-    __doc__ = EmaSettings.__doc__
+    __doc__ = described(EmaSettings)
 
     def __init__(
         self,

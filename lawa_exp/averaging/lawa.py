@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from lawa_exp.averaging.model import ModelAverager
+from lawa_exp.averaging.model import ModelAverager, described
 from lawa_exp.averaging.settings import WindowSettings
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class LawaSettings(WindowSettings):
 
 
 class Lawa(ModelAverager):
-    __doc__ = LawaSettings.__doc__
+    __doc__ = described(LawaSettings)
 
     def __init__(
         self,

@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from lawa_exp.averaging.window import Window
 
 
+def described(settings: type[AveragerSettings]) -> str:
+    """The docstring of an averager's class: that of its settings, and what it is made of."""
+    return f"""{settings.__doc__}
+    model: any module. Call `update(step)` after each optimizer step; `average()` and `applied()` give and use the mean.
+    The methods, their errors, and what a sharded or compiled model needs: `ModelAverager`.
+    """
+
+
 class ModelAverager:
     """An averager of a model's weights: any, by its settings. `Lawa`, `Ema` and the others take theirs by name.
 
@@ -39,7 +47,7 @@ class ModelAverager:
         from lawa_exp.averaging.window import Window
 
         values = dataclasses.asdict(settings)
-        if text := unresolved(values):
+        if text := unresolved(type(settings), values):
             raise UserError(f"{settings.kind}.{text}: expected a number of steps")
         self.settings = build(type(settings), values, settings.kind)
         self.model = model

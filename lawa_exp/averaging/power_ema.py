@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from lawa_exp.averaging.model import ModelAverager
+from lawa_exp.averaging.model import ModelAverager, described
 from lawa_exp.averaging.power import exponent
 from lawa_exp.averaging.settings import ExponentialSettings
 from lawa_exp.config.rules import number, setting, steps
@@ -36,7 +36,7 @@ class PowerEmaSettings(ExponentialSettings):
 
 
 class PowerEma(ModelAverager):
-    __doc__ = PowerEmaSettings.__doc__
+    __doc__ = described(PowerEmaSettings)
 
     def __init__(
         self, model: nn.Module, sigma_rel: float = PowerEmaSettings.sigma_rel, every: int = PowerEmaSettings.every

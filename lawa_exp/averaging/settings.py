@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lawa_exp.config.rules import integer, setting, steps
+from lawa_exp.config.rules import Amount, integer, key_of, rule_of, setting, steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -207,12 +208,14 @@ def row_fields(settings: AveragerSettings) -> dict[str, object]:
     return {"weights": settings.id, "averager": settings.kind, **dataclasses.asdict(settings)}
 
 
-STEPS = ("spacing", "every", "start")  # settings that a training takes as `1epoch` or `75%`, too
-
-
-def unresolved(values: Mapping[str, Any]) -> str | None:
+def unresolved(cls: type[AveragerSettings], values: Mapping[str, Any]) -> str | None:
     """`spacing=1epoch`: the first of these settings that only a training can resolve; None where there is none."""
-    return next((f"{name}={values[name]}" for name in STEPS if isinstance(values.get(name), str)), None)
+    for field in dataclasses.fields(cls):
+        value, rule = values.get(key_of(field)), rule_of(field)
+        with suppress(ValueError, TypeError):  # what is wrong otherwise, `build` refuses
+            if rule.written and isinstance(rule.read(value), Amount):
+                return f"{key_of(field)}={value}"
+    return None
 
 
 def from_start(start: int) -> str:

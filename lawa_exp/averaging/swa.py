@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from lawa_exp.averaging.model import ModelAverager
+from lawa_exp.averaging.model import ModelAverager, described
 from lawa_exp.averaging.settings import RunningSettings, from_start
 from lawa_exp.config.rules import setting, steps
 
@@ -42,7 +42,7 @@ class SwaSettings(RunningSettings):
 
 
 class Swa(ModelAverager):
-    __doc__ = SwaSettings.__doc__
+    __doc__ = described(SwaSettings)
 
     def __init__(self, model: nn.Module, every: int = SwaSettings.every, start: int = SwaSettings.start) -> None:
         super().__init__(model, SwaSettings(every, start))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from lawa_exp.averaging.model import ModelAverager
+from lawa_exp.averaging.model import ModelAverager, described
 from lawa_exp.averaging.settings import WindowSettings
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class WmaSettings(WindowSettings):
 
 
 class Wma(ModelAverager):
-    __doc__ = WmaSettings.__doc__
+    __doc__ = described(WmaSettings)
 
     def __init__(
         self,

@@ -20,9 +20,9 @@ FEWEST = 3  # batch sizes in a fit of two unknowns
 
 
 class Batch(TypedDict):
-    """kind: constant where it is missing."""
+    """How the batch is sized."""
 
-    kind: NotRequired[str]
+    kind: str
     size: int
 
 

@@ -1,3 +1,5 @@
+"""A saved trajectory, walked once: the averagers that a training attaches, fed with its snapshots in order."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence

@@ -152,7 +152,7 @@ def file_name(last: Checkpoint) -> str | None:
     return "model.safetensors" if not last.path.is_dir() and isinstance(last.sources[0], SafetensorsFile) else None
 
 
-def check_spares(target: Path, name: str | None, last: Checkpoint, inputs: set[str]) -> None:
+def refuse_inputs(target: Path, name: str | None, last: Checkpoint, inputs: set[str]) -> None:
     """inputs: the real paths of all of them, and of their files."""
     for path in (target, *(target / (name or source.path.name) for source in last.sources)):
         if real_path(path) in inputs:

@@ -48,7 +48,7 @@ def typed(entries: list[dict[str, Any]]) -> list[AveragerSettings]:
     """The settings of the entries, where no training says how long an epoch is: steps are integers."""
     by_id = {}
     for entry in entries:
-        if text := unresolved(entry):
+        if text := unresolved(AVERAGERS[entry["kind"]], entry):
             raise UserError(f"--{text}: expected a number of steps here")
         settings = choose(AVERAGERS, entry, f"averagers.{entry['kind']}")
         by_id[settings.id] = settings

@@ -18,7 +18,7 @@ from lawa_exp.readout.averagers import combinations, typed
 from lawa_exp.readout.checkpoints import Fitted
 from lawa_exp.readout.evaluators import evaluator_for
 from lawa_exp.readout.request import Averages, Request
-from lawa_exp.readout.revisions import Folder, Hub, Source, named_steps
+from lawa_exp.readout.revisions import Folder, Hub, Source, revision_steps
 from lawa_exp.readout.subject import Revisions, Subject, Training
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import UserError
@@ -33,7 +33,7 @@ def checkpoints(request: Request, locks: ExitStack) -> Subject:
     target = request.target
     source, name = source_of(request, locks)
     by_revisions = target.repository is not None or request.revisions is not None
-    steps = named_steps(source, request.revisions)
+    steps = revision_steps(source, request.revisions)
     period = math.gcd(*steps) or 1
     requested = typed(combinations(of_averagers(request.averages, by_revisions), period))
     live = evaluated_at(request.averages.settings.get("every"), requested, steps) if by_revisions else steps

@@ -230,7 +230,7 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
-def named_steps(source: Source, revisions: str | None) -> list[int]:
+def revision_steps(source: Source, revisions: str | None) -> list[int]:
     """The steps that `--revisions` names: `step1000..step143000`, single ones, or several with commas; None: all.
 
     UserError names one that is missing, and its neighbours.

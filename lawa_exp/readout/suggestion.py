@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lawa_exp.averaging import AVERAGERS, AveragerSettings, EmaSettings, LawaSettings, SwaSettings, WmaSettings
+from lawa_exp.averaging.flags import as_text
 from lawa_exp.config.rules import setting_names
 from lawa_exp.evaluation.read_out import Live, ReadOut, is_scored, live_rows, read_out
 from lawa_exp.readout.averagers import typed
@@ -286,13 +287,8 @@ def overrides_of(fields: Mapping[str, Any], start: int | None) -> list[str]:
     return [
         f"avg={kind}",
         *(f"{name}={given[name]}" for name in given if name in top),
-        *(f"averagers.{kind}.{name}={plain(v)}" for name, v in given.items() if name not in top),
+        *(f"averagers.{kind}.{name}={as_text(v)}" for name, v in given.items() if name not in top),
     ]
-
-
-def plain(value: Any) -> str:
-    """As Hydra reads it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def lines_of(s: Suggestion) -> list[str]:

@@ -22,7 +22,7 @@ class Row(TypedDict, total=False):
     """
 
     step: Required[int]  # optimizer updates completed
-    split: Required[str]  # train: a training step; val, test, zeroshot: an evaluation
+    split: Required[str]  # train: a training step; val, test, zeroshot, text: an evaluation
     weights: Required[str]  # live, or the averager's id
     loss: float  # nats per target; of a training step that of its batch, before its update
     nonfinite: list[str]
@@ -44,6 +44,7 @@ class Row(TypedDict, total=False):
     metric: str
     value: float
     stderr: float
+    count: int  # what the value is a mean of
     source: str  # of a published value
 
     # A training step

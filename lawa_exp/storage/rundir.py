@@ -10,18 +10,20 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import yaml
 
 from lawa_exp.storage.commit import Damaged, step_name, tidy, verify
 from lawa_exp.storage.rows import read_rows
-from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import locked, write_text_atomically
 from lawa_exp.system.heartbeat import NAME as HEARTBEAT
 from lawa_exp.system.heartbeat import Heartbeat
 from lawa_exp.system.machine import cpu_name, git_state, this_job, versions
+
+if TYPE_CHECKING:
+    from lawa_exp.system.distributed import Ranks
 
 MARKERS = ("DONE", "FAILED", "DIVERGED", "STOPPED")
 
@@ -186,7 +188,7 @@ class RunDir:
         return self.metrics.rename(aside)
 
     def data_content(self) -> str | None:
-        """The content of the data that the run began on, see `data.content`; None where no start tells it."""
+        """The content of the data that the run began on, see `axes.dataset.content`; None where no start tells it."""
         path = self.path / "provenance.jsonl"
         for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
             with suppress(ValueError, AttributeError):

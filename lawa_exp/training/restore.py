@@ -90,7 +90,7 @@ def restore(
         return state, {"metrics_bytes": 0, "environment": environment}
     saved = state.load(folder, run.trajectory)
     for key, now in environment.items():
-        before = saved["environment"][key]
+        before = saved["environment"].get(key, now)
         if before != now:
             say(f"warning: {key} was {before} and is {now}: the run goes on, but not to the same bytes")
     say(f"continuing from step {step:,}")

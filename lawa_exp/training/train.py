@@ -22,7 +22,6 @@ from lawa_exp.axes.configuration import Config
 from lawa_exp.axes.dataset.loading import train_batches
 from lawa_exp.axes.dataset.order import hash_of
 from lawa_exp.axes.layers.ghost_norm import group_norms, statistics_kept
-from lawa_exp.axes.lr.on_the_fly import OnTheFly
 from lawa_exp.axes.objective.task import Objective
 from lawa_exp.evaluation.batchnorm import policy, policy_field, recalibrate, running_field, with_statistics
 from lawa_exp.evaluation.evaluate import evaluate, fixed_set
@@ -115,6 +114,7 @@ def train(
     agreement = Agreement(ranks)
     readback = Readback(device)
     diverged = torch.zeros((), dtype=torch.bool, device=device)
+    others_evaluated = config.optimizer.evaluates_others
     progress = Progress(config.steps, state.step, ranks.is_main, data.unit, run.heartbeat)
 
     @contextlib.contextmanager
@@ -150,6 +150,7 @@ def train(
                     recalibrate(model, data, config, ranks, device, autocast)
                     scored = score()
             found = [evaluation_row(state.step, split, LIVE, policy_field(bn), scored, running, seen)]
+        del weights  # a copy of the model, where they are not the live ones
         for id, averager in state.averagers.items():
             average = averager.average()
             if average is None:
@@ -231,7 +232,7 @@ def train(
         while state.step < config.steps:
             # One update. Nothing here waits for the device.
             step = state.step + 1
-            if isinstance(config.lr, OnTheFly) and config.lr.measured_after(state.step):
+            if config.lr.measured_after(state.step):
                 measured = gradient_step(
                     TrainingLoss(objective, data, ranks), fixed_set(data.sizes["train"], config.lr.samples)
                 )
@@ -289,7 +290,7 @@ def train(
 
             # What only observes training.
             observed = live
-            if snapshot_due or any(observes(a.settings, step) for a in state.averagers.values()):
+            if others_evaluated and (snapshot_due or any(observes(a.settings, step) for a in state.averagers.values())):
                 observed = config.optimizer.evaluated(optimizer, live)
             for averager in state.averagers.values():
                 averager.update(step, observed)

@@ -259,3 +259,27 @@ def test_a_new_choice_is_one_file_one_line_and_one_yaml(tmp_path):
     weights = "step_0000000{}/model.safetensors".format
     average, snapshot = Path("averages/oldest-k2-s1", weights(4)), Path("trajectory", weights(3))
     assert (tmp_path / "run" / average).read_bytes() == (tmp_path / "run" / snapshot).read_bytes()
+
+
+def test_what_watches_and_starts_runs_needs_no_torch():
+    """Each would hold it in memory next to a training, in a batch script, or for a second at every --help."""
+    names = (
+        "status.__main__",
+        "push",
+        "export",
+        "axes.logger.wandb.follow",
+        "launch.slurm.requeue",
+        "dashboard.__main__",
+    )
+    program = "import importlib, sys\n" + "".join(f"importlib.import_module('lawa_exp.{n}')\n" for n in names)
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}print('torch' in sys.modules)"], capture_output=True, text=True
+    )
+    assert done.stdout == "False\n", done.stdout + done.stderr
+
+
+def test_averaging_files_starts_without_numpy():
+    """Its threads are limited before it is imported."""
+    program = "import sys, lawa_exp.average; print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stdout + done.stderr

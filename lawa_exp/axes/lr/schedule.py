@@ -24,6 +24,7 @@ class Schedule(Settings):
     warmup_steps: int
     horizon: int
     unit: str
+    samples: int | str = 0  # training samples that a measurement takes, or all
 
     def value(self, batches: Batches, step: int) -> float:
         raise NotImplementedError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from lawa_exp.axes.optimizer.groups import matrices_and_vectors
 from lawa_exp.axes.optimizer.settings import OptimizerSettings
@@ -22,6 +22,7 @@ class ScheduleFree(OptimizerSettings):
     Use it with lr=constant and a warm-up; its own warm-up is off. weight_lr_power and r weigh the average x.
     """
 
+    evaluates_others: ClassVar[bool] = True
     beta1: float = setting(number(above=0, high=0.999999))
     beta2: float = setting(number(low=0, high=0.999999))
     eps: float = setting(number(above=0))

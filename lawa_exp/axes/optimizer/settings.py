@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from lawa_exp.config.rules import Settings
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 class OptimizerSettings(Settings):
     """The settings of an optimizer, which build it; they are imported without torch."""
 
+    evaluates_others: ClassVar[bool] = False  # whether `evaluated` gives other weights than the live ones
     clip_norm: float  # the largest global gradient norm; 0: none
 
     def build(self, model: nn.Module) -> Optimizer:
