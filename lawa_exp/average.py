@@ -53,14 +53,8 @@ DTYPES = (
 
 
 ALIASES = {"fp64": "float64", "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-
-
 MOST_PROCESSES = 8
-
-
 SHOWN = 5  # inputs of an average, and averages, that are listed; of more, the first and the last
-
-
 NO_PATH = {errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST}  # mistakes in a path
 
 

@@ -16,8 +16,6 @@ from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar, cast
 from lawa_exp.system.errors import UserError
 
 LARGEST = 10**15  # of integers: what floats and indices hold with room to spare
-
-
 T = TypeVar("T")
 U = TypeVar("U")
 Value = TypeVar("Value", covariant=True)

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 T = TypeVar("T")
-
 COMPANIONS = ("config.json", "tokenizer.json")  # fetched with the weights
 GOES_ON = "the same command goes on"
 

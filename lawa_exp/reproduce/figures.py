@@ -43,7 +43,6 @@ LEGEND = 0.35  # inches of height for a line of the legend
 ENTRY = 0.75, 0.07  # inches that an entry of the legend takes, and each of its letters
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 HEAD = ["panel", "line", "x", "mean", "sd", "n"]
-
 STEP = "step (optimizer updates)"
 SHARE = "progress (% of the budget)"
 LOSS = f"validation loss ({NATS})"

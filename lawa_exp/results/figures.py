@@ -10,8 +10,6 @@ from lawa_exp.results.tables import NATS
 from lawa_exp.storage.rows import Row, averager_ids
 
 STYLES = ("-", "--", "-.", ":")  # told apart in grey
-
-
 DRAWN = 6  # averages whose curves have a colour; of more, the best of each kind
 
 

@@ -9,11 +9,7 @@ from lawa_exp.results.statistics import curve, steps_saved
 from lawa_exp.storage.rows import Row, averager_ids
 
 NATS = "nats per token"  # of images: nats per image
-
-
 TABLE_STEPS = 5  # steps shown in the table
-
-
 WIDE = 4  # averages up to which each has its columns; more have a line each
 
 

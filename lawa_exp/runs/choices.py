@@ -24,7 +24,6 @@ from lawa_exp.config.tables import Table
 from lawa_exp.system.errors import UserError
 
 T = TypeVar("T")
-
 TABLES: dict[str, Table[object]] = {
     "model": MODELS,
     "dataset": DATASETS,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lawa_exp.system.distributed import Ranks
 
 MARKERS = ("DONE", "FAILED", "DIVERGED", "STOPPED")
+EXIT = {"done": 0, "failed": 1, "diverged": 3, "stopped": 75}
 
 
 class Facts(TypedDict, total=False):
@@ -217,6 +218,3 @@ class RunDir:
         with path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         return before
-
-
-EXIT = {"done": 0, "failed": 1, "diverged": 3, "stopped": 75}

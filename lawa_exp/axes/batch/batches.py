@@ -78,8 +78,6 @@ def _up(amount: float) -> int:
 
 
 UNITS = one_of("samples", "tokens", "epochs")
-
-
 NORM_GROUP = optional(integer(1))
 
 

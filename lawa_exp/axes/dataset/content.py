@@ -27,8 +27,6 @@ PART = 256  # files that a thread takes at once
 PERIOD = 30.0  # seconds: what was read is kept as often, and the other ranks, which wait for rank 0, hear from it
 SAID = 1 << 30  # bytes, of which it is said that they are read
 FRESH = 2 * 10**9  # nanoseconds: a change so soon after another may not show in a file's times
-
-
 T = TypeVar("T")
 
 

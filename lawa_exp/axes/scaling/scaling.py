@@ -5,8 +5,6 @@ from __future__ import annotations
 from lawa_exp.config.rules import Settings, one_of
 
 SEQUENCE = 4096  # tokens: the Power Scheduler counts its batch in sequences of so many
-
-
 WARMUP = one_of("steps", "samples")  # what of a warm-up given in steps is the same at another batch size
 
 
