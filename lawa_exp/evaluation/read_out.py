@@ -90,7 +90,7 @@ class Candidate:
         return "live" if self.average is None else self.average.id
 
 
-class Schedule:
+class Evaluations:
     """Which weights are evaluated after which step: the same ones never twice.
 
     After the last step weights whose loss is known from a row are due, too, for the losses of single batches: the live
@@ -125,7 +125,7 @@ class Schedule:
 
 def evaluations(replay: Replay, averages: Sequence[Average], live: Live) -> int:
     """How many weights `read_out` evaluates."""
-    schedule = Schedule(replay, averages, live)
+    schedule = Evaluations(replay, averages, live)
     return sum(candidate.due for step in live for candidate in schedule.after(step))
 
 
@@ -138,12 +138,12 @@ def read_out(
     progress: Progress | None = None,
     measure: str = "val loss",
 ) -> ReadOut:
-    """Evaluates averages where the live weights were, in one pass, as `Schedule` has it.
+    """Evaluates averages where the live weights were, in one pass, as `Evaluations` has it.
 
     live: where there is no row, or one without a loss, the live weights are evaluated here. Failed names the first step
     whose live weights have no finite loss.
     """
-    schedule = Schedule(replay, averages, live)
+    schedule = Evaluations(replay, averages, live)
     scores: dict[Of, Scored] = {}
     rows: list[Row] = []
     measures: list[Row] = []

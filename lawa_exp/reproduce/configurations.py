@@ -120,7 +120,7 @@ def _planned(words: str) -> tuple[Prepared, Cost]:
 
     from lawa_exp.axes.dataset.stated import stated
     from lawa_exp.launch.compose import compose, read
-    from lawa_exp.runs.cost import measure
+    from lawa_exp.runs.cost import tensors_and_cost
     from lawa_exp.runs.prepare import prepare
     from lawa_exp.system.distributed import Ranks
 
@@ -128,7 +128,7 @@ def _planned(words: str) -> tuple[Prepared, Cost]:
     config, options = read(values, overrides)
     data = stated(config.dataset, config.model.context)
     prepared = prepare(config, options, torch.device("cpu"), Ranks(), data=data)
-    return prepared, measure(prepared)[1]
+    return prepared, tensors_and_cost(prepared)[1]
 
 
 def _row(setup: str, words: str, fact: Fact, planned: tuple[Prepared, Cost] | None, machine: Machine | None) -> Row:

@@ -19,7 +19,7 @@ from lawa_exp.launch.compose import cluster_settings, compose, read
 from lawa_exp.reproduce.arms import Missing, Run
 from lawa_exp.reproduce.book import TrainingSet
 from lawa_exp.results.summary import read_run
-from lawa_exp.runs.cost import size
+from lawa_exp.runs.cost import model_size
 from lawa_exp.runs.prepare import Prepared, prepare
 from lawa_exp.runs.sweep import gather
 from lawa_exp.storage.rows import averager_ids, read_lines, read_rows
@@ -90,7 +90,7 @@ _SIZES: dict[Hashable, float] = {}
 
 def flops_per_sample(model: Hashable, prepared: Prepared) -> float:
     if model not in _SIZES:
-        _SIZES[model] = size(prepared)[2]
+        _SIZES[model] = model_size(prepared)[2]
     return _SIZES[model]
 
 

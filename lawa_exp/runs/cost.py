@@ -62,7 +62,7 @@ def cost(
     )
 
 
-def size(p: Prepared) -> tuple[dict[str, torch.Tensor], int, float]:
+def model_size(p: Prepared) -> tuple[dict[str, torch.Tensor], int, float]:
     """The model's tensors by name, without content; its trained parameters; the FLOPs of training on one sample."""
     if p.code:
         custom.use(p.code)
@@ -72,7 +72,7 @@ def size(p: Prepared) -> tuple[dict[str, torch.Tensor], int, float]:
     return live_tensors(model), trained, p.config.model.training_flops(model, p.facts.tokens_per_sample)
 
 
-def measure(p: Prepared) -> tuple[dict[str, torch.Tensor], Cost]:
+def tensors_and_cost(p: Prepared) -> tuple[dict[str, torch.Tensor], Cost]:
     """(the model's tensors by name, without content, what the training takes)."""
-    tensors, trained, flops = size(p)
+    tensors, trained, flops = model_size(p)
     return tensors, cost(p.config, p.facts, tensors, trained, flops, p.origin)

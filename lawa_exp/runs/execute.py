@@ -17,7 +17,7 @@ from lawa_exp.results.report import write_report
 from lawa_exp.results.tables import loss_table
 from lawa_exp.runs.choices import config_from, config_to
 from lawa_exp.runs.done import already_done, evaluated_alike, warn_of_statistics
-from lawa_exp.runs.folder import check_content, check_ranks, opened
+from lawa_exp.runs.folder import check_content, check_ranks, locked_folder
 from lawa_exp.runs.plan import show_plan
 from lawa_exp.runs.prepare import Prepared
 from lawa_exp.runs.rerun import merge_rerun
@@ -42,7 +42,7 @@ def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -
     if p.code:
         custom.use(p.code)  # other entries of a multirun have theirs
     run = RunDir(p.run_dir)
-    with on_main(ranks, opened(run, p)):
+    with on_main(ranks, locked_folder(run, p)):
         content = check_content(run, p, ranks)
         marker, facts = ranks.from_main(run.marker() if ranks.is_main else None) or ("", {})
         if marker == "DIVERGED" and not options.rerun:
@@ -65,17 +65,17 @@ def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -
             warn_of_statistics(p.config, before, read_rows(run.metrics), say)
         target = RunDir(run.path / "rerun", run.heartbeat) if options.rerun else run
         with following(None if options.rerun else p.config.logger, run, say) as begun:
-            outcome = carry_out(p, target, device, ranks, content, say, begun)
+            outcome = train_in(p, target, device, ranks, content, say, begun)
             if outcome.how == "stopped":
                 say(f"stopped after step {outcome.step:,} and saved; the same command goes on")
             elif ranks.is_main:
                 if options.rerun and not merge_rerun(target, run, say):
                     return EXIT["failed"]
-                finish(p, run, outcome, say)
+                write_results(p, run, outcome, say)
         return EXIT[outcome.how]
 
 
-def carry_out(
+def train_in(
     p: Prepared,
     run: RunDir,
     device: torch.device,
@@ -133,7 +133,7 @@ def carry_out(
     return outcome
 
 
-def finish(p: Prepared, run: RunDir, outcome: Outcome, say: Callable[[str], None]) -> None:
+def write_results(p: Prepared, run: RunDir, outcome: Outcome, say: Callable[[str], None]) -> None:
     """The table on the terminal, report.md and curves.png, and the marker last."""
     rows, left_out = evaluated_alike(read_rows(run.metrics), p.config.evaluate.bn)
     say(f"\n{loss_table(rows)}\nsteps saved: steps until the live weights get there; > n: not within the n left")

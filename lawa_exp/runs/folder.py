@@ -14,7 +14,7 @@ from lawa_exp.system.errors import UserError
 
 
 @contextmanager
-def opened(run: RunDir, p: Prepared) -> Iterator[None]:
+def locked_folder(run: RunDir, p: Prepared) -> Iterator[None]:
     """The run's lock, once the folder is known to be this training's own or new."""
     check_folder(run, p)
     with run.locked():

@@ -22,7 +22,7 @@ from lawa_exp.axes.optimizer.sgd import SGD
 from lawa_exp.axes.scaling import SCALINGS
 from lawa_exp.axes.scaling.none import NoScaling
 from lawa_exp.formats.stored import STATISTICS
-from lawa_exp.runs.cost import A100, MFU, Cost, measure
+from lawa_exp.runs.cost import A100, MFU, Cost, tensors_and_cost
 from lawa_exp.runs.prepare import Prepared
 from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.storage.commit import steps_in
@@ -223,7 +223,7 @@ def show_plan(p: Prepared, ranks: Ranks) -> str:
     """The plan as it is printed, and what the run directory holds of it already. UserError: it cannot be done."""
     check_noise_scale(p.config, p.splits, ranks.world)
     check_sharding(p.config, ranks.world)
-    tensors, cost = measure(p)
+    tensors, cost = tensors_and_cost(p)
     described = describe(p.config, p.facts, p.splits, ranks.world, tensors, cost, p.origin)
     run = RunDir(p.run_dir)
     marker, facts = run.marker() or ("", {})

@@ -16,7 +16,7 @@ from lawa_exp.axes.dataset.tokens import TokensSettings
 from lawa_exp.axes.model.papers_names import PAPERS_NAMES
 from lawa_exp.launch.compose import compose, main, read
 from lawa_exp.runs.choices import config_to, unresolved_from
-from lawa_exp.runs.cost import measure
+from lawa_exp.runs.cost import tensors_and_cost
 from lawa_exp.runs.merge import merge
 from lawa_exp.runs.plan import describe, warnings
 from lawa_exp.runs.prepare import prepare
@@ -35,7 +35,7 @@ def prepared(*arguments, ranks=None):
 
 def plan_of(*arguments):
     p = prepared(*arguments)
-    return describe(p.config, p.data, p.splits, 1, *measure(p))
+    return describe(p.config, p.data, p.splits, 1, *tensors_and_cost(p))
 
 
 def test_budgets_in_every_unit():
