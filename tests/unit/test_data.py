@@ -126,7 +126,7 @@ def test_token_files_that_do_not_fit(bins, tmp_path):
     with pytest.raises(UserError, match=r"train\.bin is not uint16"):
         TokensSettings("tokens", str(bins), 5000).open(10)
     (bins / "val.bin").unlink()
-    with pytest.raises(UserError, match=r"val\.bin is missing beside"):
+    with pytest.raises(UserError, match=r"val\.bin is missing from the folder"):
         TokensSettings("tokens", str(bins), 5000).open(10)
 
 
