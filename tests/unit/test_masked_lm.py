@@ -30,7 +30,8 @@ def composed(*arguments):
 
 
 def rate(config, step):
-    return rates.rate(config.lr.resolved(NoAmounts()), config.scaling, config.batch.batches(512, 10**6), step)
+    lr, scaling = (part.resolved(NoAmounts()) for part in (config.lr, config.scaling))
+    return rates.rate(lr, scaling, config.batch.batches(512, 10**6), step)
 
 
 def kinds(config):
@@ -40,7 +41,7 @@ def kinds(config):
 def test_the_recipe_of_roberta_as_published_and_fair():
     config = composed("model=roberta_base")
     assert config.batch.size * config.model.context == 2048 * 512 and config.budget == ("steps", 200 * 136)
-    o = config.optimizer
+    o = config.optimizer.resolved(NoAmounts())
     assert (o.beta1, o.beta2, o.eps, o.weight_decay, o.decays, o.clip_norm) == (0.9, 0.98, 1e-6, 0.01, "all", 0)
     assert rate(config, 10_000) == 5e-4
     assert rate(config, 27_200) == pytest.approx(5e-4 * (125_000 - 27_200) / 115_000)  # it stops at 85% of the peak

@@ -14,6 +14,7 @@ from lawa_exp.axes.lr.cosine import Cosine
 from lawa_exp.axes.model.cct.cct import sine_positions
 from lawa_exp.axes.model.images import forward_flops
 from lawa_exp.axes.objective.task import IGNORE, Objective
+from lawa_exp.config.parts import NoAmounts
 from lawa_exp.config.rules import Amount
 from lawa_exp.evaluation.evaluate import evaluate
 from lawa_exp.launch.compose import compose, read
@@ -298,8 +299,9 @@ def test_recipes_are_kaddours(model, dataset, decay, epochs, k, recipe):
     assert values["dataset"]["name"] == dataset
     config, _ = read(values, given)
     assert config.budget == ("epochs", epochs) and config.batch.size == 256 and config.recipe == recipe
-    assert (config.optimizer.momentum, config.optimizer.nesterov) == (0.9, False)
-    assert config.optimizer.weight_decay == decay and config.optimizer.clip_norm == 0
+    optimizer = config.optimizer.resolved(NoAmounts())
+    assert (optimizer.momentum, optimizer.nesterov) == (0.9, False)
+    assert optimizer.weight_decay == decay and optimizer.clip_norm == 0
     lr, evaluate = config.lr.values, config.evaluate.values
     assert (config.lr.cls, lr["peak"], lr["final_ratio"]) == (Cosine, 0.1, 0)
     assert lr["warmup_steps"] == 0 and lr["horizon"] is None
