@@ -58,7 +58,17 @@ __all__ = [
     "row_fields",
 ]
 
-AVERAGERS: Table[AveragerSettings] = Table(
+
+class Averagers(Table[AveragerSettings]):
+    """The averagers by name, which is the `kind` that rows and ids have."""
+
+    def __getitem__(self, name: str) -> type[AveragerSettings]:
+        settings = super().__getitem__(name)
+        assert settings.kind == name, f"{settings.__name__}.kind is {settings.kind!r}: expected {name!r}, its name here"
+        return settings
+
+
+AVERAGERS = Averagers(
     __name__,
     lawa="lawa:LawaSettings",
     wma="wma:WmaSettings",

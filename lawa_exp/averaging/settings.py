@@ -31,7 +31,7 @@ class AveragerSettings(ABC):
     reads them with `!default`.
     """
 
-    kind: ClassVar[str]  # its name in AVERAGERS, in conf/avg and in rows
+    kind: ClassVar[str] = ""  # its name in AVERAGERS, in conf/avg and in rows
     windowed: ClassVar[bool]  # whether it reads the run's window of snapshots, or keeps running tensors of its own
     keeps_all: ClassVar[bool] = False  # whether the averages of all evaluated steps are kept, or those of the last
 

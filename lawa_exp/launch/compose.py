@@ -256,5 +256,7 @@ def explain(error: BaseException, overrides: list[str]) -> str:
             )
         if parent and leaf in siblings(parent):
             return f"{name}: not a setting of the chosen {parent} (it belongs to another choice of it)"
+        if not siblings(parent):
+            return f"{name}: there are no settings {parent}; {near(parent, groups())}"
         return f"{name}: not a setting here; {near(leaf, siblings(parent))}"
     return re.sub(r"\s+", " ", text)

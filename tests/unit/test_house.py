@@ -11,6 +11,7 @@ import pytest
 import yaml
 from helpers import rows, run
 
+from lawa_exp.averaging import Averagers
 from lawa_exp.axes.lr import SCHEDULES
 from lawa_exp.axes.lr.constant import Constant
 from lawa_exp.axes.lr.cosine import Cosine
@@ -283,3 +284,9 @@ def test_averaging_files_starts_without_numpy():
     program = "import sys, lawa_exp.average; print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "False\n", done.stdout + done.stderr
+
+
+def test_an_averager_whose_kind_is_not_its_name_is_refused():
+    """Rows and ids have the kind: one that was copied from another averager would record the other's name."""
+    with pytest.raises(AssertionError, match=r"LawaSettings.kind is 'lawa': expected 'ends'"):
+        Averagers("lawa_exp.averaging", ends="lawa:LawaSettings")["ends"]
