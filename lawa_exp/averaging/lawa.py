@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from lawa_exp.averaging.model import ModelAverager, described
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from lawa_exp.averaging.window import Window
 
 
-@dataclass(frozen=True)
 class LawaSettings(WindowSettings):
     """Plain mean of the latest k snapshots at multiples of spacing (Kaddour 2022, algorithm 1).
 

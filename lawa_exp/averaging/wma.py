@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from lawa_exp.averaging.model import ModelAverager, described
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from lawa_exp.averaging.window import Window
 
 
-@dataclass(frozen=True)
 class WmaSettings(WindowSettings):
     """Weights 1..k over the LAWA window, the newest heaviest, divided by k(k+1)/2 (WMA of Li et al. 2025, PMA)."""
 

@@ -10,8 +10,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Generic, NamedTuple, NoReturn, Protocol, TypeVar, cast
 
 from lawa_exp.system.errors import UserError
 
@@ -21,8 +20,7 @@ U = TypeVar("U")
 Value = TypeVar("Value", covariant=True)
 
 
-@dataclass(frozen=True)
-class Amount:
+class Amount(NamedTuple):
     """`1epoch`, `1e6tokens`, `75%`: what data make a number of steps of. unit: epochs, samples, tokens or %."""
 
     number: float
@@ -47,7 +45,6 @@ class Waits(Exception):
     """A value cannot be resolved yet."""
 
 
-@dataclass(frozen=True)
 class Written(Generic[Value]):
     """How a setting may be written before the data are open.
 
@@ -55,21 +52,18 @@ class Written(Generic[Value]):
     was read, or a ValueError that says why not.
     """
 
-    expected: str
-    read: Callable[[Any], Any]
-    resolve: Callable[[Any, StepCounter], Value]
+    def __init__(self, expected: str, read: Callable[[Any], Any], resolve: Callable[[Any, StepCounter], Value]) -> None:
+        self.expected, self.read, self.resolve = expected, read, resolve
 
 
-@dataclass(frozen=True)
 class Rule(Generic[Value]):
     """What a setting accepts: `parse` returns the value in its own type or raises ValueError.
 
     written: of a setting that may have another form first, such as a number of steps.
     """
 
-    expected: str
-    parse: Callable[[Any], Value]
-    written: Written[Value] | None = None
+    def __init__(self, expected: str, parse: Callable[[Any], Value], written: Written[Value] | None = None) -> None:
+        self.expected, self.parse, self.written = expected, parse, written
 
     def read(self, value: Any) -> Any:
         """The checked value, in the setting's own type or as `resolve` takes it."""

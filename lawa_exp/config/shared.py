@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lawa_exp.config.names import BN_POLICIES
 from lawa_exp.config.rules import (
     boolean,
     defaulted,
@@ -19,7 +20,6 @@ from lawa_exp.config.rules import (
 
 FORMAT_VERSION = 1
 STABLE = "stable"  # init.from: the constant-rate run of the same settings, which a sweep trains first
-BN_POLICIES = ("recalibrate", "average", "latest")
 BUDGET_UNITS = ("steps", "epochs", "tokens", "samples")
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from lawa_exp.averaging import AVERAGERS
 from lawa_exp.averaging.flags import KINDS, add_flags
-from lawa_exp.config.shared import BN_POLICIES
-from lawa_exp.readout.request import Averages, Evaluation, Request, Target
+from lawa_exp.config.names import BN_POLICIES
 from lawa_exp.system import signals
 from lawa_exp.system.cli import Parser, add_trust, exit_code
+
+if TYPE_CHECKING:
+    from lawa_exp.readout.request import Request
 
 FOREIGN = """
 RUN may be any folder of checkpoints: files or folders whose names hold the step (ckpt_1000.pt, step_1000/,
@@ -42,6 +45,8 @@ def main(arguments: list[str]) -> int:
 
 def request_of(args: argparse.Namespace) -> Request:
     """The flags in types."""
+    from lawa_exp.readout.request import Averages, Evaluation, Request, Target
+
     settings = {name: text for name in KINDS if (text := getattr(args, name)) is not None}
     return Request(
         target=Target(args.run, args.trust, args.device, args.threads, args.bn),

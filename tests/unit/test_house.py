@@ -235,7 +235,7 @@ def test_a_new_choice_is_one_file_one_line_and_one_yaml(tmp_path):
         (package / f"{choice.name}.py").write_text(choice.code)
         (tmp_path / "conf" / group / f"{choice.name}.yaml").write_text(choice.yaml)
         table = (package / "__init__.py").read_text()
-        first = "Table(\n    __name__,\n"
+        first = "(\n    __name__,\n"
         assert table.count(first) == 1
         (package / "__init__.py").write_text(table.replace(first, f'{first}    {choice.name}="{choice.address}",\n'))
     (tmp_path / "in_the_copy.py").write_text(IN_THE_COPY)
