@@ -79,7 +79,9 @@ def export(commit: str, folder: Path) -> None:
 
 
 def environment(side: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": f"{side}:{side / 'benchmarks'}", "OMP_NUM_THREADS": "1"}
+    """Python keeps what it compiled, as it does for users; the pairs that warm up compile it."""
+    path = f"{side}:{side / 'benchmarks'}"
+    return {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def command_pairs(words: list[str], before: Path, pairs: Pairs, out: Path | None = None) -> Pairs:

@@ -18,21 +18,23 @@ read-outs and the averaging of files.
 
 from __future__ import annotations
 
+import importlib
+import re
 from typing import TYPE_CHECKING, Any
 
-from lawa_exp.averaging.averager import Averager, build_averager
-from lawa_exp.averaging.bema import Bema, BemaSettings
-from lawa_exp.averaging.ema import Ema, EmaSettings
-from lawa_exp.averaging.lawa import Lawa, LawaSettings
-from lawa_exp.averaging.model import ModelAverager
-from lawa_exp.averaging.power_ema import PowerEma, PowerEmaSettings
-from lawa_exp.averaging.settings import AveragerSettings, observed_steps, observes, row_fields
-from lawa_exp.averaging.swa import Swa, SwaSettings
-from lawa_exp.averaging.wma import Wma, WmaSettings
 from lawa_exp.config.tables import Table
 
 if TYPE_CHECKING:
+    from lawa_exp.averaging.averager import Averager, build_averager
+    from lawa_exp.averaging.bema import Bema, BemaSettings
+    from lawa_exp.averaging.ema import Ema, EmaSettings
+    from lawa_exp.averaging.lawa import Lawa, LawaSettings
+    from lawa_exp.averaging.model import ModelAverager
+    from lawa_exp.averaging.power_ema import PowerEma, PowerEmaSettings
+    from lawa_exp.averaging.settings import AveragerSettings, observed_steps, observes, row_fields
+    from lawa_exp.averaging.swa import Swa, SwaSettings
     from lawa_exp.averaging.window import Window
+    from lawa_exp.averaging.wma import Wma, WmaSettings
 
 __all__ = [
     "AVERAGERS",
@@ -59,7 +61,7 @@ __all__ = [
 ]
 
 
-class Averagers(Table[AveragerSettings]):
+class Averagers(Table["AveragerSettings"]):
     """The averagers by name, which is the `kind` that rows and ids have."""
 
     def __getitem__(self, name: str) -> type[AveragerSettings]:
@@ -78,11 +80,17 @@ AVERAGERS = Averagers(
     swa="swa:SwaSettings",
 )
 
+MODULES = {  # where else public names are
+    **dict.fromkeys(("Averager", "build_averager"), "averager"),
+    **dict.fromkeys(("AveragerSettings", "observed_steps", "observes", "row_fields"), "settings"),
+    "ModelAverager": "model",
+    "Window": "window",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """`Window`, which needs torch, imported when it is looked up."""
-    if name != "Window":
+    """A public name, whose module is imported when it is looked up: commands start without, and nobody needs all."""
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from lawa_exp.averaging.window import Window
-
-    return Window
+    kind = re.sub(r"(?<!^)(?=[A-Z])", "_", name.removesuffix("Settings")).lower()
+    return getattr(importlib.import_module(f"{__name__}.{MODULES.get(name, kind)}"), name)

@@ -19,8 +19,6 @@ from lawa_exp.config.rules import (
 )
 
 FORMAT_VERSION = 1
-STABLE = "stable"  # init.from: the constant-rate run of the same settings, which a sweep trains first
-BUDGET_UNITS = ("steps", "epochs", "tokens", "samples")
 
 
 @dataclass(frozen=True)

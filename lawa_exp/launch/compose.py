@@ -11,13 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from lawa_exp.axes.configuration import Unresolved
+from lawa_exp.config.names import BUDGET_UNITS, STABLE
 from lawa_exp.config.rules import build, near
-from lawa_exp.config.shared import BUDGET_UNITS, STABLE, Options
 from lawa_exp.launch.conf import CONF, groups, launchers, siblings
 from lawa_exp.launch.defaults import read_defaults
 from lawa_exp.launch.recipes import chosen_model, with_recipe
-from lawa_exp.storage import custom
 from lawa_exp.system import signals
 from lawa_exp.system.cli import exit_code
 from lawa_exp.system.errors import UserError
@@ -27,6 +25,8 @@ if TYPE_CHECKING:
     from hydra.types import RunMode
     from omegaconf import DictConfig
 
+    from lawa_exp.axes.configuration import Unresolved
+    from lawa_exp.config.shared import Options
     from lawa_exp.launch.slurm.settings import Slurm
 
 FLAGS = {  # Hydra's own
@@ -186,7 +186,9 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 def read(values: dict[str, Any], overrides: list[str]) -> tuple[Unresolved, Options]:
     """The checked settings of one training."""
+    from lawa_exp.config.shared import Options
     from lawa_exp.runs.choices import unresolved_from
+    from lawa_exp.storage import custom
 
     values = dict(values)
     named = {o.split("=")[0].lstrip("+") for o in overrides}

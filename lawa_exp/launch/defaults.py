@@ -22,7 +22,8 @@ def read_defaults() -> None:
 
 def named(name: str) -> object:
     """The default of `KIND.SETTING`. UserError where there is no such setting."""
-    names = {f"{kind}.{setting}": (cls, setting) for kind, cls in AVERAGERS.items() for setting in setting_names(cls)}
-    if name not in names:
-        raise UserError(f"{TAG} {name}: {near(name, names)}")
-    return default_of(*names[name])
+    kind, _, setting = name.partition(".")
+    if kind in AVERAGERS and setting in setting_names(AVERAGERS[kind]):
+        return default_of(AVERAGERS[kind], setting)
+    names = (f"{kind}.{setting}" for kind, cls in AVERAGERS.items() for setting in setting_names(cls))
+    raise UserError(f"{TAG} {name}: {near(name, names)}")

@@ -17,9 +17,10 @@ from lawa_exp.axes.lr import SCHEDULES
 from lawa_exp.axes.model import MODELS
 from lawa_exp.axes.optimizer import OPTIMIZERS
 from lawa_exp.axes.scaling import SCALINGS
+from lawa_exp.config.names import BUDGET_UNITS
 from lawa_exp.config.parts import read_part
 from lawa_exp.config.rules import Rule, build, integer, key_of, near, number, one_of
-from lawa_exp.config.shared import BUDGET_UNITS, FORMAT_VERSION, Evaluate, Init, Save, Trainer, Trajectory
+from lawa_exp.config.shared import FORMAT_VERSION, Evaluate, Init, Save, Trainer, Trajectory
 from lawa_exp.config.tables import Table
 from lawa_exp.system.errors import UserError
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from lawa_exp.axes.configuration import Config, Unresolved
 from lawa_exp.axes.lr.wsd import WSD
-from lawa_exp.config.shared import STABLE, Init, Options
+from lawa_exp.config.names import STABLE
+from lawa_exp.config.shared import Init, Options
 from lawa_exp.results.summary import summarise
 from lawa_exp.runs.choices import config_to, unresolved_from
 from lawa_exp.runs.execute import execute

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.config.shared import STABLE, Init
+from lawa_exp.config.names import STABLE
+from lawa_exp.config.shared import Init
 from lawa_exp.formats.stored import shards_of
 from lawa_exp.storage.commit import Damaged, steps_in, verify
 from lawa_exp.storage.rundir import RunDir
