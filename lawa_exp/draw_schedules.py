@@ -11,7 +11,8 @@ from lawa_exp.results.figures import pyplot, save_figure
 from lawa_exp.runs.prepare import open_dataset
 from lawa_exp.runs.resolve import resolve, resolve_trainer
 from lawa_exp.system.cli import Parser, exit_code
-from lawa_exp.training.sharing import batches_of, rate_of
+from lawa_exp.axes.lr.rates import Rates
+from lawa_exp.parallel.sharing import batches_of
 
 STEPS = 1000
 
@@ -34,7 +35,8 @@ def draw(out: Path, overrides: list[str]) -> int:
         data = open_dataset(unresolved.dataset, unresolved.model.context)
         config = resolve(unresolved, data, resolve_trainer(unresolved.trainer, "cpu", local_world=1))
         batches = batches_of(config, data)
-        rates = [rate_of(config, batches, s) for s in range(1, config.steps + 1)]
+        of_step = Rates(config.lr, config.scaling, config.fault, batches).of
+        rates = [of_step(s) for s in range(1, config.steps + 1)]
         panel.plot(range(1, config.steps + 1), rates, color="black", linewidth=1.4)
         panel.set_title(f"lr={name}", fontsize=9)
         panel.set_ylim(bottom=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -32,14 +32,19 @@ class Swap:
     @contextmanager
     def applied(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
         """Inside, the model computes with `weights` (names of `live`; on any device)."""
+        with self.session() as place:
+            place(weights)
+            yield
+
+    @contextmanager
+    def session(self) -> Iterator[Callable[[Mapping[str, Tensor]], None]]:
+        """Inside, what it gives puts weights into the model, one after the other; one copy of the live ones is kept."""
         assert not self.away, "weights are already swapped"
-        assert weights.keys() == self.live.keys(), "the weights do not fit the model"
         reshard(self.model)
         kept = {name: tensor.clone() for name, tensor in self.live.items()}
         _swapped.add(self.model)
         try:
-            self._put(weights)
-            yield
+            yield self._fit_in
         finally:
             with uninterrupted():  # a KeyboardInterrupt half-way would leave a mix that looks like live weights
                 reshard(self.model)
@@ -49,6 +54,9 @@ class Swap:
     def place(self, weights: Mapping[str, Tensor]) -> None:
         """Puts them in for good, without a copy of what was there: for a model that is only evaluated."""
         assert not self.away, "weights are already swapped"
+        self._fit_in(weights)
+
+    def _fit_in(self, weights: Mapping[str, Tensor]) -> None:
         assert weights.keys() == self.live.keys(), "the weights do not fit the model"
         reshard(self.model)
         self._put(weights)

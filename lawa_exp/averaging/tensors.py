@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lawa_exp.storage.store import Rows
 from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -219,3 +220,22 @@ def gathered(part: Tensor, like: Tensor) -> Tensor:
         part, like.device_mesh, like.placements, shape=like.shape, stride=like.stride(), run_check=False
     )
     return whole.full_tensor()
+
+
+@torch.no_grad()
+def load_live(
+    live: Mapping[str, Tensor], tensors: Mapping[str, Tensor], rows: Mapping[str, Rows] | None = None
+) -> None:
+    """Copies `tensors`, which are whole, over the live ones. rows: of those of a sharded model what this rank holds.
+
+    UserError names the first whose name or shape is another.
+    """
+    for name in sorted(live.keys() ^ tensors.keys()):
+        where = "model" if name in live else "weights"
+        raise UserError(f"the weights do not fit the model: {name} is only in the {where}")
+    for name, tensor in live.items():
+        own = (rows or {}).get(name)
+        here, there = own.shape if own else tuple(tensor.shape), tuple(tensors[name].shape)
+        if here != there:
+            raise UserError(f"the weights do not fit the model: {name} is {here} in the model, {there} in the weights")
+        tensor.copy_(tensors[name][own.first : own.first + own.count] if own else tensors[name])

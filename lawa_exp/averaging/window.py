@@ -101,6 +101,16 @@ class Window:
             self._drop_unneeded(step)
         return self.snapshots[step]
 
+    def copied(self, step: int, tensors: Mapping[str, Tensor], later: frozenset[str]) -> Snapshot:
+        """A copy of other tensors after `step`, made as those of snapshots are, and not kept here.
+
+        later: the names of those that nothing changes before the next update.
+        """
+        copy = self._copier.copy(step, tensors, later)
+        if not self._fenced:
+            self.fence()
+        return copy
+
     def hold(self, snapshot: Snapshot) -> None:
         """Like `take`, of a snapshot whose tensors nobody changes: as it is, without a copy."""
         self.put(snapshot)

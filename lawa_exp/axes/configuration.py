@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TypeAlias, TypeVar
 
 from lawa_exp.averaging.settings import AveragerSettings
 from lawa_exp.axes.batch.batches import BatchSizes
+from lawa_exp.axes.choice import Choice
 from lawa_exp.axes.fault.fault import Fault
 from lawa_exp.axes.feedback.settings import FeedbackSettings
+from lawa_exp.axes.layers.settings import LayersSettings
 from lawa_exp.axes.lr.schedule import Schedule
 from lawa_exp.axes.model.settings import ModelSettings
+from lawa_exp.axes.objective.settings import ObjectiveSettings
 from lawa_exp.axes.optimizer.settings import OptimizerSettings
+from lawa_exp.axes.sampling.settings import SamplingSettings
 from lawa_exp.axes.scaling.scaling import Scaling
+from lawa_exp.axes.update.settings import UpdateSettings
+from lawa_exp.axes.watch.settings import WatchSettings
 from lawa_exp.config.parts import Part
 from lawa_exp.config.shared import Evaluate, Init, Logger, Save, Trainer, Trajectory
 from lawa_exp.seams.dataset import DatasetSettings
+
+T = TypeVar("T")
+Named: TypeAlias = tuple[tuple[str, T], ...]  # the choices of a list by name, in its order
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,11 @@ class Unresolved:
     lr: Part[Schedule]
     batch: BatchSizes
     scaling: Part[Scaling]
+    sampling: Part[SamplingSettings]
+    objective: Part[ObjectiveSettings]
+    layers: Named[Part[LayersSettings]]
+    update: Named[Part[UpdateSettings]]
+    watch: Named[Part[WatchSettings]]
     init: Init
     averagers: tuple[Part[AveragerSettings], ...]
     feedback: Part[FeedbackSettings]
@@ -59,6 +74,11 @@ class Config:
     lr: Schedule
     batch: BatchSizes
     scaling: Scaling
+    sampling: SamplingSettings
+    objective: ObjectiveSettings
+    layers: Named[LayersSettings]
+    update: Named[UpdateSettings]
+    watch: Named[WatchSettings]
     init: Init
     averagers: tuple[AveragerSettings, ...]
     feedback: FeedbackSettings
@@ -71,3 +91,11 @@ class Config:
     steps: int  # the budget
     seed: int
     recipe: str
+
+    @property
+    def choices(self) -> dict[str, Choice]:
+        """Every choice that stands for something, by the group, and in a list by `group.name`."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        alone = {name: part for name, part in parts.items() if isinstance(part, Choice)}
+        lists = {f"{g}.{name}": part for g in ("layers", "update", "watch") for name, part in parts[g]}
+        return {name: part for name, part in {**alone, **lists}.items() if not part.absent}

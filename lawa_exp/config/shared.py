@@ -47,13 +47,9 @@ class Trainer:
 
 @dataclass(frozen=True)
 class Logger:
-    """What is written while training; `every` is the steps between two training rows.
-
-    noise_scale: these rows have the two estimates of the gradient noise scale (`results.statistics.estimates`).
-    """
+    """What is written while training; `every` is the steps between two training rows."""
 
     every: int = setting(integer(1))
-    noise_scale: bool = setting(boolean())
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lawa_exp.averaging.tensors import live_tensors
+from lawa_exp.averaging.tensors import live_tensors, load_live
 from lawa_exp.axes.configuration import Config
 from lawa_exp.config.rules import Rule, either, integer, one_of
 from lawa_exp.config.shared import Options
 from lawa_exp.curvature.theory import implied_noise, outlier, saturation, stable_rate
 from lawa_exp.evaluation.evaluate import fixed_set
 from lawa_exp.evaluation.hessian import Spectrum, TrainingLoss, gradient_step, lanczos, random_unit
-from lawa_exp.evaluation.numerics import objective_for, seeded_model, set_up_arithmetic
+from lawa_exp.evaluation.numerics import seeded_model, set_up_arithmetic, task_loss
 from lawa_exp.results.figures import pyplot, save_figure
 from lawa_exp.results.tables import markdown
 from lawa_exp.runs.choices import unresolved_from
@@ -34,8 +34,7 @@ from lawa_exp.system import signals
 from lawa_exp.system.distributed import start_device
 from lawa_exp.system.errors import Failed, UserError
 from lawa_exp.system.files import write_text_atomically
-from lawa_exp.training.sharing import batches_of
-from lawa_exp.training.state import load_live
+from lawa_exp.parallel.sharing import batches_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -167,7 +166,7 @@ def loss_of(
         load_live(live_tensors(model), map_stored(folder))
     except Damaged as error:
         raise UserError(f"{error}; choose another --step") from None
-    return TrainingLoss(objective_for(p.config, model), p.data, ranks), p.config
+    return TrainingLoss(task_loss(p.config, model, p.data.task), p.data, ranks), p.config
 
 
 def flag(name: str, text: str, rule: Rule) -> Any:

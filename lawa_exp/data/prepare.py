@@ -26,7 +26,6 @@ from typing import BinaryIO, TypedDict, cast
 
 import numpy as np
 
-from lawa_exp.axes.dataset.order import hash_of
 from lawa_exp.axes.dataset.sources import (
     CORPORA,
     HubStream,
@@ -39,6 +38,7 @@ from lawa_exp.axes.dataset.sources import (
 from lawa_exp.axes.dataset.tokenizers import END_OF_TEXT, Tokenizer, load_tokenizer
 from lawa_exp.system.errors import Failed, UserError
 from lawa_exp.system.files import DISK_FULL, locked, sync, write_text_atomically
+from lawa_exp.system.hashing import hash_of
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "val")

@@ -18,11 +18,9 @@ from lawa_exp.averaging import Averager
 from lawa_exp.averaging.tensors import norms_in
 from lawa_exp.axes.configuration import Config
 from lawa_exp.axes.dataset.loading import train_batches
-from lawa_exp.evaluation.evaluate import evaluating
-from lawa_exp.evaluation.numerics import Autocast
-from lawa_exp.seams.dataset import Dataset
+from lawa_exp.axes.dataset.order import in_epochs
+from lawa_exp.evaluation.evaluate import Evaluation, evaluating
 from lawa_exp.storage.rows import Row
-from lawa_exp.system.distributed import Ranks
 
 
 def policy(config: Config, model: nn.Module) -> str | None:
@@ -54,9 +52,7 @@ def with_statistics(averager: Averager, weights: Mapping[str, Tensor], bn: str |
 
 
 @torch.no_grad()
-def recalibrate(
-    model: nn.Module, data: Dataset, config: Config, ranks: Ranks, device: torch.device, autocast: Autocast
-) -> None:
+def recalibrate(model: nn.Module, e: Evaluation, config: Config) -> None:
     """Sets the running statistics to the mean of those of single batches, as `torch.optim.swa_utils.update_bn` does.
 
     The batches, of evaluate.batch_size, are the first evaluate.bn_samples samples of the training's first epoch, as
@@ -64,7 +60,7 @@ def recalibrate(
     float64 in their order: the result is the same on any number of ranks. A last batch of one sample, which may have no
     variance, is left out.
     """
-    norms = list(norms_in(model).values())
+    norms, data, ranks, device = list(norms_in(model).values()), e.data, e.ranks, e.device
     size, batch_size, bn_samples = data.sizes["train"], config.evaluate.batch_size, config.evaluate.bn_samples
     samples = size if isinstance(bn_samples, str) else min(size, bn_samples)
     if samples % batch_size == 1 and samples > 1:
@@ -76,8 +72,8 @@ def recalibrate(
     starts = range(0, count, ranks.world)
     # A rank without a batch of its own repeats the last one: every rank takes part when sharded weights are gathered.
     firsts = [min(start + ranks.rank, count - 1) * batch_size for start in starts]
-    parts = ((config.seed, first, min(batch_size, samples - first)) for first in firsts)
-    with evaluating(model), closing(train_batches(data, parts, device)) as loaded:
+    batches = (in_epochs(first, min(batch_size, samples - first), size, config.seed) for first in firsts)
+    with evaluating(model), closing(train_batches(data, config.seed, batches, device)) as loaded:
         try:
             for norm in norms:
                 norm.train()
@@ -85,7 +81,7 @@ def recalibrate(
             for start, (inputs, _) in zip(starts, loaded, strict=True):
                 for norm in norms:
                     norm.reset_running_stats()
-                with autocast():
+                with e.autocast():
                     model(inputs)
                 by_rank = total.new_zeros(ranks.world, len(total))
                 if start + ranks.rank < count:

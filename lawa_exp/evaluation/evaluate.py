@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
 from lawa_exp.axes.dataset.loading import eval_batches
-from lawa_exp.axes.objective.task import IGNORE
 from lawa_exp.config.shared import Evaluate
 from lawa_exp.evaluation.numerics import Autocast
 from lawa_exp.seams.dataset import Dataset
+from lawa_exp.seams.task import IGNORE, Task
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import UserError
 
@@ -38,69 +38,51 @@ def fixed_set(size: int, samples: int | str) -> np.ndarray:
     return np.arange(count, dtype=np.int64) * size // count
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What evaluates the weights that are in a model. scorer: inputs, targets -> the sums of the data set's task."""
+
+    scorer: nn.Module
+    data: Dataset
+    settings: Evaluate
+    ranks: Ranks
+    device: torch.device
+    autocast: Autocast
+
+
 @torch.no_grad()
-def batch_sums(
-    objective: nn.Module,
-    data: Dataset,
-    split: str,
-    settings: Evaluate,
-    ranks: Ranks,
-    device: torch.device,
-    autocast: Autocast,
-) -> np.ndarray:
-    """Summed loss in nats and number of targets of each batch of the fixed set of `split`: float64 [batches, 2].
+def batch_sums(e: Evaluation, split: str) -> np.ndarray:
+    """What the task sums up of each batch of the fixed set of `split`: float64 [batches, columns].
 
-    Where the targets are classes also how many of them were the most probable one: [batches, 3].
-
-    Batches of `settings.batch_size` go round the ranks, which all make as many passes; the last batch is filled up with
+    Batches of `evaluate.batch_size` go round the ranks, which all make as many passes; the last batch is filled up with
     targets that do not count, so that every forward pass has one shape. Every module's mode is restored.
     """
-    indices, batch_size = fixed_set(data.sizes[split], settings.samples), settings.batch_size
-    with_correct = data.classes is not None
-    columns = 3 if with_correct else 2
-    sums = torch.zeros(-(-len(indices) // batch_size), columns, dtype=torch.float64, device=device)
-    starts = range(0, len(sums), ranks.world)
+    indices, batch_size = fixed_set(e.data.sizes[split], e.settings.samples), e.settings.batch_size
+    count, ranks = -(-len(indices) // batch_size), e.ranks
+    sums = torch.zeros(count, e.data.task.columns, dtype=torch.float64, device=e.device)
+    starts = range(0, count, ranks.world)
     # A rank without a batch of its own repeats the last one: every rank takes part when sharded weights are gathered.
-    batches = [min(start + ranks.rank, len(sums) - 1) for start in starts]
+    batches = [min(start + ranks.rank, count - 1) for start in starts]
     samples = [indices[batch * batch_size : (batch + 1) * batch_size] for batch in batches]
-    loaded = eval_batches(data, split, (np.resize(of_batch, batch_size) for of_batch in samples), device)
-    with evaluating(objective), contextlib.closing(loaded):
+    loaded = eval_batches(e.data, split, (np.resize(of_batch, batch_size) for of_batch in samples), e.device)
+    with evaluating(e.scorer), contextlib.closing(loaded):
         for start, batch, of_batch, (inputs, targets) in zip(starts, batches, samples, loaded, strict=True):
             targets[len(of_batch) :] = IGNORE
-            count = (targets != IGNORE).sum().double()
-            with autocast():
-                if with_correct:
-                    loss, correct = objective(inputs, targets, True)
-                    own = torch.stack([loss.double(), count, correct.double()])
-                else:
-                    own = torch.stack([objective(inputs, targets).double(), count])
-            if start + ranks.rank < len(sums):
+            with e.autocast():
+                own = e.scorer(inputs, targets)
+            if start + ranks.rank < count:
                 sums[batch] = own
     return ranks.sum(sums).cpu().numpy()
 
 
-def fields_of(sums: np.ndarray, eval_samples: int, in_bits: bool = False) -> dict[str, float | int]:
-    """What a row says of them: sums in the order of the batches, whatever the number of ranks, divided once.
-
-    in_bits: with `loss_bits` as well.
-    """
-    loss, targets, *correct = np.add.accumulate(sums)[-1].tolist()
-    if not targets:
+def fields_of(task: Task, sums: np.ndarray, eval_samples: int) -> dict[str, float | int]:
+    """What a row says of them: sums in the order of the batches, whatever the number of ranks, divided once."""
+    added = np.add.accumulate(sums)[-1]
+    if not added[1]:
         raise UserError(f"evaluate.samples: none of the {eval_samples:,} samples has a target; expected more of them")
-    accuracy = {"accuracy": correct[0] / targets} if correct else {}
-    bits = {"loss_bits": loss / targets / math.log(2)} if in_bits else {}
-    return {"loss": loss / targets, **bits, **accuracy, "eval_samples": eval_samples}
+    return {**task.fields(added), "eval_samples": eval_samples}
 
 
-def evaluate(
-    objective: nn.Module,
-    data: Dataset,
-    split: str,
-    settings: Evaluate,
-    ranks: Ranks,
-    device: torch.device,
-    autocast: Autocast,
-) -> dict[str, float | int]:
-    """Mean loss in nats per target over the fixed set of `split`, and accuracy where they are classes."""
-    sums = batch_sums(objective, data, split, settings, ranks, device, autocast)
-    return fields_of(sums, len(fixed_set(data.sizes[split], settings.samples)), data.in_bits)
+def evaluate(e: Evaluation, split: str) -> dict[str, float | int]:
+    """The task's metrics over the fixed set of `split`: the mean loss per target, and others."""
+    return fields_of(e.data.task, batch_sums(e, split), len(fixed_set(e.data.sizes[split], e.settings.samples)))

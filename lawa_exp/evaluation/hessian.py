@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lawa_exp.averaging.tensors import unwrapped
-from lawa_exp.axes.objective.task import IGNORE
 from lawa_exp.evaluation.evaluate import evaluating
 from lawa_exp.seams.dataset import Dataset
+from lawa_exp.seams.task import IGNORE
 from lawa_exp.system.distributed import Ranks
 
 CHUNK_TOKENS = 8192  # in one forward pass: twice differentiated, it holds several times what a training's does
@@ -34,7 +34,7 @@ class TrainingLoss:
     """
 
     def __init__(self, objective: nn.Module, data: Dataset, ranks: Ranks) -> None:
-        """objective: (inputs, targets) -> the loss summed over the targets."""
+        """objective: (inputs, targets) -> terms, of which `loss` is summed over the targets."""
         self.objective = unwrapped(objective)  # not compiled: that does not differentiate twice
         self.parameters = [p for p in self.objective.parameters() if p.requires_grad]
         self.data, self.ranks = data, ranks
@@ -92,7 +92,7 @@ class TrainingLoss:
             samples = indices[first : first + chunk]
             inputs, targets = (torch.from_numpy(a).to(device) for a in self.data.eval_batch("train", samples))
             with evaluating(self.objective), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the others: once only
-                loss = self.objective(inputs, targets) / int((targets != IGNORE).sum())
+                loss = self.objective(inputs, targets)["loss"] / int((targets != IGNORE).sum())
             yield len(samples), loss
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeAlias
 
 import torch
 from torch import nn
 
+from lawa_exp.axes.layers.settings import LayersSettings
 from lawa_exp.axes.model.settings import ModelSettings
-from lawa_exp.axes.objective.task import Objective
+from lawa_exp.axes.objective.task_loss import Scorer, TaskLoss
 from lawa_exp.config.shared import Trainer
+from lawa_exp.seams.callback import Callback
+from lawa_exp.seams.task import Task
 from lawa_exp.system.memory import keep_freed_memory
 
 Autocast: TypeAlias = Callable[[], AbstractContextManager[object]]  # a fresh context at each call
@@ -30,6 +33,9 @@ class Setup(Protocol):
 
     @property
     def trainer(self) -> Trainer: ...
+
+    @property
+    def layers(self) -> Sequence[tuple[str, LayersSettings]]: ...
 
 
 def set_up_arithmetic(config: Setup) -> None:
@@ -51,14 +57,30 @@ def autocast_for(config: Setup, device: torch.device) -> Autocast:
 
 def seeded_model(config: Setup, device: torch.device) -> nn.Module:
     """The model's first weights: a function of the seed alone, made on the CPU."""
+    return layered_model(config, device)[0]
+
+
+def layered_model(config: Setup, device: torch.device) -> tuple[nn.Module, dict[str, Callback]]:
+    """`seeded_model`, and what the layers need in training, by name."""
     torch.manual_seed(config.seed)
-    return config.model.build().to(device)
+    model = config.model.build()
+    callbacks = {name: settings.apply(model) for name, settings in config.layers}
+    return model.to(device), {name: callback for name, callback in callbacks.items() if callback}
 
 
-def objective_for(config: Setup, model: nn.Module) -> nn.Module:
-    """What is trained and evaluated: the model with its loss, compiled with trainer.compile."""
-    objective = Objective(model, config.model.computes_loss(model))
+def task_loss(config: Setup, model: nn.Module, task: Task) -> TaskLoss:
+    """The loss of the data set's task, of the model of this configuration."""
+    return TaskLoss(model, task, config.model.computes_loss(model))
+
+
+def scorer_for(config: Setup, model: nn.Module, task: Task) -> nn.Module:
+    """What evaluates the model: see `Evaluation`."""
+    return compiled(config, Scorer(model, task, config.model.computes_loss(model)))
+
+
+def compiled(config: Setup, module: nn.Module) -> nn.Module:
+    """Compiled, with trainer.compile."""
     if not config.trainer.compile:
-        return objective
+        return module
     # One graph for each shape: with dynamic shapes the kernels would depend on which batch size came first.
-    return torch.compile(objective, dynamic=False)  # type: ignore[return-value]
+    return torch.compile(module, dynamic=False)  # type: ignore[return-value]

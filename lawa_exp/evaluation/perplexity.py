@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lawa_exp.axes.dataset.tasks import Tokens
 from lawa_exp.axes.dataset.tokenizers import Tokenizer
-from lawa_exp.axes.objective.task import IGNORE
 from lawa_exp.evaluation.evaluate import evaluating
+from lawa_exp.evaluation.numerics import scorer_for
 from lawa_exp.evaluation.score import InModel, LanguageModel, Scored
+from lawa_exp.seams.task import IGNORE
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import UserError
 
@@ -31,6 +33,7 @@ class Perplexity(InModel):
         self, subject: LanguageModel, device: torch.device, ranks: Ranks, tokenizer: Tokenizer, text: str, name: str
     ) -> None:
         super().__init__(subject, device, ranks)
+        self.scorer = scorer_for(subject, self.model, Tokens())
         self.batch_size, self.name = subject.batch_size, name
         self.words, self.bytes = len(text.split()), len(text.encode())
         tokens = tokenizer.encode(text).astype(np.int64)
@@ -47,13 +50,12 @@ class Perplexity(InModel):
         size = self.batch_size
         sums = torch.zeros(-(-len(self.inputs) // size), 2, dtype=torch.float64, device=self.device)
         self.swap.place(weights)
-        with evaluating(self.objective), torch.no_grad():
+        with evaluating(self.scorer), torch.no_grad():
             for batch in range(self.ranks.rank, len(sums), self.ranks.world):
                 rows = slice(batch * size, (batch + 1) * size)
                 inputs, targets = (torch.from_numpy(a[rows]).to(self.device) for a in (self.inputs, self.targets))
                 with self.autocast():
-                    loss = self.objective(inputs, targets)
-                sums[batch] = torch.stack([loss.double(), (targets != IGNORE).sum().double()])
+                    sums[batch] = self.scorer(inputs, targets)
         summed = self.ranks.sum(sums).cpu().numpy()
         nats = float(np.add.accumulate(summed[:, 0])[-1])
         of = {"token_perplexity": self.tokens, "word_perplexity": self.words}

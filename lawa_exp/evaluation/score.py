@@ -17,11 +17,12 @@ from torch import Tensor
 from lawa_exp.averaging.swap import Swap
 from lawa_exp.averaging.tensors import averaged_names, statistics_names
 from lawa_exp.axes.configuration import Config
+from lawa_exp.axes.layers.settings import LayersSettings
 from lawa_exp.axes.model.settings import ModelSettings
 from lawa_exp.config.shared import Trainer
 from lawa_exp.evaluation.batchnorm import policy, recalibrate
-from lawa_exp.evaluation.evaluate import batch_sums, fields_of, fixed_set
-from lawa_exp.evaluation.numerics import Setup, autocast_for, objective_for, seeded_model, set_up_arithmetic
+from lawa_exp.evaluation.evaluate import Evaluation, batch_sums, fields_of, fixed_set
+from lawa_exp.evaluation.numerics import Setup, autocast_for, scorer_for, seeded_model, set_up_arithmetic
 from lawa_exp.formats.stored import STATISTICS
 from lawa_exp.seams.dataset import Dataset
 from lawa_exp.system.distributed import Ranks
@@ -63,6 +64,7 @@ class LanguageModel:
     seed: int
     trainer: Trainer
     batch_size: int
+    layers: tuple[tuple[str, LayersSettings], ...] = ()
 
     @property
     def context(self) -> int:
@@ -79,7 +81,6 @@ class InModel:
         self.settings, self.device, self.ranks = setup.model, device, ranks
         self.model = seeded_model(setup, device)
         self.averaged, self.statistics = averaged_names(self.model), statistics_names(self.model)
-        self.objective = objective_for(setup, self.model)
         self.swap = Swap(self.model)
         self.autocast = autocast_for(setup, device)
 
@@ -99,6 +100,7 @@ class OnModel(InModel):
         """batch_size: of evaluations, where not evaluate.batch_size; BatchNorm is recalibrated with the latter."""
         super().__init__(config, device, ranks)
         self.config, self.data = config, data
+        self.scorer = scorer_for(config, self.model, data.task)
         self.bn = policy(config, self.model)
         self.batch_size = batch_size or config.evaluate.batch_size
 
@@ -108,12 +110,12 @@ class OnModel(InModel):
         settings = replace(self.config.evaluate, batch_size=self.batch_size)
         if samples is not None:
             settings = replace(settings, samples=samples)
+        evaluation = Evaluation(self.scorer, self.data, settings, self.ranks, self.device, self.autocast)
         self.swap.place(weights)
         if bn == "recalibrate":
-            recalibrate(self.model, self.data, self.config, self.ranks, self.device, self.autocast)
-        sums = batch_sums(self.objective, self.data, split, settings, self.ranks, self.device, self.autocast)
-        count = len(fixed_set(self.data.sizes[split], settings.samples))
-        return Scored(fields_of(sums, count, self.data.in_bits), sums)
+            recalibrate(self.model, evaluation, self.config)
+        sums = batch_sums(evaluation, split)
+        return Scored(fields_of(self.data.task, sums, len(fixed_set(self.data.sizes[split], settings.samples))), sums)
 
 
 class FunctionFailed(Exception):

@@ -196,6 +196,8 @@ def read(values: dict[str, Any], overrides: list[str]) -> tuple[Unresolved, Opti
         values |= {unit: None for unit in BUDGET_UNITS if unit not in named}
     options = build(Options, {f: values.pop(f) for f in ("run_dir", "runs_root", "sweep", "plan", "rerun")}, "")
     values["averagers"] = list(expand(values["averagers"]))
+    for group in ("layers", "update", "watch"):
+        values[group] = [{"name": name, **settings} for name, settings in values[group].items()]
     for key in ("path", "tokenizer_path"):  # so that the run can be read out from another folder
         if isinstance(values["dataset"], dict) and values["dataset"].get(key):
             values["dataset"][key] = str(Path(values["dataset"][key]).expanduser().resolve())

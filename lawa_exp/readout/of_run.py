@@ -35,7 +35,7 @@ from lawa_exp.storage.rows import averager_ids, read_rows
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.distributed import Ranks, start_device
 from lawa_exp.system.errors import UserError
-from lawa_exp.training.sharing import batches_of
+from lawa_exp.parallel.sharing import batches_of
 
 RESERVED = ("test", "before-rerun")  # folders of readouts/ that the training writes
 

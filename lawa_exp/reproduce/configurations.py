@@ -23,9 +23,9 @@ from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
     from lawa_exp.averaging import AveragerSettings
-    from lawa_exp.axes.batch.batches import Batches
     from lawa_exp.runs.cost import Cost
     from lawa_exp.runs.prepare import Prepared
+    from lawa_exp.seams.batches import Batches
 
 FACTS = Path(__file__).with_suffix(".yaml")
 ROUNDING = 1e-9  # relative: what floating point makes of equal numbers
@@ -172,15 +172,15 @@ def _averager(p: Prepared, kind: str) -> AveragerSettings:
 
 
 def _batches(p: Prepared) -> Batches:
-    from lawa_exp.training.sharing import batches_of
+    from lawa_exp.parallel.sharing import batches_of
 
     return batches_of(p.config, p.facts)
 
 
 def _rate(p: Prepared, cost: Cost, step: int) -> float:
-    from lawa_exp.axes.lr.rates import rate
+    from lawa_exp.axes.lr.rates import Rates
 
-    return rate(p.config.lr, p.config.scaling, _batches(p), step)
+    return Rates(p.config.lr, p.config.scaling, p.config.fault, _batches(p)).of(step)
 
 
 def _window(p: Prepared, cost: Cost, step: int) -> float:

@@ -27,7 +27,7 @@ from lawa_exp.storage.rundir import EXIT, RunDir
 from lawa_exp.system import signals
 from lawa_exp.system.distributed import start_device
 from lawa_exp.system.errors import UserError
-from lawa_exp.training.sharing import batches_of
+from lawa_exp.parallel.sharing import batches_of
 
 POLL = 0.5  # seconds
 DONE, DIVERGED, MISSING = "done", "diverged", "missing"

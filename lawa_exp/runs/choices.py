@@ -12,11 +12,16 @@ from lawa_exp.axes.configuration import Config, Unresolved
 from lawa_exp.axes.dataset import DATASETS
 from lawa_exp.axes.fault import FAULTS
 from lawa_exp.axes.feedback import FEEDBACK
+from lawa_exp.axes.layers import LAYERS
 from lawa_exp.axes.logger import LOGGERS
 from lawa_exp.axes.lr import SCHEDULES
 from lawa_exp.axes.model import MODELS
+from lawa_exp.axes.objective import OBJECTIVES
 from lawa_exp.axes.optimizer import OPTIMIZERS
+from lawa_exp.axes.sampling import SAMPLERS
 from lawa_exp.axes.scaling import SCALINGS
+from lawa_exp.axes.update import UPDATES
+from lawa_exp.axes.watch import WATCHES
 from lawa_exp.config.names import BUDGET_UNITS
 from lawa_exp.config.parts import read_part
 from lawa_exp.config.rules import Rule, build, integer, key_of, near, number, one_of
@@ -32,10 +37,14 @@ TABLES: dict[str, Table[object]] = {
     "lr": SCHEDULES,
     "batch": BATCHES,
     "scaling": SCALINGS,
+    "sampling": SAMPLERS,
+    "objective": OBJECTIVES,
     "feedback": FEEDBACK,
     "fault": FAULTS,
     "logger": LOGGERS,
 }
+USUAL = {"sampling": {"kind": "epochs"}, "objective": {"kind": "task"}}  # not in config.yaml, as empty lists
+LISTS: dict[str, Table[object]] = {"layers": LAYERS, "update": UPDATES, "watch": WATCHES}  # several, by name
 SHARED: dict[str, type] = {
     "init": Init,
     "trainer": Trainer,
@@ -45,7 +54,7 @@ SHARED: dict[str, type] = {
 }
 
 
-KNOWN = {*TABLES, *SHARED, *BUDGET_UNITS, "averagers", "seed", "recipe"} | {
+KNOWN = {*TABLES, *LISTS, *SHARED, *BUDGET_UNITS, "averagers", "seed", "recipe"} | {
     "format_version",
     "trajectory_id",
     "identity",
@@ -55,7 +64,7 @@ AT_ONCE = frozenset({"model", "dataset", "batch", "init"})  # resolving the othe
 
 def unresolved_from(values: Mapping[str, Any]) -> Unresolved:
     """The configuration from a plain mapping, unresolved. UserError names the first thing that is wrong."""
-    parts = parts_of(values, frozenset({*TABLES, *SHARED, "averagers"} - AT_ONCE))
+    parts = parts_of(values, frozenset({*TABLES, *LISTS, *SHARED, "averagers"} - AT_ONCE))
     return Unresolved(**parts, budget=_budget(values), **_seed_and_recipe(values))
 
 
@@ -75,6 +84,7 @@ def parts_of(values: Mapping[str, Any], waiting: Collection[str]) -> dict[str, A
             raise UserError(f"{name} is not a setting; {near(name, KNOWN)}")
     if values.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         raise UserError(f"format_version={values['format_version']}: this version reads {FORMAT_VERSION}")
+    values = {**USUAL, **dict.fromkeys(LISTS, ()), **values}
     for name in (*TABLES, *SHARED, "averagers", "seed", "recipe"):
         if name not in values:
             raise UserError(f"{name} is missing")
@@ -84,6 +94,8 @@ def parts_of(values: Mapping[str, Any], waiting: Collection[str]) -> dict[str, A
         return read_part if name in waiting else build
 
     parts = {name: choose(table, values[name], name, make(name)) for name, table in TABLES.items()}
+    for group, table in LISTS.items():
+        parts[group] = tuple(choose_named(table, group, entry, make(group)) for entry in values[group])
     parts |= {name: make(name)(cls, values[name], name) for name, cls in SHARED.items()}
     parts["averagers"] = tuple(
         choose(AVERAGERS, entry, f"averagers.{entry.get('kind')}", make("averagers")) for entry in values["averagers"]
@@ -96,7 +108,13 @@ def config_to(config: Config) -> dict[str, Any]:
     content: dict[str, Any] = {"format_version": FORMAT_VERSION}
     for name, table in TABLES.items():
         part = getattr(config, name)
-        content[name] = {"kind": table.kind_of(part), **_plain(part)}
+        settings = {"kind": table.kind_of(part), **_plain(part)}
+        if settings != USUAL.get(name):
+            content[name] = settings
+    for group, table in LISTS.items():
+        named = getattr(config, group)
+        if named:
+            content[group] = [{"name": name, "kind": table.kind_of(part), **_plain(part)} for name, part in named]
     content["averagers"] = [{"kind": a.kind, **dataclasses.asdict(a)} for a in config.averagers]
     for name in SHARED:
         content[name] = _plain(getattr(config, name))
@@ -121,6 +139,17 @@ def choose(
     if kind not in table:
         raise UserError(f"{path}.kind={kind}: {near(kind, table)}")
     return make(table[kind], {k: v for k, v in values.items() if k != "kind"}, path)
+
+
+def choose_named(
+    table: Mapping[str, type],
+    group: str,
+    values: Mapping[str, Any],
+    make: Callable[[type, Mapping[str, Any], str], Any],
+) -> tuple[str, Any]:
+    """The name and the settings of one choice of a list."""
+    name = str(values.get("name", values.get("kind")))
+    return name, choose(table, {k: v for k, v in values.items() if k != "name"}, f"{group}.{name}", make)
 
 
 def check_inputs(model: Any, dataset: Any) -> None:

@@ -10,11 +10,11 @@ import torch
 from lawa_exp.averaging.tensors import averaged_names, live_tensors
 from lawa_exp.axes.configuration import Config
 from lawa_exp.axes.model.outline import outline
+from lawa_exp.parallel.sharing import batches_of
 from lawa_exp.runs.prepare import Prepared
 from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.storage import custom
 from lawa_exp.storage.origin import Origin
-from lawa_exp.training.sharing import batches_of
 
 A100, MFU = 312e12, 0.4  # FLOP/s, dense, in bfloat16 (NVIDIA's data sheet), and the share of them that hours assume
 
@@ -66,7 +66,7 @@ def model_size(p: Prepared) -> tuple[dict[str, torch.Tensor], int, float]:
     """The model's tensors by name, without content; its trained parameters; the FLOPs of training on one sample."""
     if p.code:
         custom.use(p.code)
-    model = outline(p.config.model)
+    model = outline(p.config)
     averaged_names(model)  # refuses what cannot be averaged
     trained = sum(t.numel() for t in model.parameters() if t.requires_grad)
     return live_tensors(model), trained, p.config.model.training_flops(model, p.facts.tokens_per_sample)

@@ -13,6 +13,7 @@ import torch
 
 from lawa_exp.axes.logger.wandb.follow import following
 from lawa_exp.config.shared import Options
+from lawa_exp.parallel.sharing import micro_batches
 from lawa_exp.results.report import write_report
 from lawa_exp.results.tables import loss_table
 from lawa_exp.runs.choices import config_from, config_to
@@ -30,7 +31,7 @@ from lawa_exp.system.distributed import Ranks, on_main
 from lawa_exp.system.errors import Failed, UserError
 from lawa_exp.system.files import DISK_FULL, write_text_atomically
 from lawa_exp.system.machine import this_job
-from lawa_exp.training.sharing import micro_batches
+from lawa_exp.training.setup import set_up
 from lawa_exp.training.train import Outcome, train
 
 
@@ -109,7 +110,8 @@ def train_in(
         if earlier:
             say(f"start {earlier + 1} of this run ({len(run.errors())} of those before it ended with an error)")
     try:
-        outcome = train(p.config, p.data, p.splits, p.origin, run, ranks, device, signals.stop_requested, say, begun)
+        setup = set_up(p.config, p.data, p.splits, run, ranks, device)
+        outcome = train(setup, p.origin, signals.stop_requested, say, begun)
     except UserError:
         raise
     except Exception as error:

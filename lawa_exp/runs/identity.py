@@ -4,45 +4,56 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.axes.batch.constant import ConstantBatch
+from lawa_exp.axes.choice import Choice
 from lawa_exp.axes.configuration import Config
-from lawa_exp.axes.fault import FAULTS
-from lawa_exp.axes.fault.none import NoFault
-from lawa_exp.axes.feedback import FEEDBACK
-from lawa_exp.axes.feedback.none import NoFeedback
 from lawa_exp.config.rules import as_before
-from lawa_exp.runs.choices import TABLES, config_to
+from lawa_exp.runs.choices import config_to
 from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.storage.origin import Origin
 from lawa_exp.system.fingerprint import Code
 
-DETERMINING = {"model", "dataset", "optimizer", "lr", "batch", "scaling", "feedback", "fault", "seed"}
-PLACES = {"model": {"name"}, "dataset": {"name", "path", "folder", "tokenizer_path"}}  # names and places
+DETERMINING = ("model", "dataset", "optimizer", "lr", "batch", "scaling", "sampling", "objective", "feedback", "fault")
+LISTED = ("layers", "update")
+ALWAYS = {"scaling", "feedback"}  # in the id although they stand for nothing: they were in the first ids
 
 
 def identity_of(
-    config: Config, data: DatasetFacts, origin: Origin | None = None, code: Code | None = None
+    config: Config, data: DatasetFacts, origin: Origin | None = None, code: Mapping[str, Code] | None = None
 ) -> dict[str, Any]:
-    """What determines the live weights, from the resolved configuration; names and places do not. code: the model's."""
-    content = {k: v for k, v in config_to(config).items() if k in DETERMINING}
-    for name in DETERMINING & TABLES.keys():
-        left_out = PLACES.get(name, set()) | as_before(getattr(config, name))
-        content[name] = {k: v for k, v in content[name].items() if k not in left_out}
+    """What determines the live weights, from the resolved configuration; names and places do not.
+
+    A choice that stands for nothing leaves no trace, and neither does a setting with the value that held before there
+    was one: what is added to the project changes no id. code: of what comes from outside, by what names it.
+    """
+    plain = config_to(config)
+    content: dict[str, Any] = {"seed": config.seed}
+    for group in DETERMINING:
+        settings = getattr(config, group)
+        if group in ALWAYS or not settings.absent:
+            content[group] = _determining(settings, plain[group], config)
+    for group in LISTED:
+        entries = zip(plain.get(group, ()), getattr(config, group), strict=True)
+        if found := [_determining(settings, entry, config) for entry, (_, settings) in entries]:
+            content[group] = found
     content["dataset"]["fingerprint"] = data.fingerprint
-    if code:
-        content["model"]["code"] = code.identity
-    if isinstance(config.fault, NoFault):  # which every training was before they came
-        del content["fault"]
-    if not config.lr.uses_horizon:
-        del content["lr"]["horizon"]
-    if isinstance(config.batch, ConstantBatch):  # steps, samples and tokens are in proportion
-        del content["lr"]["unit"]
+    for path, fingerprint in (code or {}).items():
+        part: Any = content
+        for key in path.split("."):
+            part = part[int(key) if key.isdigit() else key]
+        part["code"] = fingerprint.identity
     if origin:
         content["init"] = origin.identity
     return content | {"dtype": config.trainer.dtype, "compile": config.trainer.compile}
+
+
+def _determining(settings: Choice, plain: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    left_out = {"name"} | as_before(settings) | settings.places | settings.idle(config)
+    kept = {name: value for name, value in plain.items() if name not in left_out}
+    return kept | ({"revision": settings.revision} if settings.revision else {})
 
 
 def trajectory_id(identity: dict[str, Any]) -> str:
@@ -55,8 +66,7 @@ def run_folder(root: Path, config: Config, trajectory: str) -> Path:
     No `=` in its name.
     """
     words = [config.model.name, config.dataset.name, f"{type(config.lr).__name__.lower()}{config.lr.peak:g}"]
-    if not isinstance(config.feedback, NoFeedback):
-        words.append(FEEDBACK.kind_of(config.feedback))
-    if not isinstance(config.fault, NoFault):
-        words.append(f"bad_{FAULTS.kind_of(config.fault)}")
+    words += [plain["kind"] for group in ("sampling", "objective") if (plain := config_to(config).get(group))]
+    words += [name for group in LISTED for name, _ in getattr(config, group)]
+    words += [*config.feedback.folder_words, *config.fault.folder_words]
     return root / "-".join([*words, f"seed{config.seed}", trajectory])

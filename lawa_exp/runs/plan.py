@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from torch import Tensor
 
-from lawa_exp.axes.batch.batches import Batches
+from lawa_exp.axes.choice import Planned
 from lawa_exp.axes.configuration import Config
 from lawa_exp.axes.fault.rate import RateBurst
 from lawa_exp.axes.feedback import FEEDBACK
@@ -16,44 +16,23 @@ from lawa_exp.axes.feedback.none import NoFeedback
 from lawa_exp.axes.lr.decaying import Decaying
 from lawa_exp.axes.lr.on_the_fly import OnTheFly
 from lawa_exp.axes.lr.power import Power
+from lawa_exp.axes.lr.rates import Rates
 from lawa_exp.axes.lr.step import Steps
 from lawa_exp.axes.model.papers_names import PAPERS_NAMES
 from lawa_exp.axes.optimizer.sgd import SGD
 from lawa_exp.axes.scaling import SCALINGS
 from lawa_exp.axes.scaling.none import NoScaling
 from lawa_exp.formats.stored import STATISTICS
+from lawa_exp.parallel.sharing import batches_of, sharing
 from lawa_exp.runs.cost import A100, MFU, Cost, tensors_and_cost
 from lawa_exp.runs.prepare import Prepared
+from lawa_exp.seams.batches import Batches, Split
 from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.storage.commit import steps_in
 from lawa_exp.storage.origin import Origin
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.distributed import Ranks
-from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import size_text
-from lawa_exp.training.sharing import Split, batches_of, rate_of, sharing
-
-
-def check_sharding(config: Config, world: int) -> None:
-    """UserError for what needs whole gradients or weights on each rank, where it has rows of them."""
-    if sharing(config, world) != "fsdp":
-        return
-    if config.logger.noise_scale:
-        raise UserError(
-            "logger.noise_scale=true: expected false with trainer=fsdp, whose ranks hold no gradient of their own "
-            "samples; or choose trainer=ddp"
-        )
-    if isinstance(config.lr, OnTheFly):
-        raise UserError("lr=on_the_fly: not with trainer=fsdp, which does not differentiate twice; choose trainer=ddp")
-
-
-def check_noise_scale(config: Config, splits: dict[int, Split], world: int) -> None:
-    """UserError where logger.noise_scale has only one gradient for a batch, and nothing to compare it with."""
-    for size, split in splits.items():
-        if config.logger.noise_scale and split.accumulate * world == 1:
-            smaller = max((m for m in range(1, size) if size % m == 0), default=None)
-            choice = f"choose trainer.micro_batch={smaller} or a smaller one" if smaller else "choose a larger batch"
-            raise UserError(f"logger.noise_scale=true: a batch of {size} is one micro-batch on one rank; {choice}")
 
 
 def describe(
@@ -141,7 +120,8 @@ def rate_lines(config: Config, batches: Batches, first: int) -> Iterator[str]:
         marks |= {begin, begin + 1, begin + config.fault.length + 1}
     measured = lr if isinstance(lr, OnTheFly) else None
     last = min(steps, measured.first) if measured else steps
-    rates = [f"{rate_of(config, batches, s):.3g} at step {s:,}" for s in sorted(marks) if first < s <= last]
+    of_step = Rates(lr, config.scaling, config.fault, batches).of
+    rates = [f"{of_step(s):.3g} at step {s:,}" for s in sorted(marks) if first < s <= last]
     yield (
         "rate        "
         + ", ".join(rates)
@@ -221,8 +201,11 @@ def warnings(config: Config) -> list[str]:
 
 def show_plan(p: Prepared, ranks: Ranks) -> str:
     """The plan as it is printed, and what the run directory holds of it already. UserError: it cannot be done."""
-    check_noise_scale(p.config, p.splits, ranks.world)
-    check_sharding(p.config, ranks.world)
+    planned = Planned(
+        p.config, p.facts, batches_of(p.config, p.facts), p.splits, ranks.world, sharing(p.config, ranks.world)
+    )
+    for choice in p.config.choices.values():
+        choice.check(planned)
     tensors, cost = tensors_and_cost(p)
     described = describe(p.config, p.facts, p.splits, ranks.world, tensors, cost, p.origin)
     run = RunDir(p.run_dir)

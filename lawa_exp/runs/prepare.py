@@ -13,13 +13,15 @@ from lawa_exp.axes.configuration import Config, Unresolved
 from lawa_exp.axes.dataset.places import DataMissing
 from lawa_exp.axes.dataset.stated import Stated, stated
 from lawa_exp.axes.feedback.none import NoFeedback
-from lawa_exp.axes.layers.ghost_norm import group_norms
 from lawa_exp.axes.lr.wsd import WSD
 from lawa_exp.axes.model.outline import has_norms, outline
 from lawa_exp.config.shared import Options
+from lawa_exp.parallel import sharing
+from lawa_exp.parallel.sharing import batches_of, micro_batches, splits_statistics
 from lawa_exp.runs.choices import config_from
 from lawa_exp.runs.identity import identity_of, run_folder, trajectory_id
 from lawa_exp.runs.resolve import resolve, resolve_trainer
+from lawa_exp.seams.batches import Split
 from lawa_exp.seams.dataset import Dataset, DatasetFacts, DatasetSettings
 from lawa_exp.storage import custom
 from lawa_exp.storage.origin import Origin, find_origin
@@ -27,8 +29,6 @@ from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.fingerprint import Code, fingerprint
-from lawa_exp.training import sharing
-from lawa_exp.training.sharing import Split, batches_of, micro_batches, splits_statistics
 
 
 @dataclass(frozen=True)
@@ -92,16 +92,16 @@ def prepare(
     if config.model.builder:
         code = fingerprint(config.model.builder, "model.builder")
         custom.use(code)
-    if config.batch.norm_group:
-        group_norms(outline(config.model), config.batch.norm_group)
+    if config.layers or config.batch.layers():
+        outline(config)  # refuses layers that the model does not have
     origin = branch_point(config, stable) if stable else find_origin(config.init)
     if origin:
         how = "keep" if origin.keep else "reset"
         init = replace(config.init, from_=str(origin.source), step=origin.step or None, optimizer=how)
         config = replace(config, init=init)
         check_origin(origin, config, data, stable)
-    identity = identity_of(config, data, origin, code)
-    if splits_statistics(config, splits) and has_norms(config.model):
+    identity = identity_of(config, data, origin, {"model": code} if code else None)
+    if splits_statistics(config, splits) and has_norms(config):
         identity["batch"]["norm_samples"] = micro_batches(splits)  # who has fewer ranks trains other weights
     folder = run_folder(Path(options.runs_root), config, trajectory_id(identity))
     run_dir = Path(options.run_dir) if options.run_dir else folder

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lawa_exp.axes.batch.batches import Batches
 from lawa_exp.axes.configuration import Config, Unresolved
 from lawa_exp.axes.feedback import FEEDBACK
 from lawa_exp.axes.feedback.none import NoFeedback
@@ -16,6 +15,7 @@ from lawa_exp.axes.optimizer.settings import OptimizerSettings
 from lawa_exp.config.parts import NoAmounts, Part
 from lawa_exp.config.rules import Amount
 from lawa_exp.config.shared import Trainer, Trajectory
+from lawa_exp.seams.batches import Batches
 from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.machine import default_threads, default_workers
@@ -75,7 +75,7 @@ def resolve(unresolved: Unresolved, data: DatasetFacts, trainer: Trainer) -> Con
             lr = lr.changed(warmup_steps=batches.steps(lr.values["warmup_steps"] * at_base))
         scaling = replace(scaling, warmup="steps")  # so that it is resolved once
     schedule = lr.resolved(Amounts(batches, in_samples, horizon, lr.values["unit"]))
-    schedule.check()
+    schedule.fits()
     if batches.starts[-1] >= steps:
         raise UserError(
             f"batch: its size becomes {batches.sizes[-1]} only at step {batches.starts[-1] + 1:,}, "
@@ -93,6 +93,11 @@ def resolve(unresolved: Unresolved, data: DatasetFacts, trainer: Trainer) -> Con
         lr=schedule,
         batch=unresolved.batch,
         scaling=scaling,
+        sampling=unresolved.sampling.resolved(amounts),
+        objective=unresolved.objective.resolved(amounts),
+        layers=tuple((name, part.resolved(amounts)) for name, part in unresolved.layers),
+        update=tuple((name, part.resolved(amounts)) for name, part in unresolved.update),
+        watch=tuple((name, part.resolved(amounts)) for name, part in unresolved.watch),
         init=unresolved.init,
         averagers=tuple(averagers.values()),
         feedback=feedback,

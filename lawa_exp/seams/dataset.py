@@ -1,7 +1,6 @@
 """What a data set is: its settings, what a plan needs of it, and what training and evaluation read from it.
 
-Samples of training are numbered from 0 on, over all epochs; a batch is a pure function of (seed, numbers of its
-samples), so that a data set that is open has no state to save.
+A batch of training is a pure function of (seed, its `Samples`), so that a data set that is open has no state to save.
 """
 
 from __future__ import annotations
@@ -13,8 +12,13 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-Batch: TypeAlias = "tuple[np.ndarray, np.ndarray]"  # inputs and targets
-Parts: TypeAlias = "tuple[np.ndarray, ...]"  # what `Dataset.finished` makes a batch of: two arrays or more
+    from lawa_exp.seams.samples import Samples
+    from lawa_exp.seams.task import Task
+
+Arrays: TypeAlias = "np.ndarray | dict[str, np.ndarray]"
+Inputs: TypeAlias = "Tensor | dict[str, Tensor]"  # what a model's `forward` takes
+Batch: TypeAlias = "tuple[Arrays, np.ndarray]"  # inputs and targets
+Parts: TypeAlias = "tuple[Arrays, *tuple[np.ndarray, ...]]"  # what `Dataset.finished` makes a batch of: two or more
 
 
 class DatasetFacts(Protocol):
@@ -74,9 +78,9 @@ class DatasetFacts(Protocol):
 class Dataset(DatasetFacts, Protocol):
     """An open data set.
 
-    Inputs and targets are int64 [count, tokens_per_sample] of tokens. Of images inputs are float32 [count, channels,
-    image_size, image_size] and targets classes, int64 [count], or in training probabilities, float32 [count, classes].
-    A target of -100 does not count.
+    Inputs are an array, or several by name. Of tokens inputs and targets are int64 [count, tokens_per_sample]. Of
+    images inputs are float32 [count, channels, image_size, image_size] and targets classes, int64 [count], or in
+    training probabilities, float32 [count, classes]. A target of -100 does not count.
     """
 
     @property
@@ -85,8 +89,8 @@ class Dataset(DatasetFacts, Protocol):
         ...
 
     @property
-    def in_bits(self) -> bool:
-        """Whether published losses of it are in bits: rows then have `loss_bits` as well."""
+    def task(self) -> Task:
+        """What evaluations report, and what counts as a target."""
         ...
 
     @property
@@ -103,15 +107,15 @@ class Dataset(DatasetFacts, Protocol):
         """The same data, read by so many processes; others that have it open keep theirs."""
         ...
 
-    def train_batch(self, seed: int, first: int, count: int) -> Batch:
-        """Samples number first .. first+count-1 of the training."""
+    def train_batch(self, seed: int, samples: Samples) -> Batch:
+        """These samples of training."""
         ...
 
-    def noise_batch(self, seed: int, first: int, count: int) -> Batch:
+    def noise_batch(self, seed: int, samples: Samples) -> Batch:
         """Seeded noise of the shape of that `train_batch`, with as many targets that count."""
         ...
 
-    def train_targets(self, seed: int, first: int, count: int) -> int:
+    def train_targets(self, seed: int, samples: Samples) -> int:
         """How many targets of that `train_batch` count."""
         ...
 
@@ -119,7 +123,7 @@ class Dataset(DatasetFacts, Protocol):
         """The samples of a split at `indices`, int64, as they are: never augmented, masked by a seed of their own."""
         ...
 
-    def train_parts(self, seed: int, first: int, count: int) -> Parts:
+    def train_parts(self, seed: int, samples: Samples) -> Parts:
         """What `finished` makes that `train_batch` of."""
         ...
 
@@ -127,7 +131,7 @@ class Dataset(DatasetFacts, Protocol):
         """What `finished` makes that `eval_batch` of."""
         ...
 
-    def finished(self, inputs: Tensor, targets: Tensor, *more: Tensor) -> tuple[Tensor, Tensor]:
+    def finished(self, inputs: Inputs, targets: Tensor, *more: Tensor) -> tuple[Inputs, Tensor]:
         """The batch, from its parts on any device: the same numbers on each."""
         ...
 

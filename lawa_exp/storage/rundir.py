@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import yaml
 
-from lawa_exp.storage.commit import Damaged, step_name, tidy, verify
+from lawa_exp.storage.commit import Damaged, remove, step_name, steps_in, tidy, verify
 from lawa_exp.storage.rows import read_rows
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import locked, write_text_atomically
@@ -25,6 +25,7 @@ from lawa_exp.system.machine import cpu_name, git_state, this_job, versions
 if TYPE_CHECKING:
     from lawa_exp.system.distributed import Ranks
 
+STATES_KEPT = 2
 MARKERS = ("DONE", "FAILED", "DIVERGED", "STOPPED")
 EXIT = {"done": 0, "failed": 1, "diverged": 3, "stopped": 75}
 
@@ -163,6 +164,12 @@ class RunDir:
                 return step, states[step], damaged
             damaged.append(f"the state of step {step} is damaged: {problem}")
         return 0, None, damaged
+
+    def remove_old_states(self, step: int) -> None:
+        """Keeps the last states up to `step`; later ones were damaged and passed over."""
+        found = steps_in(self.resume)
+        for other in sorted(found.keys() - [s for s in found if s <= step][-STATES_KEPT:]):
+            remove(found[other])
 
     def _check_state(self, folder: Path, ranks: Ranks) -> None:
         """`Damaged` names what is not what was written, in this rank's share of it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVarTuple
@@ -14,7 +14,9 @@ from torch import Tensor
 
 from lawa_exp.averaging.window import Snapshot
 from lawa_exp.storage.commit import remove, step_name, steps_in
+from lawa_exp.storage.rundir import RunDir
 from lawa_exp.storage.store import Store
+from lawa_exp.training.state import Staged
 
 Ts = TypeVarTuple("Ts")
 LAG = {"cuda": 2}  # steps that the host runs ahead of a device before it reads the loss
@@ -28,25 +30,25 @@ class Readback:
 
     def __init__(self, device: torch.device) -> None:
         self.lag = LAG.get(device.type, 0)
-        self.waiting: deque[tuple[int, float, Tensor, torch.cuda.Event | None]] = deque()
+        self.waiting: deque[tuple[int, float, Sequence[str], Tensor, torch.cuda.Event | None]] = deque()
 
-    def push(self, step: int, rate: float, values: Tensor) -> None:
+    def push(self, step: int, rate: float, names: Sequence[str], values: Tensor) -> None:
         event = None
         if values.is_cuda:
             host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             values = host.copy_(values, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-        self.waiting.append((step, rate, values, event))
+        self.waiting.append((step, rate, names, values, event))
 
-    def ready(self, lag: int | None = None) -> Iterator[tuple[int, float, list[float]]]:
+    def ready(self, lag: int | None = None) -> Iterator[tuple[int, float, dict[str, float]]]:
         while len(self.waiting) > (self.lag if lag is None else lag):
-            step, rate, values, event = self.waiting.popleft()
+            step, rate, names, values, event = self.waiting.popleft()
             if event:
                 event.synchronize()
-            yield step, rate, values.tolist()
+            yield step, rate, dict(zip(names, values.tolist(), strict=True))
 
-    def rest(self) -> Iterator[tuple[int, float, list[float]]]:
+    def rest(self) -> Iterator[tuple[int, float, dict[str, float]]]:
         return self.ready(lag=0)
 
 
@@ -57,10 +59,11 @@ class Background:
         self.pool = ThreadPoolExecutor(1)
         self.pending: deque[Future[None]] = deque()
 
-    def submit(self, function: Callable[[*Ts], None], *args: *Ts) -> None:
+    def submit(self, function: Callable[[*Ts], None], *args: *Ts) -> Future[None]:
         while self.pending and (self.pending[0].done() or len(self.pending) > 8):  # bounds the copies held
             self.pending.popleft().result()
         self.pending.append(self.pool.submit(function, *args))
+        return self.pending[-1]
 
     def drain(self) -> None:
         while self.pending:
@@ -76,6 +79,14 @@ def write_snapshot(store: Store, root: Path, snapshot: Snapshot, keep: int | str
     if isinstance(keep, int) and store.ranks.is_main:
         for earlier in [s for s in steps_in(root) if s <= snapshot.step][:-keep]:
             remove(root / step_name(earlier))
+
+
+def write_state(store: Store, staged: Staged, roots: Sequence[Path], run: RunDir) -> None:
+    """Commits a complete state in each of `roots`; then the old ones go."""
+    for root in roots:
+        staged.commit(store, root)
+    if store.ranks.is_main:
+        run.remove_old_states(staged.step)
 
 
 def spill(store: Store, snapshot: Snapshot, root: Path) -> None:

@@ -147,7 +147,7 @@ def test_one_run_without_submitit(tmp_path: Path) -> None:
 
 BREAKS = """
 import torch
-from lawa_exp.axes.dataset.order import hash_of
+from lawa_exp.system.hashing import hash_of
 
 class Breaks(torch.nn.Module):
     def __init__(self):

@@ -12,7 +12,7 @@ import torch
 from helpers import UPDATE, Strike, assert_same_run, rows, run, states, tiny
 from PIL import Image
 
-from lawa_exp.axes.batch.batches import Batches
+from lawa_exp.seams.batches import Batches
 from lawa_exp.axes.dataset.blocks import Blocks
 from lawa_exp.axes.dataset.digits import DigitsSettings
 from lawa_exp.axes.dataset.fairseq import PAD, Lines

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import lawa_exp
-from lawa_exp.axes.dataset.order import hash_of
+from lawa_exp.system.hashing import hash_of
 from lawa_exp.axes.dataset.tokenizers import END_OF_TEXT
 from lawa_exp.axes.dataset.tokens import TokensSettings
 from lawa_exp.data.prepare import goes_to_val, prepare

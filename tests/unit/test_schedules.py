@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lawa_exp.axes.batch.batches import Batches
+from lawa_exp.seams.batches import Batches
 from lawa_exp.axes.batch.constant import ConstantBatch
 from lawa_exp.axes.batch.ramp import RampBatch
 from lawa_exp.axes.batch.steps import StepsBatch

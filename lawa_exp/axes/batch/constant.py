@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from lawa_exp.axes.batch.batches import NORM_GROUP, Batches, BatchSizes
+from lawa_exp.axes.batch.batches import NORM_GROUP, BatchSizes
 from lawa_exp.config.rules import integer, setting
+from lawa_exp.seams.batches import Batches
 
 
 @dataclass(frozen=True)
 class ConstantBatch(BatchSizes):
     """`size` samples in every update, over all ranks together."""
 
+    constant: ClassVar[bool] = True
     size: int = setting(integer(1))
     norm_group: int | None = setting(NORM_GROUP, before=None)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lawa_exp.axes.batch.batches import NORM_GROUP, UNITS, Batches, BatchSizes, batch_samples
+from lawa_exp.axes.batch.batches import NORM_GROUP, UNITS, BatchSizes, batch_samples
 from lawa_exp.config.rules import integer, number, setting
+from lawa_exp.seams.batches import Batches
 from lawa_exp.system.errors import UserError
 
 

@@ -6,16 +6,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from lawa_exp.seams.dataset import Batch, Parts
+from lawa_exp.axes.choice import Choice
+from lawa_exp.seams.dataset import Batch, Inputs, Parts
+from lawa_exp.seams.samples import Samples
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from lawa_exp.seams.task import Task
 
-class BaseSettings:
+
+class BaseSettings(Choice):
     """See `seams.dataset.DatasetSettings`."""
 
+    places: ClassVar[frozenset[str]] = frozenset({"name", "path", "folder", "tokenizer_path"})
     inputs: ClassVar[str]
     path: str | None = None
     tokenizer: str | None = None
@@ -31,24 +36,33 @@ class BaseDataset(ABC):
     channels: int | None = None
     image_size: int | None = None
     sampled: Sequence[str] = ()
-    in_bits = False
     in_parts = False
     workers: int | None = None
+
+    @property
+    @abstractmethod
+    def unit(self) -> str: ...
+
+    @property
+    def task(self) -> Task:
+        from lawa_exp.axes.dataset.tasks import Classes, Tokens
+
+        return Tokens(self.unit) if self.classes is None else Classes()
 
     def with_workers(self, workers: int) -> Self:
         return self
 
     @abstractmethod
-    def train_batch(self, seed: int, first: int, count: int) -> Batch: ...
+    def train_batch(self, seed: int, samples: Samples) -> Batch: ...
 
     @abstractmethod
     def eval_batch(self, split: str, indices: np.ndarray) -> Batch: ...
 
-    def train_parts(self, seed: int, first: int, count: int) -> Parts:
-        return self.train_batch(seed, first, count)
+    def train_parts(self, seed: int, samples: Samples) -> Parts:
+        return self.train_batch(seed, samples)
 
     def eval_parts(self, split: str, indices: np.ndarray) -> Parts:
         return self.eval_batch(split, indices)
 
-    def finished(self, inputs: Tensor, targets: Tensor, *more: Tensor) -> tuple[Tensor, Tensor]:
+    def finished(self, inputs: Inputs, targets: Tensor, *more: Tensor) -> tuple[Inputs, Tensor]:
         return inputs, targets

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from lawa_exp.axes.dataset.base import BaseDataset
-from lawa_exp.axes.dataset.order import NOISE, epochs_and_indices, hash_of, keys_of, uniform
+from lawa_exp.axes.dataset.order import NOISE
 from lawa_exp.seams.dataset import Batch
+from lawa_exp.seams.samples import Samples
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.hashing import hash_of, keys_of, uniform
 
 WHOLE_FILE = 64 << 20  # bytes up to which a fingerprint reads everything
 PIECES, PIECE = 64, 1 << 20  # how many pieces, of how many bytes, it reads of a larger file
@@ -52,22 +54,22 @@ class Blocks(BaseDataset):
             s: (len(t) - context) // context if s == "train" else (len(t) - 1) // context for s, t in splits.items()
         }
 
-    def train_batch(self, seed: int, first: int, count: int) -> Batch:
-        """Samples number first .. first+count-1 of the training: inputs and targets, int64 [count, context]."""
-        epochs, indices = epochs_and_indices(first, count, self.sizes["train"], seed)
+    def train_batch(self, seed: int, samples: Samples) -> Batch:
+        """These samples of training: inputs and targets, int64 [len(samples), context]."""
+        epochs = samples.numbers // self.sizes["train"]
         phases = {e: int(hash_of(seed, e, 1) % np.uint64(self.context)) for e in np.unique(epochs).tolist()}
-        starts = indices * self.context + np.array([phases[e] for e in epochs.tolist()])
+        starts = samples.indices * self.context + np.array([phases[e] for e in epochs.tolist()])
         return self._cut("train", starts)
 
-    def noise_batch(self, seed: int, first: int, count: int) -> Batch:
+    def noise_batch(self, seed: int, samples: Samples) -> Batch:
         """In place of `train_batch`: tokens drawn uniformly from the vocabulary."""
-        draws = uniform(keys_of(seed, NOISE, np.arange(first, first + count, dtype=np.uint64)), self.context + 1)
+        draws = uniform(keys_of(seed, NOISE, samples.numbers), self.context + 1)
         rows = (draws * self.vocab_size).astype(np.int64)
         return rows[:, :-1].copy(), rows[:, 1:].copy()
 
-    def train_targets(self, seed: int, first: int, count: int) -> int:
+    def train_targets(self, seed: int, samples: Samples) -> int:
         """How many tokens are to be predicted in these samples of `train_batch`."""
-        return count * self.context
+        return len(samples) * self.context
 
     def eval_batch(self, split: str, indices: np.ndarray) -> Batch:
         """The samples of a split at `indices`: inputs and targets, int64 [len(indices), context]."""

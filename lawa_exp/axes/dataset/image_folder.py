@@ -17,10 +17,10 @@ import numpy as np
 
 from lawa_exp.axes.dataset.decoding import Decoders
 from lawa_exp.axes.dataset.images import ImageSettings, LabelledImages, complete
-from lawa_exp.axes.dataset.order import uniform
 from lawa_exp.axes.dataset.places import find, is_hidden
 from lawa_exp.config.rules import Rule, integer, number, optional, setting, text
 from lawa_exp.system.errors import Failed, UserError
+from lawa_exp.system.hashing import uniform
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 import numpy as np
 
 from lawa_exp.axes.dataset.base import BaseDataset, BaseSettings
-from lawa_exp.axes.dataset.order import NOISE, epochs_and_indices, hash_of, keys_of, permuted, uniform
+from lawa_exp.axes.dataset.order import NOISE, permuted
 from lawa_exp.axes.dataset.places import sole
 from lawa_exp.config.rules import boolean, integer, number, setting, text
-from lawa_exp.seams.dataset import Batch, Parts
+from lawa_exp.seams.dataset import Batch, Inputs, Parts
+from lawa_exp.seams.samples import Samples
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.hashing import hash_of, keys_of, uniform
 
 if TYPE_CHECKING:
     import torch
@@ -92,36 +94,33 @@ class LabelledImages(BaseDataset):
         self.sizes = {split: len(of_split) for split, of_split in labels.items()}
         self._held: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
-    def train_batch(self, seed: int, first: int, count: int) -> Batch:
-        """Samples number first .. first+count-1 of the training: inputs, float32 [count, channels, height, width], and
-        targets: classes, int64 [count], or with mixup or label smoothing probabilities, float32 [count, classes]."""
-        return self._finished_here(self.train_parts(seed, first, count))
+    def train_batch(self, seed: int, samples: Samples) -> Batch:
+        """These samples of training: inputs, float32 [count, channels, height, width], and targets: classes, int64
+        [count], or with mixup or label smoothing probabilities, float32 [count, classes]."""
+        return self._finished_here(self.train_parts(seed, samples))
 
-    def noise_batch(self, seed: int, first: int, count: int) -> Batch:
+    def noise_batch(self, seed: int, samples: Samples) -> Batch:
         """In place of `train_batch`: each number uniform over the pixels' range, and classes drawn at random."""
-        numbers = np.arange(first, first + count, dtype=np.uint64)
         shape = (self.channels, self.image_size, self.image_size)
-        draws = uniform(keys_of(seed, NOISE, numbers), 1 + math.prod(shape))
+        draws = uniform(keys_of(seed, NOISE, samples.numbers), 1 + math.prod(shape))
         classes, s = (draws[:, 0] * self.classes).astype(np.int64), self.settings
         targets = smoothed(classes, self.classes, s.label_smoothing) if s.mixup or s.label_smoothing else classes
-        return self._spread(draws[:, 1:].reshape(count, *shape)), targets
+        return self._spread(draws[:, 1:].reshape(len(samples), *shape)), targets
 
-    def train_targets(self, seed: int, first: int, count: int) -> int:
+    def train_targets(self, seed: int, samples: Samples) -> int:
         """How many targets these samples of `train_batch` have."""
-        return count
+        return len(samples)
 
     def eval_batch(self, split: str, indices: np.ndarray) -> Batch:
         """The samples of a split at `indices`: inputs as above, not augmented, and classes, int64 [len(indices)]."""
         return self._finished_here(self.eval_parts(split, indices))
 
-    def train_parts(self, seed: int, first: int, count: int) -> Parts:
+    def train_parts(self, seed: int, samples: Samples) -> Parts:
         """What `finished` makes `train_batch` of: images as they are stored, cropped and mirrored, [count, channels,
         height, width], and targets; with mixup also those that they are mixed with, and their shares."""
-        size, s = self.sizes["train"], self.settings
-        _, indices = epochs_and_indices(first, count, size, seed)
-        numbers = np.arange(first, first + count, dtype=np.uint64)
-        images = self._train_images(indices, keys_of(seed, AUGMENT, numbers))
-        classes = self.labels["train"][indices]
+        size, s, numbers = self.sizes["train"], self.settings, samples.numbers
+        images = self._train_images(samples.indices, keys_of(seed, AUGMENT, numbers))
+        classes = self.labels["train"][samples.indices]
         if not (s.mixup or s.label_smoothing):
             return images, classes
         targets = smoothed(classes, self.classes, s.label_smoothing)
@@ -138,8 +137,9 @@ class LabelledImages(BaseDataset):
         indices = np.asarray(indices)
         return self._eval_images(split, indices), self.labels[split][indices]
 
-    def finished(self, inputs: Tensor, targets: Tensor, *mixing: Tensor) -> tuple[Tensor, Tensor]:
+    def finished(self, inputs: Inputs, targets: Tensor, *mixing: Tensor) -> tuple[Tensor, Tensor]:
         """The batch, from its parts on any device: normalised there, and mixed. The same numbers on each."""
+        assert not isinstance(inputs, dict)
         inputs = self._normalised(inputs)
         if mixing:
             others, share = mixing

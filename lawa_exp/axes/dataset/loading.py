@@ -15,17 +15,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lawa_exp.seams.dataset import Dataset, Parts
+from lawa_exp.seams.dataset import Dataset, Inputs, Parts
+from lawa_exp.seams.samples import Samples
 
 AHEAD = 2  # batches that are read while one is used
+FINISHED = np.zeros(())  # the first of parts whose others are the batch already
 
-Batches: TypeAlias = Generator[tuple[Tensor, Tensor], None, None]  # who does not use it up closes it
-Arriving: TypeAlias = tuple[tuple[Tensor, ...], torch.cuda.Event | None]  # parts, and when they are there (None: now)
+Batches: TypeAlias = Generator[tuple[Inputs, Tensor], None, None]  # who does not use it up closes it
+Arrived: TypeAlias = tuple[Inputs, *tuple[Tensor, ...]]  # parts, on the device
+Arriving: TypeAlias = tuple[Arrived, torch.cuda.Event | None]  # and when they are there (None: now)
 
 
-def train_batches(data: Dataset, requests: Iterable[tuple[int, int, int]], device: torch.device) -> Batches:
-    """`data.train_batch(seed, first, count)` for each request, in order, on the device."""
-    return _batches(data, (functools.partial(data.train_parts, *request) for request in requests), device)
+def train_batches(data: Dataset, seed: int, requests: Iterable[Samples], device: torch.device) -> Batches:
+    """`data.train_batch(seed, samples)`, or its noise, for each of the requested samples, in order, on the device."""
+    return _batches(data, (functools.partial(_train_parts, data, seed, samples) for samples in requests), device)
+
+
+def _train_parts(data: Dataset, seed: int, samples: Samples) -> Parts:
+    if not samples.noise:
+        return data.train_parts(seed, samples)
+    return (FINISHED, *data.noise_batch(seed, samples))  # type: ignore[return-value]
+
+
+def _finished(data: Dataset, parts: Arrived) -> tuple[Inputs, Tensor]:
+    first, *others = parts
+    if isinstance(first, Tensor) and first.ndim == 0:
+        inputs, targets = others
+        return inputs, targets
+    return data.finished(*parts)
 
 
 def eval_batches(data: Dataset, split: str, requests: Iterable[np.ndarray], device: torch.device) -> Batches:
@@ -37,7 +54,7 @@ def _batches(data: Dataset, reads: Iterable[Callable[[], Parts]], device: torch.
     on_gpu = device.type == "cuda"
     if not (data.workers or (on_gpu and data.in_parts)):
         for read in reads:
-            yield data.finished(*to_device(read(), device))
+            yield _finished(data, to_device(read(), device))
         return
     stream = torch.cuda.Stream(device) if on_gpu else None
 
@@ -55,26 +72,31 @@ def _batches(data: Dataset, reads: Iterable[Callable[[], Parts]], device: torch.
         for read in reads:
             begun.append(threads.submit(begin, read))
             if len(begun) > AHEAD:
-                yield data.finished(*_arrived(*begun.popleft().result()))
+                yield _finished(data, _arrived(*begun.popleft().result()))
         while begun:
-            yield data.finished(*_arrived(*begun.popleft().result()))
+            yield _finished(data, _arrived(*begun.popleft().result()))
     finally:
         threads.shutdown(wait=True, cancel_futures=True)
 
 
-def _arrived(parts: tuple[Tensor, ...], event: torch.cuda.Event | None) -> tuple[Tensor, ...]:
+def _arrived(parts: Arrived, event: torch.cuda.Event | None) -> Arrived:
     """Their memory is another stream's: the current one waits for the copy, and the memory for the current one."""
     if event is not None:
-        current = torch.cuda.current_stream(parts[0].device)
+        current = torch.cuda.current_stream()
         current.wait_event(event)
         for part in parts:
-            part.record_stream(current)
+            for tensor in part.values() if isinstance(part, dict) else (part,):
+                tensor.record_stream(current)
     return parts
 
 
-def to_device(arrays: Parts, device: torch.device) -> tuple[Tensor, ...]:
+def to_device(arrays: Parts, device: torch.device) -> Arrived:
     """Arrays of numpy as tensors; on a GPU the host does not wait for the copies."""
-    tensors = (torch.from_numpy(a) for a in arrays)
-    if device.type == "cuda":
-        return tuple(t.pin_memory().to(device, non_blocking=True) for t in tensors)
-    return tuple(tensors)
+
+    def moved(array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+    first, *others = arrays
+    inputs = {n: moved(a) for n, a in first.items()} if isinstance(first, dict) else moved(first)
+    return (inputs, *map(moved, others))

@@ -28,13 +28,16 @@ from lawa_exp.axes.dataset.fairseq import (
     open_binary,
     read_dictionary,
 )
-from lawa_exp.axes.dataset.order import NOISE, epochs_and_indices, keys_of, uniform
+from lawa_exp.axes.dataset.order import NOISE
 from lawa_exp.axes.dataset.places import find, sole
 from lawa_exp.axes.dataset.text import kept, read_pydocs, read_splits
 from lawa_exp.axes.dataset.tokenizers import find_gpt2, load_tokenizer
 from lawa_exp.config.rules import one_of, optional, setting, text
 from lawa_exp.seams.dataset import Batch
+from lawa_exp.seams.samples import Samples
+from lawa_exp.seams.task import Task
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.hashing import keys_of, uniform
 
 MASKED, UNCHANGED, RANDOM = 0.15, 0.1, 0.1  # share of the tokens; of these, left as they are; replaced at random
 EVALUATION = (1, 1)  # (seed, epoch) of the masks of evaluation
@@ -117,7 +120,13 @@ class MaskedBlocks(BaseDataset):
 
     vocab_size: int
     unit = "masked token"
-    in_bits = True  # so are the losses that fairseq prints, and what was published from them
+
+    @property
+    def task(self) -> Task:
+        """In bits too: so are the losses that fairseq prints, and what was published from them."""
+        from lawa_exp.axes.dataset.tasks import Tokens
+
+        return Tokens(self.unit, in_bits=True)
 
     def __init__(
         self,
@@ -156,15 +165,15 @@ class MaskedBlocks(BaseDataset):
         self.note = "; ".join(notes)
         self.sizes = {split: len(blocks) for split, blocks in self.blocks.items()}
 
-    def train_batch(self, seed: int, first: int, count: int) -> Batch:
-        """Samples number first .. first+count-1 of the training: inputs and targets, int64 [count, context]."""
-        epochs, indices = epochs_and_indices(first, count, self.sizes["train"], seed)
-        return self._batch("train", indices, [(seed, epoch + 1) for epoch in epochs.tolist()])
+    def train_batch(self, seed: int, samples: Samples) -> tuple[np.ndarray, np.ndarray]:
+        """These samples of training: inputs and targets, int64 [len(samples), context]."""
+        draws = [(seed, epoch + 1) for epoch in self._epochs(samples).tolist()]
+        return self._batch("train", samples.indices, draws)
 
-    def noise_batch(self, seed: int, first: int, count: int) -> Batch:
+    def noise_batch(self, seed: int, samples: Samples) -> Batch:
         """In place of `train_batch`: its tokens and targets, drawn uniformly from the symbols that are not special."""
-        inputs, targets = self.train_batch(seed, first, count)
-        keys = keys_of(seed, NOISE, np.arange(first, first + count, dtype=np.uint64))
+        inputs, targets = self.train_batch(seed, samples)
+        keys = keys_of(seed, NOISE, samples.numbers)
         noise = self.cumulated.searchsorted(uniform(keys, 2 * self.context), side="right")
         inputs = np.where(inputs == PAD, inputs, noise[:, : self.context])
         return inputs, np.where(targets == IGNORE, targets, noise[:, self.context :])
@@ -173,15 +182,18 @@ class MaskedBlocks(BaseDataset):
         """The samples of a split at `indices`: inputs and targets, int64 [len(indices), context]."""
         return self._batch(split, np.asarray(indices), [EVALUATION] * len(indices))
 
-    def train_targets(self, seed: int, first: int, count: int) -> int:
+    def train_targets(self, seed: int, samples: Samples) -> int:
         """How many tokens are masked in these samples of `train_batch`."""
-        epochs, indices = epochs_and_indices(first, count, self.sizes["train"], seed)
-        lengths = np.diff(self.blocks["train"][indices])[:, 0] + 1
+        lengths = np.diff(self.blocks["train"][samples.indices])[:, 0] + 1
         random, count = np.random.RandomState(0), 0
-        for epoch, number, length in zip(epochs, self.numbers["train"][indices], lengths, strict=True):
+        numbers = self.numbers["train"][samples.indices]
+        for epoch, number, length in zip(self._epochs(samples), numbers, lengths, strict=True):
             random.seed(seed_of(seed, epoch + 1, number))
             count += _count(random, int(length))
         return count
+
+    def _epochs(self, samples: Samples) -> np.ndarray:
+        return samples.numbers // self.sizes["train"]
 
     def _batch(self, split: str, indices: np.ndarray, draws: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
         inputs = np.full((len(indices), self.context), PAD, np.int64)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from lawa_exp.axes.batch.batches import Batches
 from lawa_exp.axes.fault.fault import Fault
 from lawa_exp.config.rules import setting, steps
-from lawa_exp.seams.dataset import Batch, Dataset, Parts
+from lawa_exp.seams.sampler import Sampler
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lawa_exp.seams.callback import Saved
+    from lawa_exp.seams.dataset import Inputs
+    from lawa_exp.seams.samples import Pass, Samples
 
 
 @dataclass(frozen=True)
@@ -28,53 +30,33 @@ class BadBatches(Fault):
     def described(self) -> str:
         return "batches of noise"
 
-    def drawn(self, data: Dataset, batches: Batches) -> Dataset:
-        return Noisy(data, batches.samples(self.at), batches.samples(self.at + self.length))
+    def sampler(self, inner: Sampler) -> Sampler:
+        return NoiseBurst(inner, self.at, self.length)
 
 
-class Noisy:
-    """`data`, but with training batches of noise from sample number `first` up to `end`. No batch is half of each.
+class NoiseBurst(Sampler):
+    """`inner`, but with noise in the steps at+1 .. at+length."""
 
-    It inherits nothing: a member of `Dataset` that it lacks is a type error, and none is lost to a default.
-    """
+    def __init__(self, inner: Sampler, at: int, length: int) -> None:
+        self.inner, self.at, self.length = inner, at, length
 
-    def __init__(self, data: Dataset, first: int, end: int) -> None:
-        self.data, self.first, self.end = data, first, end
-        self.sizes, self.tokens_per_sample = data.sizes, data.tokens_per_sample
-        self.sample, self.unit = data.sample, data.unit
-        self.note, self.fingerprint, self.sampled = data.note, data.fingerprint, data.sampled
-        self.vocab_size, self.classes = data.vocab_size, data.classes
-        self.channels, self.image_size = data.channels, data.image_size
-        self.in_bits, self.in_parts, self.workers = data.in_bits, data.in_parts, data.workers
+    def samples(self, step: int) -> Samples:
+        return replace(self.inner.samples(step), noise=self.at < step <= self.at + self.length)
 
-    def with_workers(self, workers: int) -> Noisy:
-        return Noisy(self.data.with_workers(workers), self.first, self.end)
+    def decided_until(self, step: int) -> int:
+        return self.inner.decided_until(step)
 
-    def train_batch(self, seed: int, first: int, count: int) -> Batch:
-        return (self.data.noise_batch if self._struck(first) else self.data.train_batch)(seed, first, count)
+    def candidates(self, step: int) -> Samples | None:
+        return self.inner.candidates(step)
 
-    def noise_batch(self, seed: int, first: int, count: int) -> Batch:
-        return self.data.noise_batch(seed, first, count)
+    def choose(self, step: int, batches: Iterable[tuple[Pass, tuple[Inputs, Tensor]]]) -> None:
+        self.inner.choose(step, batches)
 
-    def train_targets(self, seed: int, first: int, count: int) -> int:
-        return self.data.train_targets(seed, first, count)
+    def arrived(self, step: int, numbers: Mapping[str, float]) -> Mapping[str, float]:
+        return self.inner.arrived(step, numbers)
 
-    def eval_batch(self, split: str, indices: np.ndarray) -> Batch:
-        return self.data.eval_batch(split, indices)
+    def state(self) -> Saved:
+        return self.inner.state()
 
-    def train_parts(self, seed: int, first: int, count: int) -> Parts:
-        """Of noise: a number where the data's parts have inputs, and the whole batch, which needs no finishing."""
-        if self._struck(first):
-            return (np.zeros(()), *self.data.noise_batch(seed, first, count))
-        return self.data.train_parts(seed, first, count)
-
-    def eval_parts(self, split: str, indices: np.ndarray) -> Parts:
-        return self.data.eval_parts(split, indices)
-
-    def finished(self, inputs: Tensor, targets: Tensor, *more: Tensor) -> tuple[Tensor, Tensor]:
-        if inputs.ndim == 0:  # the number before noise
-            return targets, more[0]
-        return self.data.finished(inputs, targets, *more)
-
-    def _struck(self, first: int) -> bool:
-        return self.first <= first < self.end
+    def load(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
+        self.inner.load(tensors, scalars)

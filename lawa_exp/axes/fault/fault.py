@@ -6,16 +6,25 @@ same in a resumed run, and on other ranks. It is part of the trajectory id, even
 
 from __future__ import annotations
 
-from lawa_exp.axes.batch.batches import Batches
-from lawa_exp.config.rules import Settings
-from lawa_exp.seams.dataset import Dataset
+from typing import TYPE_CHECKING
+
+from lawa_exp.axes.choice import Choice
+
+if TYPE_CHECKING:
+    from lawa_exp.seams.sampler import Sampler
 
 
-class Fault(Settings):
+class Fault(Choice):
     """The settings of a fault; each kind changes one of the two functions."""
 
     at: int | None = None  # the last step before it strikes; None: it never does
     length: int = 0  # steps
+
+    @property
+    def folder_words(self) -> tuple[str, ...]:
+        from lawa_exp.axes.fault import FAULTS
+
+        return () if self.absent else (f"bad_{FAULTS.kind_of(self)}",)
 
     @property
     def described(self) -> str:
@@ -26,6 +35,6 @@ class Fault(Settings):
         """What the schedule's rate of the update that completes `step` is multiplied by."""
         return 1.0
 
-    def drawn(self, data: Dataset, batches: Batches) -> Dataset:
-        """What training batches are drawn from, in place of the open data set."""
-        return data
+    def sampler(self, inner: Sampler) -> Sampler:
+        """What decides the samples, in place of `inner`."""
+        return inner

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lawa_exp.axes.layers.settings import LayersSettings
 from lawa_exp.system.errors import UserError
 
 
@@ -51,6 +53,16 @@ class GroupedNorm2d(GroupedNorm, nn.BatchNorm2d):
 
 class GroupedNorm3d(GroupedNorm, nn.BatchNorm3d):
     pass
+
+
+@dataclass(frozen=True)
+class GhostNorm(LayersSettings):
+    """batch.norm_group: BatchNorm over groups of so many samples."""
+
+    size: int
+
+    def apply(self, model: nn.Module) -> None:
+        group_norms(model, self.size)
 
 
 GROUPED: dict[type, type[GroupedNorm]] = {

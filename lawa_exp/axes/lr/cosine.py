@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lawa_exp.axes.batch.batches import Batches
 from lawa_exp.axes.lr.schedule import UNIT, Schedule
 from lawa_exp.config.rules import defaulted, number, setting, steps
+from lawa_exp.seams.batches import Batches
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lawa_exp.axes.batch.batches import Batches
 from lawa_exp.axes.lr.schedule import Schedule
+from lawa_exp.seams.batches import Batches
 from lawa_exp.system.errors import UserError
 
 SHAPES = {  # of a decay: share of it that is over -> what is left between the peak (1) and the final rate (0)
@@ -43,8 +43,8 @@ class Decaying(Schedule):
         share: float = SHAPES[self.shape](over)
         return top * (self.final_ratio + (1 - self.final_ratio) * share)
 
-    def check(self) -> None:
-        super().check()
+    def fits(self) -> None:
+        super().fits()
         if self.stable_steps < self.warmup_steps:
             raise UserError(
                 f"lr.decay_steps={self.decay_steps}: with the warm-up of {self.warmup_steps} steps it is longer "

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lawa_exp.axes.batch.batches import Batches
+from lawa_exp.axes.choice import Planned
 from lawa_exp.axes.lr.schedule import UNIT, Schedule
 from lawa_exp.config.rules import defaulted, either, integer, number, one_of, setting, steps
+from lawa_exp.seams.batches import Batches
+from lawa_exp.system.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,12 @@ class OnTheFly(Schedule):
     start: int = setting(steps())
     samples: int | str = setting(either(integer(1), one_of("all")))
 
+    def check(self, planned: Planned) -> None:
+        if planned.sharing == "fsdp":
+            raise UserError(
+                "lr=on_the_fly: not with trainer=fsdp, which does not differentiate twice; choose trainer=ddp"
+            )
+
     def value(self, batches: Batches, step: int) -> float:
         return self.peak
 
@@ -38,6 +46,9 @@ class OnTheFly(Schedule):
     def first(self) -> int:
         """The step after which it is first measured."""
         return -(-max(self.start, self.warmup_steps) // self.every) * self.every
+
+    def takes_measurement(self, step: int) -> bool:
+        return step > self.first
 
     def measured_after(self, step: int) -> bool:
         return step >= self.first and step % self.every == 0

@@ -7,16 +7,20 @@ between them progress is measured in `unit` (steps, samples or tokens), which ma
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from lawa_exp.axes.batch.batches import Batches
-from lawa_exp.config.rules import Settings, one_of
+from lawa_exp.axes.choice import Choice
+from lawa_exp.config.rules import one_of
+from lawa_exp.seams.batches import Batches
 from lawa_exp.system.errors import UserError
+
+if TYPE_CHECKING:
+    from lawa_exp.axes.configuration import Config
 
 UNIT = one_of("steps", "samples", "tokens")
 
 
-class Schedule(Settings):
+class Schedule(Choice):
     """The settings of a schedule. Subclasses give `value(batches, step)`, the rate after the warm-up."""
 
     uses_horizon: ClassVar[bool] = True  # whether `horizon` determines the rate
@@ -29,7 +33,7 @@ class Schedule(Settings):
     def value(self, batches: Batches, step: int) -> float:
         raise NotImplementedError
 
-    def check(self) -> None:
+    def fits(self) -> None:
         """UserError where its lengths, resolved, do not fit into the horizon."""
         if self.uses_horizon and self.warmup_steps > self.horizon:
             raise UserError(
@@ -37,8 +41,16 @@ class Schedule(Settings):
                 "(lr.horizon, else the budget)"
             )
 
+    def idle(self, config: Config) -> set[str]:
+        """Where the batch stays the same, steps, samples and tokens are in proportion."""
+        return {name for name, idle in (("horizon", not self.uses_horizon), ("unit", config.batch.constant)) if idle}
+
     def measured_after(self, step: int) -> bool:
         """Whether the rate from the next update on is measured on the weights after `step`."""
+        return False
+
+    def takes_measurement(self, step: int) -> bool:
+        """Whether the update that completes `step` has the rate that was measured last."""
         return False
 
     def progress(self, batches: Batches, step: int, first: int | None = None) -> float:

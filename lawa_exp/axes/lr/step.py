@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lawa_exp.axes.batch.batches import Batches
 from lawa_exp.axes.lr.schedule import UNIT, Schedule
 from lawa_exp.config.rules import defaulted, list_of, number, setting, steps
+from lawa_exp.seams.batches import Batches
 from lawa_exp.system.errors import UserError
 
 
@@ -23,8 +23,8 @@ class Steps(Schedule):
     at: tuple[int, ...] = setting(list_of(steps(1), "a list of steps"))
     factor: float = setting(number(above=0, high=1))
 
-    def check(self) -> None:
-        super().check()
+    def fits(self) -> None:
+        super().fits()
         if list(self.at) != sorted(set(self.at)):
             raise UserError(f"lr.at={list(self.at)}: expected ascending steps")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lawa_exp.axes.batch.batches import Batches
 from lawa_exp.axes.lr.decaying import SHAPES, Decaying
 from lawa_exp.axes.lr.schedule import UNIT
 from lawa_exp.config.rules import defaulted, number, one_of, setting, steps
+from lawa_exp.seams.batches import Batches
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,28 @@
-"""A model without content: what its settings decide of it."""
+"""A model without content: what its settings, and those of its layers, decide of it."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lawa_exp.axes.model.settings import ModelSettings
+if TYPE_CHECKING:
+    from lawa_exp.axes.configuration import Config
 
 
-def outline(model: ModelSettings) -> nn.Module:
-    """The model of these settings, without content where it can be had so: not everything builds on meta."""
-    with torch.device("cpu" if model.builder else "meta"):
-        return model.build()
+def outline(config: Config) -> nn.Module:
+    """The model of this configuration, without content where it can be had so: not everything builds on meta."""
+    with torch.device("cpu" if config.model.builder else "meta"):
+        model = config.model.build()
+        for _, settings in (*config.layers, *config.batch.layers()):
+            settings.apply(model)
+    return model
 
 
-def has_norms(model: ModelSettings) -> bool:
-    """Whether the model of these settings has BatchNorm; none of ours of language does."""
-    return model.inputs in ("images", "any") and any(isinstance(m, _BatchNorm) for m in outline(model).modules())
+def has_norms(config: Config) -> bool:
+    """Whether its model has BatchNorm; none of ours of language does."""
+    return config.model.inputs in ("images", "any") and any(
+        isinstance(module, _BatchNorm) for module in outline(config).modules()
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lawa_exp.config.rules import Settings
+from lawa_exp.axes.choice import Choice
 
 if TYPE_CHECKING:
     from typing import Self
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from lawa_exp.seams.dataset import DatasetFacts
 
 
-class ModelSettings(Settings):
+class ModelSettings(Choice):
     """The settings of a model, which build it; they are imported without torch."""
 
+    places: ClassVar[frozenset[str]] = frozenset({"name"})
     inputs: ClassVar[str]  # what a data set must hold: tokens, masked tokens or images; any: what `builder` takes
     name: str
     vocab_size: int | None = None

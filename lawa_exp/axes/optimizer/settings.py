@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from lawa_exp.config.rules import Settings
+from lawa_exp.axes.choice import Choice
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
 
-class OptimizerSettings(Settings):
+class OptimizerSettings(Choice):
     """The settings of an optimizer, which build it; they are imported without torch."""
 
     evaluates_others: ClassVar[bool] = False  # whether `evaluated` gives other weights than the live ones

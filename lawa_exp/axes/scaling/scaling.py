@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from lawa_exp.config.rules import Settings, one_of
+from lawa_exp.axes.choice import Choice
+from lawa_exp.config.rules import one_of
 
 SEQUENCE = 4096  # tokens: the Power Scheduler counts its batch in sequences of so many
 WARMUP = one_of("steps", "samples")  # what of a warm-up given in steps is the same at another batch size
 
 
-class Scaling(Settings):
+class Scaling(Choice):
     """The settings of a scaling: `factor` is 1 at the base batch."""
 
     base_batch: int

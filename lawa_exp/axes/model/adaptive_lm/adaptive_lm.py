@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lawa_exp.axes.objective.task import IGNORE
+from lawa_exp.seams.task import IGNORE
 from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lawa_exp.axes.model import dropout
-from lawa_exp.axes.objective.task import IGNORE
+from lawa_exp.seams.task import IGNORE
 from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from lawa_exp.axes.layers.ghost_norm import GroupedNorm
+from lawa_exp.seams.callback import Callback
+from lawa_exp.seams.samples import Pass
 from lawa_exp.system.distributed import Ranks
 
 
-class TrainingStatistics:
+class TrainingStatistics(Callback):
     """The buffers of a model in training, BatchNorm's above all: the same on every rank after each step.
 
     Without batch.norm_group each rank's BatchNorm sees its micro-batches, and rank 0's buffers go to the others (as
@@ -27,12 +31,11 @@ class TrainingStatistics:
             norm.pending = torch.zeros(2, norm.num_features, device=like.device)
         self.total = 0  # groups in the step's batch
 
-    def before_pass(self, first: int, samples: int, batch: int) -> None:
-        """A forward pass over `samples` samples is next, from number `first` of the `batch` samples of this step."""
+    def before_pass(self, at: Pass) -> None:
         if self.size is None:
             return
-        self.total = batch // self.size
-        start, count = first // self.size, samples // self.size
+        self.total = at.batch // self.size
+        start, count = at.first // self.size, len(at.samples) // self.size
         shares: dict[float | None, Tensor] = {}
         for norm in self.norms:
             if norm.momentum not in shares:
@@ -43,8 +46,7 @@ class TrainingStatistics:
             norm.groups, norm.share = count, shares[norm.momentum]
 
     @torch.no_grad()
-    def after_step(self) -> None:
-        """All forward passes of the step are done."""
+    def after_passes(self, step: int) -> Mapping[str, Tensor]:
         if self.norms:
             parts = [norm.pending.flatten() for norm in self.norms]
             summed = self.ranks.sum(torch.cat(parts)).split([p.numel() for p in parts])
@@ -58,6 +60,7 @@ class TrainingStatistics:
                 norm.pending.zero_()
                 norm.groups = 0
         self.ranks.spread(self.buffers)
+        return {}
 
     def _old(self, norm: GroupedNorm) -> float:
         """What is left of the running statistics after the step."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -19,10 +19,13 @@ from lawa_exp.axes.configuration import Config
 from lawa_exp.axes.dataset.loading import eval_batches
 from lawa_exp.axes.layers.ghost_norm import statistics_kept
 from lawa_exp.evaluation.evaluate import evaluating
-from lawa_exp.evaluation.numerics import Autocast, seeded_model
+from lawa_exp.evaluation.numerics import Autocast, layered_model
+from lawa_exp.seams.callback import Callback
 from lawa_exp.seams.dataset import Dataset
+from lawa_exp.seams.objective import Objective
 from lawa_exp.storage.store import Rows
 from lawa_exp.system.distributed import Ranks
+from lawa_exp.system.errors import UserError
 
 Passes = tuple[AbstractContextManager[None], AbstractContextManager[None]]  # contexts of the first and the second pass
 
@@ -59,13 +62,17 @@ def _passes(unit: nn.Module) -> Passes:
     return contextlib.nullcontext(), statistics_kept(unit)
 
 
-def replicate(objective: nn.Module, data: Dataset, device: torch.device, autocast: Autocast) -> nn.Module:
-    """Each rank holds the model; gradients are averaged over the ranks during the backward pass."""
+def replicate(objective: nn.Module, skips: bool, data: Dataset, device: torch.device, autocast: Autocast) -> nn.Module:
+    """Each rank holds the model; gradients are averaged over the ranks during the last backward pass.
+
+    skips: whether a pass may leave parameters without gradient.
+    """
     trained = nn.parallel.DistributedDataParallel(
         objective,
         device_ids=[device] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
         broadcast_buffers=False,  # `TrainingStatistics` does
+        find_unused_parameters=skips,
     )
     settle_buckets(trained, data, device, autocast)
     return trained
@@ -77,9 +84,28 @@ def settle_buckets(trained: nn.Module, data: Dataset, device: torch.device, auto
     with evaluating(trained):
         for inputs, targets in eval_batches(data, "val", [np.zeros(1, np.int64)] * 2, device):
             with autocast():
-                loss = trained(inputs, targets)
-            loss.backward()
+                terms = list(trained(inputs, targets).values())
+            sum(terms[1:], terms[0]).backward()
     trained.zero_grad(set_to_none=True)
+
+
+@contextlib.contextmanager
+def gathering(trained: nn.Module, last: bool) -> Iterator[None]:
+    """A forward and backward pass of `trained`: gradients meet over the ranks in the `last` one of a step."""
+    if isinstance(trained, nn.parallel.DistributedDataParallel):
+        with contextlib.nullcontext() if last else trained.no_sync():
+            yield
+        return
+    for part in sharded_roots(trained):
+        part.set_requires_gradient_sync(last)  # type: ignore[operator]
+    yield
+
+
+def sharded_roots(objective: nn.Module) -> list[nn.Module]:
+    """The outermost modules that FSDP2 shards."""
+    if hasattr(objective, "set_requires_gradient_sync"):
+        return [objective]
+    return [part for child in objective.children() for part in sharded_roots(child)]
 
 
 def whole(norm: Tensor) -> Tensor:
@@ -87,11 +113,12 @@ def whole(norm: Tensor) -> Tensor:
     return norm.full_tensor() if is_sharded(norm) else norm
 
 
-def shard(model: nn.Module, config: Config, ranks: Ranks, device: torch.device) -> None:
+def shard(objective: Objective, config: Config, ranks: Ranks, device: torch.device) -> None:
     """FSDP2, in place: each unit and the rest are gathered when they are needed, and dropped after it.
 
     With bfloat16 they are gathered, and computed with, in bfloat16; gradients are summed over the ranks in float32, and
     the weights and the optimizer's state are float32. One unit after another comes from rank 0, and its rows stay.
+    UserError: the objective has parameters of its own that are in no module, or that are the model's too.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -99,22 +126,33 @@ def shard(model: nn.Module, config: Config, ranks: Ranks, device: torch.device) 
     low = torch.bfloat16 if config.trainer.dtype == "bfloat16" else None
     precision = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False)
     mesh = init_device_mesh(device.type, (ranks.world,))
+    model = objective.model
+    of_model = {id(p) for p in model.parameters()}
+    own = {name: child for name, child in objective.named_children() if child is not model}
+    if any(id(p) in of_model for child in own.values() for p in child.parameters()):
+        raise UserError("objective: it shares parameters with the model: not with trainer=fsdp; choose trainer=ddp")
+    if next(objective.parameters(recurse=False), None) is not None:
+        raise UserError("objective: it has parameters outside of modules: not with trainer=fsdp; choose trainer=ddp")
     for unit in units(model):
         hand_out(unit, device)
         if config.trainer.compile:
             unit.compile(dynamic=False)
         fully_shard(unit, mesh=mesh, mp_policy=precision)
-    hand_out(model, device)
-    fully_shard(model, mesh=mesh, mp_policy=precision)
+    for root in (model, *(child for child in own.values() if next(child.parameters(), None) is not None)):
+        hand_out(root, device)
+        fully_shard(root, mesh=mesh, mp_policy=precision)
+    hand_out(objective, device)
 
 
-def outlined(config: Config, ranks: Ranks) -> nn.Module:
-    """The model with its first weights on rank 0's CPU alone, elsewhere without memory (a custom model: everywhere)."""
-    if ranks.is_main or config.model.builder:
-        return seeded_model(config, torch.device("cpu"))
-    with torch.device("meta"):
-        model: nn.Module = config.model.build()
-        return model
+def first_model(config: Config, kind: str, ranks: Ranks, device: torch.device) -> tuple[nn.Module, dict[str, Callback]]:
+    """The model with its first weights, and what its layers need in training, by name. kind: see `sharing`.
+
+    Of a model that is to be sharded: on rank 0's CPU alone, elsewhere without memory (a custom model: everywhere).
+    """
+    if kind != "fsdp":
+        return layered_model(config, device)
+    with torch.device("cpu" if ranks.is_main or config.model.builder else "meta") as place:
+        return layered_model(config, place)
 
 
 @torch.no_grad()
@@ -136,10 +174,10 @@ def hand_out(module: nn.Module, device: torch.device) -> None:
                 own[name] = moved[id(tensor)][1]
 
 
-def rows_of(model: nn.Module) -> dict[str, Rows]:
-    """What this rank holds of each sharded tensor; empty for a model that is whole here."""
+def rows_of(objective: Objective) -> dict[str, Rows]:
+    """What this rank holds of each sharded tensor of the model, and of the objective; empty where all are whole."""
     rows = {}
-    for name, tensor in named_tensors(model).items():
+    for name, tensor in {**named_tensors(objective.model), **objective.own()}.items():
         if not is_sharded(tensor):
             continue
         assert [p.is_shard(0) for p in tensor.placements] == [True], name

@@ -1,0 +1,63 @@
+"""What evaluations of tokens and of images report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lawa_exp.seams.task import IGNORE, Metric
+
+
+class Tokens:
+    """Cross-entropy over a vocabulary: scores [..., vocabulary], targets [...].
+
+    in_bits: with the loss in bits too, as published losses of the data set are.
+    """
+
+    columns = 2
+
+    def __init__(self, unit: str = "token", in_bits: bool = False) -> None:
+        self.in_bits = in_bits
+        self.metrics: Mapping[str, Metric] = {"loss": Metric(f"nats per {unit}")}
+        if in_bits:
+            self.metrics = {**self.metrics, "loss_bits": Metric(f"bits per {unit}")}
+
+    def loss(self, scores: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(scores.flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+
+    def sums(self, scores: Tensor, targets: Tensor) -> Tensor:
+        return torch.stack([self.loss(scores, targets).double(), (targets != IGNORE).sum().double()])
+
+    def fields(self, sums: np.ndarray) -> dict[str, float]:
+        loss, targets = sums.tolist()
+        bits = {"loss_bits": loss / targets / math.log(2)} if self.in_bits else {}
+        return {"loss": loss / targets, **bits}
+
+
+class Classes:
+    """Cross-entropy and accuracy: scores [batch, classes]; targets are classes, [batch], or probabilities, [batch,
+    classes]."""
+
+    columns = 3
+    metrics: Mapping[str, Metric] = {
+        "loss": Metric("nats per image"),
+        "accuracy": Metric("of 1", higher_is_better=True),
+    }
+
+    def loss(self, scores: Tensor, targets: Tensor) -> Tensor:
+        if targets.is_floating_point():
+            return F.cross_entropy(scores, targets, reduction="sum")
+        return F.cross_entropy(scores.flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+
+    def sums(self, scores: Tensor, targets: Tensor) -> Tensor:
+        count, right = (targets != IGNORE).sum(), (scores.argmax(-1) == targets).sum()
+        return torch.stack([self.loss(scores, targets).double(), count.double(), right.double()])
+
+    def fields(self, sums: np.ndarray) -> dict[str, float]:
+        loss, targets, right = sums.tolist()
+        return {"loss": loss / targets, "accuracy": right / targets}

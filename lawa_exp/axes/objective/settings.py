@@ -1,0 +1,30 @@
+"""What the settings of every objective have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from lawa_exp.axes.choice import Choice
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lawa_exp.seams.objective import Objective
+    from lawa_exp.seams.task import Task
+
+
+class ObjectiveSettings(Choice):
+    """The settings of an objective, which build it.
+
+    group: so many consecutive samples of a batch go through one pass of one rank, on any number of ranks.
+    phases: the batch is cut into so many pieces, in its order, that all ranks work on one after the other.
+    skips: whether a pass may leave a parameter without gradient.
+    """
+
+    group: int = 1
+    phases: int = 1
+    skips: ClassVar[bool] = False
+
+    def build(self, model: nn.Module, task: Task, computes_loss: bool) -> Objective:
+        """task: the data set's. computes_loss: see `TaskLoss`."""
+        raise NotImplementedError

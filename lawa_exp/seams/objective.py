@@ -1,0 +1,74 @@
+"""What is trained: (model, batch) -> the terms of a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lawa_exp.seams.callback import Callback, Saved
+
+if TYPE_CHECKING:
+    from lawa_exp.seams.dataset import Inputs
+    from lawa_exp.seams.samples import Pass, Samples
+
+
+class Objective(nn.Module, Callback):
+    """`model` is what is evaluated, averaged and kept as snapshots. An objective that has modules of its own trains,
+    clips and saves them with it; they are in no snapshot and no average. A teacher, which is not trained, is kept in a
+    tuple, so that it is no module of the objective.
+
+    A term is a sum over a pass; divided by its denominator (`counts`) and summed over passes and ranks it is a mean
+    over the batch. `loss` is the plain loss of the task, which rows have.
+
+    weights: how much each term counts in what is trained; the others are only computed. reported: the terms that
+    training rows have, besides `loss` and, where it is another number, `objective`, which is what is trained.
+    """
+
+    weights: Mapping[str, float] = {"loss": 1.0}
+    reported: Sequence[str] = ()
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Inputs, targets: Tensor) -> dict[str, Tensor]:
+        """The terms of one pass, scalars: `loss`, and others."""
+        raise NotImplementedError
+
+    def counts(self, samples: Samples, targets: int) -> Mapping[str, int]:
+        """The denominator of each term, of the whole batch, on the host; a term without one is a mean over samples.
+
+        targets: how many targets of the batch count for the task.
+        """
+        return {"loss": targets}
+
+    def look(self, at: Pass, inputs: Inputs, targets: Tensor) -> None:
+        """One of this rank's passes over the whole batch, without gradients, before those that train."""
+
+    def looked(self, step: int) -> None:
+        """The last `look` is done, on this rank."""
+
+    @property
+    def looks(self) -> bool:
+        """Whether `look` is overridden."""
+        return type(self).look is not Objective.look
+
+    def own(self) -> dict[str, Tensor]:
+        """Its parameters and buffers that are not the model's, by name; ties are kept by identity."""
+        of_model = {id(t) for t in (*self.model.parameters(), *self.model.buffers())}
+        named = (*self.named_parameters(), *self.named_buffers())
+        return {name: t for name, t in named if id(t) not in of_model}
+
+    def arrived(self, step: int, numbers: Mapping[str, float]) -> Mapping[str, float]:
+        return {name: numbers[name] for name in ("objective", *self.reported) if name in numbers}
+
+    def state(self) -> Saved:
+        return {name: t.detach() for name, t in self.own().items()}, {}
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
+        for name, tensor in self.own().items():
+            tensor.copy_(tensors[name])

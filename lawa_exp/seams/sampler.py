@@ -1,0 +1,37 @@
+"""Which samples each update takes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from lawa_exp.seams.callback import Callback
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lawa_exp.seams.dataset import Inputs
+    from lawa_exp.seams.samples import Pass, Samples
+
+
+class Sampler(Callback):
+    """The same on every rank. What it learns (in `arrived`, from the losses; in `choose`) is its state, and saved."""
+
+    def samples(self, step: int) -> Samples:
+        """Those of the whole batch of the update that completes `step`, in their order."""
+        raise NotImplementedError
+
+    def decided_until(self, step: int) -> int:
+        """The last step whose samples are decided once `step` is done and its numbers have arrived.
+
+        Batches are read ahead up to it; beyond it the training waits for what is on its way.
+        """
+        return sys.maxsize
+
+    def candidates(self, step: int) -> Samples | None:
+        """Samples that `choose` looks at before those of `step` are decided; None: it looks at none."""
+        return None
+
+    def choose(self, step: int, batches: Iterable[tuple[Pass, tuple[Inputs, Tensor]]]) -> None:
+        """Decides the samples of `step` from this rank's passes over its `candidates`, inputs and targets of each."""

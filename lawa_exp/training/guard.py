@@ -1,0 +1,66 @@
+"""Watches only read: one that touches weights, gradients or random numbers is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lawa_exp.averaging.tensors import local_part
+from lawa_exp.seams.callback import Callback, overridden
+from lawa_exp.system.errors import Failed, UserError
+
+MOMENTS = ("before_step", "before_pass", "after_passes", "arrived")
+
+
+def guarded(name: str, watch: Callback, objective: nn.Module, device: torch.device) -> Callback:
+    """The watch, checked at each moment. UserError where it has one in which weights may be changed.
+
+    In a process's first call of a moment the bytes of all tensors are compared, after that their version counters.
+    """
+    for moment in ("begin", "after_update"):
+        if overridden(watch, moment):
+            raise UserError(f"watch={name}: it only reads, and may have no {moment}; choose update={name}")
+    for moment in MOMENTS:
+        if overridden(watch, moment):
+            setattr(watch, moment, _checked(name, moment, getattr(watch, moment), objective, device))
+    return watch
+
+
+def _checked(
+    name: str, moment: str, call: Callable[..., Any], objective: nn.Module, device: torch.device
+) -> Callable[..., Any]:
+    first = True
+
+    def checked(*arguments: Any) -> Any:
+        nonlocal first
+        before, first = _seen(objective, device, first), False
+        result = call(*arguments)
+        after = _seen(objective, device, "bytes" in before)
+        if changed := [what for what in before if before[what] != after[what]]:
+            raise Failed(f"watch={name}: its {moment} changed {changed[0]}; a watch may only read")
+        return result
+
+    return checked
+
+
+def _seen(objective: nn.Module, device: torch.device, whole: bool) -> Mapping[str, object]:
+    """What a watch may not change, by what it is called; equal where nothing was. whole: their bytes too."""
+    parameters = dict(objective.named_parameters())
+    tensors = {**parameters, **dict(objective.named_buffers())}
+    tensors |= {f"the gradient of {n}": p.grad for n, p in parameters.items() if p.grad is not None}
+    seen: dict[str, object] = {n: (id(t), t._version) for n, t in tensors.items()}
+    seen["the random state"] = torch.get_rng_state().numpy().tobytes()
+    if device.type == "cuda":
+        seen["the random state of the GPU"] = torch.cuda.get_rng_state(device).numpy().tobytes()
+    if whole:
+        seen["bytes"] = {n: _digest(local_part(t.detach())) for n, t in tensors.items()}
+    return seen
+
+
+def _digest(tensor: Tensor) -> int:
+    """Of its bytes, weighted by their places; a NaN is as good as any number."""
+    flat = tensor.contiguous().reshape(-1).view(torch.uint8)
+    return int((flat.long() * (torch.arange(len(flat), device=flat.device) % 251 + 1)).sum())

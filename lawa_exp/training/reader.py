@@ -1,0 +1,84 @@
+"""This rank's passes, step by step, each with its batch on the device; what is decided of later steps is read ahead."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from lawa_exp.axes.dataset.loading import Batches as Loading
+from lawa_exp.axes.dataset.loading import train_batches
+from lawa_exp.seams.samples import Pass
+
+if TYPE_CHECKING:
+    from lawa_exp.seams.dataset import Inputs
+    from lawa_exp.seams.samples import Samples
+    from lawa_exp.training.setup import Setup
+
+
+class Reader:
+    """A batch is a function of its samples, so nothing that is read ahead is a state: what is dropped is read again."""
+
+    def __init__(self, t: Setup, done: int) -> None:
+        """done: the last step that was completed."""
+        self.t, self.until = t, done  # the last step whose samples are decided
+        self.waiting: deque[Pass] = deque()  # passes whose batches are being read
+        self.loading: Loading | None = None
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.loading:
+            self.loading.close()
+
+    def decided(self, step: int) -> bool:
+        """Whether the samples of `step` are."""
+        return step <= self.until
+
+    def decide(self, step: int) -> None:
+        """The numbers of all steps before `step` have arrived: the sampler decides, and reading goes on."""
+        sampler = self.t.sampler
+        candidates = sampler.candidates(step)
+        if candidates is not None:
+            sampler.choose(step, self._read(list(self._passes(step, candidates))))
+        self.until = min(max(sampler.decided_until(step - 1), step), self.t.config.steps)
+        self.__exit__()
+        self.waiting.clear()
+        first, last = step, self.until
+        coming = (at for s in range(first, last + 1) for at in self._passes(s, sampler.samples(s)))
+        self.loading = train_batches(self.t.data, self.t.config.seed, self._noted(coming), self.t.device)
+
+    def passes(self, step: int) -> Iterator[tuple[Pass, tuple[Inputs, Tensor]]]:
+        """Those of `step`."""
+        assert self.loading
+        while True:
+            batch = next(self.loading)
+            at = self.waiting.popleft()
+            yield at, batch
+            if at.last:
+                return
+
+    def _noted(self, coming: Iterator[Pass]) -> Iterator[Samples]:
+        for at in coming:
+            self.waiting.append(at)
+            yield at.samples
+
+    def _read(self, passes: list[Pass]) -> Iterator[tuple[Pass, tuple[Inputs, Tensor]]]:
+        loaded = train_batches(self.t.data, self.t.config.seed, (at.samples for at in passes), self.t.device)
+        return zip(passes, loaded, strict=True)
+
+    def _passes(self, step: int, batch: Samples) -> Iterator[Pass]:
+        """This rank's part of `batch`, phase after phase: in each, micro-batches go round the ranks."""
+        t = self.t
+        size, targets = len(batch), t.data.train_targets(t.config.seed, batch)
+        counts = t.objective.counts(batch, targets)
+        split, phases = t.splits[size], t.config.objective.phases
+        of_phase = split.accumulate // phases
+        for number in range(split.accumulate):
+            phase, micro = divmod(number, of_phase)
+            first = phase * (size // phases) + (micro * t.ranks.world + t.ranks.rank) * split.micro
+            samples = batch.cut(first, split.micro)
+            yield Pass(step, first, phase, samples, size, targets, counts, number == split.accumulate - 1)
