@@ -31,7 +31,6 @@ import torch
 from pairs import HEADER, Pairs, machine, publish, row, table
 from torch import nn
 
-from lawa_exp.axes.objective.task import Objective
 from lawa_exp.evaluation.numerics import autocast_for, seeded_model, set_up_arithmetic
 from lawa_exp.runs.prepare import Prepared
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from lawa_exp.axes.lr.rates import Rates
 from lawa_exp.launch.compose import compose, read
 from lawa_exp.launch.conf import CONF
+from lawa_exp.parallel.sharing import batches_of
 from lawa_exp.results.figures import pyplot, save_figure
 from lawa_exp.runs.prepare import open_dataset
 from lawa_exp.runs.resolve import resolve, resolve_trainer
 from lawa_exp.system.cli import Parser, exit_code
-from lawa_exp.axes.lr.rates import Rates
-from lawa_exp.parallel.sharing import batches_of
 
 STEPS = 1000
 

@@ -21,6 +21,7 @@ from lawa_exp.curvature.theory import implied_noise, outlier, saturation, stable
 from lawa_exp.evaluation.evaluate import fixed_set
 from lawa_exp.evaluation.hessian import Spectrum, TrainingLoss, gradient_step, lanczos, random_unit
 from lawa_exp.evaluation.numerics import seeded_model, set_up_arithmetic, task_loss
+from lawa_exp.parallel.sharing import batches_of
 from lawa_exp.results.figures import pyplot, save_figure
 from lawa_exp.results.tables import markdown
 from lawa_exp.runs.choices import unresolved_from
@@ -34,7 +35,6 @@ from lawa_exp.system import signals
 from lawa_exp.system.distributed import start_device
 from lawa_exp.system.errors import Failed, UserError
 from lawa_exp.system.files import write_text_atomically
-from lawa_exp.parallel.sharing import batches_of
 
 if TYPE_CHECKING:
     from torch import Tensor

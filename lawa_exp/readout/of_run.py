@@ -20,6 +20,7 @@ from lawa_exp.evaluation.evaluate import fixed_set
 from lawa_exp.evaluation.read_out import Live, comparable, is_scored, live_rows
 from lawa_exp.evaluation.replay import Replay, Snapshots, read_snapshot
 from lawa_exp.evaluation.score import OnModel
+from lawa_exp.parallel.sharing import batches_of
 from lawa_exp.readout.attached import Attached, Rebuilt, tracked_widths
 from lawa_exp.readout.availability import instead, period_note, too_few
 from lawa_exp.readout.averagers import combinations
@@ -35,7 +36,6 @@ from lawa_exp.storage.rows import averager_ids, read_rows
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.distributed import Ranks, start_device
 from lawa_exp.system.errors import UserError
-from lawa_exp.parallel.sharing import batches_of
 
 RESERVED = ("test", "before-rerun")  # folders of readouts/ that the training writes
 

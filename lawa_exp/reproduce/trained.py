@@ -16,6 +16,7 @@ from lawa_exp.averaging import AveragerSettings
 from lawa_exp.axes.configuration import Config
 from lawa_exp.config.rules import flat
 from lawa_exp.launch.compose import cluster_settings, compose, read
+from lawa_exp.parallel.sharing import batches_of
 from lawa_exp.reproduce.arms import Missing, Run
 from lawa_exp.reproduce.book import TrainingSet
 from lawa_exp.results.summary import read_run
@@ -27,7 +28,6 @@ from lawa_exp.storage.rundir import EXIT, RunDir
 from lawa_exp.system import signals
 from lawa_exp.system.distributed import start_device
 from lawa_exp.system.errors import UserError
-from lawa_exp.parallel.sharing import batches_of
 
 POLL = 0.5  # seconds
 DONE, DIVERGED, MISSING = "done", "diverged", "missing"

@@ -22,7 +22,7 @@ def noise_scale(rows: Iterable[Row], first: float, last: float) -> float | None:
     """The gradient noise scale tr(Sigma) / |G|^2 in samples, over the training rows of steps first to last.
 
     A ratio of means, for the estimates of single steps are unbiased and their ratio is not. None: no row has them
-    (logger.noise_scale=true), or the mean of |G|^2 is not above 0, which more rows may mend.
+    (watch=noise_scale), or the mean of |G|^2 is not above 0, which more rows may mend.
     """
     inside = [r for r in rows if first <= r["step"] <= last and r.get("grad_squared") is not None]
     variance, squared = (sum(r[name] for r in inside) for name in ("grad_variance", "grad_squared"))

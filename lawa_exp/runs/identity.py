@@ -30,7 +30,7 @@ def identity_of(
     was one: what is added to the project changes no id. code: of what comes from outside, by what names it.
     """
     plain = config_to(config)
-    content: dict[str, Any] = {"seed": config.seed}
+    content: dict[str, Any] = {}
     for group in DETERMINING:
         settings = getattr(config, group)
         if group in ALWAYS or not settings.absent:
@@ -39,6 +39,7 @@ def identity_of(
         entries = zip(plain.get(group, ()), getattr(config, group), strict=True)
         if found := [_determining(settings, entry, config) for entry, (_, settings) in entries]:
             content[group] = found
+    content["seed"] = config.seed
     content["dataset"]["fingerprint"] = data.fingerprint
     for path, fingerprint in (code or {}).items():
         part: Any = content

@@ -27,7 +27,7 @@ def merge_rerun(again: RunDir, run: RunDir, say: Callable[[str], None]) -> bool:
     first, second = keyed(read_lines(run.metrics)), keyed(read_lines(again.metrics))
     for key in first.keys() & second.keys():
         one, two = first[key], second[key]
-        shared = (one.keys() & two.keys()) - {"nonfinite"}  # logger.noise_scale adds fields
+        shared = (one.keys() & two.keys()) - {"nonfinite"}  # watch=noise_scale adds fields
         if any(encode({k: one[k]}) != encode({k: two[k]}) for k in shared):
             different.append((key[0], f"{key[1]} row of {key[2]}"))
     if different:

@@ -32,7 +32,7 @@ ON_TWO = {
     "crossed": [*UNBOUNDED, "trainer=fsdp", "steps=10"],
     "crossed+ddp": [*UNBOUNDED, "trainer=ddp", "steps=20"],
     "crossed+fsdp": [*UNBOUNDED, "trainer=fsdp", "steps=30"],
-    "noise": [*ASKED, "trainer=fsdp", "logger.noise_scale=true"],
+    "noise": [*ASKED, "trainer=fsdp", "watch=noise_scale"],
     "on-the-fly": [*ASKED, "trainer=fsdp", "optimizer=sgd", "lr=on_the_fly"],
 }
 OTHERS = {  # how near to one rank
@@ -156,7 +156,7 @@ def test_other_optimizers_feedback_and_batch_norm(tmp_path: Path) -> None:
 
 
 def test_what_needs_whole_gradients_is_refused(folder: Path, two: dict) -> None:
-    for name, key in {"noise": "logger.noise_scale=true", "on-the-fly": "lr=on_the_fly"}.items():
+    for name, key in {"noise": "watch=noise_scale", "on-the-fly": "lr=on_the_fly"}.items():
         assert two[name].returncode == 2
         said = [line for line in two[name].stderr.splitlines() if line.startswith("error: ")]
         assert len(said) == 1 and key in said[0] and "trainer=ddp" in said[0], said

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.distributed
 
 # 50 samples in batches of 8: seven, which do not go evenly round two ranks, the last one a quarter full
 ASKED = [*tiny("evaluate.samples=50"), "evaluate.batch_size=8", "logger.every=1"]
-NOISE = [*tiny("evaluate.samples=50", "steps=10"), "logger.every=1", "logger.noise_scale=true", "trainer.micro_batch=1"]
+NOISE = [*tiny("evaluate.samples=50", "steps=10"), "logger.every=1", "watch=noise_scale", "trainer.micro_batch=1"]
 
 
 @pytest.fixture(scope="module")

@@ -15,16 +15,16 @@ import pytest
 import torch
 from helpers import rows, run, tiny
 
-from lawa_exp.averaging.tensors import live_tensors
+from lawa_exp.averaging.tensors import live_tensors, load_live
 from lawa_exp.axes.dataset.fairseq import read_dictionary
 from lawa_exp.axes.dataset.tokenizers import find_gpt2, load_tokenizer
 from lawa_exp.axes.model.gpt.settings import GPTSettings
 from lawa_exp.axes.model.roberta.settings import RobertaSettings
 from lawa_exp.convert.tokenizers import carried, carried_roberta
+from lawa_exp.convert.weights import load_weights
 from lawa_exp.export import TARGETS, Source, export, of_nanogpt
 from lawa_exp.storage.safetensors import map_stored, read_tensors, stored
 from lawa_exp.system.errors import UserError
-from lawa_exp.training.state import load_live, load_weights
 
 NANOGPT = Path(os.environ.get("NANOGPT", Path(__file__).parents[3] / "nanoGPT"))
 ASKED = tiny("model.scale_attn_by_inverse_layer_idx=true", "model.layers=3", "steps=40")

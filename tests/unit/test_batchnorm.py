@@ -20,6 +20,7 @@ from lawa_exp.averaging.settings import observed_steps
 from lawa_exp.averaging.tensors import averaged_names, live_tensors, statistics_names
 from lawa_exp.averaging.window import Window
 from lawa_exp.axes.layers.ghost_norm import group_norms
+from lawa_exp.axes.layers.statistics import TrainingStatistics
 from lawa_exp.dashboard.collect import val_rows
 from lawa_exp.evaluation.batchnorm import policy, recalibrate
 from lawa_exp.evaluation.evaluate import fixed_set
@@ -34,7 +35,6 @@ from lawa_exp.storage.commit import steps_in
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.storage.safetensors import read_tensors
 from lawa_exp.system.distributed import Ranks
-from lawa_exp.training.statistics import TrainingStatistics
 
 POLICIES = ["recalibrate", "average", "latest"]
 CPU = torch.device("cpu")

@@ -10,6 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from lawa_exp.axes.model.gpt.gpt import GPT
 from lawa_exp.axes.model.gpt.settings import GPTSettings
+from lawa_exp.convert.weights import load_weights
 from lawa_exp.launch.compose import compose, read
 from lawa_exp.runs.prepare import check_continues, prepare
 from lawa_exp.runs.sweep import stable_runs
@@ -19,7 +20,6 @@ from lawa_exp.storage.origin import Origin
 from lawa_exp.storage.safetensors import read_tensors
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import UserError
-from lawa_exp.training.state import load_weights
 
 WSD = ("lr=wsd", "lr.decay_steps=20")
 

@@ -16,12 +16,12 @@ import torch
 
 from lawa_exp.averaging.tensors import live_tensors
 from lawa_exp.config.shared import Init
+from lawa_exp.convert.weights import load_weights
 from lawa_exp.storage.commit import MANIFEST, Damaged, commit, remove, same_content, step_name, steps_in, tidy, verify
 from lawa_exp.storage.origin import find_origin
 from lawa_exp.storage.safetensors import read_tensors, write_tensors
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import locked, temporary, write_text_atomically
-from lawa_exp.training.state import load_weights
 
 TENSORS = {
     "b": torch.randn(3, 5),

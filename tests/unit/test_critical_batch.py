@@ -316,7 +316,7 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("trained")
     asked = [*tiny("batch.size=4,8,16,32", "steps=60", "evaluate.every=10"), "avg=ema", "averagers.ema.decay=0.5"]
     asked = [o for o in asked if not o.startswith(("k=", "spacing=", "averagers.swa", "averagers.ema.decay=0.9"))]
-    extra = ["logger.noise_scale=true", "logger.every=1", "trainer.micro_batch=2", "sweep=s"]
+    extra = ["watch=noise_scale", "logger.every=1", "trainer.micro_batch=2", "sweep=s"]
     done = run("-m", *asked, *extra, warm=True, cwd=root)
     assert done.returncode == 0, done.stderr
     for entry in json.loads((root / "runs/sweeps/s/manifest.json").read_text())["entries"]:

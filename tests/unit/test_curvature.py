@@ -15,7 +15,6 @@ from torch import nn
 from torch.func import functional_call
 
 from lawa_exp.axes.model.gpt.settings import GPTSettings
-from lawa_exp.axes.objective.task import Objective
 from lawa_exp.curvature.command import density
 from lawa_exp.curvature.theory import implied_noise, outlier, saturation
 from lawa_exp.evaluation.hessian import TrainingLoss, gradient_step, lanczos, random_unit

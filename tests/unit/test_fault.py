@@ -12,7 +12,6 @@ import torch
 from helpers import UPDATE, Strike, assert_same_run, rows, run, states, tiny
 from PIL import Image
 
-from lawa_exp.seams.batches import Batches
 from lawa_exp.axes.dataset.blocks import Blocks
 from lawa_exp.axes.dataset.digits import DigitsSettings
 from lawa_exp.axes.dataset.fairseq import PAD, Lines
@@ -24,16 +23,17 @@ from lawa_exp.axes.fault.batches import BadBatches
 from lawa_exp.axes.fault.none import NoFault
 from lawa_exp.axes.fault.rate import RateBurst
 from lawa_exp.launch.compose import compose, read
+from lawa_exp.parallel.sharing import batches_of, rate_of
 from lawa_exp.runs.choices import config_to, unresolved_from
 from lawa_exp.runs.identity import identity_of, trajectory_id
 from lawa_exp.runs.plan import warnings
 from lawa_exp.runs.prepare import prepare
 from lawa_exp.runs.resolve import resolve
 from lawa_exp.runs.sweep import stable_runs
+from lawa_exp.seams.batches import Batches
 from lawa_exp.seams.dataset import Dataset, DatasetFacts
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import UserError
-from lawa_exp.training.sharing import batches_of, rate_of
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])

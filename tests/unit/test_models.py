@@ -12,9 +12,9 @@ from lawa_exp.averaging.swap import Swap
 from lawa_exp.averaging.tensors import averaged_names, live_tensors
 from lawa_exp.axes.model.custom import CustomSettings
 from lawa_exp.axes.model.gpt.settings import GPTSettings
-from lawa_exp.axes.objective.task import IGNORE, Objective
 from lawa_exp.evaluation.evaluate import fixed_set
 from lawa_exp.launch.compose import compose, read
+from lawa_exp.seams.task import IGNORE
 
 SMALL = GPTSettings("small", 2, 2, 16, 12, 50, False, 0.0, True)
 

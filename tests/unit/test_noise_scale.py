@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 from helpers import UPDATE, Strike, assert_same_run, contents, markers, rows, run, tiny
+from lawa_exp.training.noise_scale import MicroNorms
 
-from lawa_exp.axes.objective.task import IGNORE
 from lawa_exp.evaluation.numerics import objective_for, seeded_model
 from lawa_exp.launch.compose import compose, read
 from lawa_exp.results.statistics import estimates, noise_scale
 from lawa_exp.runs.prepare import prepare
+from lawa_exp.seams.task import IGNORE
 from lawa_exp.system.distributed import Ranks
-from lawa_exp.training.noise_scale import MicroNorms
 
 NAMES = ("grad_squared", "grad_variance")  # in the order of `estimates`
 FIELDS = set(NAMES)
@@ -24,7 +24,7 @@ ASKED = [*tiny("batch.size=4"), "trainer.micro_batch=2", "logger.every=5"]
 @pytest.fixture(scope="module")
 def with_noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("noise") / "run"
-    done = run(*ASKED, "logger.noise_scale=true", f"run_dir={folder}", warm=True)
+    done = run(*ASKED, "watch=noise_scale", f"run_dir={folder}", warm=True)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -92,7 +92,7 @@ def asked_with(folder: Path, *changes: str) -> list[str]:
     return [
         *(o for o in ASKED if o.split("=")[0] not in keys),
         *changes,
-        "logger.noise_scale=true",
+        "watch=noise_scale",
         f"run_dir={folder}",
     ]
 
@@ -102,7 +102,7 @@ MASKED = [
     *("model=roberta_base", "model.layers=1", "model.width=8", "model.heads=2", "model.context=48", "avg=none"),
     *("model.vocab_size=null", "model.dropout=0", "model.attention_dropout=0", f"dataset.path={RECORDED}"),
     *("batch.size=4", "evaluate.samples=2", "evaluate.every=1", "lr.horizon=null", "lr.warmup_steps=1"),
-    *("trainer.threads=1", "trainer.micro_batch=2", "logger.noise_scale=true"),
+    *("trainer.threads=1", "trainer.micro_batch=2", "watch=noise_scale"),
 ]
 
 
@@ -152,15 +152,15 @@ def test_training_is_byte_equal_with_and_without(with_noise: Path, without: Path
 
 def test_killed_and_gone_on_with(with_noise: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    died = run(*ASKED, "logger.noise_scale=true", f"run_dir={folder}", strike=Strike(UPDATE, n=22))
+    died = run(*ASKED, "watch=noise_scale", f"run_dir={folder}", strike=Strike(UPDATE, n=22))
     assert died.returncode < 0
-    done = run(*ASKED, "logger.noise_scale=true", f"run_dir={folder}", warm=True)
+    done = run(*ASKED, "watch=noise_scale", f"run_dir={folder}", warm=True)
     assert done.returncode == 0 and "continuing from step 15" in done.stdout
     assert_same_run(folder, with_noise)
 
 
 def test_a_rerun_adds_them_to_a_finished_run(without: Path, with_noise: Path) -> None:
-    done = run(*ASKED, "logger.noise_scale=true", "rerun=true", f"run_dir={without}", warm=True)
+    done = run(*ASKED, "watch=noise_scale", "rerun=true", f"run_dir={without}", warm=True)
     assert done.returncode == 0 and "the rerun equals the first training" in done.stdout, done.stdout
     assert (without / "metrics.jsonl").read_bytes() == (with_noise / "metrics.jsonl").read_bytes()
     assert not (without / "readouts" / "before-rerun").exists()
@@ -175,10 +175,10 @@ def test_a_rerun_adds_them_to_a_finished_run(without: Path, with_noise: Path) ->
 @pytest.mark.parametrize("plan", ["true", "false"])
 def test_one_micro_batch_on_one_rank_is_refused(tmp_path: Path, size: int, choice: str, plan: str) -> None:
     folder = tmp_path / "run"
-    asked = [*tiny(f"batch.size={size}"), "logger.noise_scale=true", f"plan={plan}", f"run_dir={folder}"]
+    asked = [*tiny(f"batch.size={size}"), "watch=noise_scale", f"plan={plan}", f"run_dir={folder}"]
     done = run(*asked, warm=True)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert f"logger.noise_scale=true: a batch of {size} is one micro-batch on one rank; {choice}" in done.stderr
+    assert f"watch=noise_scale: a batch of {size} is one micro-batch on one rank; {choice}" in done.stderr
     assert not (folder / "config.yaml").exists() and markers(folder) == []
 
 

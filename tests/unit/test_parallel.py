@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from lawa_exp.axes.layers.ghost_norm import group_norms
+from lawa_exp.axes.layers.statistics import TrainingStatistics
 from lawa_exp.axes.model.cifar_resnet.settings import CifarResNetSettings
+from lawa_exp.parallel.model import checkpoint_activations, units
 from lawa_exp.system.distributed import Ranks
-from lawa_exp.training.parallel import checkpoint_activations, units
-from lawa_exp.training.statistics import TrainingStatistics
 
 
 @pytest.mark.parametrize("norm_group", [None, 2])

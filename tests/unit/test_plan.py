@@ -15,6 +15,7 @@ from lawa_exp.axes.dataset.stated import stated
 from lawa_exp.axes.dataset.tokens import TokensSettings
 from lawa_exp.axes.model.papers_names import PAPERS_NAMES
 from lawa_exp.launch.compose import compose, main, read
+from lawa_exp.parallel.sharing import Split, split_batch
 from lawa_exp.runs.choices import config_to, unresolved_from
 from lawa_exp.runs.cost import tensors_and_cost
 from lawa_exp.runs.merge import merge
@@ -24,7 +25,6 @@ from lawa_exp.runs.resolve import resolve
 from lawa_exp.system import machine
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import UserError
-from lawa_exp.training.sharing import Split, split_batch
 
 
 def prepared(*arguments, ranks=None):
@@ -96,7 +96,7 @@ SAME = [
     ["save.every=9"],
     ["trainer.threads=1"],
     ["logger.every=3"],
-    ["logger.noise_scale=true"],
+    ["watch=noise_scale"],
     ["lr.horizon=5000"],  # which a constant rate does not use
     ["trainer.micro_batch=4"],
     ["lr.unit=tokens"],  # the same where the batch does not change

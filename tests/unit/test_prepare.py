@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 
 import lawa_exp
-from lawa_exp.system.hashing import hash_of
 from lawa_exp.axes.dataset.tokenizers import END_OF_TEXT
 from lawa_exp.axes.dataset.tokens import TokensSettings
 from lawa_exp.data.prepare import goes_to_val, prepare
 from lawa_exp.system.errors import Failed, UserError
+from lawa_exp.system.hashing import hash_of
 
 DOCUMENTS = 9_001  # four commits of 2,000 and a rest
 VAL_FRACTION = 0.01

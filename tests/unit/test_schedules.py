@@ -4,7 +4,6 @@ import math
 
 import pytest
 
-from lawa_exp.seams.batches import Batches
 from lawa_exp.axes.batch.constant import ConstantBatch
 from lawa_exp.axes.batch.ramp import RampBatch
 from lawa_exp.axes.batch.steps import StepsBatch
@@ -23,6 +22,7 @@ from lawa_exp.axes.scaling.linear import Linear
 from lawa_exp.axes.scaling.none import NoScaling
 from lawa_exp.axes.scaling.power import PowerScaling
 from lawa_exp.axes.scaling.sqrt import SquareRoot
+from lawa_exp.seams.batches import Batches
 from lawa_exp.system.errors import UserError
 
 ONE = Batches([(0, 1)], 1)

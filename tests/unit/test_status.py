@@ -15,11 +15,11 @@ import pytest
 from helpers import Strike, command, run, tiny
 
 from lawa_exp.launch.slurm.queue import Job
+from lawa_exp.results.progress import Progress
 from lawa_exp.status.__main__ import main
 from lawa_exp.status.runs import Listed, list_runs
 from lawa_exp.status.standing import STATES, Standing, duration, is_over, look_at, stand, standings
 from lawa_exp.system import heartbeat
-from lawa_exp.training.progress import Progress
 
 BROKEN = """
 import torch

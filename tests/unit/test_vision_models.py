@@ -13,12 +13,12 @@ from lawa_exp.axes.dataset.digits import DigitsSettings
 from lawa_exp.axes.lr.cosine import Cosine
 from lawa_exp.axes.model.cct.cct import sine_positions
 from lawa_exp.axes.model.images import forward_flops
-from lawa_exp.axes.objective.task import IGNORE, Objective
 from lawa_exp.config.parts import NoAmounts
 from lawa_exp.config.rules import Amount
 from lawa_exp.evaluation.evaluate import evaluate
 from lawa_exp.launch.compose import compose, read
 from lawa_exp.runs.prepare import prepare
+from lawa_exp.seams.task import IGNORE
 from lawa_exp.system.distributed import start_device
 from lawa_exp.system.errors import UserError
 
