@@ -22,7 +22,6 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,9 @@ from pairs import machine, publish, table
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lawa_exp.axes.dataset.loading import train_batches
+from lawa_exp.axes.dataset.order import in_epochs
 from lawa_exp.runs.prepare import Prepared
+from lawa_exp.seams.samples import Samples
 
 LANGUAGE = ("gpt2_small", "gpt2_medium", "gpt2_large")
 AIMS = {  # on one GPU of the H100's class: tokens per second, or the share of the peak (MFU)
@@ -258,19 +259,19 @@ class Ready:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.data, name)
 
-    def train_parts(self, seed: int, first: int, count: int) -> tuple[np.ndarray, ...]:
-        return tuple(a[:count] for a in self.parts)
+    def train_parts(self, seed: int, samples: Samples) -> tuple[np.ndarray, ...]:
+        return tuple(a[: len(samples)] for a in self.parts)
 
 
 def loading_alone(p: Prepared, options: argparse.Namespace) -> float:
     """Images per second that arrive on the device while nothing else happens."""
     micro = p.splits[p.config.batch.size].micro
 
-    def asked() -> Iterator[tuple[int, int, int]]:
-        for number in range(options.warm_up + options.steps):
-            yield p.config.seed, number * micro, micro
-
-    coming = train_batches(p.data, asked(), torch.device(device_of(options)))
+    requests = (
+        in_epochs(number * micro, micro, p.data.sizes["train"], p.config.seed)
+        for number in range(options.warm_up + options.steps)
+    )
+    coming = train_batches(p.data, p.config.seed, requests, torch.device(device_of(options)))
     for _ in range(options.warm_up):
         next(coming)
     begun = now()

@@ -31,6 +31,7 @@ from lawa_exp.runs.prepare import Prepared, prepare
 from lawa_exp.storage.rows import read_rows
 from lawa_exp.storage.rundir import RunDir, cpu_name
 from lawa_exp.system.distributed import Ranks, start_device
+from lawa_exp.training.setup import set_up
 from lawa_exp.training.train import train
 
 OPTIMIZERS = {  # overrides, and the rate where the search begins
@@ -121,7 +122,8 @@ def learns(p: Prepared, rate: float) -> bool:
         run = RunDir(Path(folder))
         quiet = io.StringIO()
         with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-            outcome = train(config, p.data, p.splits, None, run, ranks, device, lambda: False, lambda _: None)
+            setup = set_up(config, p.data, p.splits, run, ranks, device)
+            outcome = train(setup, None, lambda: False, lambda _: None)
         points = curve(read_rows(run.metrics), "live")
     return outcome.how == "done" and points[-1][1] < LEARNS * points[0][1]
 

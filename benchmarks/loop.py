@@ -21,6 +21,7 @@ from lawa_exp.launch.compose import compose, read
 from lawa_exp.runs.prepare import Prepared, prepare
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.distributed import Ranks, start_device
+from lawa_exp.training.setup import set_up
 from lawa_exp.training.train import train
 
 VOCABULARY = 65  # nanoGPT's for tinyshakespeare: the 10.6M model is the one of its config/train_shakespeare_char.py
@@ -84,7 +85,8 @@ def watch(p: Prepared, after_step: Callable[[float], bool]) -> None:
     device, ranks = start_device(p.config.trainer.device)
     assert ranks == Ranks(), "one process only"
     with contextlib.redirect_stdout(io.StringIO()):
-        outcome = train(p.config, p.data, p.splits, p.origin, run, ranks, device, should_stop, lambda _: None)
+        setup = set_up(p.config, p.data, p.splits, run, ranks, device)
+        outcome = train(setup, p.origin, should_stop, lambda _: None)
     if outcome.how != "stopped" or outcome.step != asked - 1:
         sys.exit(
             f"the loop does not ask once a step any more: {outcome.how}, {outcome.step} steps, asked {asked} times"

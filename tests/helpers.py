@@ -6,6 +6,7 @@ Run as a script, this file is the command with a strike armed: `python tests/hel
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib
 import json
@@ -15,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -301,7 +303,17 @@ def _count_file_changes(strike: Strike) -> Callable[[str, tuple[Any, ...]], None
     return hook
 
 
+def _settle() -> None:
+    """What the training has queued is on the disk: where a process dies is then the same each time."""
+    if "lawa_exp.training.background" in sys.modules and threading.current_thread() is threading.main_thread():
+        from lawa_exp.training.background import Background
+
+        for background in (o for o in gc.get_objects() if type(o) is Background):
+            background.drain()
+
+
 def _hit(strike: Strike) -> None:
+    _settle()
     number, torchrun = signal.Signals[strike.signal], os.getppid()
     if strike.whom == "torchrun":
         os.kill(torchrun, number)

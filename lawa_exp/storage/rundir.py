@@ -180,9 +180,10 @@ class RunDir:
             raise Damaged(
                 f"{folder / 'state.json'} cannot be read"
             ) from None  # also told by the rank whose share it is
-        for s in described["window"]:  # those of a window on the disk are in the trajectory
-            if not list((folder / "window").glob(f"{step_name(s)}*.safetensors")):
-                verify(self.trajectory / step_name(s), ranks.rank, ranks.world)
+        if "carried" not in described:
+            raise Damaged(f"{folder / 'state.json'} was saved by an earlier version")
+        for s in described["carried"]["window"]["on_disk"]:
+            verify(self.trajectory / step_name(s), ranks.rank, ranks.world)
         rows = described["scalars"]["metrics_bytes"]
         size = self.metrics.stat().st_size if self.metrics.exists() else 0
         if ranks.is_main and size < rows:

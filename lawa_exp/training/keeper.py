@@ -55,6 +55,7 @@ class Keeper:
                 keep = t.config.trajectory.keep
                 self.background.submit(write_snapshot, t.store, t.run.trajectory, snapshot, keep)
             if self.on_disk:
+                snapshot.on_disk = True  # before anything that is queued from here on
                 self.background.submit(spill, t.store, snapshot, t.run.trajectory)
 
     def settle(self) -> None:

@@ -46,18 +46,19 @@ class SavedWindow:
     into_memory: bool = False
 
     def state(self) -> Saved:
-        snapshots = self.window.snapshots
-        in_memory = (snapshots[step] for step in sorted(snapshots) if not snapshots[step].on_disk)
+        snapshots = [self.window.snapshots[step] for step in sorted(self.window.snapshots)]
+        in_memory = [s for s in snapshots if not s.on_disk]
         tensors = {f"{step_name(s.step)}{SLOT}{name}": t for s in in_memory for name, t in s.tensors.items()}
-        return tensors, {"steps": sorted(snapshots)}
+        return tensors, {"in_memory": [s.step for s in in_memory], "on_disk": [s.step for s in snapshots if s.on_disk]}
 
     def load(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
-        for step in scalars["steps"]:
-            prefix, folder = f"{step_name(step)}{SLOT}", self.trajectory / step_name(step)
+        for step in scalars["in_memory"]:
+            prefix = f"{step_name(step)}{SLOT}"
             own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-            read = functools.partial(self.store.read, folder)
-            snapshot = Snapshot(step, own or (read() if self.into_memory else None), read)
-            self.window.snapshots[step] = snapshot
+            self.window.snapshots[step] = Snapshot(step, own)
+        for step in scalars["on_disk"]:
+            read = functools.partial(self.store.read, self.trajectory / step_name(step))
+            self.window.snapshots[step] = Snapshot(step, read() if self.into_memory else None, read)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from lawa_exp import average, export
 from lawa_exp.axes.dataset.fairseq import count_dictionary, read_dictionary, read_indexed
 from lawa_exp.axes.dataset.masked import IGNORE, MaskedLMSettings
+from lawa_exp.axes.dataset.order import in_epochs
 from lawa_exp.axes.dataset.words import WordsSettings
 from lawa_exp.axes.model.roberta.roberta import from_fairseq
 from lawa_exp.axes.objective import task
@@ -99,12 +100,17 @@ def test_blocks_and_masks_are_fairseqs_own(runs):
     size = data.sizes["train"]
     for epoch in (1, 2):  # training visits them in an order of ours: compared as sets of rows
         width = theirs["train_1_source"].shape[1]
-        inputs, targets = (a[:, :width] for a in data.train_batch(1, (epoch - 1) * size, size))
+        inputs, targets = (
+            a[:, :width] for a in data.train_batch(1, in_epochs((epoch - 1) * size, size, data.sizes["train"], 1))
+        )
         ours = rows_of(inputs, np.where(targets == IGNORE, 1, targets))
         assert (
             ours == rows_of(*(theirs[f"train_{epoch}_{name}"] for name in ("source", "target"))) and len(ours) == size
         )
-        assert data.train_targets(1, (epoch - 1) * size, size) == (targets != IGNORE).sum()
+        assert (
+            data.train_targets(1, in_epochs((epoch - 1) * size, size, data.sizes["train"], 1))
+            == (targets != IGNORE).sum()
+        )
 
 
 def rows_of(sources, targets):
@@ -390,7 +396,9 @@ def test_raw_text_is_what_its_bpe_and_preprocess_make_of_it(fairseq, tmp_path):
         for f in ("data", "raw")
     )
     assert binary.vocab_size == raw.vocab_size == 50265 and binary.sizes == raw.sizes
-    for mine, theirs in zip(raw.train_batch(1, 0, 20), binary.train_batch(1, 0, 20), strict=True):
+    for mine, theirs in zip(
+        *(d.train_batch(1, in_epochs(0, 20, d.sizes["train"], 1)) for d in (raw, binary)), strict=True
+    ):
         assert np.array_equal(mine, theirs)
     for split in ("val", "test"):
         assert np.array_equal(raw.tokens[split], binary.tokens[split])

@@ -77,7 +77,7 @@ def test_a_kept_state_is_not_lost_by_a_kill(stable, tmp_path):
     kept = folder / "states" / "step_00000040"
     for strike in (
         Strike("pathlib:Path.rename", of="states/.partial-step_00000040"),
-        Strike("lawa_exp.training.state:State.save", "after", n=1),  # of this process, which goes on from step 30
+        Strike("lawa_exp.training.state:Staged.commit", "after", n=1),  # of this process, which goes on from step 30
     ):
         died = run(*asked, strike=strike)
         assert died.returncode == -9 and states(folder) == [15, 30], died.stdout + died.stderr

@@ -19,11 +19,13 @@ from lawa_exp.axes.dataset.image_folder import ImageFolderSettings
 from lawa_exp.axes.dataset.images import smoothed
 from lawa_exp.axes.dataset.loading import train_batches
 from lawa_exp.axes.dataset.masked import IGNORE, MaskedBlocks
+from lawa_exp.axes.dataset.order import in_epochs
 from lawa_exp.axes.fault.batches import BadBatches
 from lawa_exp.axes.fault.none import NoFault
 from lawa_exp.axes.fault.rate import RateBurst
+from lawa_exp.axes.lr.rates import Rates
 from lawa_exp.launch.compose import compose, read
-from lawa_exp.parallel.sharing import batches_of, rate_of
+from lawa_exp.parallel.sharing import batches_of
 from lawa_exp.runs.choices import config_to, unresolved_from
 from lawa_exp.runs.identity import identity_of, trajectory_id
 from lawa_exp.runs.plan import warnings
@@ -31,7 +33,7 @@ from lawa_exp.runs.prepare import prepare
 from lawa_exp.runs.resolve import resolve
 from lawa_exp.runs.sweep import stable_runs
 from lawa_exp.seams.batches import Batches
-from lawa_exp.seams.dataset import Dataset, DatasetFacts
+from lawa_exp.seams.sampler import Sampler
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import UserError
 
@@ -58,6 +60,16 @@ def digits(**changes):
     return DigitsSettings(name="digits", **settings).open(None)
 
 
+def numbered(first, count):
+    """Samples number first .. first+count-1."""
+    return in_epochs(first, count, 100, 0)
+
+
+def rates(config, batches):
+    """The rate of each step."""
+    return Rates(config.lr, config.scaling, config.fault, batches).of
+
+
 def masked():
     lines = Lines(np.full(20_000, 9), np.full(400, 50))
     ids = {f"s{n}": n for n in range(300)}
@@ -70,13 +82,17 @@ def masked():
 def test_noise_is_a_function_of_seed_and_sample(data):
     """So neither ranks nor micro-batches nor where a run was resumed change it; and it has a batch's form."""
     data = data()
-    inputs, targets = data.noise_batch(7, 90, 24)
-    pieces = [data.noise_batch(7, 90 + i, 3) for i in range(0, 24, 3)]
+    inputs, targets = data.noise_batch(7, numbered(90, 24))
+    pieces = [data.noise_batch(7, numbered(90 + i, 3)) for i in range(0, 24, 3)]
     assert np.array_equal(np.concatenate([x for x, _ in pieces]), inputs)
     assert np.array_equal(np.concatenate([y for _, y in pieces]), targets)
-    for other in (data.noise_batch(8, 90, 24), data.noise_batch(7, 114, 24), data.train_batch(7, 90, 24)):
+    for other in (
+        data.noise_batch(8, numbered(90, 24)),
+        data.noise_batch(7, numbered(114, 24)),
+        data.train_batch(7, numbered(90, 24)),
+    ):
         assert not np.array_equal(other[0], inputs) and not np.array_equal(other[1], targets)
-    clean = data.train_batch(7, 90, 24)
+    clean = data.train_batch(7, numbered(90, 24))
     for noise, real in zip((inputs, targets), clean, strict=True):
         assert (noise.shape, noise.dtype) == (real.shape, real.dtype)
 
@@ -90,46 +106,55 @@ def even(drawn, kinds):
 
 
 def test_noise_of_text_is_uniform_over_the_vocabulary():
-    inputs, targets = text().noise_batch(0, 0, 2000)
+    inputs, targets = text().noise_batch(0, numbered(0, 2000))
     assert np.array_equal(inputs[:, 1:], targets[:, :-1])
     assert even(targets, 50) < 4 and even(inputs[:, 0], 50) < 4  # where the text itself has 7 tokens
 
 
 def test_noise_of_images_is_uniform_over_their_range_and_their_classes():
     data = digits()
-    inputs, classes = data.noise_batch(0, 0, 2000)
+    inputs, classes = data.noise_batch(0, numbered(0, 2000))
     raw = inputs * data.std + data.mean
     low, high = (0, 255) if data.images["train"].dtype == np.uint8 else (0.0, float(data.images["train"].max()))
     assert even(np.clip((raw - low) / (high - low) * 20, 0, 19.99).astype(int), 20) < 4
     assert raw.min() > low - 1e-3 and raw.max() < high + 1e-3 and even(classes, 10) < 4
-    smooth = digits(label_smoothing=0.1).noise_batch(0, 0, 2000)
+    smooth = digits(label_smoothing=0.1).noise_batch(0, numbered(0, 2000))
     assert np.array_equal(smooth[0], inputs) and np.array_equal(smooth[1], smoothed(classes, 10, 0.1))
 
 
 def test_noise_of_a_masked_model_has_the_batchs_padding_and_as_many_targets():
     data = masked()
-    (inputs, targets), (clean, masks) = data.noise_batch(0, 5, 40), data.train_batch(0, 5, 40)
+    (inputs, targets), (clean, masks) = data.noise_batch(0, numbered(5, 40)), data.train_batch(0, numbered(5, 40))
     assert np.array_equal(inputs == PAD, clean == PAD) and np.array_equal(targets == IGNORE, masks == IGNORE)
-    assert (targets != IGNORE).sum() == data.train_targets(0, 5, 40)
+    assert (targets != IGNORE).sum() == data.train_targets(0, numbered(5, 40))
     for drawn in (inputs[inputs != PAD], targets[targets != IGNORE]):
         assert drawn.min() >= 4 and drawn.max() <= data.mask and len(np.unique(drawn)) > 200
 
 
+class InOrder(Sampler):
+    """Samples number 0, 1, 2, ..., of batches of these sizes."""
+
+    def __init__(self, batches, size, seed):
+        self.batches, self.size, self.seed = batches, size, seed
+
+    def samples(self, step):
+        return in_epochs(self.batches.samples(step - 1), self.batches.size(step), self.size, self.seed)
+
+
 def test_steps_at_plus_1_to_at_plus_length_are_struck():
     """Where the batch grows in between, too: 10 steps of 4 samples, then of 8."""
-    data, batches = text(), Batches([(0, 4), (40, 8)], 16)
-    drawn = BadBatches(8, 5).drawn(data, batches)
+    batches = Batches([(0, 4), (40, 8)], 16)
+    inner = InOrder(batches, 50, 3)
+    drawn = BadBatches(8, 5).sampler(inner)
     struck = []
     for step in range(1, 20):
-        seen, size = batches.samples(step - 1), batches.size(step)
-        found = drawn.train_batch(3, seen, size)
-        bad = np.array_equal(found[0], data.noise_batch(3, seen, size)[0])
-        assert bad or np.array_equal(found[0], data.train_batch(3, seen, size)[0])
-        struck += [step] * bad
+        samples, plain = drawn.samples(step), inner.samples(step)
+        assert np.array_equal(samples.numbers, plain.numbers) and np.array_equal(samples.indices, plain.indices)
+        struck += [step] * samples.noise
     rate = RateBurst(8, 5, 3.0)
     assert struck == [t for t in range(20) if rate.rate_factor(t) == 3.0] == [9, 10, 11, 12, 13]
     assert {rate.rate_factor(t) for t in range(20)} == {1.0, 3.0}
-    assert rate.drawn(data, batches) is data and BadBatches(8, 5).rate_factor(9) == 1.0
+    assert rate.sampler(inner) is inner and BadBatches(8, 5).rate_factor(9) == 1.0
 
 
 @pytest.fixture
@@ -161,23 +186,15 @@ def test_beside_the_noise_nothing_changes(name, folder, device):
     }[name]()
     if name == "decoded files":
         data.workers = 1
-    drawn = BadBatches(2, 2).drawn(data, Batches([(0, 4)], 1))
-    facts = [n for n in dir(Dataset) if isinstance(vars(Dataset).get(n, vars(DatasetFacts).get(n)), property)]
-    assert {"sizes", "workers"} < set(facts)
-    assert [getattr(drawn, n) for n in facts] == [getattr(data, n) for n in facts]
-    at = np.arange(3)
-    for own, other in zip(drawn.eval_batch("val", at), data.eval_batch("val", at), strict=True):
-        assert np.array_equal(own, other)
-    assert drawn.train_targets(5, 8, 2) == data.train_targets(5, 8, 2)
-    assert (drawn.with_workers(3).workers, drawn.workers) == (data.with_workers(3).workers, data.workers)
-    requests = [(5, first, 2) for first in range(0, 24, 2)]
-    plain, coming = (train_batches(d, iter(requests), torch.device(device)) for d in (data, drawn))
+    inner = InOrder(Batches([(0, 2)], 1), data.sizes["train"], 5)
+    drawn = BadBatches(4, 4).sampler(inner)
+    requests = [[sampler.samples(step) for step in range(1, 13)] for sampler in (inner, drawn)]
+    plain, coming = (train_batches(data, 5, iter(samples), torch.device(device)) for samples in requests)
     reading = set()
-    for request, clean, found in zip(requests, plain, coming, strict=True):
+    for step, samples, clean, found in zip(range(1, 13), requests[0], plain, coming, strict=True):
         reading |= {t.name.partition("_")[0] for t in threading.enumerate()}
-        noise = tuple(torch.from_numpy(a).to(device) for a in data.noise_batch(*request))
-        struck = 8 <= request[1] < 16
-        expected, other = (noise, clean) if struck else (clean, noise)
+        noise = tuple(torch.from_numpy(a).to(device) for a in data.noise_batch(5, samples))
+        expected, other = (noise, clean) if 4 < step <= 8 else (clean, noise)
         assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(found, expected, strict=True))
         assert not torch.equal(found[0], other[0])
     assert ("reading" in reading) == (name == "decoded files" or (device == "cuda" and data.in_parts))
@@ -189,7 +206,7 @@ def test_a_fault_multiplies_what_schedule_scaling_and_warm_up_give():
     batches = batches_of(plain.config, plain.data)
     for step in range(1, 101):
         factor = 0.5 if 15 < step <= 25 else 1
-        assert rate_of(hit.config, batches, step) == factor * rate_of(plain.config, batches, step)
+        assert rates(hit.config, batches)(step) == factor * rates(plain.config, batches)(step)
 
 
 def test_a_fault_is_part_of_the_trajectory_and_its_absence_is_not():
@@ -270,8 +287,8 @@ def test_a_cool_down_from_the_stable_run_has_its_fault(tmp_path):
         whole = prepared(*fault, *shape)
         batches = batches_of(whole.config, whole.data)
         for p, steps in ((source, range(1, 81)), (branch, range(81, 101))):
-            rates = [rate_of(p.config, batches, t) for t in steps]
-            assert rates == [rate_of(whole.config, batches, t) for t in steps]
+            of_run = [rates(p.config, batches)(t) for t in steps]
+            assert of_run == [rates(whole.config, batches)(t) for t in steps]
 
 
 def test_a_fault_in_steps_that_are_the_sources_is_refused(tmp_path):

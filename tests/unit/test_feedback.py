@@ -37,7 +37,7 @@ def trained(settings, by_hand=None) -> dict[str, torch.Tensor]:
         optimizer.step()
         optimizer.zero_grad()
         if feedback:
-            feedback.update(step, live_tensors(model))
+            feedback.after_update(step, live_tensors(model))
         if by_hand:
             with torch.no_grad():
                 by_hand(step, list(model.parameters()), optimizer)

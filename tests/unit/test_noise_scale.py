@@ -1,18 +1,23 @@
 """The estimates of the gradient noise scale: unbiased, of the right gradients, and training is what it was."""
 
 import itertools
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import UPDATE, Strike, assert_same_run, contents, markers, rows, run, tiny
-from lawa_exp.training.noise_scale import MicroNorms
 
-from lawa_exp.evaluation.numerics import objective_for, seeded_model
+from lawa_exp.axes.dataset.order import in_epochs
+from lawa_exp.axes.watch.noise_scale import NoiseScale
+from lawa_exp.evaluation.numerics import seeded_model, task_loss
 from lawa_exp.launch.compose import compose, read
-from lawa_exp.results.statistics import estimates, noise_scale
+from lawa_exp.results.statistics import noise_scale
 from lawa_exp.runs.prepare import prepare
+from lawa_exp.seams.batches import Batches
+from lawa_exp.seams.context import Context
+from lawa_exp.seams.samples import Pass, Samples
 from lawa_exp.seams.task import IGNORE
 from lawa_exp.system.distributed import Ranks
 
@@ -37,23 +42,46 @@ def without(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class Targets:
+    """A data set whose samples have as many targets as their numbers say."""
+
+    def train_targets(self, seed: int, samples: Samples) -> int:
+        return int(samples.numbers.sum())
+
+
+def watching(weight: torch.nn.Parameter, batch: int) -> NoiseScale:
+    """The watch over a training of one parameter, at batches of `batch` samples."""
+    objective = torch.nn.ParameterList([weight])
+    cpu, none = torch.device("cpu"), frozenset[str]()
+    sizes = Batches([(0, batch)], 1)
+    optimizer = torch.optim.SGD([weight])
+    return NoiseScale(Context(0, Targets(), sizes, objective, optimizer, none, Ranks(), cpu, nullcontext, 1))  # type: ignore[arg-type]
+
+
+def a_pass(samples: int, batch: int, targets: int, of_batch: int) -> Pass:
+    """A pass over so many of the batch's samples, with so many of its targets."""
+    numbers = np.zeros(samples, np.int64)
+    numbers[0] = targets
+    return Pass(1, 0, 0, Samples(numbers, numbers), batch, of_batch, {}, False)
+
+
 @pytest.mark.parametrize("micro, accumulate", [(1, 2), (1, 3), (2, 2)])
 def test_unbiased_over_every_batch_that_can_be_drawn(micro: int, accumulate: int) -> None:
     """A loss linear in the weights: the gradients of the samples are the samples, their moments are known."""
     population = torch.tensor([[1.0, 2.0], [-3.0, 0.5], [0.0, 4.0]])
     weight = torch.nn.Parameter(torch.zeros(2))
-    norms = MicroNorms([weight], torch.device("cpu"))
     batch = micro * accumulate
+    norms = watching(weight, batch)
     found = []
     for drawn in itertools.product(population, repeat=batch):
-        norms.start(on=True)
+        norms.before_step(1)
         weight.grad = None
         for samples in torch.stack(drawn).view(accumulate, micro, 2):
+            norms.before_pass(a_pass(micro, batch, micro, batch))
             ((samples @ weight).sum() / batch).backward()
-        micro_squared = norms.total.item() * accumulate
         assert weight.grad is not None
-        estimated = estimates(weight.grad.square().sum().item(), micro_squared, batch, micro)
-        found.append(dict(zip(NAMES, estimated, strict=True)))
+        numbers = {"grad_norm": weight.grad.norm().item(), **{n: t.item() for n, t in norms.after_passes(1).items()}}
+        found.append(norms.arrived(1, numbers))
     assert len(found) == 3**batch
     mean = population.mean(0)
     expected = {"grad_squared": mean.square().sum(), "grad_variance": (population - mean).square().sum(1).mean()}
@@ -67,19 +95,18 @@ def test_unbiased_where_micro_batches_have_unequal_numbers_of_targets(counts: tu
     """As in a masked language model: the batch's gradient is the mean over all of its targets."""
     population = torch.tensor([[1.0, 2.0], [-3.0, 0.5], [0.0, 4.0]])
     weight = torch.nn.Parameter(torch.zeros(2))
-    norms = MicroNorms([weight], torch.device("cpu"))
     batch, passes = sum(counts), len(counts)
+    norms = watching(weight, passes)
     found = []
     for drawn in itertools.product(population, repeat=batch):
-        norms.start(on=True)
+        norms.before_step(1)
         weight.grad = None
         for targets in torch.stack(drawn).split(counts):
-            norms.micro_batch(len(targets), batch / passes)
+            norms.before_pass(a_pass(1, passes, len(targets), batch))  # a sample of several targets
             ((targets @ weight).sum() / batch).backward()
         assert weight.grad is not None
-        squared = weight.grad.square().sum().item()
-        estimated = estimates(squared, norms.total.item() * passes, passes, 1)  # samples of batch / passes targets
-        found.append(dict(zip(NAMES, estimated, strict=True)))
+        numbers = {"grad_norm": weight.grad.norm().item(), **{n: t.item() for n, t in norms.after_passes(1).items()}}
+        found.append(norms.arrived(1, numbers))
     mean = population.mean(0)
     variance = (population - mean).square().sum(1).mean() * passes / batch
     assert np.mean([f["grad_squared"] for f in found]) == pytest.approx(mean.square().sum().item(), rel=1e-6)
@@ -117,13 +144,16 @@ def test_rows_are_of_the_gradients_of_the_micro_batches(masked: bool, tmp_path: 
     ((values, overrides),), _ = compose(asked)
     config, options = read(values, overrides)
     p = prepare(config, options, torch.device("cpu"), Ranks())
-    objective = objective_for(p.config, seeded_model(p.config, torch.device("cpu")))
+    objective = task_loss(p.config, seeded_model(p.config, torch.device("cpu")), p.data.task)
     gradients, counts = [], []
     for first in (0, 2):
-        inputs, targets = map(torch.from_numpy, p.data.train_batch(p.config.seed, first, 2))
+        inputs, targets = map(
+            torch.from_numpy,
+            p.data.train_batch(p.config.seed, in_epochs(first, 2, p.data.sizes["train"], p.config.seed)),
+        )
         counts.append(int((targets != IGNORE).sum()))
         weights = [w for w in objective.parameters() if w.requires_grad]
-        found = torch.autograd.grad(objective(inputs, targets) / counts[-1], weights)
+        found = torch.autograd.grad(objective(inputs, targets)["loss"] / counts[-1], weights)
         gradients.append(torch.cat([g.flatten() for g in found]).double())
     assert (counts[0] != counts[1]) == masked
     shares = [count / sum(counts) for count in counts]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from helpers import TINY, UPDATE, Done, Strike, assert_same_run, assert_whole, contents, markers, rows, run, states
 
-EVALUATE = "lawa_exp.training.train:evaluate"
-SAVE = "lawa_exp.training.state:State.save"
+EVALUATE = "lawa_exp.training.evaluating:evaluate"
+SAVE = "lawa_exp.training.state:Staged.commit"
 TENSORS = "lawa_exp.storage.store:write_tensors"
 SYNC = "lawa_exp.storage.commit:sync"
 RENAME = "pathlib:Path.rename"
@@ -54,7 +54,7 @@ CHAINS: dict[str, list[tuple[Strike, int | None]]] = {
         # two averages of one averager
         (Strike("lawa_exp.training.background:remove", of="averages/lawa-k3-s10/step_00000040"), 45),
         (
-            Strike("lawa_exp.training.restore:remove", of="resume/step_00000030"),
+            Strike("lawa_exp.storage.rundir:remove", of="resume/step_00000030"),
             60,
         ),  # three states, and nothing left to train
         (Strike("lawa_exp.runs.execute:write_report"), 60),

@@ -11,6 +11,7 @@ import torch
 from helpers import UPDATE, Strike, assert_same_run, lines_of, markers, rows, run, states
 from PIL import Image
 
+from lawa_exp.axes.dataset.order import in_epochs
 from lawa_exp.launch.compose import compose, read
 from lawa_exp.runs.prepare import prepare
 from lawa_exp.system.distributed import Ranks
@@ -124,7 +125,7 @@ def test_entries_of_a_multirun_keep_their_own_workers(imagenet: Path) -> None:
     two, none, one, same = (p.data for p in prepared)
     assert [p.data.workers for p in prepared] == [p.config.trainer.workers for p in prepared] == [2, 0, 1, 1]
     assert all(data.paths is two.paths for data in (none, one, same))
-    batches = [data.train_batch(0, 0, 9)[0] for data in (two, none, one, same)]
+    batches = [data.train_batch(0, in_epochs(0, 9, data.sizes["train"], 0))[0] for data in (two, none, one, same)]
     assert all(np.array_equal(batches[0], other) for other in batches)
     assert [len(data.decoders.processes) for data in (two, one)] == [2, 1] and one.decoders is same.decoders
 
