@@ -45,7 +45,8 @@ from lawa_exp.averaging import (
     build_averager,
 )
 from lawa_exp.averaging.window import Window
-from lawa_exp.training.background import Background, write_snapshot
+from lawa_exp.averaging.kept import write_snapshot
+from lawa_exp.system.background import Background
 
 SPACING = 50
 THREE = (LawaSettings(5, SPACING, 0), SwaSettings(SPACING, 0), EmaSettings(0.99, 1, 0, False))

@@ -305,8 +305,8 @@ def _count_file_changes(strike: Strike) -> Callable[[str, tuple[Any, ...]], None
 
 def _settle() -> None:
     """What the training has queued is on the disk: where a process dies is then the same each time."""
-    if "lawa_exp.training.background" in sys.modules and threading.current_thread() is threading.main_thread():
-        from lawa_exp.training.background import Background
+    if "lawa_exp.system.background" in sys.modules and threading.current_thread() is threading.main_thread():
+        from lawa_exp.system.background import Background
 
         for background in (o for o in gc.get_objects() if type(o) is Background):
             background.drain()

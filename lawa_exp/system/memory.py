@@ -1,9 +1,14 @@
-"""What the allocator does with freed memory."""
+"""How much memory a process takes, and what the allocator does with freed memory."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import resource
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def keep_freed_memory() -> None:
@@ -29,3 +34,12 @@ def _mallopt(**options: int) -> None:
         libc = ctypes.CDLL(None)
         for name, value in options.items():
             libc.mallopt(numbers[name], value)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU where there is one, else of this process."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

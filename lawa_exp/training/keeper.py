@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from lawa_exp.averaging import Averager, observes
-from lawa_exp.training.background import Background, spill, write_average, write_snapshot, write_state
+from lawa_exp.averaging.kept import spill, write_average, write_snapshot
+from lawa_exp.system.background import Background
 from lawa_exp.training.evaluating import as_evaluated
 
 if TYPE_CHECKING:
+    from lawa_exp.storage.rundir import RunDir
+    from lawa_exp.storage.store import Store
     from lawa_exp.training.recorder import Recorder
     from lawa_exp.training.restore import Saved
     from lawa_exp.training.setup import Setup
-    from lawa_exp.training.state import State
+    from lawa_exp.training.state import Staged, State
 
 
 class Keeper:
@@ -98,3 +103,11 @@ class Keeper:
             record.rows.sync()
             self.t.run.remove_old_states(self.state.step)  # a kill may have come between the last save and this
         self.t.ranks.barrier()
+
+
+def write_state(store: Store, staged: Staged, roots: Sequence[Path], run: RunDir) -> None:
+    """Commits a complete state in each of `roots`; then the old ones go."""
+    for root in roots:
+        staged.commit(store, root)
+    if store.ranks.is_main:
+        run.remove_old_states(staged.step)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +10,8 @@ from torch import Tensor
 
 from lawa_exp.results.progress import Progress
 from lawa_exp.storage.rows import Row, Rows, Timing
-from lawa_exp.training.background import Readback
+from lawa_exp.system.memory import peak_memory
+from lawa_exp.system.readback import Readback
 
 if TYPE_CHECKING:
     from lawa_exp.training.restore import Saved
@@ -71,10 +71,3 @@ class Recorder:
             self.timing.flush()
         self.progress.evaluated(self.state.step, {row["weights"]: row["loss"] for row in rows})
         return math.isfinite(rows[0]["loss"])
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU where there is one, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lawa_exp.averaging import build_averager
+from lawa_exp.averaging.kept import SavedWindow
+from lawa_exp.averaging.rebuild import how_rebuilt, rebuild
 from lawa_exp.averaging.tensors import statistics_names
 from lawa_exp.averaging.window import Window
 from lawa_exp.convert.weights import load_weights
@@ -17,8 +19,7 @@ from lawa_exp.parallel.optimizer import SavedOptimizer
 from lawa_exp.parallel.sharing import micro_batches
 from lawa_exp.storage.origin import Origin, snapshots_of
 from lawa_exp.storage.rundir import RunDir
-from lawa_exp.training.rebuild import rebuild
-from lawa_exp.training.state import WINDOW, Carried, SavedWindow, State, saved_averagers
+from lawa_exp.training.state import WINDOW, Carried, State, saved_averagers
 
 if TYPE_CHECKING:
     from lawa_exp.training.setup import Setup
@@ -111,14 +112,3 @@ def environment_of(t: Setup) -> dict[str, Any]:
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if t.device.type == "cuda" else "cpu",
     }
-
-
-def how_rebuilt(taken_in: list[int], needed: int, step: int) -> str:
-    """What an averager that is attached after `step` begins with: the steps of its snapshots, of those needed."""
-    if not taken_in:
-        why = "the snapshots that it needs were not saved" if needed else "it takes in none before"
-        return f"starts empty after step {step:,}: {why}"
-    of = f"{needed} snapshot{'s' * (needed > 1)}"
-    if len(taken_in) < needed:
-        of = f"{len(taken_in)} of {of}, as the others were not saved"
-    return f"was rebuilt from {of}, up to that of step {taken_in[-1]:,}"

@@ -21,8 +21,8 @@ from lawa_exp.parallel import model as parallel
 from lawa_exp.parallel.sharing import batches_of, sharing
 from lawa_exp.seams.callback import Callback, Callbacks
 from lawa_exp.seams.context import Context
+from lawa_exp.seams.guard import guarded
 from lawa_exp.storage.store import Store
-from lawa_exp.training.guard import guarded
 
 if TYPE_CHECKING:
     from lawa_exp.axes.configuration import Config

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -31,34 +30,6 @@ class Carried(Protocol):
         ...
 
     def load(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None: ...
-
-
-@dataclass
-class SavedWindow:
-    """The run's window as it is carried: snapshots in memory, and the steps of those that are on the disk.
-
-    trajectory: where those are. into_memory: they are another run's, of which nothing is needed afterwards.
-    """
-
-    window: Window
-    store: Store
-    trajectory: Path
-    into_memory: bool = False
-
-    def state(self) -> Saved:
-        snapshots = [self.window.snapshots[step] for step in sorted(self.window.snapshots)]
-        in_memory = [s for s in snapshots if not s.on_disk]
-        tensors = {f"{step_name(s.step)}{SLOT}{name}": t for s in in_memory for name, t in s.tensors.items()}
-        return tensors, {"in_memory": [s.step for s in in_memory], "on_disk": [s.step for s in snapshots if s.on_disk]}
-
-    def load(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
-        for step in scalars["in_memory"]:
-            prefix = f"{step_name(step)}{SLOT}"
-            own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-            self.window.snapshots[step] = Snapshot(step, own)
-        for step in scalars["on_disk"]:
-            read = functools.partial(self.store.read, self.trajectory / step_name(step))
-            self.window.snapshots[step] = Snapshot(step, read() if self.into_memory else None, read)
 
 
 @dataclass(frozen=True)

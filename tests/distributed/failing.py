@@ -43,7 +43,7 @@ def without_room() -> nn.Module:
 def with_late_files() -> nn.Module:
     """What is written beside training is written no sooner than it is waited for."""
     from lawa_exp.storage import store
-    from lawa_exp.training.background import Background
+    from lawa_exp.system.background import Background
 
     commit, drain, waited_for = store.commit, Background.drain, threading.Event()
 

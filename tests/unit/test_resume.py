@@ -52,7 +52,7 @@ CHAINS: dict[str, list[tuple[Strike, int | None]]] = {
         (Strike(RENAME, of="trajectory/.partial-step_00000025"), 15),
         (Strike(RENAME, of="averages/lawa-k3-s10/.partial-step_00000040"), 30),
         # two averages of one averager
-        (Strike("lawa_exp.training.background:remove", of="averages/lawa-k3-s10/step_00000040"), 45),
+        (Strike("lawa_exp.averaging.kept:remove", of="averages/lawa-k3-s10/step_00000040"), 45),
         (
             Strike("lawa_exp.storage.rundir:remove", of="resume/step_00000030"),
             60,

@@ -33,3 +33,14 @@ def rebuild(
     for s in needed:
         averager.update(s, {n: t.to(device) for n, t in store.read(folders[s]).items()})
     return needed, None
+
+
+def how_rebuilt(taken_in: list[int], needed: int, step: int) -> str:
+    """What an averager that is attached after `step` begins with: the steps of its snapshots, of those needed."""
+    if not taken_in:
+        why = "the snapshots that it needs were not saved" if needed else "it takes in none before"
+        return f"starts empty after step {step:,}: {why}"
+    of = f"{needed} snapshot{'s' * (needed > 1)}"
+    if len(taken_in) < needed:
+        of = f"{len(taken_in)} of {of}, as the others were not saved"
+    return f"was rebuilt from {of}, up to that of step {taken_in[-1]:,}"

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from lawa_exp.averaging.tensors import local_part
 from lawa_exp.seams.callback import Callback, overridden
 from lawa_exp.system.errors import Failed, UserError
 
@@ -56,11 +56,12 @@ def _seen(objective: nn.Module, device: torch.device, whole: bool) -> Mapping[st
     if device.type == "cuda":
         seen["the random state of the GPU"] = torch.cuda.get_rng_state(device).numpy().tobytes()
     if whole:
-        seen["bytes"] = {n: _digest(local_part(t.detach())) for n, t in tensors.items()}
+        seen["bytes"] = {n: _digest(t.detach()) for n, t in tensors.items()}
     return seen
 
 
 def _digest(tensor: Tensor) -> int:
     """Of its bytes, weighted by their places; a NaN is as good as any number."""
-    flat = tensor.contiguous().reshape(-1).view(torch.uint8)
+    local: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    flat = local.contiguous().reshape(-1).view(torch.uint8)
     return int((flat.long() * (torch.arange(len(flat), device=flat.device) % 251 + 1)).sum())
