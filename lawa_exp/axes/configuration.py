@@ -20,7 +20,7 @@ from lawa_exp.axes.scaling.scaling import Scaling
 from lawa_exp.axes.update.settings import UpdateSettings
 from lawa_exp.axes.watch.settings import WatchSettings
 from lawa_exp.config.parts import Part
-from lawa_exp.config.shared import Evaluate, Init, Logger, Save, Trainer, Trajectory
+from lawa_exp.config.shared import Evaluate, Init, Logger, Save, Teacher, Trainer, Trajectory
 from lawa_exp.seams.dataset import DatasetSettings
 
 T = TypeVar("T")
@@ -46,6 +46,7 @@ class Unresolved:
     update: Named[Part[UpdateSettings]]
     watch: Named[Part[WatchSettings]]
     init: Init
+    teacher: Teacher
     averagers: tuple[Part[AveragerSettings], ...]
     feedback: Part[FeedbackSettings]
     fault: Part[Fault]
@@ -80,6 +81,7 @@ class Config:
     update: Named[UpdateSettings]
     watch: Named[WatchSettings]
     init: Init
+    teacher: Teacher
     averagers: tuple[AveragerSettings, ...]
     feedback: FeedbackSettings
     fault: Fault

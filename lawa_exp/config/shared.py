@@ -31,6 +31,18 @@ class Init:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """The weights that an objective learns from, see `storage/teacher.py`; null: none.
+
+    from: a run's folder, or weights. weights: of a run its live ones, or an averager's id. step: of a run.
+    """
+
+    from_: str | None = setting(optional(text()), default=None)
+    weights: str = setting(text(), default="live")
+    step: int | None = setting(optional(integer(0)), default=None)
+
+
+@dataclass(frozen=True)
 class Trainer:
     """Where and how the arithmetic is done. workers: processes of a rank that decode images from files; 0: none."""
 

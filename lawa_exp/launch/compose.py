@@ -204,6 +204,9 @@ def read(values: dict[str, Any], overrides: list[str]) -> tuple[Unresolved, Opti
     init = values.get("init")
     if isinstance(init, dict) and init.get("from") not in (None, STABLE):
         init["from"] = str(Path(init["from"]).expanduser().resolve())
+    teacher = values.get("teacher")
+    if isinstance(teacher, dict) and teacher.get("from") is not None:
+        teacher["from"] = str(Path(teacher["from"]).expanduser().resolve())
     for key in ("k", "spacing"):  # read by the averagers through interpolation
         values.pop(key)
     unresolved = unresolved_from(values)

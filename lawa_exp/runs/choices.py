@@ -25,7 +25,7 @@ from lawa_exp.axes.watch import WATCHES
 from lawa_exp.config.names import BUDGET_UNITS
 from lawa_exp.config.parts import read_part
 from lawa_exp.config.rules import Rule, build, integer, key_of, near, number, one_of
-from lawa_exp.config.shared import FORMAT_VERSION, Evaluate, Init, Save, Trainer, Trajectory
+from lawa_exp.config.shared import FORMAT_VERSION, Evaluate, Init, Save, Teacher, Trainer, Trajectory
 from lawa_exp.config.tables import Table
 from lawa_exp.system.errors import UserError
 
@@ -44,9 +44,11 @@ TABLES: dict[str, Table[object]] = {
     "logger": LOGGERS,
 }
 USUAL = {"sampling": {"kind": "epochs"}, "objective": {"kind": "task"}}  # not in config.yaml, as empty lists
+NO_TEACHER = {"from": None, "weights": "live", "step": None}
 LISTS: dict[str, Table[object]] = {"layers": LAYERS, "update": UPDATES, "watch": WATCHES}  # several, by name
 SHARED: dict[str, type] = {
     "init": Init,
+    "teacher": Teacher,
     "trainer": Trainer,
     "evaluate": Evaluate,
     "save": Save,
@@ -59,7 +61,9 @@ KNOWN = {*TABLES, *LISTS, *SHARED, *BUDGET_UNITS, "averagers", "seed", "recipe"}
     "trajectory_id",
     "identity",
 }
-AT_ONCE = frozenset({"model", "dataset", "batch", "init"})  # resolving the others needs them; they have no step counts
+AT_ONCE = frozenset(
+    {"model", "dataset", "batch", "init", "teacher"}
+)  # resolving the others needs them; they have no step counts
 
 
 def unresolved_from(values: Mapping[str, Any]) -> Unresolved:
@@ -84,7 +88,7 @@ def parts_of(values: Mapping[str, Any], waiting: Collection[str]) -> dict[str, A
             raise UserError(f"{name} is not a setting; {near(name, KNOWN)}")
     if values.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         raise UserError(f"format_version={values['format_version']}: this version reads {FORMAT_VERSION}")
-    values = {**USUAL, **dict.fromkeys(LISTS, ()), **values}
+    values = {**USUAL, "teacher": NO_TEACHER, **dict.fromkeys(LISTS, ()), **values}
     for name in (*TABLES, *SHARED, "averagers", "seed", "recipe"):
         if name not in values:
             raise UserError(f"{name} is missing")
@@ -117,7 +121,9 @@ def config_to(config: Config) -> dict[str, Any]:
             content[group] = [{"name": name, "kind": table.kind_of(part), **_plain(part)} for name, part in named]
     content["averagers"] = [{"kind": a.kind, **dataclasses.asdict(a)} for a in config.averagers]
     for name in SHARED:
-        content[name] = _plain(getattr(config, name))
+        settings = _plain(getattr(config, name))
+        if (name, settings) != ("teacher", NO_TEACHER):
+            content[name] = settings
     return content | {"steps": config.steps, "seed": config.seed, "recipe": config.recipe}
 
 

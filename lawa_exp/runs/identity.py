@@ -14,6 +14,7 @@ from lawa_exp.config.rules import as_before
 from lawa_exp.runs.choices import config_to
 from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.storage.origin import Origin
+from lawa_exp.storage.teacher import find_teacher
 from lawa_exp.system.fingerprint import Code
 
 DETERMINING = ("model", "dataset", "optimizer", "lr", "batch", "scaling", "sampling", "objective", "feedback", "fault")
@@ -46,6 +47,8 @@ def identity_of(
         for key in path.split("."):
             part = part[int(key) if key.isdigit() else key]
         part["code"] = fingerprint.identity
+    if teacher := find_teacher(config.teacher):
+        content["teacher"] = teacher.identity
     if origin:
         content["init"] = origin.identity
     return content | {"dtype": config.trainer.dtype, "compile": config.trainer.compile}

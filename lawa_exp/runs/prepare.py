@@ -94,6 +94,12 @@ def prepare(
         custom.use(code)
     if config.layers or config.batch.layers():
         outline(config)  # refuses layers that the model does not have
+    if config.teacher.from_ and not config.objective.takes_teacher:
+        raise UserError(
+            f"teacher.from={config.teacher.from_}: this objective takes no teacher; choose another objective"
+        )
+    if config.objective.takes_teacher and not config.teacher.from_:
+        raise UserError("teacher.from is missing: the objective learns from a teacher")
     origin = branch_point(config, stable) if stable else find_origin(config.init)
     if origin:
         how = "keep" if origin.keep else "reset"

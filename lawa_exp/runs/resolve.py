@@ -99,6 +99,7 @@ def resolve(unresolved: Unresolved, data: DatasetFacts, trainer: Trainer) -> Con
         update=tuple((name, part.resolved(amounts)) for name, part in unresolved.update),
         watch=tuple((name, part.resolved(amounts)) for name, part in unresolved.watch),
         init=unresolved.init,
+        teacher=unresolved.teacher,
         averagers=tuple(averagers.values()),
         feedback=feedback,
         fault=unresolved.fault.resolved(amounts),

@@ -11,6 +11,7 @@ from torch import Tensor
 from lawa_exp.axes.dataset.loading import Batches as Loading
 from lawa_exp.axes.dataset.loading import train_batches
 from lawa_exp.seams.samples import Pass
+from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
     from lawa_exp.seams.dataset import Inputs
@@ -73,12 +74,15 @@ class Reader:
     def _passes(self, step: int, batch: Samples) -> Iterator[Pass]:
         """This rank's part of `batch`, phase after phase: in each, micro-batches go round the ranks."""
         t = self.t
-        size, targets = len(batch), t.data.train_targets(t.config.seed, batch)
+        size, targets, usual = len(batch), t.data.train_targets(t.config.seed, batch), t.batches.size(step)
+        if size % usual:
+            raise UserError(f"sampling: {size} samples for step {step}: expected {usual}, or a multiple to look at")
         counts = t.objective.counts(batch, targets)
-        split, phases = t.splits[size], t.config.objective.phases
-        of_phase = split.accumulate // phases
-        for number in range(split.accumulate):
+        split, phases = t.splits[usual], t.config.objective.phases
+        passes = split.accumulate * (size // usual)
+        of_phase = passes // phases
+        for number in range(passes):
             phase, micro = divmod(number, of_phase)
             first = phase * (size // phases) + (micro * t.ranks.world + t.ranks.rank) * split.micro
             samples = batch.cut(first, split.micro)
-            yield Pass(step, first, phase, samples, size, targets, counts, number == split.accumulate - 1)
+            yield Pass(step, first, phase, samples, size, targets, counts, number == passes - 1)

@@ -13,6 +13,7 @@ from lawa_exp.averaging.swap import Swap
 from lawa_exp.averaging.tensors import averaged_names, live_tensors
 from lawa_exp.axes.layers.statistics import TrainingStatistics
 from lawa_exp.axes.lr.rates import Rates
+from lawa_exp.convert.teacher import teacher_of
 from lawa_exp.evaluation.batchnorm import policy
 from lawa_exp.evaluation.evaluate import Evaluation, fixed_set
 from lawa_exp.evaluation.hessian import TrainingLoss, gradient_step
@@ -87,7 +88,7 @@ def set_up(
     model, of_layers = parallel.first_model(config, kind, ranks, device)
     for _, settings in config.batch.layers():
         settings.apply(model)
-    objective = config.objective.build(model, data.task, config.model.computes_loss(model))
+    objective = config.objective.build(model, data.task, config.model.computes_loss(model), teacher_of(config, device))
     if kind != "fsdp":
         objective.to(device)
     if config.trainer.checkpoint_activations:

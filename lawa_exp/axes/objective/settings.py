@@ -24,7 +24,10 @@ class ObjectiveSettings(Choice):
     group: int = 1
     phases: int = 1
     skips: ClassVar[bool] = False
+    takes_teacher: ClassVar[bool] = False
 
-    def build(self, model: nn.Module, task: Task, computes_loss: bool) -> Objective:
-        """task: the data set's. computes_loss: see `TaskLoss`."""
+    def build(
+        self, model: nn.Module, task: Task, computes_loss: bool = False, teacher: nn.Module | None = None
+    ) -> Objective:
+        """task: the data set's. computes_loss: see `TaskLoss`. teacher: where `takes_teacher`."""
         raise NotImplementedError

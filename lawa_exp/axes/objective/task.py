@@ -20,7 +20,9 @@ class TaskSettings(ObjectiveSettings):
 
     absent: ClassVar[bool] = True
 
-    def build(self, model: nn.Module, task: Task, computes_loss: bool) -> TaskLoss:
+    def build(
+        self, model: nn.Module, task: Task, computes_loss: bool = False, teacher: nn.Module | None = None
+    ) -> TaskLoss:
         from lawa_exp.axes.objective.task_loss import TaskLoss
 
         return TaskLoss(model, task, computes_loss)

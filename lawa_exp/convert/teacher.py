@@ -1,0 +1,43 @@
+"""The model that a training learns from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from lawa_exp.averaging.tensors import live_tensors, load_live
+from lawa_exp.axes.configuration import Config
+from lawa_exp.axes.layers import LAYERS
+from lawa_exp.axes.model import MODELS
+from lawa_exp.config.rules import build
+from lawa_exp.storage.safetensors import map_tensors
+from lawa_exp.storage.teacher import find_teacher
+from lawa_exp.system.errors import UserError
+
+
+def teacher_of(config: Config, device: torch.device) -> nn.Module | None:
+    """With its weights, in evaluation mode, without gradients; whole on every rank. UserError: they do not fit."""
+    source = find_teacher(config.teacher)
+    if source is None:
+        return None
+    files, written = source.files(), source.written()
+    model = built(written) if written else config.model.build()
+    try:
+        load_live(live_tensors(model), {name: t for file in files for name, t in map_tensors(file).items()})
+    except UserError as error:
+        raise UserError(f"teacher.from={source.source}: {error}") from None
+    return model.eval().requires_grad_(False).to(device)
+
+
+def built(written: dict[str, Any]) -> nn.Module:
+    """The model of a run's config.yaml, with its layers."""
+
+    def settings(table: Any, entry: dict[str, Any]) -> Any:
+        return build(table[entry["kind"]], {k: v for k, v in entry.items() if k not in ("kind", "name")}, "teacher")
+
+    model: nn.Module = settings(MODELS, written["model"]).build()
+    for entry in written.get("layers", ()):
+        settings(LAYERS, entry).apply(model)
+    return model
