@@ -40,7 +40,7 @@ class Choice(Settings):
     absent: ClassVar[bool] = False
     revision: ClassVar[int] = 0
     places: ClassVar[frozenset[str]] = frozenset()
-    passes: float = 0.0
+    passes: ClassVar[float] = 0.0
 
     @property
     def folder_words(self) -> tuple[str, ...]:
