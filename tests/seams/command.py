@@ -2,9 +2,8 @@
 
 import sys
 
-from seams.probes import register
-
 from lawa_exp.launch.compose import main
+from seams.probes import register
 
 register()
 if __name__ == "__main__":

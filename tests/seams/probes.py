@@ -172,7 +172,10 @@ class Mixing(Objective):
     def forward(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         scores = self.model(inputs)
         partners = scores.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
-        return {"loss": self.task.loss(scores, targets), "mixed": self.task.loss(0.7 * scores + 0.3 * partners, targets)}
+        return {
+            "loss": self.task.loss(scores, targets),
+            "mixed": self.task.loss(0.7 * scores + 0.3 * partners, targets),
+        }
 
 
 # 5. Phases that leave parameters unused: the second half of the batch goes through half of the blocks
@@ -251,7 +254,7 @@ class AboveTheMean(Objective):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self.seen: list[Tensor] = []
-        self.mean: Tensor | None = None
+        self.mean: Tensor | float = 0.0
 
     def of_samples(self, inputs: Tensor, targets: Tensor) -> Tensor:
         losses = F.cross_entropy(self.model(inputs).flatten(0, -2), targets.flatten(), reduction="none")
@@ -349,10 +352,17 @@ class Distilled(Objective):
         return {"loss": self.task.loss(scores, targets), "distilled": kl[targets != IGNORE].sum()}
 
 
-OBJECTIVE_PROBES = {"two_terms": TwoTerms, "pairs": Pairs, "depths": Depths, "focus": Focus, "distillation": Distillation}
+OBJECTIVE_PROBES = {
+    "two_terms": TwoTerms,
+    "pairs": Pairs,
+    "depths": Depths,
+    "focus": Focus,
+    "distillation": Distillation,
+}
 PROBES: list[tuple[Table[Any], dict[str, type]]] = [
     (SAMPLERS, {"hard_batches": HardBatches, "largest_losses": LargestLosses}),
-    (OBJECTIVES, OBJECTIVE_PROBES),
+    (OBJECTIVES, {"two_terms": TwoTerms, "pairs": Pairs, "depths": Depths}),
+    (OBJECTIVES, {"focus": Focus, "distillation": Distillation}),
     (MODELS, {"tower": TowerSettings}),
     (LAYERS, {"running_mean": RunningMean}),
     (UPDATES, {"rounding": Rounding}),
