@@ -60,7 +60,7 @@ import sys
 from lawa_exp.averaging import AVERAGERS
 from lawa_exp.runs.choices import LISTS, TABLES
 
-for group, table in {**TABLES, "avg": AVERAGERS}.items():
+for group, table in {**TABLES, **LISTS, "avg": AVERAGERS}.items():
     for name in table:
         cls = table[name]
         assert "torch" not in sys.modules, f"{group}={name} imports torch"
