@@ -34,8 +34,8 @@ class Planned:
 class Choice(Settings):
     """absent: it stands for nothing, adds nothing to the id, and no line to a plan. revision: goes up where the
     arithmetic of a choice is mended, and is in the id where it is not 0. places: settings that say how it is called and
-    where it is, and are in no id. passes: forward and backward passes over a
-    sample that it adds, in units of one."""
+    where it is, and are in no id. passes: forward and backward passes over a sample that it adds, in units of one.
+    """
 
     absent: ClassVar[bool] = False
     revision: ClassVar[int] = 0
@@ -54,6 +54,10 @@ class Choice(Settings):
     def check(self, planned: Planned) -> None:
         """UserError where it cannot be done so."""
 
+    def check_continues(self, before: Choice, step: int) -> None:
+        """UserError where it cannot go on from the complete state after `step` of a training that had `before` in its
+        place."""
+
     def lines(self, planned: Planned) -> Iterator[str]:
         """What a plan says of it."""
         return iter(())
@@ -63,5 +67,9 @@ class Choice(Settings):
         return iter(())
 
     def copies(self, steps: int) -> int:
-        """How many float32 copies of the weights it keeps, and saves, in a training of so many steps."""
+        """How many float32 copies of the weights it keeps on the device, and saves, in a training of so many steps."""
+        return 0
+
+    def snapshots(self, steps: int) -> int:
+        """How many snapshots of the weights it keeps in the host's memory, and saves, besides those of averagers."""
         return 0

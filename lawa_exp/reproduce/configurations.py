@@ -127,7 +127,7 @@ def _planned(words: str) -> tuple[Prepared, Cost]:
     ((values, overrides),), _ = compose([*shlex.split(words), "plan=true"])
     config, options = read(values, overrides)
     data = stated(config.dataset, config.model.context)
-    prepared = prepare(config, options, torch.device("cpu"), Ranks(), data=data)
+    prepared = prepare(config, options, torch.device("cpu"), Ranks(), facts=data)
     return prepared, tensors_and_cost(prepared)[1]
 
 

@@ -45,7 +45,7 @@ def already_done(
                 f"its last evaluations are with {said}, and so is what is read out; python -m lawa_exp.readout has --bn"
             )
             p = replace(p, config=replace(p.config, evaluate=replace(p.config.evaluate, **theirs)))
-    for warning in warnings(p.config):
+    for warning in warnings(p.planned(ranks.world)):
         say(f"warning: {warning}")
     evaluated = {r["step"] for r in rows if r["split"] == "val"}
     asked_for = range(p.config.evaluate.every, end + 1, p.config.evaluate.every)

@@ -37,6 +37,7 @@ from lawa_exp.training.train import Outcome, train
 
 def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -> int:
     """Trains, continues, reads out or only says that it was done; returns the exit code."""
+    p.check(ranks.world)
     say: Callable[[str], None] = functools.partial(print, flush=True) if ranks.is_main else lambda _: None
     say(f"run_dir={p.run_dir}")
     check_ranks(p, ranks)
@@ -146,7 +147,7 @@ def write_results(p: Prepared, run: RunDir, outcome: Outcome, say: Callable[[str
         + (", DIVERGED after the last of them" if outcome.how == "diverged" else ""),
         f"model {p.config.model.name}, data set {p.config.dataset.name} (fingerprint {p.data.fingerprint[:12]})"
         + (f"; {p.data.note}" if p.data.note else ""),
-        f"{type(p.config.lr).__name__.lower()} rate, peak {p.config.lr.peak:g}; "
+        f"{p.config.lr.word} rate, peak {p.config.lr.peak:g}; "
         f"batch {' to '.join(map(str, p.splits))}; seed {p.config.seed}",
         *([left_out] if left_out else []),
     ]

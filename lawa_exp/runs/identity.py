@@ -69,7 +69,7 @@ def run_folder(root: Path, config: Config, trajectory: str) -> Path:
 
     No `=` in its name.
     """
-    words = [config.model.name, config.dataset.name, f"{type(config.lr).__name__.lower()}{config.lr.peak:g}"]
+    words = [config.model.name, config.dataset.name, *config.lr.folder_words]
     words += [plain["kind"] for group in ("sampling", "objective") if (plain := config_to(config).get(group))]
     words += [name for group in LISTED for name, _ in getattr(config, group)]
     words += [*config.feedback.folder_words, *config.fault.folder_words]

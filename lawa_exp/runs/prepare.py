@@ -9,17 +9,16 @@ from typing import Any
 
 import torch
 
+from lawa_exp.axes.choice import Choice, Planned
 from lawa_exp.axes.configuration import Config, Unresolved
 from lawa_exp.axes.dataset.places import DataMissing
-from lawa_exp.axes.dataset.stated import Stated, stated
-from lawa_exp.axes.feedback.none import NoFeedback
-from lawa_exp.axes.lr.wsd import WSD
+from lawa_exp.axes.dataset.stated import stated
 from lawa_exp.axes.model.outline import has_norms, outline
 from lawa_exp.config.shared import Options
 from lawa_exp.parallel import sharing
 from lawa_exp.parallel.sharing import batches_of, micro_batches, splits_statistics
 from lawa_exp.runs.choices import config_from
-from lawa_exp.runs.identity import identity_of, run_folder, trajectory_id
+from lawa_exp.runs.identity import DETERMINING, identity_of, run_folder, trajectory_id
 from lawa_exp.runs.resolve import resolve, resolve_trainer
 from lawa_exp.seams.batches import Split
 from lawa_exp.seams.dataset import Dataset, DatasetFacts, DatasetSettings
@@ -34,10 +33,14 @@ from lawa_exp.system.fingerprint import Code, fingerprint
 
 @dataclass(frozen=True)
 class Prepared:
-    """A training that is ready to start: everything resolved."""
+    """A training that is ready to start: everything resolved.
+
+    facts: what a plan needs of the data set. opened: the data set; None where a plan has only its published sizes.
+    """
 
     config: Config
-    facts: Dataset | Stated  # what a plan needs of the data set: of the open one, or its published sizes
+    facts: DatasetFacts
+    opened: Dataset | None
     splits: dict[int, Split]
     identity: dict[str, Any]
     run_dir: Path
@@ -47,12 +50,24 @@ class Prepared:
     @property
     def data(self) -> Dataset:
         """The open data set; a plan by published sizes has none."""
-        assert not isinstance(self.facts, Stated), self.facts.note
-        return self.facts
+        assert self.opened is not None, self.facts.note
+        return self.opened
 
     @property
     def trajectory(self) -> str:
         return trajectory_id(self.identity)
+
+    def planned(self, world: int) -> Planned:
+        """What its choices are asked with. world: ranks."""
+        config, first = self.config, self.origin.first_step if self.origin else 0
+        batches, how = batches_of(config, self.facts), sharing.sharing(config, world)
+        return Planned(config, self.facts, batches, self.splits, world, how, first)
+
+    def check(self, world: int) -> None:
+        """UserError where one of its choices cannot be trained so, on `world` ranks. Reading of it asks none."""
+        planned = self.planned(world)
+        for choice in self.config.choices.values():
+            choice.check(planned)
 
 
 @functools.lru_cache(maxsize=4)
@@ -60,16 +75,20 @@ def open_dataset(settings: DatasetSettings, context: int) -> Dataset:
     return settings.open(context)
 
 
-def data_for(unresolved: Unresolved, plan: bool) -> Dataset | Stated:
-    """The open data set. plan: its published sizes, where it is in none of the usual places and no path was given."""
+def data_for(unresolved: Unresolved, plan: bool) -> tuple[DatasetFacts, Dataset | None]:
+    """What a plan needs of the data set, and the open data set.
+
+    plan: its published sizes alone, where it is in none of the usual places and no path was given.
+    """
     dataset, context = unresolved.dataset, unresolved.model.context
     try:
-        return open_dataset(dataset, context)
+        opened = open_dataset(dataset, context)
+        return opened, opened
     except DataMissing:
         published = stated(dataset, context) if plan and dataset.path is None else None
         if published is None:
             raise
-        return published
+        return published, None
 
 
 def prepare(
@@ -78,17 +97,17 @@ def prepare(
     device: torch.device,
     ranks: Ranks,
     stable: Prepared | None = None,
-    data: Dataset | Stated | None = None,
+    facts: DatasetFacts | None = None,
 ) -> Prepared:
     """Resolves everything that the data and the machine decide. stable: the run of which this is a cool-down.
 
-    data: in place of what `data_for` gives.
+    facts: of the data set, for a plan that does not open it.
     """
-    data = data or data_for(unresolved, options.plan)
-    config = resolve(unresolved, data, resolve_trainer(unresolved.trainer, device.type, ranks.local_world))
-    if not isinstance(data, Stated):
-        data = data.with_workers(config.trainer.workers)
-    splits = sharing.splits(config, data, ranks.world)
+    facts, opened = (facts, None) if facts else data_for(unresolved, options.plan)
+    config = resolve(unresolved, facts, resolve_trainer(unresolved.trainer, device.type, ranks.local_world))
+    if opened:
+        facts = opened = opened.with_workers(config.trainer.workers)
+    splits = sharing.splits(config, facts, ranks.world)
     code = None
     if config.model.builder:
         code = fingerprint(config.model.builder, "model.builder")
@@ -101,13 +120,13 @@ def prepare(
         how = "keep" if origin.keep else "reset"
         init = replace(config.init, from_=str(origin.source), step=origin.step or None, optimizer=how)
         config = replace(config, init=init)
-        check_origin(origin, config, data, stable)
-    identity = identity_of(config, data, origin, {"model": code} if code else None)
+        check_origin(origin, config, facts, stable)
+    identity = identity_of(config, facts, origin, {"model": code} if code else None)
     if splits_statistics(config, splits) and has_norms(config):
         identity["batch"]["norm_samples"] = micro_batches(splits)  # who has fewer ranks trains other weights
     folder = run_folder(Path(options.runs_root), config, trajectory_id(identity))
     run_dir = Path(options.run_dir) if options.run_dir else folder
-    return Prepared(config, data, splits, identity, run_dir, origin, code)
+    return Prepared(config, facts, opened, splits, identity, run_dir, origin, code)
 
 
 def check_teacher(config: Config, plan: bool) -> None:
@@ -123,7 +142,6 @@ def check_teacher(config: Config, plan: bool) -> None:
 
 def branch_point(config: Config, stable: Prepared) -> Origin:
     """Where the (resolved) cool-down leaves the stable run."""
-    assert isinstance(config.lr, WSD)
     step = config.init.step or config.lr.stable_steps
     source = stable.run_dir.resolve()  # so that the branch can be read out from another folder
     return Origin(source, step, True, {"trajectory": stable.trajectory, "step": step, "optimizer": "keep"})
@@ -145,23 +163,9 @@ def check_continues(origin: Origin, config: Config, samples: int, there: Config,
 
     samples, there_samples: seen after the state's step, by this training's batches and by its source's.
     """
-    if config.optimizer != there.optimizer:
-        raise UserError(
-            "init.optimizer=keep: the optimizer is that of the source, whose settings differ "
-            f"(the source has {there.optimizer}, this command {config.optimizer}); choose reset, or the same"
-        )
-    kinds = {type(feedback) for feedback in (config.feedback, there.feedback)} - {NoFeedback}
-    if len(kinds) > 1:
-        raise UserError(
-            "init.optimizer=keep: the feedback has a state of the source's, which is of another kind "
-            f"(the source has {there.feedback}, this command {config.feedback}); choose reset, none or the same"
-        )
-    at = config.fault.at
-    if at is not None and at < origin.step and config.fault != there.fault:
-        raise UserError(
-            f"fault.at={at}: the steps up to init.step={origin.step} are the source's, which has another fault "
-            f"({there.fault}); choose fault.at={origin.step} or later, none or the same"
-        )
+    before: dict[str, Choice] = {group: getattr(there, group) for group in DETERMINING}
+    for group, choice in before.items():
+        getattr(config, group).check_continues(choice, origin.step)
     if samples != there_samples:
         raise UserError(
             f"init.optimizer=keep: after step {origin.step:,} this batch schedule has seen {samples:,} samples, "

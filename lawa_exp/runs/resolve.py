@@ -7,11 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lawa_exp.axes.configuration import Config, Unresolved
-from lawa_exp.axes.feedback import FEEDBACK
-from lawa_exp.axes.feedback.none import NoFeedback
-from lawa_exp.axes.feedback.settings import FeedbackSettings
-from lawa_exp.axes.optimizer.schedule_free import ScheduleFree
-from lawa_exp.axes.optimizer.settings import OptimizerSettings
 from lawa_exp.config.parts import NoAmounts, Part
 from lawa_exp.config.rules import Amount
 from lawa_exp.config.shared import Trainer, Trajectory
@@ -60,7 +55,6 @@ def resolve(unresolved: Unresolved, data: DatasetFacts, trainer: Trainer) -> Con
     data: the open data set. trainer: see `resolve_trainer`. Raises UserError for what contradicts the data.
     """
     model = unresolved.model.fitted(data, unresolved.dataset.name)
-    check_feedback(unresolved.feedback.cls, unresolved.optimizer.cls)
     batches: Batches = unresolved.batch.batches(data.tokens_per_sample, data.sizes["train"])
     in_samples = {"epochs": data.sizes["train"], "samples": 1, "tokens": 1 / data.tokens_per_sample}
     unit, budget = unresolved.budget
@@ -112,15 +106,6 @@ def resolve(unresolved: Unresolved, data: DatasetFacts, trainer: Trainer) -> Con
         seed=unresolved.seed,
         recipe=unresolved.recipe,
     )
-
-
-def check_feedback(feedback: type[FeedbackSettings], optimizer: type[OptimizerSettings]) -> None:
-    """UserError where the optimizer has an average of its own."""
-    if issubclass(optimizer, ScheduleFree) and not issubclass(feedback, NoFeedback):
-        raise UserError(
-            f"feedback={FEEDBACK.name_of(feedback)}: expected none with optimizer=schedule_free, which keeps "
-            "an average of its own that would not follow"
-        )
 
 
 def resolve_trajectory(

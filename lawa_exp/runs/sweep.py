@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from lawa_exp.axes.configuration import Config, Unresolved
-from lawa_exp.axes.lr.wsd import WSD
+from lawa_exp.axes.lr import SCHEDULES
+from lawa_exp.axes.lr.schedule import Schedule
 from lawa_exp.config.names import STABLE
 from lawa_exp.config.shared import Init, Options
 from lawa_exp.results.summary import summarise
@@ -64,10 +65,10 @@ def stable_runs(
     for i, (unresolved, options) in enumerate(entries):
         if unresolved.init.optimizer == "reset":
             raise UserError("init.optimizer=reset: a cool-down of the stable run keeps its optimizer")
-        if unresolved.lr.cls is not WSD:
-            raise UserError("init.from=stable: expected lr=wsd, whose stable part is the constant-rate run")
         alone = prepare(replace(unresolved, init=Init(None, None, None)), options, device, ranks).config
-        assert isinstance(alone.lr, WSD)
+        stable = alone.lr.stable_part()
+        if stable is None:
+            raise UserError("init.from=stable: expected lr=wsd, whose stable part is the constant-rate run")
         last = alone.lr.stable_steps
         step = unresolved.init.step or last
         if step == 0:
@@ -76,7 +77,7 @@ def stable_runs(
             )
         if step > last:
             raise UserError(f"init.step={step}: the decay begins after step {last} already")
-        p = prepare(stable_part(alone, step), options, device, ranks)
+        p = prepare(cut_back(alone, stable, step), options, device, ranks)
         groups.setdefault(p.trajectory, []).append((i, p))
     runs = []
     for members in groups.values():
@@ -84,15 +85,15 @@ def stable_runs(
         same = [replace(p, config=replace(p.config, steps=longest)) for _, p in members]
         shared = set.intersection(*(set(overrides[i]) for i, _ in members))
         ours = [o for o in overrides[members[0][0]] if o in shared and not o.startswith(DECAYS)]
-        runs.append((merge(same), ["lr=constant", *ours], [i for i, _ in members]))
+        merged = merge(same)
+        runs.append((merged, [f"lr={SCHEDULES.kind_of(merged.config.lr)}", *ours], [i for i, _ in members]))
     return runs
 
 
-def stable_part(config: Config, step: int) -> Unresolved:
-    """The constant-rate run of a (resolved) wsd run up to `step`, whose state it keeps."""
-    content = config_to(config)
-    lr = {"kind": "constant", **{name: content["lr"][name] for name in ("peak", "warmup_steps", "unit")}}
-    changed = {"lr": {**lr, "horizon": None}, "save": {**content["save"], "keep": [step]}, "steps": step}
+def cut_back(config: Config, stable: Schedule, step: int) -> Unresolved:
+    """The run of a (resolved) configuration up to `step`, with its stable part as the schedule; it keeps the state."""
+    content = config_to(replace(config, lr=stable))
+    changed = {"lr": {**content["lr"], "horizon": None}, "save": {**content["save"], "keep": [step]}, "steps": step}
     return unresolved_from({**content, **changed})
 
 
@@ -155,6 +156,8 @@ def gather(entries: list[Entry], overrides: list[list[str]], device: Any, ranks:
     prepared = [s for s, _, _ in stable]
     of = {apart[i]: s for s, _, members in stable for i in members}
     prepared += [prepare(unresolved, o, device, ranks, of.get(i)) for i, (unresolved, o) in enumerate(entries)]
+    for p in prepared:
+        p.check(ranks.world)
     overrides = [mine for _, mine, _ in stable] + overrides
     groups: dict[tuple[Path, int], list[int]] = {}
     for i, p in sorted(enumerate(prepared), key=lambda entry: (entry[0] >= len(stable), entry[1].config.steps)):
@@ -190,8 +193,8 @@ def run_all(entries: list[Entry], overrides: list[list[str]]) -> int:
     device, ranks = start_device(entries[0][0].device, options.plan)
     say: Callable[[str], None] = functools.partial(print, flush=True) if ranks.is_main else lambda _: None
     folder = sweep_folder(options)
-    say(f"sweep_dir={folder}")
     sweep = gather(entries, overrides, device, ranks)
+    say(f"sweep_dir={folder}")
     for line in sweep.summary:
         say(line)
     if ranks.is_main and not options.plan:

@@ -17,6 +17,10 @@ class RateBurst(Fault):
     factor: float = setting(number(above=0))
 
     @property
+    def marks(self) -> frozenset[int]:
+        return frozenset({self.at, self.at + 1, self.at + self.length + 1})
+
+    @property
     def described(self) -> str:
         return f"the rate times {self.factor:g}"
 

@@ -29,6 +29,13 @@ class Decaying(Schedule):
         """The last step before the decay."""
         return self.horizon - self.decay_steps
 
+    @property
+    def marks(self) -> frozenset[int]:
+        return frozenset({self.stable_steps})
+
+    def after_warmup(self, batches: Batches) -> str:
+        return f", decay after step {self.stable_steps:,} ({batches.samples(self.stable_steps):,} samples)"
+
     def plateau(self, batches: Batches, step: int) -> float:
         raise NotImplementedError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -38,6 +39,19 @@ class OnTheFly(Schedule):
             raise UserError(
                 "lr=on_the_fly: not with trainer=fsdp, which does not differentiate twice; choose trainer=ddp"
             )
+
+    def warnings(self, planned: Planned) -> Iterator[str]:
+        if self.first >= planned.config.steps:
+            yield f"lr=on_the_fly: the first measurement, after step {self.first:,}, is beyond the budget"
+        if not planned.config.optimizer.follows_gradient:
+            yield "lr=on_the_fly measures a rate for gradient descent: meant for optimizer=sgd"
+
+    @property
+    def known_until(self) -> int:
+        return self.first
+
+    def after_rates(self) -> str:
+        return f"; measured every {self.every:,} steps from step {self.first:,} on"
 
     def value(self, batches: Batches, step: int) -> float:
         return self.peak

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lawa_exp.axes.choice import Planned
 from lawa_exp.axes.lr.decaying import SHAPES, Decaying
 from lawa_exp.axes.scaling.scaling import SEQUENCE
 from lawa_exp.config.rules import defaulted, number, one_of, setting, steps
@@ -27,6 +29,13 @@ class Power(Decaying):
     decay_steps: int = setting(steps(at_end=True))
     shape: str = setting(one_of(*SHAPES, "exponential"))
     final_ratio: float = setting(number(low=0, high=1))
+
+    def warnings(self, planned: Planned) -> Iterator[str]:
+        from lawa_exp.axes.scaling import SCALINGS
+
+        if not planned.config.scaling.absent:
+            name = SCALINGS.kind_of(planned.config.scaling)
+            yield f"lr=power is proportional to the batch already: scaling={name} multiplies its rate once more"
 
     def plateau(self, batches: Batches, step: int) -> float:
         step = max(1, step)

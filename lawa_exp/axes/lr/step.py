@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from lawa_exp.axes.choice import Planned
 from lawa_exp.axes.lr.schedule import UNIT, Schedule
 from lawa_exp.config.rules import defaulted, list_of, number, setting, steps
 from lawa_exp.seams.batches import Batches
@@ -27,6 +29,10 @@ class Steps(Schedule):
         super().fits()
         if list(self.at) != sorted(set(self.at)):
             raise UserError(f"lr.at={list(self.at)}: expected ascending steps")
+
+    def warnings(self, planned: Planned) -> Iterator[str]:
+        steps = planned.config.steps
+        yield from (f"lr.at: step {s:,} is beyond the budget of {steps:,} steps" for s in self.at if s >= steps)
 
     def value(self, batches: Batches, step: int) -> float:
         return self.peak * self.factor ** sum(step > milestone for milestone in self.at)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lawa_exp.axes.lr.constant import Constant
 from lawa_exp.axes.lr.decaying import SHAPES, Decaying
 from lawa_exp.axes.lr.schedule import UNIT
 from lawa_exp.config.rules import defaulted, number, one_of, setting, steps
@@ -21,6 +22,9 @@ class WSD(Decaying):
     decay_steps: int = setting(steps(at_end=True))
     shape: str = setting(one_of(*SHAPES, "exponential"))
     final_ratio: float = setting(number(low=0, high=1))
+
+    def stable_part(self) -> Constant:
+        return Constant(self.peak, self.warmup_steps, self.horizon, self.unit)
 
     def plateau(self, batches: Batches, step: int) -> float:
         return self.peak

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lawa_exp.axes.optimizer.groups import matrices_and_vectors
+from lawa_exp.axes.optimizer.groups import fusable, matrices_and_vectors
 from lawa_exp.axes.optimizer.settings import OptimizerSettings
 from lawa_exp.config.rules import number, one_of, setting
 
@@ -34,4 +34,4 @@ class AdamW(OptimizerSettings):
         groups = matrices_and_vectors(model, self.weight_decay)
         for group in groups if self.decays == "all" else ():
             group["weight_decay"] = self.weight_decay
-        return torch.optim.AdamW(groups, lr=0.0, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
+        return torch.optim.AdamW(groups, lr=0.0, betas=(self.beta1, self.beta2), eps=self.eps, fused=fusable(model))

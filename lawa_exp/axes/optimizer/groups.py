@@ -22,6 +22,11 @@ def matrices_and_vectors(model: nn.Module, weight_decay: float) -> list[dict[str
     return [g for g in groups if g["params"]]
 
 
+def fusable(model: nn.Module) -> bool:
+    """Whether its parameters have content, which torch's fused kernels need: a plan's have none."""
+    return not any(p.is_meta for p in model.parameters())
+
+
 def groups_with_adaptation(
     model: nn.Module, weight_decay: float, decay_excludes: str, adaptation_excludes: str
 ) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lawa_exp.axes.optimizer.groups import matrices_and_vectors
+from lawa_exp.axes.optimizer.groups import fusable, matrices_and_vectors
 from lawa_exp.axes.optimizer.settings import OptimizerSettings
 from lawa_exp.config.rules import boolean, integer, number, one_of, setting
 from lawa_exp.system.errors import UserError
@@ -65,7 +65,7 @@ class Muon(OptimizerSettings):
         ]
         if others:
             betas = (self.beta1, self.beta2)
-            optimizers.append(torch.optim.AdamW(others, lr=0.0, betas=betas, eps=self.eps, fused=True))
+            optimizers.append(torch.optim.AdamW(others, lr=0.0, betas=betas, eps=self.eps, fused=fusable(model)))
         return together(optimizers)
 
 

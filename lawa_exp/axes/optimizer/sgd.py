@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from lawa_exp.axes.optimizer.groups import matrices_and_vectors
+from lawa_exp.axes.optimizer.groups import fusable, matrices_and_vectors
 from lawa_exp.axes.optimizer.settings import OptimizerSettings
 from lawa_exp.config.rules import boolean, number, one_of, setting
 from lawa_exp.system.errors import UserError
@@ -22,6 +22,7 @@ class SGD(OptimizerSettings):
     decays: `all`, as in the classical recipes, or `matrices`.
     """
 
+    follows_gradient: ClassVar[bool] = True
     momentum: float = setting(number(low=0, high=0.999999))
     nesterov: bool = setting(boolean())
     weight_decay: float = setting(number(low=0))
@@ -38,5 +39,6 @@ class SGD(OptimizerSettings):
         groups = matrices_and_vectors(model, self.weight_decay)
         for group in groups if self.decays == "all" else ():
             group["weight_decay"] = self.weight_decay
-        fused = not any(hasattr(p, "to_local") for p in model.parameters())  # its kernel does not take shards
+        sharded = any(hasattr(p, "to_local") for p in model.parameters())  # which its fused kernel does not take
+        fused = fusable(model) and not sharded
         return torch.optim.SGD(groups, lr=0.0, momentum=self.momentum, nesterov=self.nesterov, fused=fused)

@@ -49,10 +49,9 @@ def submit(entries: list[Entry], overrides: list[list[str]], cluster: Slurm) -> 
     device = torch.device("cuda" if name.startswith("cuda") or (name == "auto" and cluster.gpus_per_node) else "cpu")
     ranks = Ranks(0, cluster.ranks, 0, cluster.ranks_per_node)
     folder = sweep_folder(options)
-    print(f"sweep_dir={folder}")
     threaded = [(with_threads(unresolved, cluster), of_entry) for unresolved, of_entry in entries]
     sweep = gather(threaded, overrides, device, ranks)
-    print("\n".join(sweep.summary))
+    print("\n".join([f"sweep_dir={folder}", *sweep.summary]))
     for training, members in sweep.trainings:
         check_folder(RunDir(training.run_dir), training)
         plan = show_plan(training, ranks)  # also where only what it refuses is of interest
