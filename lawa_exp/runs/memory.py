@@ -26,7 +26,7 @@ class Memory:
     On the device. weights: parameters and buffers. gradients: when the optimizer takes its step. optimizer: its state;
     None where the optimizer does not run on tensors without content. averages: running tensors, also of choices that
     average. evaluation: besides all these while averages are evaluated.
-    In the host's memory. window: snapshots that averages are made of, `snapshots` of them. staged: the copy of a
+    In the host's memory. window: the snapshots that are kept there, so many as `snapshots`. staged: the copy of a
     complete state while it is written. host_evaluation: an average of a window while it is evaluated.
     own: whether the modules of an objective, where it has any, are counted.
     """
@@ -66,7 +66,7 @@ def memory_of(planned: Planned, model: nn.Module, data: Dataset | None) -> Memor
     optimizer, averages = optimizer_bytes(config, trained), averages_bytes(config, model)
     windows = [a for a in config.averagers if a.windowed]
     of_choices = sum(choice.snapshots(steps) for choice in config.choices.values())
-    in_memory = len({s for a in windows for s in a.needed(steps)}) if config.trajectory.window == "memory" else 0
+    snapshots = of_choices + snapshots_in_memory(config)
     # The live weights, what they stand for where that is something else, and an average of running tensors.
     swapped = bool(config.averagers or config.optimizer.evaluates_others)
     more = config.optimizer.evaluates_others or len(windows) < len(config.averagers)
@@ -76,8 +76,8 @@ def memory_of(planned: Planned, model: nn.Module, data: Dataset | None) -> Memor
         optimizer=optimizer,
         averages=averages,
         evaluation=snapshot * (swapped + more),
-        snapshots=in_memory + of_choices,
-        window=snapshot * (in_memory + of_choices),
+        snapshots=snapshots,
+        window=snapshot * snapshots,
         staged=snapshot * (1 + of_choices) + of_objective + (optimizer or 0) + averages,
         host_evaluation=snapshot * bool(windows),
         own=own,
@@ -134,6 +134,20 @@ def optimizer_bytes(config: Config, trained: nn.Module) -> int | None:
     return size(t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor))
 
 
+def snapshots_in_memory(config: Config) -> int:
+    """How many snapshots the run's window has at most: what averages need, and the one that was taken last."""
+    trajectory, windows = config.trajectory, [a for a in config.averagers if a.windowed]
+    if trajectory.window == "disk":
+        return 0
+    last = config.steps // trajectory.every * trajectory.every
+    counts = []
+    for step in (config.steps, last, last - trajectory.every):
+        kept = {s for a in windows for s in a.needed(step)}
+        taken = min(step, last) if trajectory.keep != "none" else 0
+        counts.append(len(kept | {taken} - {0}) if taken >= 0 else 0)
+    return max(counts)
+
+
 def averages_bytes(config: Config, model: nn.Module) -> int:
     """The running tensors of averagers, and of choices that average. model: on the meta device."""
     live, averaged, statistics = live_tensors(model), averaged_names(model), statistics_names(model)
@@ -157,12 +171,12 @@ def memory_lines(memory: Memory, planned: Planned) -> Iterator[str]:
     parts += [f"in evaluations {size_text(m.evaluation)} more"] if m.evaluation else []
     where = "GPU" if config.trainer.device == "cuda" else "rank"
     yield f"memory      of a {where}: {'; '.join(parts)}"
-    host = [f"{m.snapshots} snapshots of windows {size_text(m.window)}"] if m.snapshots else []
+    host = [f"{m.snapshots} snapshot{'s' * (m.snapshots > 1)} {size_text(m.window)}"] if m.snapshots else []
     host += [f"a complete state while it is written {size_text(m.staged)}"]
     host += [f"an average in evaluations {size_text(m.host_evaluation)}"] if m.host_evaluation else []
     yield f"            of the host: {', '.join(host)}"
     if config.trajectory.window == "disk":
-        yield "            snapshots of windows are on the disk"
+        yield "            snapshots are read from the disk"
     not_counted = [NOT_COUNTED]
     not_counted += ["layers that are gathered from all ranks"] if planned.sharing == "fsdp" else []
     not_counted += [] if m.own else ["modules of the objective"]

@@ -58,7 +58,7 @@ class Prepared:
         return trajectory_id(self.identity)
 
     def planned(self, world: int) -> Planned:
-        """What its choices are asked with. world: ranks."""
+        """The training as its choices see it. world: ranks."""
         config, first = self.config, self.origin.first_step if self.origin else 0
         batches, how = batches_of(config, self.facts), sharing.sharing(config, world)
         return Planned(config, self.facts, batches, self.splits, world, how, first)

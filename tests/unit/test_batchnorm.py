@@ -28,8 +28,7 @@ from lawa_exp.evaluation.numerics import autocast_for, seeded_model
 from lawa_exp.launch.compose import compose, read
 from lawa_exp.results.statistics import curve, steps_saved
 from lawa_exp.results.summary import read_run
-from lawa_exp.runs.cost import tensors_and_cost
-from lawa_exp.runs.plan import describe
+from lawa_exp.runs.plan import show_plan
 from lawa_exp.runs.prepare import Prepared, prepare
 from lawa_exp.storage.commit import steps_in
 from lawa_exp.storage.rundir import RunDir
@@ -364,7 +363,7 @@ def test_how_many_samples_share_statistics_is_in_the_id_where_they_are_fewer_tha
     micro = of(1, 8)
     assert micro.identity["batch"]["norm_samples"] == 8
     assert of(1, 16).trajectory == of(2).trajectory != micro.trajectory != of(1).trajectory
-    described = describe(micro.config, micro.data, micro.splits, 1, *tensors_and_cost(micro))
+    described = show_plan(micro, Ranks())
     assert "BatchNorm statistics of 8 samples; batch.norm_group=8 fixes this on any machine" in described
     of = planned(*resnet, size=32, norm_group=8)
     assert {of(1).trajectory, of(2).trajectory, of(1, 8).trajectory} == {"ca4fd497b186"}

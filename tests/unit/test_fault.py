@@ -223,7 +223,10 @@ def test_a_fault_is_part_of_the_trajectory_and_its_absence_is_not():
     assert resolve(unresolved_from(config_to(p.config)), p.data, p.config.trainer) == p.config
     assert p.run_dir.name.startswith("gpt_tiny-pydocs-constant0.003-bad_rate-seed0-")
     assert p.trajectory == trajectory_id(identity_of(replace(plain.config, fault=p.config.fault), plain.data))
-    warned = {at: warnings(replace(plain.config, fault=BadBatches(at, 10))) for at in (990, 995)}
+    warned = {
+        at: warnings(replace(plain, config=replace(plain.config, fault=BadBatches(at, 10))).planned(1))
+        for at in (990, 995)
+    }
     assert warned == {
         990: [],
         995: ["fault.at=995: it lasts until step 1,005, beyond the budget of 1,000 steps"],

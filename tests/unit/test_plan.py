@@ -17,9 +17,8 @@ from lawa_exp.axes.model.papers_names import PAPERS_NAMES
 from lawa_exp.launch.compose import compose, main, read
 from lawa_exp.parallel.sharing import Split, split_batch
 from lawa_exp.runs.choices import config_to, unresolved_from
-from lawa_exp.runs.cost import tensors_and_cost
 from lawa_exp.runs.merge import merge
-from lawa_exp.runs.plan import describe, warnings
+from lawa_exp.runs.plan import show_plan, warnings
 from lawa_exp.runs.prepare import prepare
 from lawa_exp.runs.resolve import resolve
 from lawa_exp.system import machine
@@ -35,7 +34,7 @@ def prepared(*arguments, ranks=None):
 
 def plan_of(*arguments):
     p = prepared(*arguments)
-    return describe(p.config, p.data, p.splits, 1, *tensors_and_cost(p))
+    return show_plan(p, Ranks())
 
 
 def test_budgets_in_every_unit():
@@ -75,9 +74,10 @@ def test_a_percentage_is_of_what_the_schedule_counts():
 def test_a_horizon_before_the_budgets_end_is_told():
     asked = ["lr=cosine_to_zero", "lr.warmup_steps=5", "steps=100"]
     assert any(
-        "lr.horizon=50: the last 50 of the 100 steps" in w for w in warnings(prepared(*asked, "lr.horizon=50").config)
+        "lr.horizon=50: the last 50 of the 100 steps" in w
+        for w in warnings(prepared(*asked, "lr.horizon=50").planned(1))
     )
-    assert not any("lr.horizon" in w for w in warnings(prepared(*asked).config))
+    assert not any("lr.horizon" in w for w in warnings(prepared(*asked).planned(1)))
     assert "warm-up to step 5 (80 samples); planned for 400 steps" in plan_of(*asked, "lr.horizon=400")
     assert "planned for" not in plan_of(*asked)
 
@@ -199,7 +199,7 @@ def test_the_plan_names_what_can_never_be_defined():
 
 def test_the_plan_names_what_a_schedule_never_gets_to_or_counts_twice():
     def warned(*arguments):
-        return warnings(prepared("steps=100", "avg=none", "lr.warmup_steps=5", *arguments).config)
+        return warnings(prepared("steps=100", "avg=none", "lr.warmup_steps=5", *arguments).planned(1))
 
     assert warned("lr=step", "lr.at=[50,100]") == ["lr.at: step 100 is beyond the budget of 100 steps"]
     assert warned("lr=step") == warned("lr=power") == warned("scaling=linear") == []
@@ -215,7 +215,7 @@ def test_feedback_is_counted_and_said_where_it_never_happens():
     assert never not in plan_of("feedback=lawa_restart", "feedback.every=100", "steps=300")
     assert never not in plan_of("feedback=lookahead", "steps=5")
     with pytest.raises(UserError, match="feedback=lookahead: expected none with optimizer=schedule_free"):
-        prepared("feedback=lookahead", "optimizer=schedule_free")
+        prepared("feedback=lookahead", "optimizer=schedule_free").check(1)
     alone, with_window = (states_of(*extra, "steps=300") for extra in ([], ["feedback=lawa_restart"]))
     assert with_window == pytest.approx(alone + 2 * 5 * 3.35, rel=0.02)  # two states, five snapshots of 3.35 MB
 
@@ -239,6 +239,7 @@ def test_a_papers_model_is_planned_without_its_data(model, tmp_path, monkeypatch
     printed = capsys.readouterr().out
     parameters, name = re.search(r"^model +([\d,]+) parameters \((.*)\), ", printed, re.MULTILINE).groups()
     assert name == PAPERS_NAMES[model] and "not here: planned with stated sizes, " in printed
+    assert "\nmemory      of a rank: weights " in printed and "% of the FLOPs" in printed
     assert f"| `{model}` | {name} | {parameters} |" in README
 
 
