@@ -90,9 +90,11 @@ def size(tensors: Iterable[Tensor]) -> int:
 
 
 def trained_module(config: Config, model: nn.Module, data: Dataset | None) -> tuple[nn.Module, bool]:
-    """What is trained: `model`, or the objective around it; and whether the objective could be built, where there is
-    one: it needs the open data set's task."""
-    if config.objective.absent or data is None:
+    """What is trained: `model`, or the objective around it; and whether all of it is there.
+
+    An objective needs the open data set's task, and some a teacher, which may be of a run that is not trained yet.
+    """
+    if config.objective.absent or config.objective.takes_teacher or data is None:
         return model, config.objective.absent
     with torch.device("meta"):
         return config.objective.build(model, data.task, config.model.computes_loss(model)), True
@@ -179,5 +181,5 @@ def memory_lines(memory: Memory, planned: Planned) -> Iterator[str]:
         yield "            snapshots are read from the disk"
     not_counted = [NOT_COUNTED]
     not_counted += ["layers that are gathered from all ranks"] if planned.sharing == "fsdp" else []
-    not_counted += [] if m.own else ["modules of the objective"]
+    not_counted += [] if m.own else ["modules of the objective and a teacher"]
     yield f"            not counted: {', '.join(not_counted)}"

@@ -2,15 +2,19 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from helpers import tiny
 
 from lawa_exp.axes.model.outline import outline
 from lawa_exp.launch.compose import compose, main, read
+from lawa_exp.reproduce.book import PAPERS
+from lawa_exp.reproduce.configurations import FACTS
 from lawa_exp.runs.cost import evaluated_samples, tensors_and_cost
 from lawa_exp.runs.memory import Memory, drop_content, memory_lines, memory_of, size
 from lawa_exp.runs.prepare import Prepared, prepare
@@ -171,3 +175,17 @@ def test_a_papers_training_is_planned_on_many_ranks_without_its_data(
     assert f"{ranks} rank(s)" in printed and re.search(r"evaluations take about [\d.]+% of the FLOPs", printed)
     for line in lines:
         assert line in printed
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_every_set_up_of_a_paper_says_its_memory(paper: str, tmp_path: Path, monkeypatch) -> None:
+    """As many bytes as its parameters take, on one rank."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LAWA_DATA", raising=False)
+    for words in {" ".join(s["words"].split()) for s in yaml.safe_load(FACTS.read_text())[paper] if s.get("words")}:
+        p = prepared(*shlex.split(words), "plan=true")
+        cost, m = tensors_and_cost(p)[1], planned_memory(p)
+        assert m.gradients == 4 * cost.parameters and m.weights >= m.gradients, words
+        assert m.optimizer is not None and m.optimizer >= m.gradients, words
+        assert m.window == m.snapshots * cost.model_bytes and m.staged > m.optimizer, words
+        assert 0 < cost.evaluation_share < 1, words
