@@ -1,7 +1,9 @@
 """What a configuration resolves to, and what is in the name of a trajectory."""
 
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,9 +16,11 @@ from lawa_exp.axes.dataset.images import complete
 from lawa_exp.axes.dataset.stated import stated
 from lawa_exp.axes.dataset.tokens import TokensSettings
 from lawa_exp.axes.model.papers_names import PAPERS_NAMES
+from lawa_exp.axes.update.settings import UpdateSettings
 from lawa_exp.launch.compose import compose, main, read
 from lawa_exp.parallel.sharing import Split, split_batch
 from lawa_exp.runs.choices import config_to, unresolved_from
+from lawa_exp.runs.cost import tensors_and_cost
 from lawa_exp.runs.merge import merge
 from lawa_exp.runs.plan import show_plan, warnings
 from lawa_exp.runs.prepare import prepare
@@ -267,3 +271,48 @@ def test_stated_sizes_count_as_the_data_does(tmp_path, monkeypatch):
     images = stated(Cifar100Settings("cifar100", True, 0.0, 0.0, 0, None), None)
     assert images.sizes == {split: len(found) for split, found in labels.items()}
     assert stated(TokensSettings("unheard_of", None, 7), 16) is None
+
+
+@dataclass(frozen=True)
+class TwoPasses(UpdateSettings):
+    """A choice on a list that has something to say."""
+
+    size: int = 1
+    passes: ClassVar[float] = 1.0
+
+    def check(self, planned):
+        if planned.world > self.size:
+            raise UserError(f"update=two: not on {planned.world} ranks")
+
+    def lines(self, planned):
+        yield f"update      two passes of {planned.config.batch.size} samples"
+
+    def warnings(self, planned):
+        yield "update=two: slow"
+
+
+def test_choices_on_lists_say_what_they_cost_print_and_warn_of():
+    plain = prepared("steps=100")
+    p = replace(plain, config=replace(plain.config, update=(("two", TwoPasses()),)))
+    shown = show_plan(p, Ranks()).splitlines()
+    assert "update      two passes of 16 samples" in shown and "warning     update=two: slow" in shown
+    costs = [tensors_and_cost(one)[1] for one in (plain, p)]
+    assert costs[1].flops == 2 * costs[0].flops
+    assert any(line.endswith(f"about {costs[1].flops:.2e} FLOPs in 2 passes over a sample") for line in shown)
+    assert "passes over" not in show_plan(plain, Ranks())
+    with pytest.raises(UserError, match="update=two: not on 2 ranks"):
+        show_plan(p, Ranks(0, 2, 0, 2))
+
+
+@pytest.mark.parametrize("more", [[], ["plan=true"], ["-m", "seed=0,1"], ["-m", "seed=0,1", "plan=true"]])
+def test_what_cannot_be_trained_is_refused_before_anything_is_printed(more, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    wrong = {
+        ("feedback=lookahead", "optimizer=schedule_free"): "feedback=lookahead: expected none with optimizer=schedule_",
+        ("watch=noise_scale", "trainer.micro_batch=16"): "watch=noise_scale: a batch of 16 is one micro-batch",
+    }
+    for choices, said in wrong.items():
+        assert main([*more, *choices]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == "" and f"error: {said}" in printed.err
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
