@@ -41,7 +41,7 @@ def cost(fields: Mapping[str, Any]) -> Cost:
     if "averager" not in fields:
         return 0.0, 0
     settings = AVERAGERS[fields["averager"]]
-    copies = fields["k"] if settings.windowed else settings.copies()
+    copies = fields["k"] if "k" in fields else settings.copies()
     return 1 / fields.get("spacing", fields.get("every", 1)), copies
 
 

@@ -28,6 +28,7 @@ from lawa_exp.runs.cost import A100, MFU, Cost, tensors_and_cost
 from lawa_exp.runs.prepare import Prepared
 from lawa_exp.seams.batches import Batches, Split
 from lawa_exp.seams.dataset import DatasetFacts
+from lawa_exp.storage import custom
 from lawa_exp.storage.commit import steps_in
 from lawa_exp.storage.origin import Origin
 from lawa_exp.storage.rundir import RunDir
@@ -201,6 +202,8 @@ def warnings(config: Config) -> list[str]:
 
 def show_plan(p: Prepared, ranks: Ranks) -> str:
     """The plan as it is printed, and what the run directory holds of it already. UserError: it cannot be done."""
+    if p.code:
+        custom.use(p.code)
     planned = Planned(
         p.config, p.facts, batches_of(p.config, p.facts), p.splits, ranks.world, sharing(p.config, ranks.world)
     )
