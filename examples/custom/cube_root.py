@@ -1,6 +1,6 @@
 """A scaling: the rate grows with the cube root of the batch.
 
-    python -m lawa_exp scaling=custom scaling.builder=cube_root:cube_root scaling.args='{base_batch: 16}' ...
+python -m lawa_exp scaling=custom scaling.builder=cube_root:cube_root scaling.args='{base_batch: 16}' ...
 """
 
 

@@ -1,6 +1,6 @@
 """Batch sizes: twice as large after every `epochs` epochs, up to `size`.
 
-    python -m lawa_exp batch=custom batch.size=16 batch.builder=doubling_batch:doubling batch.args='{first: 4}' ...
+python -m lawa_exp batch=custom batch.size=16 batch.builder=doubling_batch:doubling batch.args='{first: 4}' ...
 """
 
 from lawa_exp.seams.batches import Batches

@@ -1,6 +1,6 @@
 """A model: a multilayer perceptron, from a function that returns any `torch.nn.Module`.
 
-    python -m lawa_exp model=custom model.builder=perceptron:build model.args='{width: 16}' ...
+python -m lawa_exp model=custom model.builder=perceptron:build model.args='{width: 16}' ...
 """
 
 from torch import nn

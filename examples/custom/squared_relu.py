@@ -7,6 +7,8 @@ The model is changed in place. Parameters that stay keep their names.
 
 from torch import nn
 
+from lawa_exp.system.errors import UserError
+
 
 class SquaredReLU(nn.Module):
     def forward(self, x):
@@ -16,6 +18,6 @@ class SquaredReLU(nn.Module):
 def square(model):
     places = [(parent, name) for parent in model.modules() for name, m in parent.named_children() if type(m) is nn.ReLU]
     if not places:
-        raise ValueError("the model has no ReLU")
+        raise UserError("layers.custom.builder=squared_relu:square: the model has no ReLU")
     for parent, name in places:
         setattr(parent, name, SquaredReLU())
