@@ -40,7 +40,7 @@ class Choice(Settings):
     absent: ClassVar[bool] = False
     revision: ClassVar[int] = 0
     places: ClassVar[frozenset[str]] = frozenset()
-    passes: float = 0.0
+    passes: ClassVar[float] = 0.0
     builder: str | None = None  # of a choice from outside: package.module:function, see `storage.custom.made`
     args: Mapping[str, Any] | None = None  # by name, in a call of the builder
 

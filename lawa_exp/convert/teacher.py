@@ -34,10 +34,10 @@ def teacher_of(config: Config, device: torch.device) -> nn.Module | None:
 def built(written: dict[str, Any]) -> nn.Module:
     """The model of a run's config.yaml, with its layers."""
 
-    def settings(table: Any, entry: dict[str, Any]) -> Any:
-        return build(table[entry["kind"]], {k: v for k, v in entry.items() if k not in ("kind", "name")}, "teacher")
+    def settings(table: Any, entry: dict[str, Any], *words: str) -> Any:
+        return build(table[entry["kind"]], {k: v for k, v in entry.items() if k not in ("kind", *words)}, "teacher")
 
     model: nn.Module = settings(MODELS, written["model"]).build()
     for entry in written.get("layers", ()):
-        settings(LAYERS, entry).apply(model)
+        settings(LAYERS, entry, "name").apply(model)
     return model

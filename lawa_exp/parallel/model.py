@@ -18,6 +18,7 @@ from lawa_exp.averaging.tensors import is_sharded, named_tensors, norms_in
 from lawa_exp.axes.configuration import Config
 from lawa_exp.axes.dataset.loading import eval_batches
 from lawa_exp.axes.layers.ghost_norm import statistics_kept
+from lawa_exp.axes.objective.settings import ObjectiveSettings
 from lawa_exp.evaluation.evaluate import evaluating
 from lawa_exp.evaluation.numerics import Autocast, layered_model
 from lawa_exp.seams.callback import Callback
@@ -62,27 +63,29 @@ def _passes(unit: nn.Module) -> Passes:
     return contextlib.nullcontext(), statistics_kept(unit)
 
 
-def replicate(objective: nn.Module, skips: bool, data: Dataset, device: torch.device, autocast: Autocast) -> nn.Module:
-    """Each rank holds the model; gradients are averaged over the ranks during the last backward pass.
-
-    skips: whether a pass may leave parameters without gradient.
-    """
+def replicate(
+    objective: nn.Module, settings: ObjectiveSettings, data: Dataset, device: torch.device, autocast: Autocast
+) -> nn.Module:
+    """Each rank holds the model; gradients are averaged over the ranks during the last backward pass."""
     trained = nn.parallel.DistributedDataParallel(
         objective,
         device_ids=[device] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
         broadcast_buffers=False,  # `TrainingStatistics` does
-        find_unused_parameters=skips,
+        find_unused_parameters=settings.skips,
     )
-    settle_buckets(trained, data, device, autocast)
+    settle_buckets(trained, settings.group, data, device, autocast)
     return trained
 
 
-def settle_buckets(trained: nn.Module, data: Dataset, device: torch.device, autocast: Autocast) -> None:
-    """Two passes that train nothing: DDP rebuilds its buckets after a process's first backward pass, and on three ranks
-    or more another bucket order is another order of summation. So a resumed run's first step sums as its twin's did."""
+def settle_buckets(trained: nn.Module, samples: int, data: Dataset, device: torch.device, autocast: Autocast) -> None:
+    """Two passes of so many samples that train nothing.
+
+    DDP rebuilds its buckets after a process's first backward pass, and on three ranks or more another bucket order is
+    another order of summation. So a resumed run's first step sums as its twin's did.
+    """
     with evaluating(trained):
-        for inputs, targets in eval_batches(data, "val", [np.zeros(1, np.int64)] * 2, device):
+        for inputs, targets in eval_batches(data, "val", [np.zeros(samples, np.int64)] * 2, device):
             with autocast():
                 terms = list(trained(inputs, targets).values())
             sum(terms[1:], terms[0]).backward()

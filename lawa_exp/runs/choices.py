@@ -61,9 +61,7 @@ KNOWN = {*TABLES, *LISTS, *SHARED, *BUDGET_UNITS, "averagers", "seed", "recipe"}
     "trajectory_id",
     "identity",
 }
-AT_ONCE = frozenset(
-    {"model", "dataset", "batch", "init", "teacher"}
-)  # resolving the others needs them; they have no step counts
+AT_ONCE = frozenset({"model", "dataset", "batch", "init", "teacher"})  # the others need them, or they count no steps
 
 
 def unresolved_from(values: Mapping[str, Any]) -> Unresolved:

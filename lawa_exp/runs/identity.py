@@ -27,8 +27,8 @@ def identity_of(
 ) -> dict[str, Any]:
     """What determines the live weights, from the resolved configuration; names and places do not.
 
-    A choice that stands for nothing leaves no trace, and neither does a setting with the value that held before there
-    was one: what is added to the project changes no id. code: of what comes from outside, by the place of its builder.
+    A choice that stands for nothing leaves no trace, and neither does a setting with the value that every training had
+    before there was one: what is added to the project changes no id. code: of what comes from outside, by its place.
     """
     plain = config_to(config)
     content: dict[str, Any] = {}

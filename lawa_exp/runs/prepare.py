@@ -30,6 +30,7 @@ from lawa_exp.seams.dataset import Dataset, DatasetFacts, DatasetSettings
 from lawa_exp.storage import custom
 from lawa_exp.storage.origin import Origin, find_origin
 from lawa_exp.storage.rundir import RunDir
+from lawa_exp.storage.teacher import find_teacher
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.fingerprint import Code, digest_of, merged
@@ -97,12 +98,7 @@ def prepare(
     splits = sharing.splits(config, data, ranks.world)
     if config.layers or config.batch.layers():
         outline(config)  # refuses layers that the model does not have
-    if config.teacher.from_ and not config.objective.takes_teacher:
-        raise UserError(
-            f"teacher.from={config.teacher.from_}: this objective takes no teacher; choose another objective"
-        )
-    if config.objective.takes_teacher and not config.teacher.from_:
-        raise UserError("teacher.from is missing: the objective learns from a teacher")
+    check_teacher(config, options.plan)
     origin = branch_point(config, stable) if stable else find_origin(config.init)
     if origin:
         how = "keep" if origin.keep else "reset"
@@ -125,6 +121,17 @@ def with_digests(
         digest_of(codes[place].sources) if (place := f"averagers.{i}") in codes else None for i in range(len(averagers))
     ]
     return tuple(part.filled(code=digest) if digest else part for part, digest in zip(averagers, digests, strict=True))
+
+
+def check_teacher(config: Config, plan: bool) -> None:
+    """UserError where the objective and the teacher do not go together, or it is not there; a plan needs none yet."""
+    teacher = find_teacher(config.teacher)
+    if teacher and not config.objective.takes_teacher:
+        raise UserError(f"teacher.from={teacher.source}: the objective takes no teacher; choose another")
+    if config.objective.takes_teacher and not teacher:
+        raise UserError("teacher.from is missing: the objective learns from a teacher")
+    if teacher and not plan:
+        teacher.files()
 
 
 def branch_point(config: Config, stable: Prepared) -> Origin:

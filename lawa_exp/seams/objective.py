@@ -13,6 +13,7 @@ from lawa_exp.seams.callback import Callback, Saved
 if TYPE_CHECKING:
     from lawa_exp.seams.dataset import Inputs
     from lawa_exp.seams.samples import Pass, Samples
+    from lawa_exp.system.distributed import Ranks
 
 
 class Objective(nn.Module, Callback):
@@ -48,8 +49,8 @@ class Objective(nn.Module, Callback):
     def look(self, at: Pass, inputs: Inputs, targets: Tensor) -> None:
         """One of this rank's passes over the whole batch, without gradients, before those that train."""
 
-    def looked(self, step: int) -> None:
-        """The last `look` is done, on this rank."""
+    def looked(self, step: int, ranks: Ranks) -> None:
+        """The last `look` of this step is done, on every rank."""
 
     @property
     def looks(self) -> bool:

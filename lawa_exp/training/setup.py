@@ -97,7 +97,7 @@ def set_up(
         parallel.shard(objective, config, ranks, device)
     trained: nn.Module = objective if kind == "fsdp" else compiled(config, objective)
     if kind == "ddp":
-        trained = parallel.replicate(trained, config.objective.skips, data, device, autocast)
+        trained = parallel.replicate(trained, config.objective, data, device, autocast)
     optimizer = config.optimizer.build(objective if objective.own() else model)
     batches, live, averaged = batches_of(config, data), live_tensors(model), averaged_names(model)
     context = Context(

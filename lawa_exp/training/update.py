@@ -52,7 +52,7 @@ def look(t: Setup, step: int, passes: list[tuple[Pass, tuple[Inputs, Tensor]]]) 
     with torch.no_grad(), t.autocast():
         for at, (inputs, targets) in passes:
             t.objective.look(at, inputs, targets)
-    t.objective.looked(step)
+    t.objective.looked(step, t.ranks)
     return passes
 
 
