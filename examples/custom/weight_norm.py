@@ -7,6 +7,7 @@ A watch only reads. `after_passes` returns numbers on the device, and `arrived` 
 
 import torch
 
+from lawa_exp.parallel.model import whole
 from lawa_exp.seams.callback import Callback
 
 
@@ -17,7 +18,8 @@ class WeightNorm(Callback):
     def after_passes(self, step):
         if step % self.every:
             return {}
-        return {"weight_norm": torch.nn.utils.get_total_norm([p.detach() for p in self.weights])}
+        norm = torch.nn.utils.get_total_norm([p.detach() for p in self.weights])
+        return {"weight_norm": whole(norm)}  # also where each rank has some rows of every weight (FSDP)
 
     def arrived(self, step, numbers):
         return {"weight_norm": numbers["weight_norm"]} if "weight_norm" in numbers else {}
