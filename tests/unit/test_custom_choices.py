@@ -183,7 +183,7 @@ def test_every_kind_on_two_ranks(folder: Path, whole: Path, kind: str) -> None:
     for one, two in zip(rows(whole), rows(path), strict=True):
         assert (one["step"], one["weights"]) == (two["step"], two["weights"])
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
-        assert two.get("weight_norm") == pytest.approx(one.get("weight_norm"), rel=1e-4)
+        assert two.get("weight_norm", 0) == pytest.approx(one.get("weight_norm", 0), rel=1e-4)
 
 
 def test_settings_with_arguments_are_compared_and_hashed() -> None:
