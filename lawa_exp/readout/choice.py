@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from lawa_exp.averaging import AVERAGERS
+from lawa_exp.config.rules import setting_names
 from lawa_exp.readout.noise import paired
 from lawa_exp.results.statistics import t95
 
@@ -40,9 +41,9 @@ def cost(fields: Mapping[str, Any]) -> Cost:
     """Of a row's average in training: observations a step, and copies of the weights that it holds; live: nothing."""
     if "averager" not in fields:
         return 0.0, 0
-    settings = AVERAGERS[fields["averager"]]
-    copies = fields["k"] if settings.windowed else settings.copies()
-    return 1 / fields.get("spacing", fields.get("every", 1)), copies
+    cls = AVERAGERS[fields["averager"]]
+    settings = cls(**{name: fields[name] for name in setting_names(cls)})
+    return 1 / settings.period, settings.observations if settings.windowed else settings.copies()
 
 
 def mean(sums: np.ndarray) -> float:

@@ -280,15 +280,21 @@ def overrides_of(fields: Mapping[str, Any], start: int | None) -> list[str]:
     kind = fields.get("averager")
     if kind is None:
         return ["avg=none"]
-    given = {name: fields[name] for name in setting_names(AVERAGERS[kind])} | {"start": start}
-    if kind == "power_ema":
-        del given["start"]
+    names = [name for name in setting_names(AVERAGERS[kind]) if name != "code"]  # a training fills that in
+    given = {name: start if name == "start" else fields[name] for name in names}
     top = {"k", "spacing"} & given.keys()
     return [
         f"avg={kind}",
         *(f"{name}={given[name]}" for name in given if name in top),
-        *(f"averagers.{kind}.{name}={as_text(v)}" for name, v in given.items() if name not in top),
+        *(f"averagers.{kind}.{name}={_word(v)}" for name, v in given.items() if name not in top),
     ]
+
+
+def _word(value: Any) -> str:
+    """A value in an override."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name}: {_word(part)}" for name, part in value.items()) + "}"
+    return "null" if value is None else as_text(value)
 
 
 def lines_of(s: Suggestion) -> list[str]:
@@ -296,7 +302,7 @@ def lines_of(s: Suggestion) -> list[str]:
     what = "take the live weights" if s.id == "live" else f"take {s.id}"
     lines = [
         f"Suggestion after step {s.step:,}, of {s.candidates} candidates on val ({s.samples:,} samples): {what}.",
-        f"Overrides: {' '.join(s.overrides)}",
+        f"Overrides: {shlex.join(s.overrides)}",
     ]
     if s.id == "live" and s.best == "live":
         lines.append("Expected gain: 0, no average is better than the live weights.")

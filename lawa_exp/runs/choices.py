@@ -163,8 +163,8 @@ def check_inputs(model: Any, dataset: Any) -> None:
     of_model, of_dataset = str(model.get("kind")), str(dataset.get("kind"))
     if of_model not in MODELS or of_dataset not in DATASETS:
         return
-    takes, holds = MODELS[of_model].inputs, DATASETS[of_dataset].inputs
-    if takes in ("any", holds):
+    takes, holds = MODELS[of_model].inputs, dataset.get("inputs", DATASETS[of_dataset].inputs)
+    if "any" in (takes, holds) or takes == holds:
         return
     fitting = [name for name, cls in DATASETS.items() if cls.inputs == takes]
     raise UserError(

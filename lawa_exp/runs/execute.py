@@ -16,6 +16,7 @@ from lawa_exp.config.shared import Options
 from lawa_exp.parallel.sharing import micro_batches
 from lawa_exp.results.report import write_report
 from lawa_exp.results.tables import loss_table
+from lawa_exp.runs.builders import builders
 from lawa_exp.runs.choices import config_from, config_to
 from lawa_exp.runs.done import already_done, evaluated_alike, warn_of_statistics
 from lawa_exp.runs.folder import check_content, check_ranks, locked_folder
@@ -96,7 +97,8 @@ def train_in(
         run.write_config({"trajectory_id": p.trajectory, **config_to(p.config), "identity": p.identity})
         if p.code:
             custom.write_copies(p.code, run.path / custom.COPIES)
-            if problem := custom.record(p.config.model, p.code):
+            own = [b for b in builders(p.config).values() if b.address in p.code.addresses]
+            for problem in filter(None, (custom.record(builder, p.code) for builder in own)):
                 say(f"warning: {problem}")
         job, start = this_job()
         earlier = run.add_provenance(

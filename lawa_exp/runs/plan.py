@@ -15,6 +15,7 @@ from lawa_exp.runs.cost import A100, MFU, Cost, planned_model, tensors_and_cost
 from lawa_exp.runs.memory import Memory, memory_lines, memory_of
 from lawa_exp.runs.prepare import Prepared
 from lawa_exp.seams.dataset import DatasetFacts
+from lawa_exp.storage import custom
 from lawa_exp.storage.commit import steps_in
 from lawa_exp.storage.origin import Origin
 from lawa_exp.storage.rundir import RunDir
@@ -137,6 +138,8 @@ def warnings(planned: Planned) -> list[str]:
 
 def show_plan(p: Prepared, ranks: Ranks) -> str:
     """The plan as it is printed, and what the run directory holds of it already. UserError: it cannot be done."""
+    if p.code:
+        custom.use(p.code)
     p.check(ranks.world)
     planned, model = p.planned(ranks.world), planned_model(p)
     tensors, cost = tensors_and_cost(p, model)
