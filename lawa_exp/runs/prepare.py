@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
+from lawa_exp.averaging import AVERAGERS
 from lawa_exp.axes.configuration import Config, Unresolved
 from lawa_exp.axes.dataset.places import DataMissing
 from lawa_exp.axes.dataset.stated import Stated, stated
 from lawa_exp.axes.feedback.none import NoFeedback
 from lawa_exp.axes.lr.wsd import WSD
 from lawa_exp.axes.model.outline import has_norms, outline
+from lawa_exp.config.rules import setting_names
 from lawa_exp.config.shared import Options
 from lawa_exp.parallel import sharing
 from lawa_exp.parallel.sharing import batches_of, micro_batches, splits_statistics
@@ -24,6 +26,7 @@ from lawa_exp.runs.resolve import resolve, resolve_trainer
 from lawa_exp.seams.batches import Split
 from lawa_exp.seams.dataset import Dataset, DatasetFacts, DatasetSettings
 from lawa_exp.storage import custom
+from lawa_exp.storage.metrics import check_metrics
 from lawa_exp.storage.origin import Origin, find_origin
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.storage.teacher import find_teacher
@@ -88,6 +91,7 @@ def prepare(
     config = resolve(unresolved, data, resolve_trainer(unresolved.trainer, device.type, ranks.local_world))
     if not isinstance(data, Stated):
         data = data.with_workers(config.trainer.workers)
+        check_metrics(data.task.metrics, {name for kind in AVERAGERS.values() for name in setting_names(kind)})
     splits = sharing.splits(config, data, ranks.world)
     code = None
     if config.model.builder:
