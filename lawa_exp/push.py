@@ -25,7 +25,11 @@ def main(arguments: list[str]) -> int:
     p.add_argument("--project", help="default: the run's logger.project, or lawa_exp")
     p.add_argument("--entity", help="default: the run's logger.entity, or the account's own")
     p.add_argument("--offline", action="store_true", help="into a file in RUN/wandb/, for `wandb sync` later")
-    p.add_argument("--workspace", action="store_true", help="also make the dashboard of the project, with panels for the metrics of RUN")
+    p.add_argument(
+        "--workspace",
+        action="store_true",
+        help="also make the dashboard of the project, with panels for the metrics of RUN",
+    )
     p.add_argument("--show", action="store_true", help="with --workspace: print the dashboard as JSON, send nothing")
     args = p.parse_args(arguments)
     if not args.runs and not args.workspace:

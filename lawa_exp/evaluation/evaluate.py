@@ -82,7 +82,9 @@ def fields_of(task: Task, sums: np.ndarray, eval_samples: int) -> dict[str, floa
         raise UserError(f"evaluate.samples: none of the {eval_samples:,} samples has a target; expected more of them")
     fields = task.fields(added)
     if fields.keys() != task.metrics.keys():
-        raise UserError(f"the task's fields are {', '.join(fields)}, its metrics {', '.join(task.metrics)}: not the same")
+        raise UserError(
+            f"the task's fields are {', '.join(fields)}, its metrics {', '.join(task.metrics)}: not the same"
+        )
     return {**fields, "eval_samples": eval_samples}
 
 

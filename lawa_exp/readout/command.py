@@ -65,7 +65,9 @@ def read_subject(subject: Subject, request: Request, locks: ExitStack) -> int:
     todo = evaluations(subject.replay, averages, left)
     say(f"{len(averages):,} averages at {len(left):,} steps: {todo:,} evaluations on val{tested}")
     try:
-        result = read_out(subject.replay, averages, subject.score, subject.live, say, progress, subject.named.measure, subject.metrics)
+        result = read_out(
+            subject.replay, averages, subject.score, subject.live, say, progress, subject.named.measure, subject.metrics
+        )
     except Stopped as stopped:
         if progress is None:
             raise

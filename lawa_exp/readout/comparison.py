@@ -108,7 +108,9 @@ def compare(
         saved_range, unclear = range_of_saved(live, at, dict(points)[at], half)
         to_best = (loss - dict(curves[best])[step], paired_to(id, best))
         others = {name: against_live(result, rows, id, name, task) for name in own}
-        lines.append(Line(id, fields[id], loss, loss - live_loss, half, to_best, at, saved, saved_range, unclear, others))
+        lines.append(
+            Line(id, fields[id], loss, loss - live_loss, half, to_best, at, saved, saved_range, unclear, others)
+        )
     batches = len(result.sums["live"]) if "live" in result.sums else 0
     return Comparison(step, live_loss, lines, best, batches if batches > 1 else 0, spread, own)
 

@@ -46,9 +46,7 @@ def compared_line(f: Comparison, rows: list[Row]) -> str:
     return f"Heat map: losses at step {step:,}, the last evaluation at which all windows are new; {newest}."
 
 
-def differences(
-    f: Comparison, rows: list[Row], step: int, metric: str = "loss"
-) -> dict[str, tuple[float, str, bool]]:
+def differences(f: Comparison, rows: list[Row], step: int, metric: str = "loss") -> dict[str, tuple[float, str, bool]]:
     """Of each window at `step`: loss (or a metric of `f`) less the live one, what stands below it (its ±, and how stale
     it is), and whether its interval includes 0. The interval is known after the last step only.
     """

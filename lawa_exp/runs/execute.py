@@ -169,7 +169,7 @@ def write_results(p: Prepared, run: RunDir, outcome: Outcome, say: Callable[[str
     write_report(run.path, rows, outcome.test, title, facts, command(), metrics["loss"].unit, metrics)
     run.mark("DIVERGED" if outcome.how == "diverged" else "DONE", step=outcome.step)
     if outcome.test:
-        others = shown_metrics(metrics)
-        shown = "  ".join(f"{r['weights']} {r['loss']:.4f}{in_brackets(r, others)}" for r in outcome.test)
+        in_row = shown_metrics(metrics)
+        shown = "  ".join(f"{r['weights']} {r['loss']:.4f}{in_brackets(r, in_row)}" for r in outcome.test)
         say(f"test loss after step {outcome.step:,}: {shown}")
     say(f"\n{outcome.how}; report: {run.path / 'report.md'}, plot: {run.path / 'curves.png'}")

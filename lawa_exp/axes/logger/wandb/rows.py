@@ -127,7 +127,7 @@ class Steps:
 TABLE = ("weights", "averager", "last loss", "best loss", "at step", "test loss", "most steps saved", "reached", "from")
 
 
-def columns(metrics: Metrics) -> list[str]:
+def columns(metrics: Metrics) -> list[str | int]:
     """Of the final table."""
     return [*TABLE, *(f"{when} {name}" for name in own_metrics(metrics) for when in ("last", "test"))]
 
