@@ -40,8 +40,8 @@ class Against:
 class Line:
     """One average after the last step. half: of the 95% interval of `difference`, which is its loss less the live one.
 
-    others: the task's own metrics by name. at: the step that its steps saved are taken from. saved_range: as text; "" where the noise is not known;
-    saved_unclear: it includes 0.
+    at: the step that its steps saved are taken from. saved_range: as text; "" where the noise is not known;
+    saved_unclear: it includes 0. others: the task's own metrics by name.
     """
 
     id: str

@@ -76,8 +76,9 @@ Cells = dict[tuple[int, int], Cell]  # by column and row
 
 
 def draw_heatmap(f: Comparison, rows: list[Row], path: Path, title: str, measure: str) -> bool:
-    """k against spacing: difference to live, and steps saved; False, and no file, without a grid. The task's own metrics
-    have a column each.
+    """k against spacing: difference to live, and steps saved; False, and no file, without a grid.
+
+    The task's own metrics have a column each.
 
     Blue is better than live, red worse, white neither; cells whose interval includes 0 are hatched. The difference is
     that of step `compared_at`, else of the last, where stale windows are marked. The average that is chosen, at the
