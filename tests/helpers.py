@@ -180,7 +180,7 @@ IMPORTED = (
 
 
 def serve() -> None:
-    sys.path += [str(Path(__file__).parent / folder) for folder in ("distributed", "seams")]
+    sys.path.append(str(Path(__file__).parent / "distributed"))
     for module in IMPORTED:
         importlib.import_module(module)
     importlib.import_module("lawa_exp.launch.compose").compose([])  # Hydra's plugins and parser

@@ -21,7 +21,7 @@ LOSS = "loss"
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training of a set. config: flat, `lr.peak`; rows: val; test: of the last step; metrics: of its task."""
+    """A finished training of a set. config: flat, `lr.peak`; rows: val; test: of the last step; metrics: its task's."""
 
     folder: Path
     steps: int

@@ -1,7 +1,7 @@
 """Click-through: inputs are a dict, targets are binary, and evaluations report the log loss and the AUC.
 
-Run as a script, this file is a command of the project with these choices: `python clicks.py lawa_exp.readout RUN ...`;
---norm before it gives the model a BatchNorm.
+`python -m seams.clicks lawa_exp.readout RUN ...` is a command of the project with these choices; --norm before its name
+gives the model a BatchNorm.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from lawa_exp.seams.dataset import Batch, DatasetFacts
 from lawa_exp.seams.samples import Samples
 from lawa_exp.seams.task import IGNORE, SHARE, Metric, Task
 
+NAME = "seams.clicks"  # of this module
 USERS, ITEMS, BINS = 64, 48, 2**10
 
 
@@ -140,8 +141,8 @@ MODEL, DATASET = {"kind": "towers", "name": "towers", "norm": False}, {"kind": "
 def register() -> None:
     """Adds both to the tables of this process; trainings that are composed get them."""
     for table, name, cls in (MODELS, "towers", "TowersSettings"), (DATASETS, "clicks", "ClicksSettings"):
-        table._addresses[name] = f"clicks:{cls}"
-        table._names[f"clicks:{cls}"] = name
+        table._addresses[name] = f"{NAME}:{cls}"
+        table._names[f"{NAME}:{cls}"] = name
     plain = compose.compose
 
     def composed(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]], bool]:
@@ -152,10 +153,10 @@ def register() -> None:
 
 
 if __name__ == "__main__":
-    importlib.import_module("clicks").register()
+    importlib.import_module(NAME).register()
     if sys.argv[1] == "--norm":
         sys.argv.pop(1)
-        importlib.import_module("clicks").MODEL["norm"] = True
+        importlib.import_module(NAME).MODEL["norm"] = True
     command = sys.argv[1]
     module = compose if command == "lawa_exp" else importlib.import_module(command)
     if not hasattr(module, "main"):
