@@ -95,11 +95,11 @@ def collect(sweep: Path, out: Path, now: float) -> Content:
         "groups": groups,
     }
     if own:
-        content["metrics"] = {name: told(name, metric) for name, metric in own.items()}
+        content["metrics"] = {name: as_data(name, metric) for name, metric in own.items()}
     return content
 
 
-def told(name: str, metric: Metric) -> dict[str, object]:
+def as_data(name: str, metric: Metric) -> dict[str, object]:
     """What the page must know of a metric."""
     label = f"validation {name}" + ("" if metric.is_share else f" ({metric.unit})")
     return {"label": label, "higher_is_better": metric.higher_is_better, "digits": metric.digits}

@@ -32,7 +32,7 @@ class Run:
     readouts: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=lambda: KNOWN)
 
-    def told(self, metric: str) -> Metric:
+    def metric_named(self, metric: str) -> Metric:
         """What is known of a metric. UserError: its rows have no such one."""
         if metric not in self.metrics:
             raise UserError(f"metric: {metric}: {self.folder} has no such metric; expected {', '.join(self.metrics)}")
@@ -43,17 +43,17 @@ class Run:
 
         So is every metric of which higher is better: see `Metric.as_loss`.
         """
-        told = self.told(metric)
+        known = self.metric_named(metric)
         rows = self.readouts.get(readout, ()) if readout and weights != "live" else self.rows
         points = curve(rows, weights, metric=metric)
-        return {step: told.as_loss(v) for step, v in points if step <= self.steps}
+        return {step: known.as_loss(v) for step, v in points if step <= self.steps}
 
     def tested(self, weights: str, metric: str = LOSS) -> float | None:
-        told = self.told(metric)
+        known = self.metric_named(metric)
         found = [metric_in(r, metric) for r in self.test if r["weights"] == weights and r["step"] == self.steps]
         if not found or found[0] is None:
             return None
-        return float(told.as_loss(found[0]))
+        return float(known.as_loss(found[0]))
 
 
 @dataclass(frozen=True)

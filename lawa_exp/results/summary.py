@@ -143,10 +143,10 @@ def read_run(run: Path, averages: list[str], steps: int) -> tuple[list[Row], lis
     return [r for r in rows if r["weights"] in mine and r["step"] <= steps], test
 
 
-def table(group: Group, metric: str = "loss", told: Metric = KNOWN["loss"]) -> str:
+def table(group: Group, metric: str = "loss", properties: Metric = KNOWN["loss"]) -> str:
     """A line for each weights: val and test loss (or other metric) at the end, and the difference to live paired by
     seed."""
-    digits = told.digits
+    digits = properties.digits
     lines = [["weights", f"val {metric}", "val - live", f"test {metric}", "test - live"]]
     for weights in ["live", *group.ids()]:
         line = [weights]
@@ -159,7 +159,7 @@ def table(group: Group, metric: str = "loss", told: Metric = KNOWN["loss"]) -> s
             difference = with_spread(f"{{:+.{digits}f}}", *paired_difference(values, live), digits)
             line.append("" if weights == "live" else difference)
         lines.append(line)
-    higher = " (higher is better)" if told.higher_is_better else ""
+    higher = " (higher is better)" if properties.higher_is_better else ""
     return (
         f"{markdown(lines)}\n\n{metric}{higher}: mean ± standard deviation over seeds; "
         "difference: mean ± 95% interval, paired by seed"

@@ -35,9 +35,9 @@ def loss_table(rows: list[Row]) -> str:
     return markdown(lines)
 
 
-def readout_table(rows: list[Row], metric: str = "loss", told: Metric = KNOWN["loss"]) -> str:
+def readout_table(rows: list[Row], metric: str = "loss", properties: Metric = KNOWN["loss"]) -> str:
     """A line for each average: its last and its best val loss (or other metric), and the most steps that it saves."""
-    sign = -1 if told.higher_is_better else 1  # of the two the lower is the better
+    sign = -1 if properties.higher_is_better else 1  # of the two the lower is the better
 
     def points_of(id: str) -> list[tuple[int, float]]:
         return [(s, sign * v) for s, v in curve(rows, id, metric=metric)]
@@ -52,7 +52,12 @@ def readout_table(rows: list[Row], metric: str = "loss", told: Metric = KNOWN["l
             continue
         best_step, best = min(points, key=lambda point: point[1])
         last = dict(points).get(live[-1][0])
-        line = [id, told.text(sign * last) if last is not None else "-", told.text(sign * best), f"{best_step:,}"]
+        line = [
+            id,
+            properties.text(sign * last) if last is not None else "-",
+            properties.text(sign * best),
+            f"{best_step:,}",
+        ]
         at = max((steps_saved(live, s, v)[0], s) for s, v in points)[1]
         saved = ["", ""] if id == "live" else [format_saved(live, at, dict(points)[at]), f"{at:,}"]
         lines.append([*line, *saved])

@@ -65,7 +65,7 @@ def payload(rows: list[Row], timing: Timing | None, metrics: Metrics = KNOWN) ->
 
 
 def compared(metrics: Metrics) -> list[str]:
-    """The metrics of which the best is told: the loss, in one unit, and the others."""
+    """The metrics that have keys of their best values: the loss, in one unit, and the others."""
     return ["loss", *shown_metrics(metrics)]
 
 
