@@ -64,11 +64,11 @@ def group_item(
     cells += compared(f, mean, own)
     best = f.best if f else ""
     spread = {first: ("live", "loss"), first + 2: (best, "loss")}  # what has one: the losses, and other metrics
-    for i, name in enumerate(own):
-        spread |= {first + 5 + 2 * i: ("live", name), first + 6 + 2 * i: (best, name)}
-    for i, (weights, name) in spread.items():
-        if (of_seeds := group.final(weights, metric=name)) is not None:
-            cells[i] = cells[i][0], spread_text(of_seeds, own.get(name, KNOWN["loss"]))
+    for i, metric in enumerate(own):
+        spread |= {first + 5 + 2 * i: ("live", metric), first + 6 + 2 * i: (best, metric)}
+    for i, (weights, metric) in spread.items():
+        if (of_seeds := group.final(weights, metric=metric)) is not None:
+            cells[i] = cells[i][0], spread_text(of_seeds, own.get(metric, KNOWN["loss"]))
     return {
         "name": name,
         "state": "",

@@ -91,9 +91,9 @@ class TrainingLoss:
         device = self.parameters[0].device
         for first in range(self.ranks.rank * chunk, len(indices), self.ranks.world * chunk):
             samples = indices[first : first + chunk]
-            batch = to_device(self.data.eval_batch("train", samples), device)
+            inputs, *targets = to_device(self.data.eval_batch("train", samples), device)
             with evaluating(self.objective), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the others: once only
-                loss = self.objective(*batch)["loss"] / int((batch[1] != IGNORE).sum())
+                loss = self.objective(inputs, *targets)["loss"] / int((targets[0] != IGNORE).sum())
             yield len(samples), loss
 
 

@@ -209,6 +209,7 @@ def test_summary_and_dashboard_show_it(sweep: Path, tmp_path: Path) -> None:
     for item, auc in zip(data["runs"], aucs, strict=True):
         assert item["curves"]["live"]["auc"][-1] == [60, pytest.approx(auc, rel=1e-5)]
     (group,) = data["groups"]
+    assert group["name"] == "all runs"
     of_group = group["cells"][data["columns"]["groups"].index("val auc, live")]
     assert of_group[0] == pytest.approx(sum(aucs) / 2) and "±" in of_group[1]
     assert group["curves"]["live"]["auc"][-1][1] == pytest.approx(sum(aucs) / 2, rel=1e-5)
