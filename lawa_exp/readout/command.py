@@ -22,11 +22,12 @@ from lawa_exp.readout.report import Test, chosen_line, measures_paragraph, savin
 from lawa_exp.readout.request import Request
 from lawa_exp.readout.subject import Subject
 from lawa_exp.results.savings import Price
+from lawa_exp.storage.metrics import FILE, own_metrics, write_metrics
 from lawa_exp.storage.rows import Row, evaluation_row, fields_in, write_rows
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import locked
 
-WRITTEN = ("metrics.jsonl", "summary.md", "curves.png", "heatmap.png")
+WRITTEN = ("metrics.jsonl", FILE, "summary.md", "curves.png", "heatmap.png")
 
 
 def read(request: Request) -> int:
@@ -64,7 +65,9 @@ def read_subject(subject: Subject, request: Request, locks: ExitStack) -> int:
     todo = evaluations(subject.replay, averages, left)
     say(f"{len(averages):,} averages at {len(left):,} steps: {todo:,} evaluations on val{tested}")
     try:
-        result = read_out(subject.replay, averages, subject.score, subject.live, say, progress, subject.named.measure)
+        result = read_out(
+            subject.replay, averages, subject.score, subject.live, say, progress, subject.named.measure, subject.metrics
+        )
     except Stopped as stopped:
         if progress is None:
             raise
@@ -101,12 +104,13 @@ def write_results(result: ReadOut, subject: Subject, out: Path, price: Price) ->
     """Chooses on val, evaluates the choice on test, and writes all that into `out`; the text for the terminal."""
     rows = with_earlier(result.rows, subject)
     every_row = [*(r for r in subject.rows if r["weights"] == "live"), *rows]
-    f = compare(result, every_row, [average.id for average in subject.averages])
+    f = compare(result, every_row, [average.id for average in subject.averages], subject.task)
     test, test_rows = on_test(f, result, subject)
     if not subject.is_main:
         return ""
     measures = [*subject.published, *result.measures]
     write_rows(out / "metrics.jsonl", [*rows, *test_rows, *measures])
+    write_metrics(out, subject.metrics)
     chosen = chosen_line(f, test, subject.no_test or f"the snapshot of step {result.step:,} is not there")
     notes = [*subject.notes, *(f"Not read out: {line}" for line in subject.left_out)]
     command = shlex.join(["python", "-m", "lawa_exp.readout", *sys.argv[1:]])
@@ -148,4 +152,5 @@ def on_test(f: Comparison, result: ReadOut, subject: Subject) -> tuple[Test | No
     sums = [s.sums for s in scored]
     half = paired(sums[1], sums[0])[1] if sums[0] is not None and sums[1] is not None else math.nan
     losses = [s.fields["loss"] for s in scored]
-    return Test(f.best, losses[1], losses[0], half, int(scored[0].fields["eval_samples"])), rows
+    others = {n: (scored[1].fields[n], scored[0].fields[n]) for n in own_metrics(subject.metrics)}
+    return Test(f.best, losses[1], losses[0], half, int(scored[0].fields["eval_samples"]), others), rows

@@ -27,6 +27,7 @@ from lawa_exp.readout.tokenizer import FILE, check_tokenizer, of_tokens, request
 from lawa_exp.runs.choices import unresolved_from
 from lawa_exp.runs.prepare import prepare
 from lawa_exp.runs.resolve import resolve_trainer
+from lawa_exp.seams.task import Task
 from lawa_exp.storage.rows import Row
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.distributed import Ranks, start_device
@@ -45,7 +46,7 @@ class Evaluator:
     """score: what evaluates; fitted: reads checkpoints as its weights; bn: see `batchnorm.policy`.
 
     identity: what decides its results (JSON); label: how the results' name says it. published: rows of the live
-    weights, from elsewhere.
+    weights, from elsewhere. task: of the data set, where it is one of ours.
     """
 
     score: Score
@@ -61,6 +62,7 @@ class Evaluator:
     label: str = ""
     identity: dict[str, Any] = field(default_factory=dict)
     published: list[Row] = field(default_factory=list)
+    task: Task | None = None
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,8 @@ def on_dataset(request: Request, checkpoints: Checkpoints) -> Evaluator:
     name = checkpoints.name
     title = f"{name} as {e.model} on {e.dataset}" if e.model else f"{name} on {e.dataset}"
     identity = {"data": p.data.fingerprint, "evaluate": str(p.config.evaluate), "dtype": p.config.trainer.dtype}
-    made = of_model(e.model, score, Named(title, f"nats per {p.data.unit}"), identity)
-    return replace(made, statistics=score.statistics, bn=score.bn, notes=notes)
+    made = of_model(e.model, score, Named(title, p.data.task.metrics["loss"].unit), identity)
+    return replace(made, statistics=score.statistics, bn=score.bn, notes=notes, task=p.data.task)
 
 
 def zero_shot(request: Request, checkpoints: Checkpoints) -> Evaluator:

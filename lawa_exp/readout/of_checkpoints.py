@@ -66,6 +66,7 @@ def checkpoints(request: Request, locks: ExitStack) -> Subject:
         suffix=(f"-{e.label}" if e.label else "") + (f"-bn-{e.bn}" if target.bn else ""),
         is_main=e.ranks is None or e.ranks.is_main,
         revisions=Revisions(source, identity) if by_revisions else None,
+        task=e.task,
     )
 
 

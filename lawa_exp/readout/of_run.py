@@ -85,14 +85,14 @@ def averages_of(
     evaluated = live_rows(rows)
     if not evaluated:
         raise UserError(f"RUN={target.run}: its live weights were not evaluated yet")
-    saved = snapshots_of(run)
+    saved, task = snapshots_of(run), p.data.task
     snapshots = Snapshots({**(states or {}), **saved}, read_snapshot)
     samples = len(fixed_set(p.data.sizes["val"], p.config.evaluate.samples))
     batch_size = min(p.config.evaluate.batch_size, max(1, samples // batches))
     score = OnModel(replace(p.config, averagers=()), p.data, device, ranks, batch_size)
     if target.bn and score.bn is None:
         raise UserError(f"--bn={target.bn}: model={config.model.name} has no BatchNorm")
-    live, bn_notes = comparable(evaluated, score.bn, snapshots.paths)
+    live, bn_notes = comparable(evaluated, score.bn, snapshots.paths, task.metrics)
     last = max(live)
     averages = Sources(run, averager_ids(rows), saved, evaluated, last, score, widths)
     for settings in p.config.averagers:
@@ -102,7 +102,7 @@ def averages_of(
     at_first = [r for r in rows if r["split"] == "val" and r["step"] == 0 and has_statistics_of(r, score.bn)]
     of_averages = [r for r in rows if r["split"] == "val" and r["weights"] != "live"]
     return Subject(
-        named=Named(title, f"nats per {p.data.unit}"),
+        named=Named(title, task.metrics["loss"].unit),
         root=run.readouts,
         replay=Replay(averages.replayed, score.averaged, snapshots, device, again, score.statistics, score.bn),
         score=score,
@@ -114,6 +114,7 @@ def averages_of(
         notes=[*([f"Data: {p.data.note}."] if p.data.note else []), *bn_notes, *averages.notes],
         suffix=f"-bn-{score.bn}" if score.bn and score.bn != config.evaluate.bn else "",
         is_main=ranks.is_main,
+        task=task,
     )
 
 

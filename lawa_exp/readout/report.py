@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lawa_exp.readout.comparison import Comparison, plus_minus, verdict
@@ -18,7 +18,10 @@ from lawa_exp.storage.rows import Row
 
 
 def table(f: Comparison, measure: str) -> str:
-    """A line for each average: loss after the last step, difference to live and to the best, steps saved half-way."""
+    """A line for each average: loss after the last step, difference to live and to the best, steps saved half-way.
+
+    The task's own metrics follow, each with the difference to live.
+    """
     noise = any(line.saved_range for line in f.lines)
     head = [
         "weights",
@@ -29,12 +32,15 @@ def table(f: Comparison, measure: str) -> str:
         *["range"] * noise,
         "at step",
     ]
-    lines = [head, ["live", f"{f.live:.4f}", "", "", "", *[""] * noise, ""]]
+    head += [cell for name in f.metrics for cell in (f"{name}, step {f.step:,}", "to live")]
+    of_live = [cell for name in f.metrics for cell in (f.text_of_live(name), "")]
+    lines = [head, ["live", f"{f.live:.4f}", "", "", "", *[""] * noise, "", *of_live]]
     for line in f.lines:
         difference = f"{line.difference:+.4f}" + plus_minus(line.half)
         to_best = "the best" if line.id == f.best else f"{line.to_best[0]:+.4f}" + plus_minus(line.to_best[1])
         saved = [saved_text(*line.saved), *[line.saved_range] * noise, f"{line.at:,}"]
-        lines.append([line.id, f"{line.loss:.4f}", difference, to_best, *saved])
+        others = [cell for name, metric in f.metrics.items() for cell in line.others[name].texts(metric)]
+        lines.append([line.id, f"{line.loss:.4f}", difference, to_best, *saved, *others])
     return markdown(lines)
 
 
@@ -69,6 +75,7 @@ class Test:
     live: float
     half: float  # of the 95% interval of the difference, from the samples alone
     samples: int
+    others: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # the task's own metrics; of live
 
 
 def chosen_line(f: Comparison, test: Test | None, why_no_test: str) -> str:
@@ -82,7 +89,10 @@ def chosen_line(f: Comparison, test: Test | None, why_no_test: str) -> str:
     gap = test.loss - test.live
     sampled = "" if math.isnan(test.half) else " (from the samples alone)"
     against = f"{gap:+.4f}{plus_minus(test.half)}{sampled} against live: {verdict(gap, test.half)}"
-    return f"{text} On test ({test.samples:,} samples): {test.loss:.4f}, live {test.live:.4f}, {against}."
+    told = f"{text} On test ({test.samples:,} samples): {test.loss:.4f}, live {test.live:.4f}, {against}"
+    for name, (value, live) in test.others.items():
+        told += f"; {name} {f.metrics[name].text(value)}, live {f.metrics[name].text(live)}"
+    return f"{told}."
 
 
 def write_summary(

@@ -23,6 +23,7 @@ from lawa_exp.results.summary import read_run
 from lawa_exp.runs.cost import flops_of, passes_of, planned_model
 from lawa_exp.runs.prepare import Prepared, prepare
 from lawa_exp.runs.sweep import gather
+from lawa_exp.storage.metrics import metrics_in
 from lawa_exp.storage.rows import averager_ids, read_lines, read_rows
 from lawa_exp.storage.rundir import EXIT, RunDir
 from lawa_exp.system import signals
@@ -216,7 +217,8 @@ def read_set(p: Planned) -> list[Run]:
         config = RunDir(t.folder).read_config() or {}
         rows, test = read_run(t.folder, [a.id for a in t.config.averagers], t.config.steps)
         readouts = {name: read_rows(t.folder / "readouts" / name / "metrics.jsonl") for name in p.set.readouts}
-        found.append(Run(t.folder, t.config.steps, t.config.seed, flat(config), rows, test, readouts))
+        metrics = metrics_in(config)
+        found.append(Run(t.folder, t.config.steps, t.config.seed, flat(config), rows, test, readouts, metrics))
     return found
 
 

@@ -60,6 +60,7 @@ KNOWN = {*TABLES, *LISTS, *SHARED, *BUDGET_UNITS, "averagers", "seed", "recipe"}
     "format_version",
     "trajectory_id",
     "identity",
+    "metrics",  # of a run's task, for readers of its rows
 }
 AT_ONCE = frozenset({"model", "dataset", "batch", "init", "teacher"})  # the others need them, or they count no steps
 

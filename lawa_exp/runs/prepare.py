@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lawa_exp.averaging import AVERAGERS
 from lawa_exp.averaging.settings import AveragerSettings
 from lawa_exp.axes.choice import Choice, Planned
 from lawa_exp.axes.configuration import Config, Unresolved
@@ -17,6 +18,7 @@ from lawa_exp.axes.dataset.places import DataMissing
 from lawa_exp.axes.dataset.stated import stated
 from lawa_exp.axes.model.outline import has_norms, outline
 from lawa_exp.config.parts import Part
+from lawa_exp.config.rules import setting_names
 from lawa_exp.config.shared import Options
 from lawa_exp.parallel import sharing
 from lawa_exp.parallel.sharing import batches_of, micro_batches, splits_statistics
@@ -27,6 +29,7 @@ from lawa_exp.runs.resolve import resolve, resolve_trainer
 from lawa_exp.seams.batches import Split
 from lawa_exp.seams.dataset import Dataset, DatasetFacts, DatasetSettings
 from lawa_exp.storage import custom
+from lawa_exp.storage.metrics import check_metrics
 from lawa_exp.storage.origin import Origin, find_origin
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.storage.teacher import find_teacher
@@ -114,6 +117,7 @@ def prepare(
     config = resolve(unresolved, facts, resolve_trainer(unresolved.trainer, device.type, ranks.local_world))
     if opened:
         facts = opened = opened.with_workers(config.trainer.workers)
+        check_metrics(opened.task.metrics, {name for kind in AVERAGERS.values() for name in setting_names(kind)})
     splits = sharing.splits(config, facts, ranks.world)
     if config.layers or config.batch.layers():
         outline(config)  # refuses layers that the model does not have

@@ -156,6 +156,12 @@ def metric_in(row: Row, name: str) -> float | None:
     return cast("float | None", row.get(name))  # type: ignore[call-overload]
 
 
+def number_in(row: Row, name: str) -> float:
+    """The value of a metric that the row has; nan where it is not finite."""
+    value = metric_in(row, name)
+    return math.nan if value is None else value
+
+
 def with_newer(rows: Iterable[Row], newer: Sequence[Row]) -> list[Row]:
     """The rows, those that are in `newer` again as they are there."""
     again = {(r["step"], r["split"], r["weights"]) for r in newer if "weights" in r}

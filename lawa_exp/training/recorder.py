@@ -69,5 +69,5 @@ class Recorder:
             self.rows.flush()
             self.timing.write(timing)
             self.timing.flush()
-        self.progress.evaluated(self.state.step, {row["weights"]: row["loss"] for row in rows})
+        self.progress.evaluated(self.state.step, rows, self.t.data.task.metrics)
         return math.isfinite(rows[0]["loss"])
