@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lawa_exp.parallel.model import gathering, whole
+from lawa_exp.seams.layers import statistics_kept
 from lawa_exp.system.hashing import hash_of
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def update(t: Setup, step: int, rate: float, passes: Passes) -> dict[str, Tensor
 
 def look(t: Setup, step: int, passes: list[tuple[Pass, tuple[Inputs, Tensor]]]) -> Passes:
     """The objective's walk over the whole batch, before the passes that train."""
-    with torch.no_grad(), t.autocast():
+    with torch.no_grad(), statistics_kept(t.model), t.autocast():  # a batch counts once in them
         for at, (inputs, targets) in passes:
             t.objective.look(at, inputs, targets)
     t.objective.looked(step, t.ranks)
