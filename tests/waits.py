@@ -45,7 +45,7 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         of_generator = func is Tensor.numpy and args[0].dtype is torch.uint8  # its state is on the host, also a GPU's
         places = (*args[1:], *(kwargs or {}).values()) if func is Tensor.to else ()
-        to_host = any(isinstance(a, str | torch.device) and torch.device(a).type == "cpu" for a in places)
+        to_host = "cpu" in [place for place in places if isinstance(place, str)]  # not the device of another tensor
         if to_host or (func in FUNCTIONS and not of_generator):
             raise Waited(resolve_name(func) or str(func))
         return func(*args, **(kwargs or {}))
