@@ -1,25 +1,20 @@
 """Nothing in an update waits for the device, from a process's second update on: every choice that acts in one."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import tiny
 from torch import Tensor, nn
+from training import training, updates
 from waits import Waited, no_waits
 
 from lawa_exp.axes.optimizer import OPTIMIZERS
-from lawa_exp.launch.compose import compose, read
-from lawa_exp.runs.prepare import prepare
-from lawa_exp.storage.rundir import RunDir
-from lawa_exp.system.distributed import Ranks
-from lawa_exp.training.reader import Reader
-from lawa_exp.training.setup import Setup, set_up
-from lawa_exp.training.update import update
+from lawa_exp.training.setup import Setup
 
 CONF = Path(__file__).parents[2] / "conf"
-CPU = torch.device("cpu")
 ACTING = ("optimizer", "objective", "layers", "update", "feedback", "watch", "fault")  # groups with a part in an update
 NEEDS = {  # what a choice needs besides itself
     "schedule_free": ["lr=constant"],
@@ -59,58 +54,32 @@ MODELS = {
 WAITING = {"roberta": ROBERTA, "adaptive_lm": ADAPTIVE}
 
 
-def training(arguments: list[str], folder: Path) -> Setup:
-    ((values, overrides),), _ = compose(arguments)
-    p = prepare(*read(values, overrides), CPU, Ranks())
-    t = set_up(p.config, p.data, p.splits, RunDir(folder), Ranks(), CPU)
-    for callback in t.callbacks.named.values():
-        callback.begin(t.live)
-    return t
-
-
-def updates(t: Setup, last: int = 4) -> dict[str, Tensor]:
-    """The numbers of the last update; from the second on nothing may wait."""
-    numbers: dict[str, Tensor] = {}
-    with Reader(t, 0) as reading:
-        reading.decide(1)
-        for step in range(1, last + 1):
-            rate, passes = t.rates.of(step), list(reading.passes(step))
-
-            def both(step: int = step, rate: float = rate, passes: list = passes) -> dict[str, Tensor]:
-                numbers = update(t, step, rate, passes)
-                for call in t.callbacks.after_update:
-                    call(step, t.live)
-                return numbers
-
-            if step == 1:
-                numbers = both()
-            else:
-                with no_waits():
-                    numbers = both()
-    return numbers
+def without_waits(t: Setup) -> dict[str, Tensor]:
+    """The numbers of the last of four updates; from the second on nothing may wait."""
+    return updates(t, 4, lambda step: no_waits() if step > 1 else nullcontext())
 
 
 @pytest.mark.parametrize("group, name", CHOICES, ids=[f"{group}={name}" for group, name in CHOICES])
 def test_no_choice_waits(group: str, name: str, tmp_path: Path) -> None:
-    numbers = updates(training([*tiny("steps=10"), f"{group}={name}", *NEEDS.get(name, [])], tmp_path))
+    numbers = without_waits(training([*tiny("steps=10"), f"{group}={name}", *NEEDS.get(name, [])], tmp_path))
     assert numbers["loss"].isfinite() and not numbers["bad"]
 
 
 @pytest.mark.parametrize("form", ["scaled_velocity", "scaled_update"])
 def test_no_form_of_lars_waits(form: str, tmp_path: Path) -> None:
-    updates(training(tiny("optimizer=lars", f"optimizer.momentum_form={form}"), tmp_path))
+    without_waits(training(tiny("optimizer=lars", f"optimizer.momentum_form={form}"), tmp_path))
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_no_model_waits(name: str, tmp_path: Path) -> None:
-    updates(training(MODELS[name], tmp_path))
+    without_waits(training(MODELS[name], tmp_path))
 
 
 @pytest.mark.parametrize("name", WAITING)
 def test_models_that_are_known_to_wait(name: str, tmp_path: Path) -> None:
     """Where this fails one of them was mended: its line belongs to MODELS."""
     with pytest.raises(Waited, match="by a mask|nonzero|__int__"):
-        updates(training(WAITING[name], tmp_path))
+        without_waits(training(WAITING[name], tmp_path))
 
 
 def test_norm_groups_with_a_cumulative_average_do_not_wait(tmp_path: Path) -> None:
@@ -119,7 +88,7 @@ def test_norm_groups_with_a_cumulative_average_do_not_wait(tmp_path: Path) -> No
     for module in t.model.modules():
         if isinstance(module, nn.BatchNorm1d):
             module.momentum = None
-    updates(t)
+    without_waits(t)
     assert t.live["norm.num_batches_tracked"] == 4 * 4
 
 
