@@ -59,8 +59,28 @@ def _recomputed(forward: Callable[..., object], passes: Callable[[], Passes], *i
 
 
 def _passes(unit: nn.Module) -> Passes:
-    """The contexts of the first pass and of the second, which counts no batch again."""
-    return contextlib.nullcontext(), statistics_kept(unit)
+    """The contexts of the first pass and of the second, which begins with the same statistics and counts no batch."""
+    before: list[tuple[nn.Module, dict[str, Tensor]]] = []
+
+    @contextlib.contextmanager
+    def first() -> Iterator[None]:
+        for _, module, _ in keeping_statistics(unit):
+            before.append((module, {name: t.clone() for name, t in module._buffers.items() if t is not None}))
+        yield
+
+    @contextlib.contextmanager
+    def second() -> Iterator[None]:
+        with statistics_kept(unit):
+            kept = [(module, dict(module._buffers)) for module, _ in before]
+            for module, buffers in before:
+                module._buffers.update(buffers)
+            try:
+                yield
+            finally:
+                for module, own in kept:
+                    module._buffers.update(own)
+
+    return first(), second()
 
 
 def replicate(
