@@ -59,7 +59,7 @@ class Block(nn.Module):
 class Scaled(nn.Module):
     """tokens [batch, context] -> logits [batch, context, 256].
 
-    `constant` is never changed. `counted` is, through `.data`, where no version counter moves; `late` is from the 4th
+    `constant` is never changed. `counted` is, through `.data`, where no version counter moves; `late` is from the 8th
     pass on; `cache` is replaced in each pass.
     """
 
@@ -77,8 +77,7 @@ class Scaled(nn.Module):
         x = self.embedding(tokens) * self.constant[0]
         if self.training:
             self.counted.data += tokens.double().mean().float()
-            self.passes = getattr(self, "passes", 0) + 1
-            if self.passes > 3:
+            if self.blocks[0].scale.passes > 6:
                 self.late += x.detach().mean()
             self.cache = torch.zeros(tokens.shape[0])
         for block in self.blocks:
