@@ -56,9 +56,9 @@ def recalibrate(model: nn.Module, e: Evaluation, config: Config) -> None:
     """Sets all statistics to the mean of those of single batches, as `torch.optim.swa_utils.update_bn` does.
 
     The batches, of evaluate.batch_size, are the first evaluate.bn_samples samples of the training's first epoch, as
-    training sees them; all modules are in evaluation mode but those that observe. They go round the ranks and are summed in
-    float64 in their order: the result is the same on any number of ranks. A last batch of one sample, which may have no
-    variance, is left out.
+    training sees them; all modules are in evaluation mode but those that observe. They go round the ranks and are
+    summed in float64 in their order: the result is the same on any number of ranks. A last batch of one sample, which
+    may have no variance, is left out.
     """
     modules, data, ranks, device = list(statistics_in(model).values()), e.data, e.ranks, e.device
     size, batch_size, bn_samples = data.sizes["train"], config.evaluate.batch_size, config.evaluate.bn_samples
@@ -72,7 +72,11 @@ def recalibrate(model: nn.Module, e: Evaluation, config: Config) -> None:
     # A rank without a batch of its own repeats the last one: every rank takes part when sharded weights are gathered.
     firsts = [min(start + ranks.rank, count - 1) * batch_size for start in starts]
     batches = (in_epochs(first, min(batch_size, samples - first), size, config.seed) for first in firsts)
-    with evaluating(model), ExitStack() as observing, closing(train_batches(data, config.seed, batches, device)) as loaded:
+    with (
+        evaluating(model),
+        ExitStack() as observing,
+        closing(train_batches(data, config.seed, batches, device)) as loaded,
+    ):
         for module in modules:
             observing.enter_context(module.observe())
         for start, (inputs, _) in zip(starts, loaded, strict=True):

@@ -143,6 +143,8 @@ def test_one_that_reads_passes_and_trains_the_same_bytes(tmp_path: Path) -> None
     callbacks = type(t.callbacks)({**t.callbacks.named, "mine": checked})
     object.__setattr__(t, "callbacks", callbacks)
     numbers = updates(t, 3)
-    assert watch.calls == [f"{moment} {s}" for s in (1, 2, 3) for moment in ("before_step", "before_pass", "after_passes")]
+    assert watch.calls == [
+        f"{moment} {s}" for s in (1, 2, 3) for moment in ("before_step", "before_pass", "after_passes")
+    ]
     assert {"largest", "weight"} <= numbers.keys()
     assert all(torch.equal(t.live[name], of) for name, of in plain.live.items())

@@ -60,7 +60,9 @@ def grouped() -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("make", [lambda: nn.BatchNorm1d(4), lambda: nn.BatchNorm1d(4, momentum=None), grouped, lambda: Scale(4)])
+@pytest.mark.parametrize(
+    "make", [lambda: nn.BatchNorm1d(4), lambda: nn.BatchNorm1d(4, momentum=None), grouped, lambda: Scale(4)]
+)
 def test_frozen_statistics_stay_and_observed_ones_are_those_of_the_passes(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     model = make()

@@ -35,7 +35,14 @@ NORMED = [*tiny("batch.size=8"), "model=custom", "model.builder=normed:Normed", 
 NORMED = [o for o in NORMED if not o.startswith(("model.layers", "model.width", "model.heads"))]
 RESNET = ["model=resnet20", "model.layers=8", "dataset=digits", "batch.size=8", "steps=10", "trainer.threads=1"]
 ROBERTA = ["model=roberta_base", "model.layers=1", "model.width=16", "model.heads=2", "model.context=48"]
-ROBERTA += ["model.vocab_size=null", "dataset=pydocs_mlm", "batch.size=4", "steps=10", "lr.warmup_steps=2", "lr.horizon=null"]
+ROBERTA += [
+    "model.vocab_size=null",
+    "dataset=pydocs_mlm",
+    "batch.size=4",
+    "steps=10",
+    "lr.warmup_steps=2",
+    "lr.horizon=null",
+]
 ADAPTIVE = ["model=transformer_lm_wiki103", "model.layers=1", "model.width=16", "model.heads=2", "model.hidden=16"]
 ADAPTIVE += ["model.context=16", "model.vocab_size=null", "model.cutoffs=[100,200]", "dataset=pydocs", "batch.size=4"]
 ADAPTIVE += ["steps=10", "lr.warmup_steps=2", "evaluate.every=10", "spacing=1", "k=2"]
@@ -78,7 +85,7 @@ def test_no_model_waits(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", WAITING)
 def test_models_that_are_known_to_wait(name: str, tmp_path: Path) -> None:
     """Where this fails one of them was mended: its line belongs to MODELS."""
-    with pytest.raises(Waited, match="by a mask|nonzero|__int__"):
+    with pytest.raises(Waited, match=r"by a mask|nonzero|__int__"):
         without_waits(training(WAITING[name], tmp_path))
 
 

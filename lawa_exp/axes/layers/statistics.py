@@ -66,7 +66,9 @@ class TrainingStatistics(Callback):
         self.size, self.ranks, self.first = size, ranks, True
         self.norms = [m for m in trained.modules() if isinstance(m, GroupedNorm)]
         keeping = list(keeping_statistics(trained))
-        tensors = [t for _, module, own in keeping for t in (*module.buffers(recurse=False), *own.statistics().values())]
+        tensors = [
+            t for _, module, own in keeping for t in (*module.buffers(recurse=False), *own.statistics().values())
+        ]
         self.sent = list({id(t): t for t in tensors}.values())
         self.buffers = list(_buffers(trained))
         of_statistics = {id(t) for t in self.sent}
@@ -109,7 +111,8 @@ class TrainingStatistics(Callback):
                 norm.groups = 0
         self._check_replaced()
         if self.ranks.world > 1:
-            self._send_changed()
+            if self.others:
+                self._find_changed()
             self.ranks.spread(self.sent)
         return {}
 
@@ -121,7 +124,7 @@ class TrainingStatistics(Callback):
                     "changed in place (copy_, mul_, add_), or that is registered with persistent=False"
                 )
 
-    def _send_changed(self) -> None:
+    def _find_changed(self) -> None:
         """From here on what this step has changed is sent."""
         changed = {b.name for b in self.others if not b.replaced and b.changed}
         if self.first:
