@@ -1,1 +1,1 @@
-"""What a choice may do in a training: protocols. `objective` and `layers` alone import torch at run time."""
+"""What a choice may do in a training: protocols. Settings import of it what needs no torch."""

@@ -23,9 +23,8 @@ Passes = Iterable[tuple["Pass", tuple["Inputs", Tensor]]]
 def update(t: Setup, step: int, rate: float, passes: Passes) -> dict[str, Tensor]:
     """Trains on the batch of `step`; returns the numbers of its row, on the device.
 
-    `loss`, the mean over the batch before the update; `objective`, where something else is trained; the other terms;
-    `grad_norm`, before clipping; `bad`, 1 from the first step on whose loss or gradient is not finite: from there on no
-    update changes the weights.
+    `loss`, the batch's mean before the update; `objective`, where something else is trained; the other terms;
+    `grad_norm`, before clipping; `bad`, 1 from the first step on that is not finite: no update changes weights then.
     """
     for call in t.callbacks.before_step:
         call(step)

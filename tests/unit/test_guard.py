@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from training import training, updates
 
 from lawa_exp.seams.callback import Callback
+from lawa_exp.seams.guard import guarded
 from lawa_exp.seams.samples import Pass
 from lawa_exp.system.errors import Failed, UserError
-from lawa_exp.seams.guard import guarded
 
 CPU = torch.device("cpu")
 
