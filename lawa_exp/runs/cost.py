@@ -40,6 +40,7 @@ class Cost:
     on_disk: int
     passes: float
     evaluation_flops: float
+    bn: str | None  # see `evaluation.batchnorm.policy`
 
     @property
     def evaluation_share(self) -> float:
@@ -77,6 +78,7 @@ def cost(
         min(snapshots, keep) if isinstance(keep, int) else {"all": snapshots, "none": 0}[keep],
         passes_of(config),
         flops_per_sample / 3 * evaluated_samples(config, data, first, bn),
+        bn,
     )
 
 

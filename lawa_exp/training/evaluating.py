@@ -9,9 +9,9 @@ from torch import Tensor
 
 from lawa_exp.averaging import Averager, row_fields
 from lawa_exp.averaging.tensors import statistics_names
-from lawa_exp.axes.layers.ghost_norm import statistics_kept
 from lawa_exp.evaluation.batchnorm import policy_field, recalibrate, running_field, with_statistics
 from lawa_exp.evaluation.evaluate import evaluate
+from lawa_exp.seams.layers import statistics_kept
 from lawa_exp.storage.rows import LIVE, Row, evaluation_row
 
 if TYPE_CHECKING:

@@ -111,7 +111,7 @@ def set_up(
 
     rates = Rates(config.lr, config.scaling, config.fault, batches, measure)
     named: dict[str, Callback] = {"rate": rates, "sampling": sampler, **of_layers, "objective": objective}
-    named["statistics"] = TrainingStatistics(model, config.batch.norm_group, ranks)
+    named["statistics"] = TrainingStatistics(objective, config.batch.norm_group, ranks)
     updates = {name: settings.build(context) for name, settings in config.update}
     named |= updates
     if feedback := config.feedback.build(context):
