@@ -6,7 +6,8 @@ They are registered as choices of the tables (`register`), as if they were files
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -31,6 +32,7 @@ from lawa_exp.config.rules import integer, number, setting, steps, text
 from lawa_exp.config.tables import Table
 from lawa_exp.seams.callback import Callback, Saved
 from lawa_exp.seams.context import Context
+from lawa_exp.seams.layers import buffers_kept
 from lawa_exp.seams.noise import keyed_uniform
 from lawa_exp.seams.objective import Objective
 from lawa_exp.seams.sampler import Sampler
@@ -284,13 +286,43 @@ class RunningMean(LayersSettings):
         model.head = Centred(model.head)
 
 
-class Centred(nn.Module):
-    """momentum 0.1; in evaluation the running mean stays."""
+class Centred(nn.Linear):
+    """The same parameters, under the same names."""
+
+    mean_score: Tensor
+    passes: Tensor
 
     def __init__(self, inner: nn.Linear) -> None:
-        super().__init__()
-        self.weight, self.bias = inner.weight, inner.bias
-        self.register_buffer("mean_score", torch.zeros(inner.out_features))
+        super().__init__(inner.in_features, inner.out_features, device="meta")
+        self.weight, self.bias, self.observing = inner.weight, inner.bias, False
+        self.register_buffer("mean_score", torch.zeros_like(inner.bias))
+        self.register_buffer("passes", torch.zeros_like(inner.bias[0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = super().forward(x)
+        if self.training or self.observing:
+            self.passes += 1
+            share = 1 / self.passes if self.observing else 0.1
+            self.mean_score += share * (scores.detach().flatten(0, -2).mean(0) - self.mean_score)
+        return scores - self.mean_score
+
+    def statistics(self) -> dict[str, Tensor]:
+        return {"mean_score": self.mean_score}
+
+    def reset(self) -> None:
+        self.mean_score.zero_()
+        self.passes.zero_()
+
+    @contextmanager
+    def observe(self) -> Iterator[None]:
+        self.observing = True
+        try:
+            yield
+        finally:
+            self.observing = False
+
+    def frozen(self) -> AbstractContextManager[None]:
+        return buffers_kept(self)
 
 
 # 8. An update with keyed rounding, and a ramp
