@@ -28,10 +28,7 @@ class Reader:
         self.waiting: deque[Pass] = deque()  # passes whose batches are being read
         self.loading: Loading | None = None
 
-    def __enter__(self) -> Reader:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         if self.loading:
             self.loading.close()
 
@@ -46,7 +43,7 @@ class Reader:
         if candidates is not None:
             sampler.choose(step, self._read(list(self._passes(step, candidates))))
         self.until = min(max(sampler.decided_until(step - 1), step), self.t.config.steps)
-        self.__exit__()
+        self.close()
         self.waiting.clear()
         first, last = step, self.until
         coming = (at for s in range(first, last + 1) for at in self._passes(s, sampler.samples(s)))

@@ -28,10 +28,7 @@ class Recorder:
         self.timing = Rows(t.run.timing) if t.ranks.is_main else None
         self.progress = Progress(t.config.steps, state.step, t.ranks.is_main, t.data.unit, t.run.heartbeat)
 
-    def __enter__(self) -> Recorder:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         self.progress.close()
         for file in (self.rows, self.timing):
             if file:

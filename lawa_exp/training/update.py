@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from lawa_exp.averaging.tensors import local_part
 from lawa_exp.parallel.model import gathering, whole
 from lawa_exp.seams.layers import statistics_kept
 from lawa_exp.system.hashing import hash_of
@@ -90,6 +91,6 @@ def apply(t: Setup, rate: float, gradients: list[Tensor]) -> None:
         t.optimizer.found_inf = t.diverged.float()  # type: ignore[attr-defined]
     else:  # a step along no gradient: on a GPU two of them may come before the host knows
         for gradient in gradients:
-            gradient.masked_fill_(t.diverged, 0.0)
+            local_part(gradient).masked_fill_(t.diverged, 0.0)
     t.optimizer.step()
     t.optimizer.zero_grad(set_to_none=True)

@@ -28,7 +28,7 @@ from lawa_exp.axes.sampling import SAMPLERS
 from lawa_exp.axes.sampling.settings import SamplingSettings
 from lawa_exp.axes.update import UPDATES
 from lawa_exp.axes.update.settings import UpdateSettings
-from lawa_exp.config.rules import integer, number, setting, steps, text
+from lawa_exp.config.rules import boolean, integer, number, setting, steps, text
 from lawa_exp.config.tables import Table
 from lawa_exp.seams.callback import Callback, Saved
 from lawa_exp.seams.context import Context
@@ -124,30 +124,35 @@ class Chooser(Sampler):
 @dataclass(frozen=True)
 class TwoTerms(ObjectiveSettings):
     weight: float = setting(number(low=0))
+    tied: bool = setting(boolean())
 
     def build(self, model: nn.Module, task: Task, computes_loss: bool = False, teacher: Any = None) -> Objective:
-        return WithSmoothness(model, task, self.weight)
+        return WithSmoothness(model, task, self)
 
 
 class WithSmoothness(Objective):
     """Besides the loss, how far embeddings of neighbouring tokens, mapped by a matrix of its own, are apart."""
 
-    def __init__(self, model: nn.Module, task: Task, weight: float) -> None:
+    def __init__(self, model: nn.Module, task: Task, s: TwoTerms) -> None:
         super().__init__(model)
-        self.task, self.weights, self.reported = task, {"loss": 1.0, "smooth": weight}, ("smooth",)
+        self.task, self.weights, self.reported = task, {"loss": 1.0, "smooth": s.weight}, ("smooth",)
         embedding = next(m for m in model.modules() if isinstance(m, nn.Embedding))
         self.own_part = nn.Module()
         self.own_part.map = nn.Linear(embedding.embedding_dim, 4)
-        self.own_part.tied = nn.Embedding(1, 1)
-        self.own_part.tied.weight = embedding.weight
+        self.own_part.embedding = nn.Embedding(embedding.num_embeddings, embedding.embedding_dim)
+        if s.tied:
+            self.own_part.embedding.weight = embedding.weight
+        self.own_part.forward = self.apart
+
+    def apart(self, tokens: Tensor) -> Tensor:
+        mapped = self.own_part.map(self.own_part.embedding(tokens))
+        return (mapped[:, 1:] - mapped[:, :-1]).square().sum()
 
     def counts(self, samples: Samples, targets: int) -> Mapping[str, int]:
         return {"loss": targets, "smooth": targets - len(samples)}  # pairs
 
     def forward(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        mapped = self.own_part.map(self.own_part.tied(inputs))
-        smooth = (mapped[:, 1:] - mapped[:, :-1]).square().sum()
-        return {"loss": self.task.loss(self.model(inputs), targets), "smooth": smooth}
+        return {"loss": self.task.loss(self.model(inputs), targets), "smooth": self.own_part(inputs)}
 
 
 # 4. One that mixes samples: pairs of consecutive ones

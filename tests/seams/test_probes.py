@@ -15,7 +15,8 @@ BASE = [
 PROBES = {
     "hard_batches": ["sampling.kind=hard_batches", "+sampling.share=0.5", "+sampling.count=4"],
     "largest_losses": ["sampling.kind=largest_losses"],
-    "two_terms": ["objective.kind=two_terms", "+objective.weight=0.1"],
+    "two_terms": ["objective.kind=two_terms", "+objective.weight=0.1", "+objective.tied=true"],
+    "own_module": ["objective.kind=two_terms", "+objective.weight=0.1", "+objective.tied=false"],
     "pairs": ["objective.kind=pairs"],
     "depths": ["objective.kind=depths"],
     "focus": ["objective.kind=focus"],
