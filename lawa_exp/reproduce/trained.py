@@ -20,7 +20,7 @@ from lawa_exp.parallel.sharing import batches_of
 from lawa_exp.reproduce.arms import Missing, Run
 from lawa_exp.reproduce.book import TrainingSet
 from lawa_exp.results.summary import read_run
-from lawa_exp.runs.cost import flops_of, passes_of, planned_model
+from lawa_exp.runs.cost import flops_of, planned_model
 from lawa_exp.runs.prepare import Prepared, prepare
 from lawa_exp.runs.sweep import gather
 from lawa_exp.storage.metrics import metrics_in
@@ -69,7 +69,7 @@ class Training:
         """Of training, by the plan's estimate."""
         batches = batches_of(self.config, self.prepared.facts)
         samples = batches.samples(self.config.steps) - batches.samples(self.first)
-        return flops_per_sample(self.config.model, self.prepared) * passes_of(self.config) * samples
+        return flops_per_sample(self.config.model, self.prepared) * self.config.passes * samples
 
     def seconds(self) -> tuple[float, float] | None:
         """(of the steps alone, of the whole run); None where it was not trained in one go."""

@@ -40,6 +40,8 @@ class Row(TypedDict, total=False):
     eval_samples: int
     trained_samples: int  # seen until this step
     trained_tokens: int
+    read_samples: int  # where more are read than trained on
+    passes: float  # forward and backward ones over a trained sample, where they are not one
     task: str  # of an evaluation that is no loss: its task, the metric, its value and standard error
     metric: str
     value: float

@@ -103,6 +103,9 @@ class Chooser(Sampler):
         first, size = 2 * self.c.batches.samples(step - 1), 2 * self.c.batches.size(step)
         return in_epochs(first, size, self.c.data.sizes["train"], self.c.seed)
 
+    def read_samples(self, step: int) -> int:
+        return 2 * self.c.batches.samples(step)
+
     @torch.no_grad()
     def choose(self, step: int, batches: Iterable[tuple[Pass, tuple[Any, Tensor]]]) -> None:
         losses = torch.zeros(2 * self.c.batches.size(step), dtype=torch.float64, device=self.c.device)

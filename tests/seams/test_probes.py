@@ -167,3 +167,11 @@ def test_a_layers_statistics_under_recalibration_and_recomputed_activations(alon
     evaluated = [row for row in rows(tmp_path / "run") if row["split"] == "val"]
     assert {row["bn"] for row in evaluated} == {"recalibrate"}
     assert all("loss_running_bn" in row for row in evaluated if row["weights"] == "live")
+
+
+def test_rows_say_what_was_read_and_passed_through_besides_training(alone: Path) -> None:
+    last = {name: [row for row in rows(alone / name) if row["split"] == "val"][-1] for name in PROBES}
+    assert all(row["trained_samples"] == 8 * 16 for row in last.values())
+    assert {name: row["read_samples"] for name, row in last.items() if "read_samples" in row} == {"largest_losses": 256}
+    passes = {name: row["passes"] for name, row in last.items() if "passes" in row}
+    assert passes == {"largest_losses": pytest.approx(5 / 3), "focus": pytest.approx(4 / 3)}
