@@ -57,9 +57,8 @@ class Recorder:
 
     def evaluation(self, rows: list[Row]) -> bool:
         """Writes the rows of an evaluation; False if the live loss is not finite."""
-        seconds, tokens_per_second = self.progress.timing()
-        memory = peak_memory(self.t.device)
-        timing = Timing(step=self.state.step, seconds=seconds, tokens_per_second=tokens_per_second, memory=memory)
+        (seconds, speed), memory = self.progress.timing(), peak_memory(self.t.device)
+        timing = Timing(step=self.state.step, seconds=seconds, tokens_per_second=speed, memory=memory)
         if self.rows and self.timing:
             for row in rows:
                 self.rows.write(row)
