@@ -94,10 +94,10 @@ class LargestLosses(SamplingSettings):
 
 class Chooser(Sampler):
     def __init__(self, context: Context) -> None:
-        self.c, self.chosen = context, np.zeros(0, np.int64)
+        self.c, self.chosen, self.last = context, np.zeros(0, np.int64), 0
 
     def decided_until(self, step: int) -> int:
-        return step + 1
+        return max(step, self.last)
 
     def candidates(self, step: int) -> Samples:
         first, size = 2 * self.c.batches.samples(step - 1), 2 * self.c.batches.size(step)
@@ -106,7 +106,6 @@ class Chooser(Sampler):
     def read_samples(self, step: int) -> int:
         return 2 * self.c.batches.samples(step)
 
-    @torch.no_grad()
     def choose(self, step: int, batches: Iterable[tuple[Pass, tuple[Any, Tensor]]]) -> None:
         losses = torch.zeros(2 * self.c.batches.size(step), dtype=torch.float64, device=self.c.device)
         for at, (inputs, targets) in batches:
@@ -114,7 +113,7 @@ class Chooser(Sampler):
             of_tokens = F.cross_entropy(logits, targets.flatten(), reduction="none")
             losses[at.first : at.first + len(at.samples)] = of_tokens.view(len(targets), -1).mean(1).double()
         ordered = self.c.ranks.sum(losses).argsort(descending=True)[: self.c.batches.size(step)]
-        self.chosen = np.sort(ordered.cpu().numpy())
+        self.chosen, self.last = np.sort(ordered.cpu().numpy()), step
 
     def samples(self, step: int) -> Samples:
         both = self.candidates(step)
