@@ -35,7 +35,8 @@ class Planned:
 class Choice(Settings):
     """absent: it stands for nothing, adds nothing to the id, and no line to a plan. revision: goes up where the
     arithmetic of a choice is mended, and is in the id where it is not 0. places: settings that say how it is called and
-    where it is, and are in no id. keeps_state: a training's state may hold some of it. passes: forward and backward passes over a sample that it adds, in units of one.
+    where it is, and are in no id. keeps_state: a training's state may hold some of it. passes: forward and backward
+    passes over a sample that it adds, in units of one.
     """
 
     absent: ClassVar[bool] = False

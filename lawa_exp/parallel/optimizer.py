@@ -99,8 +99,9 @@ def take_step(optimizer: torch.optim.Optimizer, rate: float, diverged: Tensor, w
             local_part(gradient).masked_fill_(diverged, 0.0)
         state = [of for entries in optimizer.state.values() for of in entries.values()] if with_state else []
         tensors = [local_part(of.detach()) for of in (*parameters, *state) if isinstance(of, Tensor)]
+        tensors = [tensor for tensor in tensors if tensor.device == diverged.device]
         kept = [tensor.clone() for tensor in tensors]
         optimizer.step()
         for tensor, before in zip(tensors, kept, strict=True):
-            tensor.copy_(torch.where(diverged.to(tensor.device), before, tensor))
+            tensor.copy_(torch.where(diverged, before, tensor))
     optimizer.zero_grad(set_to_none=True)

@@ -186,9 +186,7 @@ def check_continues(origin: Origin, config: Config, samples: int, there: Config,
     for group in LISTED:
         own, theirs = ([settings for _, settings in getattr(c, group)] for c in (config, there))
         if own != theirs:
-            raise UserError(
-                f"init.optimizer=keep: the source had {group}={theirs}, this command has {own}; choose reset"
-            )
+            raise UserError(f"init.optimizer=keep: {group} is {theirs} in the source, {own} here; choose reset")
     if samples != there_samples:
         raise UserError(
             f"init.optimizer=keep: after step {origin.step:,} this batch schedule has seen {samples:,} samples, "

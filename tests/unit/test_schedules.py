@@ -7,6 +7,7 @@ import pytest
 from lawa_exp.axes.batch.constant import ConstantBatch
 from lawa_exp.axes.batch.ramp import RampBatch
 from lawa_exp.axes.batch.steps import StepsBatch
+from lawa_exp.axes.fault.none import NoFault
 from lawa_exp.axes.lr import rates
 from lawa_exp.axes.lr.constant import Constant
 from lawa_exp.axes.lr.cosine import Cosine
@@ -29,7 +30,7 @@ ONE = Batches([(0, 1)], 1)
 
 
 def rate(schedule, step, batches=ONE):
-    return rates.rate(schedule, NoScaling(), batches, step)
+    return rates.rate(schedule, NoScaling(), NoFault(), batches, step)
 
 
 def test_constant_with_warmup():
@@ -74,10 +75,10 @@ def test_steps():
 def test_a_measured_rate_is_for_the_schedule_that_measures():
     """A branch has the measurement of its source, whatever its own schedule is."""
     measures = OnTheFly(2.0, 5, 100, "steps", 10, 15, "all")
-    assert [rates.rate(measures, NoScaling(), ONE, t, 7.0) for t in (5, 20, 21, 99)] == [2.0, 2.0, 7.0, 7.0]
-    assert rates.rate(measures, Linear(4, "steps"), ONE, 21, 8.0) == 2.0
+    assert [rates.rate(measures, NoScaling(), NoFault(), ONE, t, 7.0) for t in (5, 20, 21, 99)] == [2.0, 2.0, 7.0, 7.0]
+    assert rates.rate(measures, Linear(4, "steps"), NoFault(), ONE, 21, 8.0) == 2.0
     constant = Constant(2.0, 5, 100, "steps")
-    assert rates.rate(constant, NoScaling(), ONE, 50, 7.0) == 2.0
+    assert rates.rate(constant, NoScaling(), NoFault(), ONE, 50, 7.0) == 2.0
 
 
 @pytest.mark.parametrize(
@@ -194,4 +195,4 @@ def test_scaling_rules():
         assert [scaling.factor(size, 1024) for size in (8, 32, 512)] == factors
     ramp = StepsBatch(8, (32,), (80.0,), "samples", None).batches(1024, 10_000)
     constant = Constant(2.0, 0, 100, "steps")
-    assert [rates.rate(constant, Linear(32, "steps"), ramp, t) for t in (10, 11)] == [0.5, 2.0]
+    assert [rates.rate(constant, Linear(32, "steps"), NoFault(), ramp, t) for t in (10, 11)] == [0.5, 2.0]
