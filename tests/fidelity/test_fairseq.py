@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from lawa_exp import average, export
 from lawa_exp.axes.dataset.fairseq import count_dictionary, read_dictionary, read_indexed
-from lawa_exp.axes.dataset.masked import IGNORE, MaskedLMSettings
+from lawa_exp.axes.dataset.masked import MaskedLMSettings
 from lawa_exp.axes.dataset.order import in_epochs
 from lawa_exp.axes.dataset.words import WordsSettings
 from lawa_exp.axes.model.roberta.roberta import from_fairseq

@@ -80,7 +80,7 @@ class Renamed:
 USUAL = {
     "sampling=epochs",
     "objective=task",
-}  # what every training has that names none; custom ones have their own test
+}  # of trainings that name none; custom ones have their own test
 
 
 def configurations(text: str) -> list[Configuration]:

@@ -198,26 +198,27 @@ class TowerSettings(ModelSettings):
     name: str = setting(text())
     context: int = setting(integer(1))
     vocab_size: int = setting(integer(1))
+    dropout: float = setting(number(low=0, high=0.9))
 
     def fitted(self, data: Any, name: str) -> TowerSettings:
         return self
 
     def build(self) -> nn.Module:
-        return Tower(self.vocab_size)
+        return Tower(self.vocab_size, self.dropout)
 
 
 class Tower(nn.Module):
-    def __init__(self, vocab_size: int, width: int = 16, blocks: int = 2) -> None:
+    def __init__(self, vocab_size: int, dropout: float, width: int = 16, blocks: int = 2) -> None:
         super().__init__()
         self.wte = nn.Embedding(vocab_size, width)
         self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(width, width), nn.ReLU()) for _ in range(blocks))
         self.head = nn.Linear(width, vocab_size)
-        self.depth = blocks
+        self.depth, self.dropout = blocks, nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.wte(tokens)
         for block in self.blocks[: self.depth]:
-            x = x + block(x)
+            x = x + self.dropout(block(x))
         return self.head(x)
 
 
