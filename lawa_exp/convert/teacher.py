@@ -23,6 +23,12 @@ def teacher_of(config: Config, device: torch.device) -> nn.Module | None:
     if source is None:
         return None
     files, written = source.files(), source.written()
+    builder = written["model"].get("builder") if written else None
+    if builder != config.model.builder and builder:
+        raise UserError(
+            f"teacher.from={source.source}: its model is made by {builder}, which this command does not name; "
+            "expected a model of ours, or the same builder"
+        )
     model = built(written) if written else config.model.build()
     try:
         load_live(live_tensors(model), {name: t for file in files for name, t in map_tensors(file).items()})

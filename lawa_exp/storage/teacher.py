@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lawa_exp.config.shared import Teacher
-from lawa_exp.storage.commit import steps_in
+from lawa_exp.storage.commit import Damaged, steps_in, verify
 from lawa_exp.storage.origin import fingerprint, is_run, snapshots_of, weight_files
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import UserError
@@ -42,6 +42,10 @@ class TeacherSource:
             raise UserError(
                 f"teacher.step={self.step}: {self.source} has no weights {self.weights} of that step (it has: {steps})"
             )
+        try:
+            verify(saved[self.step])
+        except Damaged as error:
+            raise UserError(f"teacher.from: {error}") from None
         return weight_files(saved[self.step])
 
     def written(self) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ def splitmix64(x: np.ndarray) -> np.ndarray:
         return mixed
 
 
-@functools.lru_cache(maxsize=64)  # the keys of an epoch's order are asked for at every batch
+@functools.lru_cache(maxsize=4096)  # the keys of an epoch's order are asked for at every batch
 def hash_of(*numbers: int) -> np.uint64:
     """One 64-bit hash of several integers, their order included."""
     state = np.zeros(1, np.uint64)
