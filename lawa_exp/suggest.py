@@ -14,7 +14,8 @@ Candidates: the live weights, the averages that were attached and kept, and of t
 and EMA over k, SWA from several starts. All are evaluated on val after the last evaluated step, images by accuracy.
 The choice: the cheapest within one standard error of the best (paired by batch), or 0.002 nats; live is the cheapest.
 The gain is measured by cross-fitting, on parts of val that had no vote in the choice; lawa_exp/readout/choice.py has
-the rule and its sources. The test split is not touched. Rows, table and plots: RUN/readouts/suggest/.
+the rule and its sources. The test split is not touched, and weights are judged as they are: for their worth in
+bfloat16 or int8 read them out with --view. Rows, table and plots: RUN/readouts/suggest/.
 Exit codes: 0 done, 1 failed, 2 a mistake in the command, or nothing to choose between.
 """
 

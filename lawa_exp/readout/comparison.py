@@ -10,7 +10,7 @@ from lawa_exp.evaluation.read_out import ReadOut
 from lawa_exp.readout.noise import halfway, paired, saved_between, scatter, together
 from lawa_exp.results.statistics import Curve, curve, steps_saved
 from lawa_exp.results.tables import saved_text
-from lawa_exp.storage.rows import Row
+from lawa_exp.storage.rows import Row, name_of
 from lawa_exp.system.errors import Failed
 
 
@@ -56,7 +56,7 @@ def compare(result: ReadOut, rows: list[Row], ids: Sequence[str]) -> Comparison:
     if live_loss is None:
         raise Failed(f"the loss of the live weights after step {step:,} is not finite: nothing to compare with")
     curves = {id: points for id in ids if step in dict(points := curve(rows, id))}
-    fields = {r["weights"]: r for r in rows}
+    fields = {name_of(r): r for r in rows}
     if not curves:
         raise Failed(f"none of the averages has a finite loss after step {step:,}")
     best = min(curves, key=lambda id: dict(curves[id])[step])

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lawa_exp.evaluation.read_out import ReadOut
+from lawa_exp.evaluation.views import View
 from lawa_exp.readout.comparison import Comparison, plus_minus, verdict
 from lawa_exp.readout.heatmap import compared_line, draw_heatmap
+from lawa_exp.readout.noise import paired
 from lawa_exp.readout.subject import Named
 from lawa_exp.results.figures import draw_curves
 from lawa_exp.results.savings import Price, longest_saving, table_of
 from lawa_exp.results.statistics import curve
 from lawa_exp.results.tables import markdown, saved_text
-from lawa_exp.storage.rows import Row
+from lawa_exp.storage.rows import Row, name_in_view, name_of
 
 
 def table(f: Comparison, measure: str) -> str:
@@ -108,6 +111,45 @@ def write_summary(
     return "\n\n".join(paragraphs)
 
 
+def views_paragraph(
+    f: Comparison, result: ReadOut, rows: Sequence[Row], views: Mapping[str, View], measure: str
+) -> str:
+    """The weights through each view after the last step: against live in that view, and against themselves as they are.
+
+    rows: val and test rows of the read-out.
+    """
+    at_end = {(r["split"], name_of(r)): r for r in rows if r["step"] == f.step and "task" not in r}
+    plain = {"live": f.live, **{line.id: line.loss for line in f.lines}}
+
+    def difference(name: str, loss: float, other: str, baseline: float | None) -> str:
+        if baseline is None:
+            return ""
+        both = {name, other} <= result.sums.keys()
+        half = paired(result.sums[name], result.sums[other])[1] if both else math.nan
+        return f"{loss - baseline:+.4f}{plus_minus(half)}"
+
+    lines = [["weights", "view", f"{measure}, step {f.step:,}", "to live in this view", "to no view", "test loss"]]
+    best = []
+    for view in views:
+        losses = {id: loss for id in plain if (loss := _loss(at_end.get(("val", name_in_view(id, view))))) is not None}
+        live = name_in_view("live", view)
+        for id, loss in losses.items():
+            name = name_in_view(id, view)
+            to_live = "" if id == "live" else difference(name, loss, live, losses.get("live"))
+            test = _loss(at_end.get(("test", name)))
+            tested = "" if test is None else f"{test:.4f}"
+            lines.append([id, view, f"{loss:.4f}", to_live, difference(name, loss, id, plain[id]), tested])
+        if averages := {id: loss for id, loss in losses.items() if id != "live"}:
+            best.append(f"{min(averages, key=averages.__getitem__)} in {view}")
+    said = " ".join(f"{name}: {view.description}." for name, view in views.items())
+    chosen = f" The best average on val is {', '.join(best)}." if best else ""
+    return f"{markdown(lines)}\n\nViews: {said} ±: the samples alone.{chosen}"
+
+
+def _loss(row: Row | None) -> float | None:
+    return None if row is None else row.get("loss")
+
+
 def savings_paragraph(rows: list[Row], f: Comparison, price: Price) -> str:
     """The longest saving of each average, and in what it is priced."""
     live = curve(rows, "live")
@@ -127,8 +169,8 @@ def measures_paragraph(measures: Sequence[Row], step: int) -> str:
     ]
     columns = list(dict.fromkeys((m["task"], m["metric"]) for m in last))
     lines = [["weights", *(f"{task} {metric}" for task, metric in columns)]]
-    for weights in dict.fromkeys(m["weights"] for m in last):
-        of = {(m["task"], m["metric"]): m for m in last if m["weights"] == weights}
+    for weights in dict.fromkeys(name_of(m) for m in last):
+        of = {(m["task"], m["metric"]): m for m in last if name_of(m) == weights}
         lines.append([weights, *(_measure(of.get(column)) for column in columns)])
     errors = "; ± is the standard error over the task's documents" if any("stderr" in m for m in last) else ""
     return f"{markdown(lines)}\n\nAfter step {step:,}{errors}."

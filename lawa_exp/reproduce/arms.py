@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lawa_exp.results.statistics import curve
-from lawa_exp.storage.rows import Row, averager_ids, metric_in
+from lawa_exp.storage.rows import Row, averager_ids, metric_in, name_of
 from lawa_exp.system.errors import UserError
 
 LOSS, ACCURACY = "loss", "accuracy"
@@ -36,7 +36,7 @@ class Run:
         return {step: 1 - v if metric == ACCURACY else v for step, v in points if step <= self.steps}
 
     def tested(self, weights: str, metric: str = LOSS) -> float | None:
-        found = [metric_in(r, metric) for r in self.test if r["weights"] == weights and r["step"] == self.steps]
+        found = [metric_in(r, metric) for r in self.test if name_of(r) == weights and r["step"] == self.steps]
         if not found or found[0] is None:
             return None
         return 1 - found[0] if metric == ACCURACY else float(found[0])

@@ -7,7 +7,7 @@ from pathlib import Path
 from lawa_exp.results.figures import draw_curves
 from lawa_exp.results.statistics import curve
 from lawa_exp.results.tables import NATS, loss_table, markdown, readout_table
-from lawa_exp.storage.rows import Row
+from lawa_exp.storage.rows import Row, name_of
 
 
 def write_report(
@@ -42,7 +42,7 @@ def write_report(
         parts += ["## Validation accuracy", "", readout_table(rows, "accuracy"), ""]
     if test:
         lines = [["weights", "test loss", "difference to live"]]
-        lines += [[r["weights"], f"{r['loss']:.4f}", f"{r['loss'] - test[0]['loss']:+.4f}"] for r in test]
+        lines += [[name_of(r), f"{r['loss']:.4f}", f"{r['loss'] - test[0]['loss']:+.4f}"] for r in test]
         if "accuracy" in test[0]:
             lines = [
                 [*line, a] for line, a in zip(lines, ["accuracy", *(f"{r['accuracy']:.4f}" for r in test)], strict=True)

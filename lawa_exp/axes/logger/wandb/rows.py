@@ -3,7 +3,7 @@
 One W&B row for each step that has rows; its keys:
     step                                 the axis of every metric
     train/FIELD                          the training row
-    val/WEIGHTS/FIELD                    an evaluation row, by the averager's id (or live)
+    val/WEIGHTS/FIELD                    an evaluation row, by the averager's id (or live); of a view val/WEIGHTS@VIEW
     val/trained_tokens, ...              what the evaluation rows of a step have in common
     best/KIND/loss, best/KIND/accuracy   by the averager's kind: of several of a kind the best at that step
     timing/FIELD                         the timing row; where a resumed run did a step again, the first
@@ -21,10 +21,10 @@ from typing import Any, Generic, TypeVar, cast
 from lawa_exp.averaging import AVERAGERS
 from lawa_exp.config.rules import setting_names
 from lawa_exp.results.statistics import curve, steps_saved
-from lawa_exp.storage.rows import Row, Timing, averager_ids, metric_in
+from lawa_exp.storage.rows import Row, Timing, averager_ids, metric_in, name_of
 
 COMMON = ("eval_samples", "trained_samples", "trained_tokens")  # the same for all evaluations of a step
-PLACE = ("step", "split", "weights", "nonfinite")  # what the key says
+PLACE = ("step", "split", "weights", "view", "nonfinite")  # what the key says
 
 
 Line = TypeVar("Line", Row, Timing)
@@ -48,10 +48,8 @@ def payload(rows: list[Row], timing: Timing | None) -> Payload:
         said = description(row)
         for field, value in fields.items():
             if field not in said:
-                sent[f"{row['split']}/{field}" if field in COMMON else f"{row['split']}/{row['weights']}/{field}"] = (
-                    value
-                )
-        if "averager" in row:
+                sent[f"{row['split']}/{field}" if field in COMMON else f"{row['split']}/{name_of(row)}/{field}"] = value
+        if "averager" in row and "view" not in row:
             for metric, better in (("loss", min), ("accuracy", max)):
                 key, value = f"best/{row['averager']}/{metric}", fields.get(metric)
                 if value is not None and not math.isnan(value):
@@ -125,7 +123,7 @@ def final(rows: list[Row], test: list[Row]) -> tuple[list[list[Any]], Payload]:
     steps that the live weights of this run need more than an average; not reached: it is more than that number.
     """
     live = curve(rows, "live")
-    tested = {r["weights"]: r for r in test}
+    tested = {name_of(r): r for r in test}
     kinds = {r["weights"]: r["averager"] for r in rows if "averager" in r}
     lines: list[list[Any]] = []
     summary: Payload = {}
