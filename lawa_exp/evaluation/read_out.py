@@ -188,8 +188,10 @@ def read_out(
             known = candidate.is_live and is_scored(row)
             if known and row is not None:
                 scores[of] = Scored(fields_in(row, SCORED), None)
-            if candidate.due:
+            needs_row = average is None and not known
+            if candidate.due or needs_row:
                 weights = weights_of(candidate, replay, step, views)
+            if candidate.due:
                 scores[of] = evaluated(score, weights, candidate.name, step, "val", of[1], replay.bn)
             scored = scores[of]
             if view is None:
@@ -199,8 +201,7 @@ def read_out(
             fields = {**(LIVE if average is None else average.fields), **view_field(view)}
             if average is not None:
                 rows.append(evaluation_row(step, "val", fields, scored.fields, seen))
-            elif not known:
-                weights = weights_of(candidate, replay, step, views)
+            elif needs_row:
                 rows.append(live_row(step, "val", scored.fields, score, weights, replay.bn, of[1], seen, view))
             if not known:
                 measures += [evaluation_row(step, "val", fields, measured) for measured in scored.measures]
