@@ -44,8 +44,8 @@ from lawa_exp.averaging import (
     WmaSettings,
     build_averager,
 )
-from lawa_exp.averaging.window import Window
 from lawa_exp.averaging.kept import write_snapshot
+from lawa_exp.averaging.window import Window
 from lawa_exp.system.background import Background
 
 SPACING = 50

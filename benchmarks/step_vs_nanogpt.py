@@ -31,7 +31,9 @@ import torch
 from pairs import HEADER, Pairs, machine, publish, row, table
 from torch import nn
 
-from lawa_exp.evaluation.numerics import autocast_for, seeded_model, set_up_arithmetic
+from lawa_exp.axes.dataset.loading import to_device
+from lawa_exp.axes.dataset.order import in_epochs
+from lawa_exp.evaluation.numerics import autocast_for, seeded_model, set_up_arithmetic, task_loss
 from lawa_exp.runs.prepare import Prepared
 
 SIZES = {  # of `loop.SIZES`, what it is, and overrides
@@ -155,13 +157,14 @@ def check_same_training(p: Prepared, nanogpt: Path) -> str:
     ours = seeded_model(p.config, torch.device("cpu"))
     theirs = nanogpt_model(p, nanogpt)
     theirs.load_state_dict(ours.state_dict())  # the same names
-    objective, autocast = Objective(ours), autocast_for(p.config, torch.device("cpu"))
-    inputs, targets = (torch.from_numpy(a) for a in p.data.train_batch(p.config.seed, 0, p.config.batch.size))
+    objective, autocast = task_loss(p.config, ours, p.data.task), autocast_for(p.config, torch.device("cpu"))
+    first = in_epochs(0, p.config.batch.size, p.data.sizes["train"], p.config.seed)
+    inputs, targets, *_ = to_device(p.data.train_batch(p.config.seed, first), torch.device("cpu"))
     optimizers = [p.config.optimizer.build(ours), nanogpt_optimizer(p, theirs)]
     losses: list[list[float]] = []
     for _ in range(2):
         with autocast():
-            pair = [objective(inputs, targets) / targets.numel(), theirs(inputs, targets)[1]]
+            pair = [objective(inputs, targets)["loss"] / targets.numel(), theirs(inputs, targets)[1]]
         losses.append([loss.item() for loss in pair])
         for loss, model, optimizer in zip(pair, (ours, theirs), optimizers, strict=True):
             loss.backward()

@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lawa_exp.evaluation.read_out import evaluated
-from lawa_exp.readout.choice import mean, standard_error
+from lawa_exp.readout.choice import standard_error
 from lawa_exp.readout.request import Target
 from lawa_exp.readout.suggestion import BATCHES, Suggestion, measured, number, suggest
 from lawa_exp.results.tables import markdown
@@ -104,11 +104,12 @@ def regret_of(run: Path) -> Regret:
             if average.id in read.sums:
                 weights = average.weights(found.step)
                 sums[average.id] = evaluated(score, weights, average.id, found.step, "test", size, average.bn).sums
-    by, of = measured({id: s for id, s in sums.items() if s is not None})
-    scale = 100 if by == "accuracy" else 1
-    best = min(of, key=lambda id: mean(of[id]))
-    regret, error = standard_error(of[found.id], of[best])
-    gain = mean(of["live"]) - mean(of[found.id])
+    assert subject.task
+    by, of = measured({id: s for id, s in sums.items() if s is not None}, subject.task)
+    scale = by.scale
+    best = min(of, key=lambda id: by.measure.value(of[id]))
+    regret, error = standard_error(of[found.id], of[best], by.measure)
+    gain = by.measure.value(of["live"]) - by.measure.value(of[found.id])
     allowed = max(ALLOWED[by], 2 * scale * error)
     return Regret(run.name, schedule_of(run), found, scale * gain, best, scale * regret, allowed, size)
 

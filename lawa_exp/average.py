@@ -29,7 +29,7 @@ from types import FrameType
 from typing import Any, ClassVar
 
 from lawa_exp.averaging import AVERAGERS, AveragerSettings, LawaSettings, observed_steps, observes
-from lawa_exp.averaging.flags import KINDS, PERIODS, add_flags, plain, start_note
+from lawa_exp.averaging.flags import FROM_FLAGS, KINDS, PERIODS, add_flags, plain, start_note
 from lawa_exp.averaging.settings import WindowSettings, unresolved
 from lawa_exp.config.rules import build, default_of, setting_names
 from lawa_exp.formats.inputs import named_steps, natural, oldest_first, trajectory
@@ -116,7 +116,7 @@ def parser() -> Parser:
         "--weights", metavar="W,W,...", help="of the inputs, or of the window's snapshots; divided by their sum"
     )
     p.add_argument(
-        "--method", default="lawa", choices=AVERAGERS, help=f"{', '.join(AVERAGERS)} (default: lawa)", metavar="NAME"
+        "--method", default="lawa", choices=FROM_FLAGS, help=f"{', '.join(FROM_FLAGS)} (default: lawa)", metavar="NAME"
     )
     add_flags(
         p,

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from lawa_exp.status.runs import list_runs
+from lawa_exp.storage.metrics import metrics_of, together
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.cli import Parser, exit_code
 from lawa_exp.system.errors import Failed, UserError
@@ -24,7 +25,11 @@ def main(arguments: list[str]) -> int:
     p.add_argument("--project", help="default: the run's logger.project, or lawa_exp")
     p.add_argument("--entity", help="default: the run's logger.entity, or the account's own")
     p.add_argument("--offline", action="store_true", help="into a file in RUN/wandb/, for `wandb sync` later")
-    p.add_argument("--workspace", action="store_true", help="also make the dashboard of the project")
+    p.add_argument(
+        "--workspace",
+        action="store_true",
+        help="also make the dashboard of the project, with panels for the metrics of RUN",
+    )
     p.add_argument("--show", action="store_true", help="with --workspace: print the dashboard as JSON, send nothing")
     args = p.parse_args(arguments)
     if not args.runs and not args.workspace:
@@ -37,7 +42,8 @@ def main(arguments: list[str]) -> int:
         if args.workspace:
             from lawa_exp.axes.logger.wandb.workspace import make
 
-            print(make(args.project or "lawa_exp", args.entity, args.show))
+            metrics = together(metrics_of(run.path) for run in runs)
+            print(make(args.project or "lawa_exp", args.entity, args.show, metrics))
         failed = 0
         for run in [] if args.show else runs:
             try:

@@ -11,8 +11,10 @@ from lawa_exp.system.cli import Parser, add_trust, exit_code
 
 EPILOG = """
 Candidates: the live weights, the averages that were attached and kept, and of the snapshots LAWA over k x spacing, WMA
-and EMA over k, SWA from several starts. All are evaluated on val after the last evaluated step, images by accuracy.
-The choice: the cheapest within one standard error of the best (paired by batch), or 0.002 nats; live is the cheapest.
+and EMA over k, SWA from several starts. All are evaluated on val after the last evaluated step, by what their
+task says: images by accuracy, tokens by the loss.
+The choice: the cheapest within one standard error of the best (paired by batch), or a tolerance (0.002 nats); live is
+the cheapest.
 The gain is measured by cross-fitting, on parts of val that had no vote in the choice; lawa_exp/readout/choice.py has
 the rule and its sources. The test split is not touched, and weights are judged as they are: for their worth in
 bfloat16 or int8 read them out with --view. Rows, table and plots: RUN/readouts/suggest/.

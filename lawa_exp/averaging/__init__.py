@@ -78,6 +78,7 @@ AVERAGERS = Averagers(
     power_ema="power_ema:PowerEmaSettings",
     bema="bema:BemaSettings",
     swa="swa:SwaSettings",
+    custom="custom:CustomSettings",
 )
 
 MODULES = {  # where else public names are

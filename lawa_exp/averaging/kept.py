@@ -51,9 +51,10 @@ class SavedWindow:
     into_memory: bool = False
 
     def state(self) -> Saved:
+        """The tensors of a snapshot that was just taken may still be filled; its `tensors` waits for that."""
         snapshots = [self.window.snapshots[step] for step in sorted(self.window.snapshots)]
         in_memory = [s for s in snapshots if not s.on_disk]
-        tensors = {f"{step_name(s.step)}{SLOT}{name}": t for s in in_memory for name, t in s.tensors.items()}
+        tensors = {f"{step_name(s.step)}{SLOT}{name}": t for s in in_memory for name, t in s.arriving.items()}
         return tensors, {"in_memory": [s.step for s in in_memory], "on_disk": [s.step for s in snapshots if s.on_disk]}
 
     def load(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:

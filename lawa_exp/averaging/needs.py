@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from lawa_exp.averaging.settings import AveragerSettings
+from lawa_exp.config.rules import setting_names
 
 
 def missing_steps(settings: AveragerSettings, saved: Collection[int], step: int) -> list[int]:
@@ -32,6 +33,8 @@ def next_longer(settings: AveragerSettings, saved: Collection[int], step: int) -
     if not gap:
         return None
     name, period = "spacing" if settings.windowed else "every", math.ceil(settings.period / gap) * gap
+    if name not in setting_names(type(settings)):  # from outside: its builder's arguments are not known here
+        return None
     longer = replace(settings, **{name: period})
     few = len(longer.needed(step)) < longer.observations
     return None if longer == settings or few or missing_steps(longer, saved, step) else (name, period)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from lawa_exp.seams.layers import Statistics, keeping_statistics
 from lawa_exp.storage.store import Rows
 from lawa_exp.system.errors import UserError
 
@@ -169,22 +169,20 @@ def _memory(tensor: Tensor) -> tuple[int, int, int]:
     return storage, first * size, (last + 1) * size
 
 
-def norms_in(model: nn.Module) -> dict[str, _BatchNorm]:
-    """The BatchNorm modules that keep running statistics, by name."""
-    modules = unwrapped(model).named_modules()
-    norms = ((unwrapped_name(n), m) for n, m in modules if isinstance(m, _BatchNorm))
-    return {name: norm for name, norm in norms if norm.running_mean is not None}
+def statistics_in(model: nn.Module) -> dict[str, Statistics]:
+    """The modules that keep statistics of their own, by name: BatchNorms and others (`seams.layers`)."""
+    return {unwrapped_name(name): own for name, _, own in keeping_statistics(unwrapped(model))}
 
 
 def statistics_names(model: nn.Module) -> frozenset[str]:
-    """BatchNorm's running means and variances, as they are named in `named_tensors`.
+    """What those modules keep, BatchNorm's running means and variances above all, by its names in `named_tensors`.
 
     UserError names one that the state dict does not hold itself.
     """
     names = {id(tensor): name for name, tensor in _stored(model).items()}
     statistics = set()
-    for prefix, norm in norms_in(model).items():
-        for kind, tensor in (("running_mean", norm.running_mean), ("running_var", norm.running_var)):
+    for prefix, own in statistics_in(model).items():
+        for kind, tensor in own.statistics().items():
             if id(tensor) not in names:
                 name = f"{prefix}.{kind}".lstrip(".")
                 raise UserError(f"{name}: the model's state_dict() holds a copy of it, or nothing, in its place")

@@ -35,6 +35,12 @@ class Snapshot:
         self._tensors, self._load, self._wait = tensors, load, wait
 
     @property
+    def arriving(self) -> dict[str, Tensor]:
+        """Its tensors in memory, which may still be filled: `tensors` waits for that."""
+        assert self._tensors is not None, "it is on the disk"
+        return self._tensors
+
+    @property
     def tensors(self) -> dict[str, Tensor]:
         if wait := self._wait:  # other threads may wait for the same copy
             wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lawa_exp.config.rules import Settings
 
@@ -41,6 +41,8 @@ class Choice(Settings):
     revision: ClassVar[int] = 0
     places: ClassVar[frozenset[str]] = frozenset()
     passes: ClassVar[float] = 0.0
+    builder: str | None = None  # of a choice from outside: package.module:function, see `storage.custom.made`
+    args: Mapping[str, Any] | None = None  # by name, in a call of the builder
 
     @property
     def folder_words(self) -> tuple[str, ...]:

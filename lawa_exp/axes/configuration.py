@@ -95,6 +95,11 @@ class Config:
     recipe: str
 
     @property
+    def passes(self) -> float:
+        """Forward and backward passes over a sample, in units of one; what only looks ahead is a third of one."""
+        return 1 + sum(choice.passes for choice in self.choices.values())
+
+    @property
     def choices(self) -> dict[str, Choice]:
         """Every choice that stands for something, by the group, and in a list by `group.name`."""
         parts = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -232,6 +232,14 @@ def setting(rule: Rule[T], default: T | _Nothing = _NOTHING, before: T | _Nothin
     return cast(T, dataclasses.field(default=value, metadata={"rule": rule, "before": before}))
 
 
+def arguments() -> Any:
+    """The field `args` of a choice from outside: what its builder is called with, by name; null, or left out: nothing.
+
+    A mapping cannot be hashed: it counts in equality alone.
+    """
+    return dataclasses.field(hash=False, metadata={"rule": optional(mapping()), "before": None})
+
+
 def rule_of(field: dataclasses.Field[Any]) -> Rule[Any]:
     """What a dataclass field made by `setting` accepts."""
     rule: Rule[Any] = field.metadata["rule"]
@@ -293,6 +301,8 @@ def checked(cls: type, values: Mapping[str, Any], path: str, as_written: bool = 
         if name not in fields:
             raise UserError(f"{_join(path, name)} is not a setting here; {near(name, fields)}")
     parsed = {}
+    later = {name: field.metadata["before"] for name, field in fields.items()}  # what held before there was a setting
+    values = {name: value for name, value in later.items() if value is not _NOTHING} | {**values}
     for name, field in fields.items():
         if name not in values:
             raise UserError(f"{_join(path, name)} is missing")

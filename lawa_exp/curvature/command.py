@@ -24,11 +24,11 @@ from lawa_exp.evaluation.numerics import seeded_model, set_up_arithmetic, task_l
 from lawa_exp.parallel.sharing import batches_of
 from lawa_exp.results.figures import pyplot, save_figure
 from lawa_exp.results.tables import markdown
+from lawa_exp.runs.builders import admit
 from lawa_exp.runs.choices import unresolved_from
 from lawa_exp.runs.folder import check_content
 from lawa_exp.runs.prepare import prepare
 from lawa_exp.storage.commit import Damaged, steps_in, verify
-from lawa_exp.storage.custom import admit
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.storage.safetensors import map_stored
 from lawa_exp.system import signals
@@ -152,7 +152,7 @@ def loss_of(
     """The training loss of a run at the weights in `folder`, and its configuration. trust: see `custom.admit`."""
     in_memory = {**written["trajectory"], "window": "memory"}
     unresolved = unresolved_from({**written, "averagers": [], "trajectory": in_memory})
-    admit(unresolved.model, written, run.path, trust)
+    admit(unresolved, written, run.path, trust)
     device, ranks = start_device(device_name or unresolved.device)
     options = Options(run_dir=str(run.path), runs_root=".", sweep=None, plan=False, rerun=False)
     p = prepare(unresolved, options, device, ranks)

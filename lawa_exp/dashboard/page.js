@@ -20,6 +20,12 @@ const view = {
   colours: "saved", // of the heat maps; or gap
   allMaps: false,
 };
+const METRICS = { // by name: what an axis says, and whether higher is better
+  loss: { label: `validation loss (${data.unit})`, digits: 4 },
+  accuracy: { label: "validation accuracy (share right)", higher_is_better: true, digits: 4 },
+  ...data.metrics,
+};
+const OWN = Object.keys(data.metrics ?? {}); // those that tasks add
 const styles = Object.fromEntries(data.averagers.map((a) => {
   const same = data.averagers.filter((other) => other.kind === a.kind);
   const place = same.indexOf(a);
@@ -93,9 +99,13 @@ function render() {
   if (data.groups.length && data.groups.length < data.runs.length) {
     choice("mode", "mode", [["runs", "each run"], ["groups", "mean over seeds"]]);
   }
-  choice("colours", "colours", [["saved", "steps saved"], ["gap", "loss less live"]]);
-  if (data.runs.some((run) => Object.values(run.curves).some((curve) => curve.accuracy)) && view.mode === "runs") {
-    choice("metric", "metric", [["loss", "loss"], ["accuracy", "accuracy"]]);
+  choice("colours", "colours", [["saved", "steps saved"], ["gap", "loss less live"],
+    ...OWN.map((name) => [name, `${name} less live`])]);
+  const drawable = Object.keys(METRICS).filter((name) =>
+    data[view.mode].some((item) => Object.values(item.curves).some((curve) => curve[name])));
+  if (drawable.some((name) => name !== "loss")) {
+    if (!drawable.includes(view.metric)) view.metric = "loss";
+    choice("metric", "metric", drawable.map((name) => [name, name]));
   } else {
     view.metric = "loss";
     $("metric").textContent = "loss";
@@ -150,13 +160,15 @@ function cell(item, column, text, isNumber) {
 function drawDetails(items) {
   $("details").hidden = !items.length;
   $("details").replaceChildren(...items.slice(0, 3).flatMap((item) => {
-    const heads = ["weights", "val loss", "to live", "steps saved", "range", "at step"];
+    const heads = ["weights", "val loss", "to live", "steps saved", "range", "at step",
+      ...OWN.flatMap((name) => [`val ${name}`, "to live"])];
     const rows = item.lines.map((line) => [line.weights, ...line.texts]);
     const kept = heads.map((_, i) => i).filter((i) => rows.some((row) => row[i]));
     const lines = make("table", {}, make("tr", {}, ...kept.map((i) => make("th", { text: heads[i] }))),
       ...rows.map((row, n) => make("tr", { class: item.lines[n].best ? "best" : null },
         ...kept.map((i) => make("td", { text: row[i] })))));
-    const tests = make("table", {}, make("tr", {}, make("th", { text: "weights" }), make("th", { text: "test loss" })),
+    const tests = make("table", {}, make("tr", {}, make("th", { text: "weights" }), make("th", { text: "test loss" }),
+        ...OWN.map((name) => make("th", { text: `test ${name}` }))),
       ...item.test.map((row) => make("tr", {}, ...row.map((text) => make("td", { text })))));
     const about = make("div", { class: "columns" });
     if (rows.length) about.append(lines);
@@ -221,7 +233,7 @@ function drawChart(items) {
   const left = Math.min(...lines.map(({ curve }) => curve[0][0]));
   const all = lines.flatMap(({ curve }) => curve.map((point) => point[1]));
   const settled = lines.flatMap(({ curve }) => curve.filter(([s]) => s >= SETTLED * curve.at(-1)[0]).map((p) => p[1]));
-  let [low, high] = metric === "loss" ? [least(all), most(settled)] : [least(settled), most(all)];
+  let [low, high] = METRICS[metric].higher_is_better ? [least(settled), most(all)] : [least(all), most(settled)];
   const margin = 0.05 * Math.max(high - low, 1e-3);
   [low, high] = [low - margin, high + margin];
   const begin = left < 0.2 * right ? 0 : left, end = right > begin ? right : begin + 1;
@@ -241,7 +253,7 @@ function drawChart(items) {
   svg.append(
     make("text", { x: (LEFT + width - RIGHT) / 2, y: HEIGHT - 6, "text-anchor": "middle", text: "step (optimizer updates)" }),
     make("text", { transform: `translate(14 ${middle}) rotate(-90)`, "text-anchor": "middle",
-      text: metric === "loss" ? `validation loss (${data.unit})` : "validation accuracy (share right)" }));
+      text: METRICS[metric].label }));
   const clip = make("svg", { x: LEFT, y: TOP, width: width - LEFT - RIGHT, height: HEIGHT - TOP - BOTTOM,
     viewBox: `${LEFT} ${TOP} ${width - LEFT - RIGHT} ${HEIGHT - TOP - BOTTOM}` });
   const group = make("g", { class: lines.length > 24 ? "many" : null });
@@ -306,15 +318,16 @@ function showTip(event, lines) {
 const hideTip = () => { $("tip").hidden = true; };
 
 function drawMaps(items) {
-  const maps = items.flatMap((item) => item.maps.map((map) => ({ item, map })));
+  const key = view.colours;
+  const maps = items.flatMap((item) => item.maps.filter((map) => map.cells.some((cell) => cell[key]))
+    .map((map) => ({ item, map })));
   const shown = view.allMaps ? maps : maps.slice(0, MAPS);
   $("maps-section").hidden = !maps.length;
-  const key = view.colours;
-  const limit = Math.max(...shown.flatMap(({ map }) => map.cells.map((cell) => Math.abs(cell[key].value))), 1e-6);
-  const [from, to] = key === "saved" ? ["worse", "better"] : ["better", "worse"];
+  const limit = Math.max(...shown.flatMap(({ map }) => map.cells.map((cell) => Math.abs(cell[key]?.value ?? 0))), 1e-6);
+  const [from, to] = higherIsBetter(key) ? ["worse", "better"] : ["better", "worse"];
   const mark = (value) => key === "saved" ? `${value > 0 ? "+" : ""}${number(Math.round(value))} steps`
-    : `${value > 0 ? "+" : ""}${value.toFixed(3)} nats`;
-  const unclear = shown.some(({ map }) => map.cells.some((cell) => cell[key].unclear));
+    : `${value > 0 ? "+" : ""}${value.toFixed(3)} ${key === "gap" ? "nats" : key}`;
+  const unclear = shown.some(({ map }) => map.cells.some((cell) => cell[key]?.unclear));
   const said = "blue: better than live; red: worse; frame: the best on val" + (unclear ? "; hatched: could be chance" : "");
   $("scale").replaceChildren(make("span", { text: mark(-limit) }),
     make("i", { style: `--from:var(--${from});--to:var(--${to})` }), make("span", { text: mark(limit) }),
@@ -331,17 +344,21 @@ function heatMap(item, map, key, limit) {
   const caption = make("caption", { text: item.name }, make("span", { text: `${map.name}: ${map.said[key]}` }));
   const rows = ks.map((k) => make("tr", {}, make("th", { text: `k ${k}` }), ...spacings.map((spacing) => {
     const cell = map.cells.find((c) => c.k === k && c.spacing === spacing);
-    return cell ? heatCell(cell, key, limit) : make("td", { text: "-", style: "--share:0%" });
+    return cell?.[key] ? heatCell(cell, key, limit) : make("td", { text: "-", style: "--share:0%" });
   })));
   const foot = make("tr", {}, make("th"), ...spacings.map((s) => make("th", { text: number(s) })));
   const unit = make("tr", {}, make("th"), make("th", { colspan: spacings.length, text: "spacing (steps)" }));
   return make("table", { class: "map" }, caption, make("tbody", {}, ...rows, foot, unit));
 }
 
+/** Of what colours a heat map. */
+const higherIsBetter = (key) => key === "saved" || Boolean(METRICS[key]?.higher_is_better);
+
 function heatCell(cell, key, limit) {
   const { value, text, below, unclear } = cell[key];
-  const side = (value > 0) === (key === "saved") ? "better" : "worse";
-  const tip = [cell.weights, `steps saved ${cell.saved.text}`, `val loss less live ${cell.gap.text}`];
+  const side = (value > 0) === higherIsBetter(key) ? "better" : "worse";
+  const tip = [cell.weights, `steps saved ${cell.saved.text}`, `val loss less live ${cell.gap.text}`,
+    ...OWN.filter((name) => cell[name]).map((name) => `val ${name} less live ${cell[name].text}`)];
   return make("td", {
     class: [unclear && "unclear", cell.best && "best"].filter(Boolean).join(" ") || null,
     style: `--side:var(--${side});--share:${(75 * Math.abs(value) / limit).toFixed(1)}%`,

@@ -41,13 +41,14 @@ class WithCalibration:
         self.task, self.bins = task, bins
         self.columns = task.columns + len(TEMPERATURES) * (1 + 3 * bins)
         self.metrics: Mapping[str, Metric] = task.metrics
+        self.decides = task.decides
 
     def loss(self, scores: Tensor, targets: Tensor) -> Tensor:
         return self.task.loss(scores, targets)
 
     def sums(self, scores: Tensor, targets: Tensor) -> Tensor:
         """scores: [..., classes]; targets: [...], int64. UserError: they are others."""
-        if scores.shape[:-1] != targets.shape or targets.is_floating_point():
+        if scores.shape[:-1] != targets.shape or scores.shape[-1] < 2 or targets.is_floating_point():
             raise UserError("--evaluate=calibration: expected a score for each class, and targets that are classes")
         flat, labels = scores.flatten(0, -2).float(), targets.flatten()
         counted = (labels != IGNORE).double()
@@ -83,7 +84,7 @@ class Calibration(OnModel):
 
     def __init__(self, config: Config, data: Dataset, device: torch.device, ranks: Ranks, bins: int) -> None:
         super().__init__(config, data, device, ranks)
-        if config.model.computes_loss(self.model) or "loss" not in data.task.metrics:
+        if config.model.computes_loss(self.model):
             raise UserError(
                 f"--evaluate=calibration: model={config.model.name} computes its own loss and gives no scores of all "
                 "classes; expected one that does"

@@ -85,7 +85,12 @@ def fields_of(task: Task, sums: np.ndarray, eval_samples: int) -> dict[str, floa
     added = np.add.accumulate(sums)[-1]
     if not added[1]:
         raise UserError(f"evaluate.samples: none of the {eval_samples:,} samples has a target; expected more of them")
-    return {**task.fields(added), "eval_samples": eval_samples}
+    fields = task.fields(added)
+    if fields.keys() != task.metrics.keys():
+        raise UserError(
+            f"the task's fields are {', '.join(fields)}, its metrics {', '.join(task.metrics)}: not the same"
+        )
+    return {**fields, "eval_samples": eval_samples}
 
 
 def evaluate(e: Evaluation, split: str) -> dict[str, float | int]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lawa_exp.averaging.tensors import unwrapped
+from lawa_exp.axes.dataset.loading import to_device
 from lawa_exp.evaluation.evaluate import evaluating
 from lawa_exp.seams.dataset import Dataset
 from lawa_exp.seams.task import IGNORE
@@ -90,9 +91,9 @@ class TrainingLoss:
         device = self.parameters[0].device
         for first in range(self.ranks.rank * chunk, len(indices), self.ranks.world * chunk):
             samples = indices[first : first + chunk]
-            inputs, targets = (torch.from_numpy(a).to(device) for a in self.data.eval_batch("train", samples))
+            inputs, *targets = to_device(self.data.eval_batch("train", samples), device)
             with evaluating(self.objective), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the others: once only
-                loss = self.objective(inputs, targets)["loss"] / int((targets != IGNORE).sum())
+                loss = self.objective(inputs, *targets)["loss"] / int((targets[0] != IGNORE).sum())
             yield len(samples), loss
 
 

@@ -20,6 +20,7 @@ from lawa_exp.evaluation.score import FunctionFailed, OnModel, Score, Scored
 from lawa_exp.evaluation.views import View, view_field
 from lawa_exp.seams.dataset import Dataset
 from lawa_exp.storage.commit import Damaged
+from lawa_exp.storage.metrics import KNOWN
 from lawa_exp.storage.origin import snapshots_of
 from lawa_exp.storage.rows import (
     LIVE,
@@ -27,6 +28,7 @@ from lawa_exp.storage.rows import (
     evaluation_row,
     fields_in,
     name_in_view,
+    name_of,
     read_rows,
     without,
     write_rows,
@@ -41,7 +43,6 @@ Of: TypeAlias = tuple[Hashable, int | None, str | None]
 
 NO_VIEWS: Mapping[str, View] = {}
 SHOWN = 5  # averages whose losses are printed at each step; of more, the best
-SCORED = ("loss", "loss_bits", "accuracy", "eval_samples")  # what a row says of an evaluation
 SEEN = ("trained_samples", "trained_tokens")  # what it says of its step
 
 
@@ -163,11 +164,12 @@ def read_out(
     progress: Progress | None = None,
     measure: str = "val loss",
     views: Mapping[str, View] = NO_VIEWS,
+    metrics: Collection[str] = KNOWN,
 ) -> ReadOut:
     """Evaluates averages where the live weights were, in one pass, as `Evaluations` has it; all through `views`, too.
 
-    live: where there is no row, or one without a loss, the live weights are evaluated here. Failed names the first step
-    whose live weights have no finite loss.
+    live: where there is no row, or one without a loss, the live weights are evaluated here. metrics: what such a row
+    says of an evaluation. Failed names the first step whose live weights have no finite loss.
     """
     schedule = Evaluations(replay, averages, live, views)
     scores: dict[Of, Scored] = {}
@@ -187,7 +189,7 @@ def read_out(
             of, average, view = candidate.of, candidate.average, candidate.view
             known = candidate.is_live and is_scored(row)
             if known and row is not None:
-                scores[of] = Scored(fields_in(row, SCORED), None)
+                scores[of] = Scored(fields_in(row, [*metrics, "eval_samples"]), None)
             needs_row = average is None and not known
             if candidate.due or needs_row:
                 weights = weights_of(candidate, replay, step, views)
@@ -270,11 +272,13 @@ def progress_line(step: int, measure: str, live: float, losses: dict[str, float]
 
 def live_rows(rows: Iterable[Row], end: int | None = None) -> dict[int, Row | None]:
     """A run's finite val rows of the live weights by step, ascending, from step 1 to `end`."""
-    finite = [r for r in rows if r["split"] == "val" and r["weights"] == "live" and r["loss"] is not None]
+    finite = [r for r in rows if r["split"] == "val" and name_of(r) == "live" and r["loss"] is not None]
     return {r["step"]: r for r in sorted(finite, key=lambda r: r["step"]) if 0 < r["step"] <= (end or r["step"])}
 
 
-def comparable(live: Live, bn: str | None, saved: Collection[int]) -> tuple[dict[int, Row | None], list[str]]:
+def comparable(
+    live: Live, bn: str | None, saved: Collection[int], metrics: Collection[str] = KNOWN
+) -> tuple[dict[int, Row | None], list[str]]:
     """A run's rows of the live weights as `read_out` compares averages with `bn` to them, and what is to be said of it.
 
     A row of other statistics is left without its loss, so that the weights are evaluated again; where they were not
@@ -287,10 +291,10 @@ def comparable(live: Live, bn: str | None, saved: Collection[int]) -> tuple[dict
         if has_statistics_of(row, bn):
             by_step[step] = row
         elif step in saved:
-            by_step[step] = without(row, set(SCORED) - {"eval_samples"})
+            by_step[step] = without(row, metrics)
             again.append(step)
         elif bn != "recalibrate" and row.get("loss_running_bn") is not None:
-            others = without(row, {"accuracy", "loss_bits"})
+            others = without(row, set(metrics) - {"loss"})
             by_step[step] = {**others, "bn": str(bn), "loss": row["loss_running_bn"]}
         else:
             left_out.append(step)
@@ -323,14 +327,14 @@ def replay_run(
 
     They are those that the same averagers would have written online, byte for byte.
     """
-    score = OnModel(config, data, device, ranks)
+    score, metrics = OnModel(config, data, device, ranks), data.task.metrics
     snapshots = Snapshots(snapshots_of(run), read_snapshot)
-    live, notes = comparable(live_rows(read_rows(run.metrics), end), score.bn, snapshots.paths)
+    live, notes = comparable(live_rows(read_rows(run.metrics), end), score.bn, snapshots.paths, metrics)
     for note in notes:
         say(note)
     again = [step for step, row in live.items() if not is_scored(row)]
     replay = Replay(settings, score.averaged, snapshots, device, again, score.statistics, score.bn)
-    rows = read_out(replay, replay.averages, score, live, say).rows
+    rows = read_out(replay, replay.averages, score, live, say, metrics=metrics).rows
     if ranks.is_main:
         write_rows(out / "metrics.jsonl", rows)
     return rows

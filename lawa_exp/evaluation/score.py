@@ -33,8 +33,8 @@ from lawa_exp.system.errors import UserError
 class Scored:
     """What came of evaluating some weights.
 
-    fields: "loss" (and "accuracy", "eval_samples" where they are known), as in a row; sums: as `batch_sums` gives them;
-    measures: others, each a row of its own ("task", "metric", "value").
+    fields: "loss" (and other metrics, "eval_samples" where they are known), as in a row; sums: as `batch_sums` gives
+    them; measures: others, each a row of its own ("task", "metric", "value").
     """
 
     fields: Mapping[str, float]

@@ -187,6 +187,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
 def read(values: dict[str, Any], overrides: list[str]) -> tuple[Unresolved, Options]:
     """The checked settings of one training."""
     from lawa_exp.config.shared import Options
+    from lawa_exp.runs.builders import builders
     from lawa_exp.runs.choices import unresolved_from
     from lawa_exp.storage import custom
 
@@ -210,7 +211,7 @@ def read(values: dict[str, Any], overrides: list[str]) -> tuple[Unresolved, Opti
     for key in ("k", "spacing"):  # read by the averagers through interpolation
         values.pop(key)
     unresolved = unresolved_from(values)
-    custom.allow(unresolved.model)  # these are the user's own words
+    custom.allow(builders(unresolved).values())  # these are the user's own words
     return unresolved, options
 
 

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
-from lawa_exp.averaging.tensors import is_sharded, named_tensors, norms_in
+from lawa_exp.averaging.tensors import is_sharded, named_tensors
 from lawa_exp.axes.configuration import Config
 from lawa_exp.axes.dataset.loading import eval_batches
-from lawa_exp.axes.layers.ghost_norm import statistics_kept
 from lawa_exp.axes.objective.settings import ObjectiveSettings
 from lawa_exp.evaluation.evaluate import evaluating
 from lawa_exp.evaluation.numerics import Autocast, layered_model
 from lawa_exp.seams.callback import Callback
 from lawa_exp.seams.dataset import Dataset
+from lawa_exp.seams.layers import keeping_statistics, statistics_kept
 from lawa_exp.seams.objective import Objective
 from lawa_exp.storage.store import Rows
 from lawa_exp.system.distributed import Ranks
@@ -48,7 +48,7 @@ def units(model: nn.Module) -> list[nn.Module]:
 def checkpoint_activations(model: nn.Module) -> None:
     """Each unit keeps its inputs alone and is computed again in the backward pass: the same numbers, less memory."""
     for unit in units(model) or [model]:
-        passes = functools.partial(_passes, unit) if norms_in(unit) else noop_context_fn
+        passes = functools.partial(_passes, unit) if any(keeping_statistics(unit)) else noop_context_fn
         unit.forward = functools.partial(_recomputed, unit.forward, passes)  # type: ignore[method-assign]
 
 
@@ -59,8 +59,28 @@ def _recomputed(forward: Callable[..., object], passes: Callable[[], Passes], *i
 
 
 def _passes(unit: nn.Module) -> Passes:
-    """The contexts of the first pass and of the second, which counts no batch again."""
-    return contextlib.nullcontext(), statistics_kept(unit)
+    """The contexts of the first pass and of the second, which begins with the same statistics and counts no batch."""
+    before: list[tuple[nn.Module, dict[str, Tensor]]] = []
+
+    @contextlib.contextmanager
+    def first() -> Iterator[None]:
+        for _, module, _ in keeping_statistics(unit):
+            before.append((module, {name: t.clone() for name, t in module._buffers.items() if t is not None}))
+        yield
+
+    @contextlib.contextmanager
+    def second() -> Iterator[None]:
+        with statistics_kept(unit):
+            kept = [(module, dict(module._buffers)) for module, _ in before]
+            for module, buffers in before:
+                module._buffers.update(buffers)
+            try:
+                yield
+            finally:
+                for module, own in kept:
+                    module._buffers.update(own)
+
+    return first(), second()
 
 
 def replicate(

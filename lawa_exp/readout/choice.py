@@ -6,7 +6,7 @@ The rule, fixed before any test loss was looked at:
 2. The best has the lowest loss. A candidate is as good as the best unless its loss is higher by more than one standard
    error of the difference, paired by batch: the one-standard-error rule (Breiman et al. 1984, Classification and
    Regression Trees, section 3.4.3; Hastie et al. 2009, section 7.10). Weights that are nearly equal have a tiny error,
-   so what is smaller than `tolerance`, far below what another seed changes, counts as equal, too.
+   so what is smaller than the metric's `tolerance`, far below what another seed changes, counts as equal, too.
 3. Of those the cheapest is taken: live, then the average that observes the weights least often, then the one that holds
    the fewest copies of them; of equally cheap ones that of the lowest loss.
 
@@ -25,14 +25,14 @@ from typing import Any
 import numpy as np
 
 from lawa_exp.averaging import AVERAGERS
-from lawa_exp.readout.noise import paired
+from lawa_exp.config.rules import setting_names
+from lawa_exp.readout.noise import MEAN, Measure
 from lawa_exp.results.statistics import t95
 
 FOLDS = 5
 FEWEST_BATCHES = 2 * FOLDS
-TOLERANCE = {"loss": 0.002, "accuracy": 0.001}  # nats; share of images
 
-Sums = Mapping[str, np.ndarray]  # by id: float64 [batches, 2], summed loss (or errors) and targets
+Sums = Mapping[str, np.ndarray]  # by id: float64 [batches, columns], such as summed loss (or errors) and targets
 Cost = tuple[float, int]
 
 
@@ -40,35 +40,38 @@ def cost(fields: Mapping[str, Any]) -> Cost:
     """Of a row's average in training: observations a step, and copies of the weights that it holds; live: nothing."""
     if "averager" not in fields:
         return 0.0, 0
-    settings = AVERAGERS[fields["averager"]]
-    copies = fields["k"] if settings.windowed else settings.copies()
-    return 1 / fields.get("spacing", fields.get("every", 1)), copies
+    cls = AVERAGERS[fields["averager"]]
+    settings = cls(**{name: fields[name] for name in setting_names(cls)})
+    return 1 / settings.period, settings.observations if settings.windowed else settings.copies()
 
 
-def mean(sums: np.ndarray) -> float:
-    return float(sums[:, 0].sum() / sums[:, 1].sum())
-
-
-def standard_error(sums: np.ndarray, baseline: np.ndarray) -> tuple[float, float]:
+def standard_error(sums: np.ndarray, baseline: np.ndarray, by: Measure = MEAN) -> tuple[float, float]:
     """Difference in loss, and its standard error, paired by batch."""
-    difference, half = paired(sums, baseline)
+    difference, half = by.difference(sums, baseline)
     return difference, half / t95(len(sums) - 1)
 
 
-def choose(sums: Sums, costs: Mapping[str, Cost], tolerance: float) -> tuple[str, str]:
+def choose(sums: Sums, costs: Mapping[str, Cost], tolerance: float, by: Measure = MEAN) -> tuple[str, str]:
     """(the choice, the best): see rules 2 and 3 above."""
-    best = min(sums, key=lambda id: (mean(sums[id]), costs[id]))
-    compared = {id: standard_error(own, sums[best]) for id, own in sums.items()}
+    values = {id: by.value(own) for id, own in sums.items()}
+    best = min(sums, key=lambda id: (values[id], costs[id]))
+    compared = {id: standard_error(own, sums[best], by) for id, own in sums.items()}
     as_good = [id for id, (difference, error) in compared.items() if difference <= max(error, tolerance)]
-    return min(as_good, key=lambda id: (costs[id], mean(sums[id]))), best
+    return min(as_good, key=lambda id: (costs[id], values[id])), best
 
 
-def cross_fitted(sums: Sums, costs: Mapping[str, Cost], tolerance: float, baseline: str) -> tuple[float, float]:
-    """Difference in loss between what the rule chooses and `baseline`, and half of its 95% interval."""
+def cross_fitted(
+    sums: Sums, costs: Mapping[str, Cost], tolerance: float, baseline: str, by: Measure = MEAN
+) -> tuple[float, float]:
+    """Difference in loss between what the rule chooses and `baseline`, and half of its 95% interval.
+
+    The batches of all parts are measured together: of an area under a curve scores of several choices are ranked as one
+    model's.
+    """
     batches = np.arange(len(sums[baseline]))
     measured = np.empty_like(sums[baseline])
     for part in np.array_split(batches, FOLDS):
         others = np.setdiff1d(batches, part)
-        chosen, _ = choose({id: own[others] for id, own in sums.items()}, costs, tolerance)
+        chosen, _ = choose({id: own[others] for id, own in sums.items()}, costs, tolerance, by)
         measured[part] = sums[chosen][part]
-    return paired(measured, sums[baseline])
+    return by.difference(measured, sums[baseline])

@@ -33,11 +33,12 @@ from lawa_exp.readout.report import (
 from lawa_exp.readout.request import Request
 from lawa_exp.readout.subject import Subject
 from lawa_exp.results.savings import Price
+from lawa_exp.storage.metrics import FILE, own_metrics, write_metrics
 from lawa_exp.storage.rows import Row, evaluation_row, fields_in, name_in_view, name_of, write_rows
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import locked
 
-WRITTEN = ("metrics.jsonl", "summary.md", "curves.png", "heatmap.png")
+WRITTEN = ("metrics.jsonl", FILE, "summary.md", "curves.png", "heatmap.png")
 
 
 def read(request: Request) -> int:
@@ -76,9 +77,18 @@ def read_subject(subject: Subject, request: Request, locks: ExitStack) -> int:
     todo = evaluations(subject.replay, averages, left, subject.views)
     through = f", as they are and as {' and '.join(subject.views)}" if subject.views else ""
     say(f"{len(averages):,} averages at {len(left):,} steps{through}: {todo:,} evaluations on val{tested}")
-    measure, views = subject.named.measure, subject.views
     try:
-        result = read_out(subject.replay, averages, subject.score, subject.live, say, progress, measure, views)
+        result = read_out(
+            subject.replay,
+            averages,
+            subject.score,
+            subject.live,
+            say,
+            progress,
+            subject.named.measure,
+            subject.views,
+            subject.metrics,
+        )
     except Stopped as stopped:
         if progress is None:
             raise
@@ -115,19 +125,20 @@ def folder_of_results(subject: Subject, request: Request) -> Path:
 def write_results(result: ReadOut, subject: Subject, out: Path, price: Price) -> str:
     """Chooses on val, evaluates the choice on test, and writes all that into `out`; the text for the terminal."""
     rows = with_earlier(result.rows, subject)
-    every_row = [*(r for r in subject.rows if r["weights"] == "live"), *rows]
-    f = compare(result, every_row, [average.id for average in subject.averages])
+    every_row = [*(r for r in subject.rows if name_of(r) == "live"), *rows]
+    f = compare(result, every_row, [average.id for average in subject.averages], subject.task)
     test, test_rows = on_test(f, result, subject)
     if not subject.is_main:
         return ""
     measures = [*subject.published, *result.measures]
     write_rows(out / "metrics.jsonl", [*rows, *test_rows, *measures])
+    write_metrics(out, subject.metrics)
     chosen = chosen_line(f, test, subject.no_test or f"the snapshot of step {result.step:,} is not there")
     notes = [*subject.notes, *(f"Not read out: {line}" for line in subject.left_out)]
     command = shlex.join(["python", "-m", "lawa_exp.readout", *sys.argv[1:]])
     more = [savings_paragraph(every_row, f, price)]
     if subject.views:
-        more += [views_paragraph(f, result, [*rows, *test_rows], subject.views, subject.named.measure)]
+        more += [views_paragraph(f, result, [*rows, *test_rows], subject.views, subject.named.measure, subject.task)]
     more += [measures_paragraph(measures, f.step)] if measures else []
     return write_summary(out, f, every_row, subject.named, chosen, notes, command, more)
 
@@ -175,4 +186,6 @@ def on_test(f: Comparison, result: ReadOut, subject: Subject) -> tuple[Test | No
     sums = [s.sums for s in scored]
     half = paired(sums[1], sums[0])[1] if sums[0] is not None and sums[1] is not None else math.nan
     losses = [s.fields["loss"] for s in scored]
-    return Test(f.best, losses[1], losses[0], half, int(scored[0].fields["eval_samples"])), rows
+    own = [name for name in own_metrics(subject.metrics) if name in scored[0].fields]  # an evaluator may have fewer
+    others = {name: (scored[1].fields[name], scored[0].fields[name]) for name in own}
+    return Test(f.best, losses[1], losses[0], half, int(scored[0].fields["eval_samples"]), others), rows

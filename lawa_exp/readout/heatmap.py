@@ -46,17 +46,18 @@ def compared_line(f: Comparison, rows: list[Row]) -> str:
     return f"Heat map: losses at step {step:,}, the last evaluation at which all windows are new; {newest}."
 
 
-def differences(f: Comparison, rows: list[Row], step: int) -> dict[str, tuple[float, str, bool]]:
-    """Of each window at `step`: loss less the live one, what stands below it (its ±, and how stale it is), and whether
-    its interval includes 0. The interval is known after the last step only.
+def differences(f: Comparison, rows: list[Row], step: int, metric: str = "loss") -> dict[str, tuple[float, str, bool]]:
+    """Of each window at `step`: loss (or a metric of `f`) less the live one, what stands below it (its ±, and how stale
+    it is), and whether its interval includes 0. The interval is known after the last step only.
     """
-    live, found = dict(curve(rows, "live"))[step], {}
+    live, found = dict(curve(rows, "live", metric=metric)).get(step, math.nan), {}
+    digits = f.metrics[metric].digits if metric in f.metrics else 4
     for line in (line for lines in grids(f).values() for line in lines):
-        half = line.half if step == f.step else math.nan
-        known = [plus_minus(half).strip()] if not math.isnan(half) else []
+        half = (line.others[metric].half if metric in f.metrics else line.half) if step == f.step else math.nan
+        known = [plus_minus(half, digits).strip()] if not math.isnan(half) else []
         newest = step - step % line.fields["spacing"]
         stale = [] if is_new(line.fields, step) else [f"of step {newest:,}"]
-        gap = dict(curve(rows, line.id))[step] - live
+        gap = dict(curve(rows, line.id, metric=metric)).get(step, math.nan) - live
         found[line.id] = gap, ", ".join(known + stale), not_significant(gap, half)
     return found
 
@@ -77,6 +78,8 @@ Cells = dict[tuple[int, int], Cell]  # by column and row
 def draw_heatmap(f: Comparison, rows: list[Row], path: Path, title: str, measure: str) -> bool:
     """k against spacing: difference to live, and steps saved; False, and no file, without a grid.
 
+    The task's own metrics have a column each.
+
     Blue is better than live, red worse, white neither; cells whose interval includes 0 are hatched. The difference is
     that of step `compared_at`, else of the last, where stale windows are marked. The average that is chosen, at the
     last step, has a frame.
@@ -89,11 +92,12 @@ def draw_heatmap(f: Comparison, rows: list[Row], path: Path, title: str, measure
     gaps = differences(f, rows, step)
     lines = [line for chosen in kinds.values() for line in chosen]
     spacings, ks = (sorted({line.fields[name] for line in lines}) for name in ("spacing", "k"))
-    width, height = 2 * (1.5 * len(spacings) + 2.0), len(kinds) * (0.75 * len(ks) + 1.1) + 0.7
+    wide = 2 + len(f.metrics)
+    width, height = wide * (1.5 * len(spacings) + 2.0), len(kinds) * (0.75 * len(ks) + 1.1) + 0.7
     figure, panels = pyplot().subplots(
-        len(kinds), 2, figsize=(max(width, 9), max(height, 3)), dpi=120, squeeze=False, layout="constrained"
+        len(kinds), wide, figsize=(max(width, 4.5 * wide), max(height, 3)), dpi=120, squeeze=False, layout="constrained"
     )
-    drawn: list[list[tuple[Cells, int]]] = [[], []]  # of the two columns: the cells of each row, and the step named
+    drawn: list[list[tuple[Cells, int]]] = [[] for _ in range(wide)]  # of each column: its cells, and the step named
     framed = []
     for chosen in kinds.values():
         first = min(line.at for line in chosen)
@@ -108,10 +112,14 @@ def draw_heatmap(f: Comparison, rows: list[Row], path: Path, title: str, measure
             best += [cell] if line.id == f.best else []
         drawn[0].append((in_losses, step))
         drawn[1].append((saved, first))
+        for column, name in enumerate(f.metrics, 2):
+            drawn[column].append((cells_of(f, rows, step, name, chosen, spacings, ks), step))
         framed.append(best)
-    columns = ((f"{measure} less live, step {{:,}}", "RdBu_r"), ("steps saved, from step {:,}", "RdBu"))
+    columns = [(f"{measure} less live, step {{:,}}", "RdBu_r"), ("steps saved, from step {:,}", "RdBu")]
+    better = {name: "RdBu" if metric.higher_is_better else "RdBu_r" for name, metric in f.metrics.items()}
+    columns += [(f"val {name} less live, step {{:,}}", colours) for name, colours in better.items()]
     for column, ((said, colours), grid) in enumerate(zip(columns, drawn, strict=True)):
-        limit = max(max(abs(cell.value) for cells, _ in grid for cell in cells.values()), 1e-6)
+        limit = max([1e-6, *(abs(cell.value) for cells, _ in grid for cell in cells.values())])
         for axes, (cells, at), name, best in zip(panels[:, column], grid, kinds, framed, strict=True):
             image = draw_panel(axes, cells, spacings, ks, limit, colours, best)
             axes.set_title(f"{name}: {said.format(at)}", fontsize=9)
@@ -124,6 +132,20 @@ def draw_heatmap(f: Comparison, rows: list[Row], path: Path, title: str, measure
     figure.savefig(path, metadata={"Software": None})
     pyplot().close(figure)
     return True
+
+
+def cells_of(
+    f: Comparison, rows: list[Row], step: int, name: str, lines: list[Line], spacings: list[int], ks: list[int]
+) -> Cells:
+    """Those of one of the task's own metrics, where it has a value."""
+    gaps, digits = differences(f, rows, step, name), f.metrics[name].digits
+    found = {}
+    for line in lines:
+        gap, below, unclear = gaps[line.id]
+        if not math.isnan(gap):
+            place = spacings.index(line.fields["spacing"]), ks.index(line.fields["k"])
+            found[place] = Cell(gap, f"{gap:+.{digits}f}", below, unclear)
+    return found
 
 
 def draw_panel(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from lawa_exp.results.statistics import Curve, steps_saved, t95
+from lawa_exp.seams.task import Task
 
 SETTLED = 0.25  # share of the run after which the live curve's scatter is measured
 FEWEST = 4  # residuals that a scatter is measured on
@@ -27,6 +29,62 @@ def paired(sums: np.ndarray, baseline: np.ndarray) -> tuple[float, float]:
     residuals = difference - mean * targets
     error = math.sqrt(batches / (batches - 1) * float(residuals @ residuals)) / targets.sum()
     return float(mean), float(t95(batches - 1) * error)
+
+
+class Measure(Protocol):
+    """What evaluations are compared by, from the sums of their batches, float64 [batches, columns]; lower is better."""
+
+    def value(self, sums: np.ndarray) -> float:
+        """Of all batches together."""
+        ...
+
+    def difference(self, sums: np.ndarray, baseline: np.ndarray) -> tuple[float, float]:
+        """Between two evaluations of the same batches, and half of its 95% interval; nan where that is not known."""
+        ...
+
+
+class Mean:
+    """The mean over targets: the first column divided by the second."""
+
+    def value(self, sums: np.ndarray) -> float:
+        return float(sums[:, 0].sum() / sums[:, 1].sum())
+
+    def difference(self, sums: np.ndarray, baseline: np.ndarray) -> tuple[float, float]:
+        return paired(sums, baseline)
+
+
+class OfAdded:
+    """What a task gives of added sums, such as an area under a curve; its noise is the delete-one jackknife's over
+    batches (Efron 1982, The Jackknife, the Bootstrap and Other Resampling Plans, section 3)."""
+
+    def __init__(self, of_added: Callable[[np.ndarray], float]) -> None:
+        """of_added: float64 [columns] -> the value, lower being better."""
+        self.of_added = of_added
+
+    def value(self, sums: np.ndarray) -> float:
+        return self.of_added(sums.sum(axis=0))
+
+    def difference(self, sums: np.ndarray, baseline: np.ndarray) -> tuple[float, float]:
+        whole, batches = self.value(sums) - self.value(baseline), len(sums)
+        if batches < 2:
+            return whole, math.nan
+        added, other = sums.sum(axis=0), baseline.sum(axis=0)
+        without = [self.of_added(added - a) - self.of_added(other - b) for a, b in zip(sums, baseline, strict=True)]
+        error = math.sqrt((batches - 1) * float(np.var(without)))
+        return whole, t95(batches - 1) * error
+
+
+MEAN = Mean()
+
+
+def measure_of(task: Task, name: str) -> tuple[Measure, Callable[[np.ndarray], np.ndarray]]:
+    """What compares evaluations by a metric of the task, and what makes the sums of batches into those it takes."""
+    metric = task.metrics[name]
+    if metric.column is None:
+        return OfAdded(lambda added: metric.as_loss(task.fields(added)[name])), lambda sums: sums
+    if not metric.higher_is_better:
+        return MEAN, lambda sums: sums[:, [metric.column, 1]]
+    return MEAN, lambda sums: np.stack([sums[:, 1] - sums[:, metric.column], sums[:, 1]], axis=1)
 
 
 def scatter(points: Curve) -> float:

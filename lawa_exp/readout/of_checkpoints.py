@@ -69,6 +69,7 @@ def checkpoints(request: Request, locks: ExitStack) -> Subject:
         is_main=e.ranks is None or e.ranks.is_main,
         revisions=Revisions(source, identity) if by_revisions else None,
         views=views_named(target.views),
+        task=e.task,
     )
 
 

@@ -27,11 +27,11 @@ from lawa_exp.readout.availability import instead, period_note, too_few
 from lawa_exp.readout.averagers import combinations
 from lawa_exp.readout.request import Request, Target
 from lawa_exp.readout.subject import Named, Subject, Training
+from lawa_exp.runs.builders import admit
 from lawa_exp.runs.choices import config_from, unresolved_from
 from lawa_exp.runs.folder import check_content
 from lawa_exp.runs.prepare import Prepared, prepare
 from lawa_exp.storage.commit import steps_in
-from lawa_exp.storage.custom import admit
 from lawa_exp.storage.origin import snapshots_of
 from lawa_exp.storage.rows import averager_ids, read_rows
 from lawa_exp.storage.rundir import RunDir
@@ -57,7 +57,8 @@ def our_run(request: Request) -> Subject:
     every, start = (request.averages.settings.get(name) for name in ("every", "start"))
     widths = tracked_widths(run, config.averagers, int(every) if every and every.isdigit() else None)
     period = config.trajectory.every
-    entries = combinations(request.averages, period, widths[0].period if widths else None)
+    tracked = widths[0].period if widths else None
+    entries = combinations(request.averages, period, tracked, written["averagers"])
     subject = averages_of(target, run, written, entries, widths)
     replayed = [average.averager.settings for average in subject.replay.averages]
     notes = [*period_note(every, replayed, period), *start_note(start, {settings.kind for settings in replayed})]
@@ -85,14 +86,14 @@ def averages_of(
     evaluated = live_rows(rows)
     if not evaluated:
         raise UserError(f"RUN={target.run}: its live weights were not evaluated yet")
-    saved = snapshots_of(run)
+    saved, task = snapshots_of(run), p.data.task
     snapshots = Snapshots({**(states or {}), **saved}, read_snapshot)
     samples = len(fixed_set(p.data.sizes["val"], p.config.evaluate.samples))
     batch_size = min(p.config.evaluate.batch_size, max(1, samples // batches))
     score = OnModel(replace(p.config, averagers=()), p.data, device, ranks, batch_size)
     if target.bn and score.bn is None:
         raise UserError(f"--bn={target.bn}: model={config.model.name} has no BatchNorm")
-    live, bn_notes = comparable(evaluated, score.bn, snapshots.paths)
+    live, bn_notes = comparable(evaluated, score.bn, snapshots.paths, task.metrics)
     last = max(live)
     averages = Sources(run, averager_ids(rows), saved, evaluated, last, score, widths)
     for settings in p.config.averagers:
@@ -102,7 +103,7 @@ def averages_of(
     at_first = [r for r in rows if r["split"] == "val" and r["step"] == 0 and has_statistics_of(r, score.bn)]
     of_averages = [r for r in rows if r["split"] == "val" and r["weights"] != "live"]
     return Subject(
-        named=Named(title, f"nats per {p.data.unit}"),
+        named=Named(title, task.metrics["loss"].unit),
         root=run.readouts,
         replay=Replay(averages.replayed, score.averaged, snapshots, device, again, score.statistics, score.bn),
         score=score,
@@ -115,6 +116,7 @@ def averages_of(
         suffix=f"-bn-{score.bn}" if score.bn and score.bn != config.evaluate.bn else "",
         is_main=ranks.is_main,
         views=views_named(target.views),
+        task=task,
     )
 
 
@@ -122,8 +124,6 @@ def prepared(
     target: Target, run: RunDir, written: dict[str, Any], config: Config, entries: list[dict[str, Any]]
 ) -> tuple[Prepared, torch.device, Ranks]:
     """The run with `entries` in place of its averagers. UserError: its data set is not what it was trained on."""
-    admit(config.model, written, run.path, target.trust)
-    device, ranks = start_device(target.device or config.trainer.device)
     options = Options(run_dir=target.run, runs_root=".", sweep=None, plan=False, rerun=False)
     changed = {
         "averagers": entries,
@@ -132,7 +132,10 @@ def prepared(
         "trainer": {**written["trainer"], **({"threads": target.threads} if target.threads else {})},
         "init": dict.fromkeys(setting_names(Init)),  # what it came from may be gone
     }
-    p = prepare(unresolved_from({**written, **changed}), options, device, ranks)
+    unresolved = unresolved_from({**written, **changed})
+    admit(unresolved, written, run.path, target.trust)
+    device, ranks = start_device(target.device or config.trainer.device)
+    p = prepare(unresolved, options, device, ranks)
     if p.data.fingerprint != written["identity"]["dataset"]["fingerprint"]:
         raise UserError(f"dataset={config.dataset.name}: its content is not what {target.run} was trained on")
     check_content(run, p, ranks)

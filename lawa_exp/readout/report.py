@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lawa_exp.evaluation.read_out import ReadOut
 from lawa_exp.evaluation.views import View
-from lawa_exp.readout.comparison import Comparison, plus_minus, verdict
+from lawa_exp.readout.comparison import Against, Comparison, half_of_samples, plus_minus, verdict
 from lawa_exp.readout.heatmap import compared_line, draw_heatmap
 from lawa_exp.readout.noise import paired
 from lawa_exp.readout.subject import Named
@@ -17,11 +17,15 @@ from lawa_exp.results.figures import draw_curves
 from lawa_exp.results.savings import Price, longest_saving, table_of
 from lawa_exp.results.statistics import curve
 from lawa_exp.results.tables import markdown, saved_text
-from lawa_exp.storage.rows import Row, name_in_view, name_of
+from lawa_exp.seams.task import Task
+from lawa_exp.storage.rows import Row, metric_in, name_in_view, name_of
 
 
 def table(f: Comparison, measure: str) -> str:
-    """A line for each average: loss after the last step, difference to live and to the best, steps saved half-way."""
+    """A line for each average: loss after the last step, difference to live and to the best, steps saved half-way.
+
+    The task's own metrics follow, each with the difference to live.
+    """
     noise = any(line.saved_range for line in f.lines)
     head = [
         "weights",
@@ -32,12 +36,15 @@ def table(f: Comparison, measure: str) -> str:
         *["range"] * noise,
         "at step",
     ]
-    lines = [head, ["live", f"{f.live:.4f}", "", "", "", *[""] * noise, ""]]
+    head += [cell for name in f.metrics for cell in (f"{name}, step {f.step:,}", "to live")]
+    of_live = [cell for name in f.metrics for cell in (f.text_of_live(name), "")]
+    lines = [head, ["live", f"{f.live:.4f}", "", "", "", *[""] * noise, "", *of_live]]
     for line in f.lines:
         difference = f"{line.difference:+.4f}" + plus_minus(line.half)
         to_best = "the best" if line.id == f.best else f"{line.to_best[0]:+.4f}" + plus_minus(line.to_best[1])
         saved = [saved_text(*line.saved), *[line.saved_range] * noise, f"{line.at:,}"]
-        lines.append([line.id, f"{line.loss:.4f}", difference, to_best, *saved])
+        others = [cell for name, metric in f.metrics.items() for cell in line.others[name].texts(metric)]
+        lines.append([line.id, f"{line.loss:.4f}", difference, to_best, *saved, *others])
     return markdown(lines)
 
 
@@ -72,6 +79,7 @@ class Test:
     live: float
     half: float  # of the 95% interval of the difference, from the samples alone
     samples: int
+    others: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # the task's own metrics; of live
 
 
 def chosen_line(f: Comparison, test: Test | None, why_no_test: str) -> str:
@@ -85,7 +93,10 @@ def chosen_line(f: Comparison, test: Test | None, why_no_test: str) -> str:
     gap = test.loss - test.live
     sampled = "" if math.isnan(test.half) else " (from the samples alone)"
     against = f"{gap:+.4f}{plus_minus(test.half)}{sampled} against live: {verdict(gap, test.half)}"
-    return f"{text} On test ({test.samples:,} samples): {test.loss:.4f}, live {test.live:.4f}, {against}."
+    told = f"{text} On test ({test.samples:,} samples): {test.loss:.4f}, live {test.live:.4f}, {against}"
+    for name, (value, live) in test.others.items():
+        told += f"; {name} {f.metrics[name].text(value)}, live {f.metrics[name].text(live)}"
+    return f"{told}."
 
 
 def write_summary(
@@ -112,11 +123,16 @@ def write_summary(
 
 
 def views_paragraph(
-    f: Comparison, result: ReadOut, rows: Sequence[Row], views: Mapping[str, View], measure: str
+    f: Comparison,
+    result: ReadOut,
+    rows: Sequence[Row],
+    views: Mapping[str, View],
+    measure: str,
+    task: Task | None = None,
 ) -> str:
     """The weights through each view after the last step: against live in that view, and against themselves as they are.
 
-    rows: val and test rows of the read-out.
+    rows: val and test rows of the read-out. task: of the sums in `result`; its own metrics follow, to live in the view.
     """
     at_end = {(r["split"], name_of(r)): r for r in rows if r["step"] == f.step and "task" not in r}
     plain = {"live": f.live, **{line.id: line.loss for line in f.lines}}
@@ -128,7 +144,17 @@ def views_paragraph(
         half = paired(result.sums[name], result.sums[other])[1] if both else math.nan
         return f"{loss - baseline:+.4f}{plus_minus(half)}"
 
-    lines = [["weights", "view", f"{measure}, step {f.step:,}", "to live in this view", "to no view", "test loss"]]
+    def others(id: str, view: str) -> list[str]:
+        name, live = name_in_view(id, view), name_in_view("live", view)
+        texts = []
+        for metric, known in f.metrics.items():
+            value, of_live = (_value(at_end.get(("val", key)), metric) for key in (name, live))
+            half = half_of_samples(result, name, live, metric, task)
+            texts += Against(value, math.nan if id == "live" else of_live, half).texts(known)
+        return texts
+
+    head = ["weights", "view", f"{measure}, step {f.step:,}", "to live in this view", "to no view", "test loss"]
+    lines = [head + [cell for name in f.metrics for cell in (f"{name}, step {f.step:,}", "to live in this view")]]
     best = []
     for view in views:
         losses = {id: loss for id in plain if (loss := _loss(at_end.get(("val", name_in_view(id, view))))) is not None}
@@ -138,12 +164,18 @@ def views_paragraph(
             to_live = "" if id == "live" else difference(name, loss, live, losses.get("live"))
             test = _loss(at_end.get(("test", name)))
             tested = "" if test is None else f"{test:.4f}"
-            lines.append([id, view, f"{loss:.4f}", to_live, difference(name, loss, id, plain[id]), tested])
+            to_plain = difference(name, loss, id, plain[id])
+            lines.append([id, view, f"{loss:.4f}", to_live, to_plain, tested, *others(id, view)])
         if averages := {id: loss for id, loss in losses.items() if id != "live"}:
             best.append(f"{min(averages, key=averages.__getitem__)} in {view}")
     said = " ".join(f"{name}: {view.description}." for name, view in views.items())
     chosen = f" The best average on val is {', '.join(best)}." if best else ""
     return f"{markdown(lines)}\n\nViews: {said} ±: the samples alone.{chosen}"
+
+
+def _value(row: Row | None, metric: str) -> float:
+    value = None if row is None else metric_in(row, metric)
+    return math.nan if value is None else value
 
 
 def _loss(row: Row | None) -> float | None:

@@ -14,6 +14,8 @@ from lawa_exp.evaluation.views import View
 from lawa_exp.readout.attached import Attached, Rebuilt
 from lawa_exp.readout.revisions import Source
 from lawa_exp.results.tables import NATS
+from lawa_exp.seams.task import Task
+from lawa_exp.storage.metrics import KNOWN, Metrics
 from lawa_exp.storage.rows import Row
 
 
@@ -48,7 +50,7 @@ class Subject:
 
     replay: of the averages that snapshots give; kept: those that the training kept. rows: the val rows that there are
     already; published: rows of the live weights from elsewhere. left_out: why an average is not read out, a line each.
-    views: through which all weights are evaluated, besides as they are.
+    views: through which all weights are evaluated, besides as they are. task: of the data set, where it is one of ours.
     """
 
     named: Named
@@ -67,6 +69,12 @@ class Subject:
     is_main: bool = True
     revisions: Revisions | None = None
     views: Mapping[str, View] = field(default_factory=dict)
+    task: Task | None = None
+
+    @property
+    def metrics(self) -> Metrics:
+        """What rows of it have."""
+        return self.task.metrics if self.task else KNOWN
 
     @property
     def averages(self) -> list[Average]:

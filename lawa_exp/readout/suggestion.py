@@ -17,18 +17,20 @@ from lawa_exp.averaging.flags import as_text
 from lawa_exp.config.rules import setting_names
 from lawa_exp.evaluation.read_out import Live, ReadOut, is_scored, live_rows, read_out
 from lawa_exp.readout.averagers import typed
-from lawa_exp.readout.choice import FEWEST_BATCHES, TOLERANCE, choose, cost, cross_fitted, standard_error
+from lawa_exp.readout.choice import FEWEST_BATCHES, choose, cost, cross_fitted, standard_error
 from lawa_exp.readout.command import with_earlier
 from lawa_exp.readout.comparison import compare
-from lawa_exp.readout.noise import paired
+from lawa_exp.readout.noise import Measure, measure_of
 from lawa_exp.readout.of_run import averages_of
 from lawa_exp.readout.report import write_summary
 from lawa_exp.readout.request import Target
 from lawa_exp.readout.subject import Subject
 from lawa_exp.results.statistics import curve
+from lawa_exp.seams.task import Metric, Task
 from lawa_exp.storage.commit import steps_in
+from lawa_exp.storage.metrics import write_metrics
 from lawa_exp.storage.origin import snapshots_of
-from lawa_exp.storage.rows import Row, read_rows, write_rows
+from lawa_exp.storage.rows import Row, name_of, read_rows, write_rows
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import Failed, UserError
 from lawa_exp.system.files import write_text_atomically
@@ -43,7 +45,7 @@ EARLIER = 4  # evaluations of the run's second half that tell what is best while
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What is recommended. Gains are over the live weights, in nats, or in points where it is chosen by accuracy.
+    """What is recommended, by which metric. Gains are over the live weights, in its unit, of a share in points.
 
     id: "live", or an average's; start: the first step whose weights it has to observe; overrides: what attaches it.
     gain, half: as `choice.cross_fitted` gives them, and of a live recommendation 0; chosen_gain, chosen_half: where it
@@ -76,6 +78,29 @@ class Suggestion:
     helps_from: int | None
     earlier: list[int]
     while_training: tuple[str, float, float, float] | None
+    digits: int = 4  # of gains
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """The metric that a choice is made by. measure: compares sums by it, lower being better."""
+
+    name: str
+    metric: Metric
+    measure: Measure
+
+    @property
+    def scale(self) -> int:
+        """Of gains: those of a share are in points."""
+        return 100 if self.metric.is_share else 1
+
+    @property
+    def unit(self) -> str:
+        return f"points of {self.name}" if self.metric.is_share else self.metric.unit
+
+    @property
+    def digits(self) -> int:
+        return self.metric.digits - (2 if self.metric.is_share else 0)
 
 
 def suggest(target: Target, say: Callable[[str], None]) -> tuple[Suggestion, Subject, ReadOut]:
@@ -92,26 +117,27 @@ def suggest(target: Target, say: Callable[[str], None]) -> tuple[Suggestion, Sub
     last, averages = subject.training.last, subject.averages
     if subject.is_main:
         say(f"{len(averages)} averages after step {last:,} and at evaluations before it: evaluating on val")
-    result = read_out(subject.replay, averages, subject.score, subject.live, lambda _: None)
+    result = read_out(subject.replay, averages, subject.score, subject.live, lambda _: None, metrics=subject.metrics)
     rows = with_earlier(result.rows, subject)
-    by, sums = measured(result.sums)
+    assert subject.task, "a run of ours has a data set of ours"
+    by, sums = measured(result.sums, subject.task)
     if len(sums["live"]) < FEWEST_BATCHES:
         raise UserError(f"evaluate.samples: {len(sums['live'])} of val are too few; expected {FEWEST_BATCHES} or more")
     fields = {"live": {"weights": "live"}, **{a.id: a.fields for a in averages}}
-    suggested, _ = choose(sums, {id: cost(f) for id, f in fields.items()}, TOLERANCE[by])
+    suggested, _ = choose(sums, {id: cost(f) for id, f in fields.items()}, by.metric.tolerance, by.measure)
     if suggested != "live":
-        have = {(r["step"], r["weights"]) for r in rows}
+        have = {(r["step"], name_of(r)) for r in rows}
         more = at_other_steps(suggested, subject, live, {step for step, weights in have if weights == suggested})
-        rows = [*rows, *(r for r in more if (r["step"], r["weights"]) not in have)]
+        rows = [*rows, *(r for r in more if (r["step"], name_of(r)) not in have)]
         rows.sort(key=lambda row: row["step"])
-    every_row = [*(r for r in subject.rows if r["weights"] == "live"), *rows]
-    unit = subject.named.unit
-    suggestion = judged(target.run, written["steps"], by, sums, fields, every_row, list(subject.live), unit)
+    every_row = [*(r for r in subject.rows if name_of(r) == "live"), *rows]
+    suggestion = judged(target.run, written["steps"], by, sums, fields, every_row, list(subject.live))
     if subject.is_main:
         out = subject.root / NAME
         write_rows(out / "metrics.jsonl", rows)
         write_text_atomically(out / "suggestion.json", as_json(suggestion))
-        f = compare(result, every_row, [average.id for average in averages])
+        write_metrics(out, subject.metrics)
+        f = compare(result, every_row, [average.id for average in averages], subject.task)
         command = shlex.join(["python", "-m", "lawa_exp.suggest", target.run])
         list_of_lines = "\n".join(f"- {line}" for line in lines_of(suggestion))
         notes = [note for note in subject.notes if note.startswith(("Data:", "The live weights"))]
@@ -169,17 +195,18 @@ def earlier_steps(steps: list[int]) -> list[int]:
     return [inside[(i + 1) * len(inside) // EARLIER - 1] for i in range(EARLIER)]
 
 
-def measured(sums: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
-    """What is chosen by, and for each of the weights [batches, 2] as `choice` wants them: errors where there are any.
+def measured(sums: Mapping[str, np.ndarray], task: Task) -> tuple[Criterion, dict[str, np.ndarray]]:
+    """What is chosen by, which the task decides, and the sums of each of the weights as its measure takes them.
 
     Weights without a finite loss are no candidates.
     """
-    finite = {id: own for id, own in sums.items() if np.isfinite(own).all()}
+    name = task.decides
+    measure, prepared = measure_of(task, name)
+    ready = {id: prepared(own) for id, own in sums.items() if np.isfinite(own).all()}
+    finite = {id: own for id, own in ready.items() if np.isfinite(measure.value(own))}
     if "live" not in finite:
-        raise Failed("the live weights have no finite loss on val: nothing to compare with")
-    if finite["live"].shape[1] == 2:
-        return "loss", finite
-    return "accuracy", {id: np.stack([own[:, 1] - own[:, 2], own[:, 1]], axis=1) for id, own in finite.items()}
+        raise Failed(f"the live weights have no finite {name} on val: nothing to compare with")
+    return Criterion(name, task.metrics[name], measure), finite
 
 
 def at_other_steps(id: str, subject: Subject, live: Live, evaluated: set[int]) -> list[Row]:
@@ -190,26 +217,26 @@ def at_other_steps(id: str, subject: Subject, live: Live, evaluated: set[int]) -
         return []
     again = [step for step, row in steps.items() if not is_scored(row)]
     replay = subject.replay.another([average.averager.settings], again)
-    return read_out(replay, replay.averages, subject.score, steps, lambda _: None).rows
+    return read_out(replay, replay.averages, subject.score, steps, lambda _: None, metrics=subject.metrics).rows
 
 
 def judged(
     run: str,
     steps: int,
-    by: str,
+    by: Criterion,
     sums: Mapping[str, np.ndarray],
     fields: Mapping[str, Mapping[str, object]],
     rows: list[Row],
     evaluated: list[int],
-    unit: str,
 ) -> Suggestion:
     """The suggestion after the last of the `evaluated` steps. rows: of live and the averages, on val."""
     costs = {id: cost(fields[id]) for id in sums}
-    chosen, best = choose(sums, costs, TOLERANCE[by])
-    scale = -100 if by == "accuracy" else -1  # a difference in loss or errors, as a gain
-    loss, half = cross_fitted(sums, costs, TOLERANCE[by], "live") if chosen != "live" else (0.0, 0.0)
-    where_chosen, best_gain = (paired(sums[id], sums["live"]) for id in (chosen, best))
-    to_best = standard_error(sums[chosen], sums[best])
+    rule = by.metric.tolerance, by.measure
+    chosen, best = choose(sums, costs, *rule)
+    scale = -by.scale  # a difference in loss or errors, as a gain
+    loss, half = cross_fitted(sums, costs, rule[0], "live", by.measure) if chosen != "live" else (0.0, 0.0)
+    where_chosen, best_gain = (by.measure.difference(sums[id], sums["live"]) for id in (chosen, best))
+    to_best = standard_error(sums[chosen], sums[best], by.measure)
     last, earlier = evaluated[-1], evaluated[:-1]
     gains = {id: gains_of(rows, id, by) for id in sums if id != "live"}
     helps_from = first_helpful(gains[chosen]) if chosen != "live" else None
@@ -220,8 +247,8 @@ def judged(
         run=str(run),
         step=last,
         steps=steps,
-        by=by,
-        unit=unit if by == "loss" else "points of accuracy",
+        by=by.name,
+        unit=by.unit,
         samples=next((r["eval_samples"] for r in rows if r["step"] == last), 0),
         batches=len(sums["live"]),
         candidates=len(sums),
@@ -243,14 +270,15 @@ def judged(
         while_training=(
             (best_earlier, float(np.mean(g := everywhere[best_earlier])), min(g), max(g)) if best_earlier else None
         ),
+        digits=by.digits,
     )
 
 
-def gains_of(rows: list[Row], id: str, by: str) -> dict[int, float]:
-    """By step, the gain of an average over the live weights, in nats or points."""
-    sign = 100 if by == "accuracy" else -1
-    live = dict(curve(rows, "live", metric=by))
-    return {s: sign * (v - live[s]) for s, v in curve(rows, id, metric=by) if s in live}
+def gains_of(rows: list[Row], id: str, by: Criterion) -> dict[int, float]:
+    """By step, the gain of an average over the live weights, as `Suggestion` has it."""
+    sign = by.scale if by.metric.higher_is_better else -by.scale
+    live = dict(curve(rows, "live", metric=by.name))
+    return {s: sign * (v - live[s]) for s, v in curve(rows, id, metric=by.name) if s in live}
 
 
 def first_helpful(gains: Mapping[int, float]) -> int | None:
@@ -280,15 +308,21 @@ def overrides_of(fields: Mapping[str, Any], start: int | None) -> list[str]:
     kind = fields.get("averager")
     if kind is None:
         return ["avg=none"]
-    given = {name: fields[name] for name in setting_names(AVERAGERS[kind])} | {"start": start}
-    if kind == "power_ema":
-        del given["start"]
+    names = [name for name in setting_names(AVERAGERS[kind]) if name != "code"]  # a training fills that in
+    given = {name: start if name == "start" else fields[name] for name in names}
     top = {"k", "spacing"} & given.keys()
     return [
         f"avg={kind}",
         *(f"{name}={given[name]}" for name in given if name in top),
-        *(f"averagers.{kind}.{name}={as_text(v)}" for name, v in given.items() if name not in top),
+        *(f"averagers.{kind}.{name}={_word(v)}" for name, v in given.items() if name not in top),
     ]
+
+
+def _word(value: Any) -> str:
+    """A value in an override."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name}: {_word(part)}" for name, part in value.items()) + "}"
+    return "null" if value is None else as_text(value)
 
 
 def lines_of(s: Suggestion) -> list[str]:
@@ -296,7 +330,7 @@ def lines_of(s: Suggestion) -> list[str]:
     what = "take the live weights" if s.id == "live" else f"take {s.id}"
     lines = [
         f"Suggestion after step {s.step:,}, of {s.candidates} candidates on val ({s.samples:,} samples): {what}.",
-        f"Overrides: {' '.join(s.overrides)}",
+        f"Overrides: {shlex.join(s.overrides)}",
     ]
     if s.id == "live" and s.best == "live":
         lines.append("Expected gain: 0, no average is better than the live weights.")
@@ -341,9 +375,8 @@ def gain_text(gain: float, half: float, s: Suggestion) -> str:
 
 
 def number(value: float, s: Suggestion, sign: bool = False) -> str:
-    digits = 2 if s.by == "accuracy" else 4
-    return f"{value:{'+' if sign else ''}.{digits}f}"
+    return f"{value:{'+' if sign else ''}.{s.digits}f}"
 
 
 def as_json(s: Suggestion) -> str:
-    return json.dumps(asdict(s), indent=1) + "\n"
+    return json.dumps({name: value for name, value in asdict(s).items() if name != "digits"}, indent=1) + "\n"

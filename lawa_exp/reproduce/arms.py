@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from lawa_exp.results.statistics import curve
+from lawa_exp.seams.task import Metric
+from lawa_exp.storage.metrics import KNOWN, Metrics
 from lawa_exp.storage.rows import Row, averager_ids, metric_in, name_of
 from lawa_exp.system.errors import UserError
 
-LOSS, ACCURACY = "loss", "accuracy"
+LOSS = "loss"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training of a set. config: flat, `lr.peak`; rows: val; test: of the last step."""
+    """A finished training of a set. config: flat, `lr.peak`; rows: val; test: of the last step; metrics: its task's."""
 
     folder: Path
     steps: int
@@ -28,18 +30,30 @@ class Run:
     rows: Sequence[Row]
     test: Sequence[Row]
     readouts: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=lambda: KNOWN)
+
+    def metric_named(self, metric: str) -> Metric:
+        """What is known of a metric. UserError: its rows have no such one."""
+        if metric not in self.metrics:
+            raise UserError(f"metric: {metric}: {self.folder} has no such metric; expected {', '.join(self.metrics)}")
+        return self.metrics[metric]
 
     def curve(self, weights: str, metric: str = LOSS, readout: str | None = None) -> dict[int, float]:
-        """{step: value on val}; accuracies as the share that is wrong, so that lower is better everywhere."""
+        """{step: value on val}; accuracies as the share that is wrong, so that lower is better everywhere.
+
+        So is every metric of which higher is better: see `Metric.as_loss`.
+        """
+        known = self.metric_named(metric)
         rows = self.readouts.get(readout, ()) if readout and weights != "live" else self.rows
         points = curve(rows, weights, metric=metric)
-        return {step: 1 - v if metric == ACCURACY else v for step, v in points if step <= self.steps}
+        return {step: known.as_loss(v) for step, v in points if step <= self.steps}
 
     def tested(self, weights: str, metric: str = LOSS) -> float | None:
+        known = self.metric_named(metric)
         found = [metric_in(r, metric) for r in self.test if name_of(r) == weights and r["step"] == self.steps]
         if not found or found[0] is None:
             return None
-        return 1 - found[0] if metric == ACCURACY else float(found[0])
+        return float(known.as_loss(found[0]))
 
 
 @dataclass(frozen=True)

@@ -74,10 +74,10 @@ def measure_line(folder: Path, id: str) -> Along | None:
     from lawa_exp.evaluation.replay import read_snapshot
     from lawa_exp.evaluation.score import OnModel
     from lawa_exp.readout.attached import Attached
+    from lawa_exp.runs.builders import admit
     from lawa_exp.runs.choices import config_from, unresolved_from
     from lawa_exp.runs.folder import check_content
     from lawa_exp.runs.prepare import prepare
-    from lawa_exp.storage.custom import admit
     from lawa_exp.storage.origin import snapshots_of
     from lawa_exp.storage.rundir import RunDir
     from lawa_exp.system.distributed import start_device
@@ -88,7 +88,6 @@ def measure_line(folder: Path, id: str) -> Along | None:
     if written is None:
         return None
     config = config_from(written)
-    admit(config.model, written, folder, trust=False)
     step = config.steps
     snapshots = snapshots_of(run)
     kept = next((Attached(a, run) for a in config.averagers if a.id == id), None)
@@ -98,6 +97,7 @@ def measure_line(folder: Path, id: str) -> Along | None:
     options = Options(run_dir=str(folder), runs_root=".", sweep=None, plan=False, rerun=False)
     in_memory = {**written["trajectory"], "window": "memory"}
     unresolved = unresolved_from({**written, "averagers": [], "trajectory": in_memory})
+    admit(unresolved, written, folder, trust=False)
     p = prepare(unresolved, options, device, ranks)
     if p.data.fingerprint != written["identity"]["dataset"]["fingerprint"]:
         raise UserError(f"dataset={config.dataset.name}: its content is not what {folder} was trained on")

@@ -20,9 +20,10 @@ from lawa_exp.parallel.sharing import batches_of
 from lawa_exp.reproduce.arms import Missing, Run
 from lawa_exp.reproduce.book import TrainingSet
 from lawa_exp.results.summary import read_run
-from lawa_exp.runs.cost import flops_of, passes_of, planned_model
+from lawa_exp.runs.cost import flops_of, planned_model
 from lawa_exp.runs.prepare import Prepared, prepare
 from lawa_exp.runs.sweep import gather
+from lawa_exp.storage.metrics import metrics_in
 from lawa_exp.storage.rows import averager_ids, read_lines, read_rows
 from lawa_exp.storage.rundir import EXIT, RunDir
 from lawa_exp.system import signals
@@ -68,7 +69,7 @@ class Training:
         """Of training, by the plan's estimate."""
         batches = batches_of(self.config, self.prepared.facts)
         samples = batches.samples(self.config.steps) - batches.samples(self.first)
-        return flops_per_sample(self.config.model, self.prepared) * passes_of(self.config) * samples
+        return flops_per_sample(self.config.model, self.prepared) * self.config.passes * samples
 
     def seconds(self) -> tuple[float, float] | None:
         """(of the steps alone, of the whole run); None where it was not trained in one go."""
@@ -216,7 +217,8 @@ def read_set(p: Planned) -> list[Run]:
         config = RunDir(t.folder).read_config() or {}
         rows, test = read_run(t.folder, [a.id for a in t.config.averagers], t.config.steps)
         readouts = {name: read_rows(t.folder / "readouts" / name / "metrics.jsonl") for name in p.set.readouts}
-        found.append(Run(t.folder, t.config.steps, t.config.seed, flat(config), rows, test, readouts))
+        metrics = metrics_in(config)
+        found.append(Run(t.folder, t.config.steps, t.config.seed, flat(config), rows, test, readouts, metrics))
     return found
 
 

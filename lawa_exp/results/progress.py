@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
 
+from lawa_exp.storage.metrics import KNOWN, Metrics, own_metrics
+from lawa_exp.storage.rows import Row, number_in
 from lawa_exp.system.heartbeat import Heartbeat
 
 RECENT = 120  # heartbeats, some ten minutes, that the time left is estimated from
@@ -65,11 +68,13 @@ class Progress:
         self.speed = self.tokens_since_mark / elapsed
         return round(self.training_seconds, 3), round(self.speed, 1)
 
-    def evaluated(self, step: int, losses: dict[str, float]) -> None:
+    def evaluated(self, step: int, rows: Sequence[Row], metrics: Metrics) -> None:
+        """rows: of one evaluation. metrics: a task's own have a line each below that of the losses."""
         if self.shown:
-            values = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
             speed = f"  ({self.speed:,.0f} {self.unit}s/s)" if self.speed else ""
-            tqdm.write(f"step {step:>7,}  val loss: {values}{speed}", file=sys.stdout)
+            for name, metric in {"loss": KNOWN["loss"], **own_metrics(metrics)}.items():
+                values = "  ".join(f"{row['weights']} {metric.text(number_in(row, name))}" for row in rows)
+                tqdm.write(f"step {step:>7,}  val {name}: {values}{speed if name == 'loss' else ''}", file=sys.stdout)
             sys.stdout.flush()
         self.tokens_since_mark = 0
         self.mark = time.perf_counter()

@@ -7,7 +7,8 @@ from pathlib import Path
 from lawa_exp.results.figures import draw_curves
 from lawa_exp.results.statistics import curve
 from lawa_exp.results.tables import NATS, loss_table, markdown, readout_table
-from lawa_exp.storage.rows import Row, name_of
+from lawa_exp.storage.metrics import KNOWN, Metrics, shown_metrics
+from lawa_exp.storage.rows import Row, name_of, number_in
 
 
 def write_report(
@@ -18,6 +19,7 @@ def write_report(
     facts: list[str],
     command: str,
     unit: str = NATS,
+    metrics: Metrics = KNOWN,
 ) -> None:
     """report.md and curves.png in `folder`. test: rows of the last step on the test split; facts: bullet points."""
     draw_curves(rows, folder / "curves.png", title, unit)
@@ -38,15 +40,17 @@ def write_report(
         "![curves](curves.png)",
         "",
     ]
-    if curve(rows, "live", metric="accuracy"):
-        parts += ["## Validation accuracy", "", readout_table(rows, "accuracy"), ""]
+    others = shown_metrics(metrics)
+    for name, metric in others.items():
+        if curve(rows, "live", metric=name):
+            head = f"## Validation {name}" + ("" if metric.is_share else f" ({metric.unit})")
+            parts += [head, "", readout_table(rows, name, metric), ""]
     if test:
         lines = [["weights", "test loss", "difference to live"]]
         lines += [[name_of(r), f"{r['loss']:.4f}", f"{r['loss'] - test[0]['loss']:+.4f}"] for r in test]
-        if "accuracy" in test[0]:
-            lines = [
-                [*line, a] for line, a in zip(lines, ["accuracy", *(f"{r['accuracy']:.4f}" for r in test)], strict=True)
-            ]
+        for name in (name for name in others if name in test[0]):
+            column = [name, *(others[name].text(number_in(r, name)) for r in test)]
+            lines = [[*line, cell] for line, cell in zip(lines, column, strict=True)]
         parts += [
             f"## Test loss after step {test[0]['step']:,} ({test[0]['eval_samples']} samples)",
             "",

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lawa_exp.results.figures import STYLES, pyplot, save_figure
 from lawa_exp.results.statistics import curve, mean_and_deviation, paired_difference
 from lawa_exp.results.tables import markdown
+from lawa_exp.seams.task import Metric
 from lawa_exp.storage import manifest
+from lawa_exp.storage.metrics import KNOWN, Metrics, metrics_of, own_metrics, together
 from lawa_exp.storage.rows import Row, averager_ids, name_of, read_lines, read_rows, with_newer
 from lawa_exp.system.errors import UserError
 
@@ -25,19 +27,20 @@ class Group:
     name: str
     runs: list[list[Row]]
     tests: list[list[Row]]
+    metrics: Metrics = field(default_factory=lambda: KNOWN)
 
     @property
     def step(self) -> int:
         return min(max(s for s, _ in curve(rows, "live")) for rows in self.runs)
 
-    def final(self, weights: str, split: str = "val") -> list[float] | None:
-        """The loss of `weights` after `step` for each seed; None where a seed has none."""
-        values = [dict(curve(rows, weights, split)) for rows in (self.runs if split == "val" else self.tests)]
+    def final(self, weights: str, split: str = "val", metric: str = "loss") -> list[float] | None:
+        """The loss (or other metric) of `weights` after `step` for each seed; None where a seed has none."""
+        values = [dict(curve(rows, weights, split, metric)) for rows in (self.runs if split == "val" else self.tests)]
         return [points[self.step] for points in values] if all(self.step in points for points in values) else None
 
-    def mean_curve(self, weights: str) -> list[tuple[int, float]]:
-        """(step, mean loss over seeds), at the steps that all seeds evaluated."""
-        curves = [dict(curve(rows, weights)) for rows in self.runs]
+    def mean_curve(self, weights: str, metric: str = "loss") -> list[tuple[int, float]]:
+        """(step, mean loss or other metric over seeds), at the steps that all seeds evaluated."""
+        curves = [dict(curve(rows, weights, metric=metric)) for rows in self.runs]
         steps = sorted(s for s in set.intersection(*(set(c) for c in curves)) if s > 0)
         return [(s, sum(c[s] for c in curves) / len(curves)) for s in steps]
 
@@ -61,6 +64,8 @@ def summarise(sweep: Path, out: Path) -> str:
     parts = []
     for group in groups:
         parts += [f"## {group.name} ({len(group.runs)} seed(s))", "", table(group), "", chosen(group), ""]
+        for name, metric in own_metrics(group.metrics).items():
+            parts += [table(group, name, metric), ""]
     if unfinished:
         parts += [f"Not finished, and left out: {', '.join(unfinished)}", ""]
     text = "\n".join(parts)
@@ -121,7 +126,8 @@ def read_groups(entries: list[manifest.Entry]) -> tuple[list[Group], list[str]]:
     groups = []
     for name, runs in found.items():
         both = [read_run(run, union["averages"], union["steps"]) for run, union in runs.items()]
-        groups.append(Group(name, [rows for rows, _ in both], [test for _, test in both]))
+        metrics = together(metrics_of(run) for run in runs)
+        groups.append(Group(name, [rows for rows, _ in both], [test for _, test in both], metrics))
     return groups, list(dict.fromkeys(unfinished))
 
 
@@ -137,28 +143,32 @@ def read_run(run: Path, averages: list[str], steps: int) -> tuple[list[Row], lis
     return [r for r in rows if name_of(r) in mine and r["step"] <= steps], test
 
 
-def table(group: Group) -> str:
-    """A line for each weights: val and test loss at the end, and the difference to live paired by seed."""
-    lines = [["weights", "val loss", "val - live", "test loss", "test - live"]]
+def table(group: Group, metric: str = "loss", properties: Metric = KNOWN["loss"]) -> str:
+    """A line for each weights: val and test loss (or other metric) at the end, and the difference to live paired by
+    seed."""
+    digits = properties.digits
+    lines = [["weights", f"val {metric}", "val - live", f"test {metric}", "test - live"]]
     for weights in ["live", *group.ids()]:
         line = [weights]
         for split in ("val", "test"):
-            values, live = group.final(weights, split), group.final("live", split)
+            values, live = group.final(weights, split, metric), group.final("live", split, metric)
             if values is None or live is None:
                 line += ["-", "-"]
                 continue
-            line.append(with_spread("{:.4f}", *mean_and_deviation(values)))
-            line.append("" if weights == "live" else with_spread("{:+.4f}", *paired_difference(values, live)))
+            line.append(with_spread(f"{{:.{digits}f}}", *mean_and_deviation(values), digits))
+            difference = with_spread(f"{{:+.{digits}f}}", *paired_difference(values, live), digits)
+            line.append("" if weights == "live" else difference)
         lines.append(line)
+    higher = " (higher is better)" if properties.higher_is_better else ""
     return (
-        markdown(lines)
-        + "\n\nloss: mean ± standard deviation over seeds; difference: mean ± 95% interval, paired by seed"
+        f"{markdown(lines)}\n\n{metric}{higher}: mean ± standard deviation over seeds; "
+        "difference: mean ± 95% interval, paired by seed"
     )
 
 
-def with_spread(form: str, value: float, spread: float) -> str:
+def with_spread(form: str, value: float, spread: float, digits: int = 4) -> str:
     """`value ± spread`, or the value alone where one seed gives no spread."""
-    return form.format(value) + ("" if math.isnan(spread) else f" ± {spread:.4f}")
+    return form.format(value) + ("" if math.isnan(spread) else f" ± {spread:.{digits}f}")
 
 
 def chosen(group: Group) -> str:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 
 from lawa_exp.results.statistics import curve, steps_saved
+from lawa_exp.seams.task import Metric
+from lawa_exp.storage.metrics import KNOWN
 from lawa_exp.storage.rows import Row, averager_ids
 
 NATS = "nats per token"  # of images: nats per image
@@ -33,9 +35,9 @@ def loss_table(rows: list[Row]) -> str:
     return markdown(lines)
 
 
-def readout_table(rows: list[Row], metric: str = "loss") -> str:
-    """A line for each average: its last and its best val loss (or accuracy), and the most steps that it saves."""
-    sign = -1 if metric == "accuracy" else 1  # of the two the lower is the better
+def readout_table(rows: list[Row], metric: str = "loss", properties: Metric = KNOWN["loss"]) -> str:
+    """A line for each average: its last and its best val loss (or other metric), and the most steps that it saves."""
+    sign = -1 if properties.higher_is_better else 1  # of the two the lower is the better
 
     def points_of(id: str) -> list[tuple[int, float]]:
         return [(s, sign * v) for s, v in curve(rows, id, metric=metric)]
@@ -50,7 +52,12 @@ def readout_table(rows: list[Row], metric: str = "loss") -> str:
             continue
         best_step, best = min(points, key=lambda point: point[1])
         last = dict(points).get(live[-1][0])
-        line = [id, f"{sign * last:.4f}" if last is not None else "-", f"{sign * best:.4f}", f"{best_step:,}"]
+        line = [
+            id,
+            properties.text(sign * last) if last is not None else "-",
+            properties.text(sign * best),
+            f"{best_step:,}",
+        ]
         at = max((steps_saved(live, s, v)[0], s) for s, v in points)[1]
         saved = ["", ""] if id == "live" else [format_saved(live, at, dict(points)[at]), f"{at:,}"]
         lines.append([*line, *saved])

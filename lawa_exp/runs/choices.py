@@ -60,6 +60,7 @@ KNOWN = {*TABLES, *LISTS, *SHARED, *BUDGET_UNITS, "averagers", "seed", "recipe"}
     "format_version",
     "trajectory_id",
     "identity",
+    "metrics",  # of a run's task, for readers of its rows
 }
 AT_ONCE = frozenset({"model", "dataset", "batch", "init", "teacher"})  # the others need them, or they count no steps
 
@@ -163,8 +164,8 @@ def check_inputs(model: Any, dataset: Any) -> None:
     of_model, of_dataset = str(model.get("kind")), str(dataset.get("kind"))
     if of_model not in MODELS or of_dataset not in DATASETS:
         return
-    takes, holds = MODELS[of_model].inputs, DATASETS[of_dataset].inputs
-    if takes in ("any", holds):
+    takes, holds = MODELS[of_model].inputs, dataset.get("inputs", DATASETS[of_dataset].inputs)
+    if "any" in (takes, holds) or takes == holds:
         return
     fitting = [name for name, cls in DATASETS.items() if cls.inputs == takes]
     raise UserError(

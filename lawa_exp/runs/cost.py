@@ -40,6 +40,7 @@ class Cost:
     on_disk: int
     passes: float
     evaluation_flops: float
+    bn: str | None  # see `evaluation.batchnorm.policy`
 
     @property
     def evaluation_share(self) -> float:
@@ -72,17 +73,13 @@ def cost(
         trained,
         sum(t.numel() * t.element_size() for t in tensors.values()),
         batches.samples(steps),
-        flops_per_sample * passes_of(config) * (batches.samples(steps) - batches.samples(first)),
+        flops_per_sample * config.passes * (batches.samples(steps) - batches.samples(first)),
         snapshots,
         min(snapshots, keep) if isinstance(keep, int) else {"all": snapshots, "none": 0}[keep],
-        passes_of(config),
+        config.passes,
         flops_per_sample / 3 * evaluated_samples(config, data, first, bn),
+        bn,
     )
-
-
-def passes_of(config: Config) -> float:
-    """Forward and backward passes over each sample of training."""
-    return 1 + sum(choice.passes for choice in config.choices.values())
 
 
 def evaluated_samples(config: Config, data: DatasetFacts, first: int, bn: str | None) -> int:

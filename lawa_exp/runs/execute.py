@@ -16,6 +16,7 @@ from lawa_exp.config.shared import Options
 from lawa_exp.parallel.sharing import micro_batches
 from lawa_exp.results.report import write_report
 from lawa_exp.results.tables import loss_table
+from lawa_exp.runs.builders import builders
 from lawa_exp.runs.choices import config_from, config_to
 from lawa_exp.runs.done import already_done, evaluated_alike, warn_of_statistics
 from lawa_exp.runs.folder import check_content, check_ranks, locked_folder
@@ -23,7 +24,8 @@ from lawa_exp.runs.plan import show_plan
 from lawa_exp.runs.prepare import Prepared
 from lawa_exp.runs.rerun import merge_rerun
 from lawa_exp.storage import custom
-from lawa_exp.storage.rows import encode, read_rows
+from lawa_exp.storage.metrics import Metrics, shown_metrics, written_metrics
+from lawa_exp.storage.rows import Row, encode, number_in, read_rows
 from lawa_exp.storage.rundir import EXIT, RunDir
 from lawa_exp.system import distributed, signals
 from lawa_exp.system.cli import command
@@ -93,10 +95,12 @@ def train_in(
     if ranks.is_main:
         run.path.mkdir(parents=True, exist_ok=True)
         run.mark(None)
-        run.write_config({"trajectory_id": p.trajectory, **config_to(p.config), "identity": p.identity})
+        metrics = written_metrics(p.data.task.metrics)
+        run.write_config({"trajectory_id": p.trajectory, **config_to(p.config), "identity": p.identity, **metrics})
         if p.code:
             custom.write_copies(p.code, run.path / custom.COPIES)
-            if problem := custom.record(p.config.model, p.code):
+            own = [b for b in builders(p.config).values() if b.address in p.code.addresses]
+            for problem in filter(None, (custom.record(builder, p.code) for builder in own)):
                 say(f"warning: {problem}")
         job, start = this_job()
         earlier = run.add_provenance(
@@ -136,6 +140,12 @@ def train_in(
     return outcome
 
 
+def in_brackets(row: Row, metrics: Metrics) -> str:
+    """` (accuracy 0.9750)`: those of the metrics that the row has."""
+    found = [f"{name} {metric.text(number_in(row, name))}" for name, metric in metrics.items() if name in row]
+    return f" ({', '.join(found)})" if found else ""
+
+
 def write_results(p: Prepared, run: RunDir, outcome: Outcome, say: Callable[[str], None]) -> None:
     """The table on the terminal, report.md and curves.png, and the marker last."""
     rows, left_out = evaluated_alike(read_rows(run.metrics), p.config.evaluate.bn)
@@ -158,10 +168,11 @@ def write_results(p: Prepared, run: RunDir, outcome: Outcome, say: Callable[[str
         others = [r for r in read_rows(folder / "metrics.jsonl") if r["step"] != outcome.step]
         ordered = sorted([*others, *outcome.test], key=lambda row: row["step"])
         write_text_atomically(folder / "metrics.jsonl", "".join(encode(row) for row in ordered))
-    write_report(run.path, rows, outcome.test, title, facts, command(), f"nats per {p.data.unit}")
+    metrics = p.data.task.metrics
+    write_report(run.path, rows, outcome.test, title, facts, command(), metrics["loss"].unit, metrics)
     run.mark("DIVERGED" if outcome.how == "diverged" else "DONE", step=outcome.step)
     if outcome.test:
-        right = {r["weights"]: f" ({r['accuracy']:.2%} right)" for r in outcome.test if "accuracy" in r}
-        shown = "  ".join(f"{r['weights']} {r['loss']:.4f}{right.get(r['weights'], '')}" for r in outcome.test)
+        in_row = shown_metrics(metrics)
+        shown = "  ".join(f"{r['weights']} {r['loss']:.4f}{in_brackets(r, in_row)}" for r in outcome.test)
         say(f"test loss after step {outcome.step:,}: {shown}")
     say(f"\n{outcome.how}; report: {run.path / 'report.md'}, plot: {run.path / 'curves.png'}")

@@ -28,7 +28,7 @@ def identity_of(
     """What determines the live weights, from the resolved configuration; names and places do not.
 
     A choice that stands for nothing leaves no trace, and neither does a setting with the value that every training had
-    before there was one: what is added to the project changes no id. code: of what comes from outside, by what names it.
+    before there was one: what is added to the project changes no id. code: of what comes from outside, by its place.
     """
     plain = config_to(config)
     content: dict[str, Any] = {}
@@ -42,11 +42,11 @@ def identity_of(
             content[group] = found
     content["seed"] = config.seed
     content["dataset"]["fingerprint"] = data.fingerprint
-    for path, fingerprint in (code or {}).items():
-        part: Any = content
-        for key in path.split("."):
-            part = part[int(key) if key.isdigit() else key]
-        part["code"] = fingerprint.identity
+    for place, fingerprint in (code or {}).items():
+        group, _, number = place.partition(".")
+        if group in content:  # a watch or an averager is in no id
+            part = content[group][int(number)] if number else content[group]
+            part["code"] = fingerprint.identity
     if teacher := find_teacher(config.teacher):
         content["teacher"] = teacher.identity
     if origin:

@@ -12,6 +12,7 @@ from lawa_exp.runs.choices import config_to
 from lawa_exp.runs.identity import DETERMINING
 from lawa_exp.runs.prepare import Prepared
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.fingerprint import merged
 
 MERGED = {"averagers", "evaluate.every", "save.every", "save.keep", "trajectory.every"}  # what `merge` puts together
 
@@ -46,4 +47,5 @@ def merge(entries: list[Prepared]) -> Prepared:
         ),
         trajectory=replace(first.config.trajectory, every=math.gcd(*(c.trajectory.every for c in configs))),
     )
-    return replace(first, config=config)
+    codes = [p.code for p in entries if p.code]
+    return replace(first, config=config, code=merged(codes) if codes else None)

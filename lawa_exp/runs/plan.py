@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-
-from torch import Tensor
+from collections.abc import Iterator
 
 from lawa_exp.axes.choice import Planned
 from lawa_exp.axes.configuration import Config
 from lawa_exp.axes.model.papers_names import PAPERS_NAMES
-from lawa_exp.formats.stored import STATISTICS
 from lawa_exp.runs.cost import A100, MFU, Cost, planned_model, tensors_and_cost
 from lawa_exp.runs.memory import Memory, memory_lines, memory_of
 from lawa_exp.runs.prepare import Prepared
 from lawa_exp.seams.dataset import DatasetFacts
+from lawa_exp.storage import custom
 from lawa_exp.storage.commit import steps_in
 from lawa_exp.storage.origin import Origin
 from lawa_exp.storage.rundir import RunDir
@@ -22,14 +20,12 @@ from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.files import size_text
 
 
-def describe(
-    planned: Planned, tensors: Mapping[str, Tensor], cost: Cost, memory: Memory, origin: Origin | None = None
-) -> str:
-    """The plan as it is printed. tensors: the model's tensors by name (on any device)."""
+def describe(planned: Planned, cost: Cost, memory: Memory, origin: Origin | None = None) -> str:
+    """The plan as it is printed."""
     config, data, world = planned.config, planned.data, planned.world
     steps, first = config.steps, cost.first
     said = {name: list(choice.lines(planned)) for name, choice in config.choices.items()}
-    has_norms = any(map(STATISTICS.search, tensors))
+    has_norms = cost.bn is not None
     called = f" ({PAPERS_NAMES[config.model.name]})" if config.model.name in PAPERS_NAMES else ""
     lines = [
         f"model       {cost.parameters:,} parameters{called}, {size_text(cost.model_bytes)}",
@@ -137,10 +133,12 @@ def warnings(planned: Planned) -> list[str]:
 
 def show_plan(p: Prepared, ranks: Ranks) -> str:
     """The plan as it is printed, and what the run directory holds of it already. UserError: it cannot be done."""
+    if p.code:
+        custom.use(p.code)
     p.check(ranks.world)
     planned, model = p.planned(ranks.world), planned_model(p)
-    tensors, cost = tensors_and_cost(p, model)
-    described = describe(planned, tensors, cost, memory_of(planned, model, p.opened), p.origin)
+    _, cost = tensors_and_cost(p, model)
+    described = describe(planned, cost, memory_of(planned, model, p.opened), p.origin)
     run = RunDir(p.run_dir)
     marker, facts = run.marker() or ("", {})
     states = list(steps_in(run.resume))

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lawa_exp.averaging import AVERAGERS
+from lawa_exp.averaging.settings import AveragerSettings
 from lawa_exp.axes.choice import Choice, Planned
 from lawa_exp.axes.configuration import Config, Unresolved
 from lawa_exp.axes.dataset.places import DataMissing
 from lawa_exp.axes.dataset.stated import stated
 from lawa_exp.axes.model.outline import has_norms, outline
+from lawa_exp.config.parts import Part
+from lawa_exp.config.rules import setting_names
 from lawa_exp.config.shared import Options
 from lawa_exp.parallel import sharing
 from lawa_exp.parallel.sharing import batches_of, micro_batches, splits_statistics
+from lawa_exp.runs.builders import builders
 from lawa_exp.runs.choices import config_from
 from lawa_exp.runs.identity import DETERMINING, identity_of, run_folder, trajectory_id
 from lawa_exp.runs.resolve import resolve, resolve_trainer
 from lawa_exp.seams.batches import Split
 from lawa_exp.seams.dataset import Dataset, DatasetFacts, DatasetSettings
 from lawa_exp.storage import custom
+from lawa_exp.storage.metrics import check_metrics
 from lawa_exp.storage.origin import Origin, find_origin
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.storage.teacher import find_teacher
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.fingerprint import Code, fingerprint
+from lawa_exp.system.fingerprint import Code, digest_of, merged
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Prepared:
     identity: dict[str, Any]
     run_dir: Path
     origin: Origin | None = None
-    code: Code | None = None  # of a custom model
+    code: Code | None = None  # of all choices from outside together
 
     @property
     def data(self) -> Dataset:
@@ -71,7 +78,8 @@ class Prepared:
 
 
 @functools.lru_cache(maxsize=4)
-def open_dataset(settings: DatasetSettings, context: int) -> Dataset:
+def open_dataset(settings: DatasetSettings, context: int, code: str | None = None) -> Dataset:
+    """code: a hash of the sources of a data set from outside."""
     return settings.open(context)
 
 
@@ -82,7 +90,7 @@ def data_for(unresolved: Unresolved, plan: bool) -> tuple[DatasetFacts, Dataset 
     """
     dataset, context = unresolved.dataset, unresolved.model.context
     try:
-        opened = open_dataset(dataset, context)
+        opened = open_dataset(dataset, context, custom.digest(dataset.builder) if dataset.builder else None)
         return opened, opened
     except DataMissing:
         published = stated(dataset, context) if plan and dataset.path is None else None
@@ -103,15 +111,14 @@ def prepare(
 
     facts: of the data set, for a plan that does not open it.
     """
+    codes = custom.read(builders(unresolved))
+    unresolved = replace(unresolved, averagers=with_digests(unresolved.averagers, codes))
     facts, opened = (facts, None) if facts else data_for(unresolved, options.plan)
     config = resolve(unresolved, facts, resolve_trainer(unresolved.trainer, device.type, ranks.local_world))
     if opened:
         facts = opened = opened.with_workers(config.trainer.workers)
+        check_metrics(opened.task.metrics, {name for kind in AVERAGERS.values() for name in setting_names(kind)})
     splits = sharing.splits(config, facts, ranks.world)
-    code = None
-    if config.model.builder:
-        code = fingerprint(config.model.builder, "model.builder")
-        custom.use(code)
     if config.layers or config.batch.layers():
         outline(config)  # refuses layers that the model does not have
     check_teacher(config, options.plan)
@@ -121,12 +128,22 @@ def prepare(
         init = replace(config.init, from_=str(origin.source), step=origin.step or None, optimizer=how)
         config = replace(config, init=init)
         check_origin(origin, config, facts, stable)
-    identity = identity_of(config, facts, origin, {"model": code} if code else None)
+    identity = identity_of(config, facts, origin, codes)
     if splits_statistics(config, splits) and has_norms(config):
         identity["batch"]["norm_samples"] = micro_batches(splits)  # who has fewer ranks trains other weights
     folder = run_folder(Path(options.runs_root), config, trajectory_id(identity))
     run_dir = Path(options.run_dir) if options.run_dir else folder
-    return Prepared(config, facts, opened, splits, identity, run_dir, origin, code)
+    return Prepared(config, facts, opened, splits, identity, run_dir, origin, merged(codes.values()) if codes else None)
+
+
+def with_digests(
+    averagers: tuple[Part[AveragerSettings], ...], codes: Mapping[str, Code]
+) -> tuple[Part[AveragerSettings], ...]:
+    """Those from outside with a hash of their sources, which is in their ids."""
+    digests = [
+        digest_of(codes[place].sources) if (place := f"averagers.{i}") in codes else None for i in range(len(averagers))
+    ]
+    return tuple(part.filled(code=digest) if digest else part for part, digest in zip(averagers, digests, strict=True))
 
 
 def check_teacher(config: Config, plan: bool) -> None:

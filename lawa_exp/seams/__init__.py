@@ -1,1 +1,1 @@
-"""What a choice may do in a training: protocols. Nothing here imports torch at run time."""
+"""What a choice may do in a training: protocols. Settings import of it what needs no torch."""

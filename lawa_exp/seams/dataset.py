@@ -150,6 +150,11 @@ class DatasetSettings(Protocol):
         ...
 
     @property
+    def builder(self) -> str | None:
+        """Of a data set from outside: what opens it."""
+        ...
+
+    @property
     def path(self) -> str | None:
         """The file or folder; None: in the usual places, or it is embedded."""
         ...

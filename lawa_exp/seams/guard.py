@@ -12,13 +12,15 @@ from torch.distributed.tensor import DTensor
 from lawa_exp.seams.callback import Callback, overridden
 from lawa_exp.system.errors import Failed, UserError
 
+PIECE = 1 << 22  # bytes
 MOMENTS = ("before_step", "before_pass", "after_passes", "arrived")
 
 
 def guarded(name: str, watch: Callback, objective: nn.Module, device: torch.device) -> Callback:
     """The watch, checked at each moment. UserError where it has one in which weights may be changed.
 
-    In a process's first call of a moment the bytes of all tensors are compared, after that their version counters.
+    In a process's first call of a moment the bytes of all tensors are compared, after that their version counters,
+    which a write through `.data` does not move. Hooks that a watch registers are not checked.
     """
     for moment in ("begin", "after_update"):
         if overridden(watch, moment):
@@ -36,10 +38,11 @@ def _checked(
 
     def checked(*arguments: Any) -> Any:
         nonlocal first
-        before, first = _seen(objective, device, first), False
+        whole, first = first, False
+        before = _seen(objective, device, whole)
         result = call(*arguments)
-        after = _seen(objective, device, "bytes" in before)
-        if changed := [what for what in before if before[what] != after[what]]:
+        after = _seen(objective, device, whole)
+        if changed := [what for what in {**before, **after} if before.get(what) != after.get(what)]:
             raise Failed(f"watch={name}: its {moment} changed {changed[0]}; a watch may only read")
         return result
 
@@ -47,21 +50,22 @@ def _checked(
 
 
 def _seen(objective: nn.Module, device: torch.device, whole: bool) -> Mapping[str, object]:
-    """What a watch may not change, by what it is called; equal where nothing was. whole: their bytes too."""
+    """What a watch may not change, by what it is called; equal where nothing was. whole: the bytes of tensors too."""
     parameters = dict(objective.named_parameters())
     tensors = {**parameters, **dict(objective.named_buffers())}
     tensors |= {f"the gradient of {n}": p.grad for n, p in parameters.items() if p.grad is not None}
-    seen: dict[str, object] = {n: (id(t), t._version) for n, t in tensors.items()}
+    seen: dict[str, object] = {
+        name: (id(t), t._version, _digest(t.detach()) if whole else None) for name, t in tensors.items()
+    }
     seen["the random state"] = torch.get_rng_state().numpy().tobytes()
     if device.type == "cuda":
         seen["the random state of the GPU"] = torch.cuda.get_rng_state(device).numpy().tobytes()
-    if whole:
-        seen["bytes"] = {n: _digest(t.detach()) for n, t in tensors.items()}
     return seen
 
 
 def _digest(tensor: Tensor) -> int:
-    """Of its bytes, weighted by their places; a NaN is as good as any number."""
+    """Of its bytes, weighted by their places; a NaN is as good as any number. Piece by piece, for want of memory."""
     local: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-    flat = local.contiguous().reshape(-1).view(torch.uint8)
-    return int((flat.long() * (torch.arange(len(flat), device=flat.device) % 251 + 1)).sum())
+    pieces = local.contiguous().reshape(-1).view(torch.uint8).split(PIECE)
+    weighted = (piece * (torch.arange(len(piece), device=piece.device) % 251 + 1) for piece in pieces)
+    return int(sum((piece.sum() * (number + 1) for number, piece in enumerate(weighted)), torch.tensor(0)))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lawa_exp.seams.callback import Callback, Saved
 
@@ -67,9 +68,15 @@ class Objective(nn.Module, Callback):
         return {name: numbers[name] for name in ("objective", *self.reported) if name in numbers}
 
     def state(self) -> Saved:
-        return {name: t.detach() for name, t in self.own().items()}, {}
+        return {name: local(t.detach()) for name, t in self.own().items()}, {}
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
         for name, tensor in self.own().items():
-            tensor.copy_(tensors[name])
+            local(tensor).copy_(tensors[name])
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's rows of a sharded tensor, else the tensor."""
+    rows: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return rows

@@ -11,6 +11,7 @@ from lawa_exp.seams.callback import Callback
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lawa_exp.seams.batches import Batches
     from lawa_exp.seams.dataset import Inputs
     from lawa_exp.seams.samples import Pass, Samples
 
@@ -33,5 +34,17 @@ class Sampler(Callback):
         """Samples that `choose` looks at before those of `step` are decided; None: it looks at none."""
         return None
 
+    def read_samples(self, step: int) -> int | None:
+        """Samples that were read up to `step`, also those that were not trained on; None: all were."""
+        return None
+
     def choose(self, step: int, batches: Iterable[tuple[Pass, tuple[Inputs, Tensor]]]) -> None:
         """Decides the samples of `step` from this rank's passes over its `candidates`, inputs and targets of each."""
+
+
+def seen_data(sampler: Sampler, batches: Batches, passes: float, step: int) -> dict[str, float]:
+    """What rows say of the data of a training up to `step`. passes: forward and backward ones over a sample."""
+    seen: dict[str, float] = {"trained_samples": batches.samples(step), "trained_tokens": batches.tokens(step)}
+    if (read := sampler.read_samples(step)) is not None:
+        seen["read_samples"] = read
+    return seen | ({"passes": passes} if passes != 1 else {})

@@ -1,7 +1,8 @@
 """Code of the user's own, `package.module:name`: when it may run, and that what was hashed is what runs.
 
 Importing a module is running it. `load` alone does: what the user named on this command line (`allow`), and of a run
-directory that is read what `admit` lets through. It imports from the bytes that `fingerprint` read (`use`).
+directory that is read what `admit` lets through. It imports from the bytes that `fingerprint` read (`use`). Every
+choice from outside calls its builder through `made`.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import inspect
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
 from pathlib import Path
@@ -23,30 +26,58 @@ from lawa_exp.system.errors import UserError
 from lawa_exp.system.fingerprint import (
     Code,
     add_current_folder,
+    digest_of,
     file_of,
     fingerprint,
     hash_of,
     installed_folders,
     is_pythons_or_ours,
+    merged,
 )
 
 COPIES = "code"  # the folder of a run that holds the sources
 SHOWN, SHOWN_FILES = 80, 3  # characters of the arguments in a message, and files
 
 
+@dataclass(frozen=True)
+class Builder:
+    """A builder that a training names. key: of its settings, such as `layers.custom`. digest: of the sources that it
+    must have (`digest_of`); None: any."""
+
+    key: str
+    address: str
+    args: Mapping[str, object] | None
+    digest: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.key}.builder={self.address}"
+
+    @property
+    def request(self) -> str:
+        return _request(self.address, self.args)
+
+
 def write_copies(code: Code, folder: Path) -> None:
-    """The sources, as `folder` of PYTHONPATH takes them; those of the first start stay."""
-    if folder.exists() or not code.files:
-        return
+    """The sources, as `folder` of PYTHONPATH takes them; those of earlier starts stay."""
     partial = folder.with_name(f".partial-{folder.name}")
     for name, content in code.files.items():
-        path = partial / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    partial.rename(folder)
+        path = folder / name if folder.exists() else partial / name
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    if partial.exists():
+        partial.rename(folder)
 
 
-_allowed: dict[str, dict[str, str] | None] = {}  # what this process may run, and the sources that it must have
+@dataclass(frozen=True)
+class _Allowed:
+    """What this process may run: the key that named it, and the sources that it must have (None: any)."""
+
+    key: str
+    sources: dict[str, str] | None = None
+
+
+_allowed: dict[str, _Allowed] = {}  # by request
 _compiled: dict[str, str] = {}  # {module: hash} of extension modules, which a process imports once
 _code = Code()  # what is imported
 
@@ -102,12 +133,13 @@ def load(address: str, arguments: Mapping[str, object], key: str) -> Any:
     request = _request(address, arguments)
     if request not in _allowed:
         raise UserError(f"{key}={address}: not named on this command line")
-    if _code.address != address:
+    if address not in _code.addresses:
         use(fingerprint(address, key))
-    if _allowed[request] not in (None, _code.sources):
+    sources = _code.addresses[address]
+    if _allowed[request].sources not in (None, sources):
         raise UserError(f"{key}={address}: its sources have changed since this command began; give it again")
-    for module, file in _code.origins.items():
-        hash = _code.sources[module]
+    for module, hash in sources.items():
+        file = _code.origins[module]
         if not _is_python(module, _code) and {_compiled.setdefault(module, hash), hash_of(file.read_bytes())} != {hash}:
             raise UserError(f"{key}={address}: {file} has changed since it was imported in this process; start another")
     add_current_folder()
@@ -144,68 +176,118 @@ def imports_checked(address: str, key: str) -> Iterator[None]:
 
 
 class Settings(Protocol):
-    """Those that may name code of the user's own: `builder`, to be called with `args`; None: they name none."""
+    """Those of a choice from outside: `builder`, to be called with `args`."""
 
     @property
-    def builder(self) -> str | None: ...
+    def builder(self) -> str: ...
 
     @property
     def args(self) -> Mapping[str, object] | None: ...
 
 
-def allow(model: Settings) -> None:
-    """Lets the builder of these settings run, if they have one: the user named it, and its arguments."""
+def made(
+    settings: Settings, group: str, *first: object, expected: str, fits: Callable[[Any], bool], **named: object
+) -> Any:
+    """What the builder of a choice gives, called as `builder(*first, **named, **args)`.
+
+    UserError names the key: it may not run, does not take these arguments, or gives what does not fit. expected: what
+    it is to give.
+    """
+    address, arguments = settings.builder, settings.args or {}
+    allowed = _allowed.get(_request(address, arguments))
+    place = allowed.key if allowed else group
+    key = f"{place}.builder"
+    with imports_checked(address, key):
+        builder = load(address, arguments, key)
+        try:
+            inspect.signature(builder).bind(*first, **named, **arguments)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{place}.args={arguments}: {address} does not take them ({error})") from None
+        result = builder(*first, **named, **arguments)
+    if not fits(result):
+        raise UserError(f"{key}={address}: expected {expected}, got {type(result).__name__}")
+    return result
+
+
+def digest(address: str) -> str:
+    """Of the sources of a builder that is in use."""
+    return digest_of(_code.addresses[address])
+
+
+def allow(builders: Iterable[Builder]) -> None:
+    """Lets them run: the user named them, and their arguments."""
     global _code
-    if model.builder:
-        _allowed[_request(model.builder, model.args)] = None
+    for builder in builders:
+        _allowed[builder.request] = _Allowed(builder.key)
         _code = Code()  # the sources are read anew
 
 
-def admit(model: Settings, written: Mapping[str, object], folder: Path, trust: bool) -> None:
-    """Lets the builder run that the config.yaml (`written`) of a run directory names.
+def read(builders: Mapping[str, Builder]) -> dict[str, Code]:
+    """The code of those that may run, by their places, from here on what is imported."""
+    codes = {
+        place: fingerprint(builder.address, f"{builder.key}.builder")
+        for place, builder in builders.items()
+        if builder.request in _allowed
+    }
+    if codes:
+        use(merged(codes.values()))
+    return codes
 
-    UserError unless the user trusts it, or trained with the very same (`record`), which a folder from elsewhere cannot
-    bring about; and where its sources have changed since the run was trained.
+
+def admit(builders: Mapping[str, Builder], written: Mapping[str, object], folder: Path, trust: bool) -> None:
+    """Lets builders run that the config.yaml (`written`) of a run directory names, each by its place there.
+
+    UserError unless the user trusts them, or trained with the very same (`record`), which a folder from elsewhere
+    cannot bring about; and where their sources have changed since the run was trained.
     """
-    if not model.builder:
-        return
-    then, named = _written_code(written), f"model.builder={model.builder}"
+    for place, builder in builders.items():
+        _admit(builder, _written_code(written, place), folder, trust)
+
+
+def _admit(builder: Builder, then: dict[str, dict[str, str]], folder: Path, trust: bool) -> None:
+    copies = (folder / COPIES).resolve()
+    more = f"; to read the run, put its copies in place: {copies}" if copies.is_dir() else ""
     try:
-        now = fingerprint(model.builder, "model.builder")
+        now = fingerprint(builder.address, f"{builder.key}.builder")
     except UserError:
         if not then["sources"]:
             raise
         now = Code()  # a module of the run is named below
-    if not trust and not _is_recorded(model.builder, model.args, then["sources"]):
-        text = json.dumps(model.args or {}, default=str)
+    if builder.digest is not None:  # the run has no more of it
+        if digest_of(now.sources) != builder.digest:
+            raise UserError(f"{builder}: its sources are not what {folder} was trained with{more}")
+        then = now.identity
+    if not trust and not _is_recorded(builder, then["sources"]):
+        text = json.dumps(builder.args or {}, default=str)
         shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
         raise UserError(
-            f"{named} with {shown} would be run by {folder / 'config.yaml'}, and no training of yours with it is on "
+            f"{builder} with {shown} would be run by {folder / 'config.yaml'}, and no training of yours with it is on "
             f"record; --trust runs it{_without_record()}"
         )
     modules = sorted(now.sources.keys() | then["sources"].keys())
     changed = [module for module in modules if now.sources.get(module) != then["sources"].get(module)]
     if changed and (then["sources"] or not trust):
-        copies = (folder / COPIES).resolve()
-        more = f"; to read the run, put its copies in place: {copies}" if copies.is_dir() else ""
         file = now.origins.get(changed[0])
         what = f"{file} is not what {folder} was trained with" if file else f"{changed[0]}, of {folder}, is not found"
-        raise UserError(f"{named}: {what}{more}")
+        raise UserError(f"{builder}: {what}{more}")
     other = [
         f"{name} {version}, this environment has {now.packages.get(name, 'none')}"
         for name, version in then["packages"].items()
         if now.packages.get(name) != version
     ]
     if other and os.environ.get("RANK", "0") == "0":
-        print(f"warning: {named}: the run was trained with {'; with '.join(other)}", file=sys.stderr)
-    _allowed[_request(model.builder, model.args)] = now.sources
+        print(f"warning: {builder}: the run was trained with {'; with '.join(other)}", file=sys.stderr)
+    _allowed[builder.request] = _Allowed(builder.key, now.sources)
 
 
-def _written_code(written: Mapping[str, object]) -> dict[str, dict[str, str]]:
-    """The `Code.identity` in a config.yaml; that of no code where there is none."""
-    code: object = written
-    for key in ("identity", "model", "code"):
-        code = code.get(key) if isinstance(code, Mapping) else None
+def _written_code(written: Mapping[str, object], place: str) -> dict[str, dict[str, str]]:
+    """The `Code.identity` in a config.yaml of the builder at a place; that of no code where there is none."""
+    code: Any = written
+    for key in ("identity", *place.split("."), "code"):
+        if isinstance(code, list):
+            code = code[int(key)] if key.isdigit() and int(key) < len(code) else None
+        else:
+            code = code.get(key) if isinstance(code, Mapping) else None
     parts = {}
     for key in ("sources", "packages"):
         part = code.get(key) if isinstance(code, Mapping) else {}
@@ -222,27 +304,26 @@ def _request(address: str, arguments: Mapping[str, object] | None) -> str:
 # What the user trained with is on record in a folder of the user's own, an empty file for each.
 
 
-def record(model: Settings, code: Code) -> str | None:
-    """Puts on record that the user trains with it; else a line that tells why not."""
-    assert model.builder, "they name no code"
-    entry = _entry(model.builder, model.args, code.sources)
+def record(builder: Builder, code: Code) -> str | None:
+    """Puts on record that the user trains with it, which is a part of `code`; else a line that tells why not."""
+    entry = _entry(builder, code.addresses[builder.address])
     try:
         if entry is None:
             raise OSError("no home directory")
         entry.parent.mkdir(parents=True, exist_ok=True)
         entry.touch()
     except OSError as error:
-        return f"{model.builder} is not on record ({error}): reading this run takes --trust"
+        return f"{builder.address} is not on record ({error}): reading this run takes --trust"
     return None
 
 
-def _is_recorded(address: str, arguments: Mapping[str, object] | None, sources: Mapping[str, str]) -> bool:
-    entry = _entry(address, arguments, sources)
+def _is_recorded(builder: Builder, sources: Mapping[str, str]) -> bool:
+    entry = _entry(builder, sources)
     return entry is not None and entry.is_file()
 
 
-def _entry(address: str, arguments: Mapping[str, object] | None, sources: Mapping[str, str]) -> Path | None:
-    words = json.dumps([_request(address, arguments), dict(sources)], sort_keys=True)
+def _entry(builder: Builder, sources: Mapping[str, str]) -> Path | None:
+    words = json.dumps([builder.request, dict(sources)], sort_keys=True)
     root = _record_folder()
     return root / hashlib.sha256(words.encode()).hexdigest() if root else None
 

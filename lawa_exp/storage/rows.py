@@ -41,6 +41,8 @@ class Row(TypedDict, total=False):
     eval_samples: int
     trained_samples: int  # seen until this step
     trained_tokens: int
+    read_samples: int  # where more are read than trained on
+    passes: float  # forward and backward ones over a trained sample, where they are not one
     task: str  # of an evaluation that is no loss: its task, the metric, its value and standard error
     metric: str
     value: float
@@ -155,6 +157,12 @@ def fields_in(row: Row, names: Iterable[str]) -> dict[str, float]:
 def metric_in(row: Row, name: str) -> float | None:
     """The value of a metric; None where the row does not have it, or it is not finite."""
     return cast("float | None", row.get(name))  # type: ignore[call-overload]
+
+
+def number_in(row: Row, name: str) -> float:
+    """The value of a metric that the row has; nan where it is not finite."""
+    value = metric_in(row, name)
+    return math.nan if value is None else value
 
 
 def name_of(row: Row) -> str:

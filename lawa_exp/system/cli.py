@@ -27,7 +27,7 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust",
         action="store_true",
-        help="run the model.builder that RUN names; without, only what you have trained with yourself",
+        help="run the builders that RUN names; without, only what you have trained with yourself",
     )
 
 

@@ -7,10 +7,11 @@ import contextlib
 import functools
 import hashlib
 import importlib
+import json
 import pkgutil
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
@@ -25,21 +26,41 @@ INSTALLED = {"site-packages", "dist-packages"}
 
 @dataclass(frozen=True)
 class Code:
-    """What the code at an address consists of; `origins` are the files of its modules.
+    """What the code at one address, or at several, consists of; `origins` are the files of its modules.
 
     sources: {module: hash of its syntax tree} of what is neither installed nor Python's. packages: {name: version} of
-    the installed ones that these import. files: {path under a folder of sys.path: content} of the sources.
+    the installed ones that these import. files: {path under a folder of sys.path: content} of the sources. addresses:
+    {address: its own `sources`}.
     """
 
     sources: dict[str, str] = field(default_factory=dict)
     packages: dict[str, str] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     origins: dict[str, Path] = field(default_factory=dict)
-    address: str = field(default="", compare=False)
+    addresses: dict[str, dict[str, str]] = field(default_factory=dict, compare=False)
 
     @property
     def identity(self) -> dict[str, dict[str, str]]:
         return {"sources": dict(sorted(self.sources.items())), "packages": dict(sorted(self.packages.items()))}
+
+
+def merged(codes: Iterable[Code]) -> Code:
+    """The code of all of them. UserError where a source changed while they were read."""
+    whole = Code()
+    for code in codes:
+        for module, hash in code.sources.items():
+            if whole.sources.setdefault(module, hash) != hash:
+                raise UserError(f"{code.origins[module]} has changed while it was read; give the command again")
+        whole.packages.update(code.packages)
+        whole.files.update({name: content for name, content in code.files.items() if name not in whole.files})
+        whole.origins.update(code.origins)
+        whole.addresses.update(code.addresses)
+    return whole
+
+
+def digest_of(sources: Mapping[str, str]) -> str:
+    """One hash of the sources of an address."""
+    return hashlib.sha256(json.dumps(dict(sorted(sources.items()))).encode()).hexdigest()[:16]
 
 
 def fingerprint(address: str, key: str) -> Code:
@@ -86,7 +107,8 @@ class _Walk:
     """Modules by name, each looked for without importing the packages that it is in."""
 
     def __init__(self, address: str) -> None:
-        self.code = Code(address=address)
+        self.code = Code()
+        self.code.addresses[address] = self.code.sources
         self.folders: dict[str, list[str] | str] = {}  # that hold its submodules; or MISSING or ELSEWHERE
         self.imports: list[str] = []  # of the sources, still to be looked for
         self.installed = installed_folders()

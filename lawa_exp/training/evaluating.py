@@ -9,9 +9,10 @@ from torch import Tensor
 
 from lawa_exp.averaging import Averager, row_fields
 from lawa_exp.averaging.tensors import statistics_names
-from lawa_exp.axes.layers.ghost_norm import statistics_kept
 from lawa_exp.evaluation.batchnorm import policy_field, recalibrate, running_field, with_statistics
 from lawa_exp.evaluation.evaluate import evaluate
+from lawa_exp.seams.layers import statistics_kept
+from lawa_exp.seams.sampler import seen_data
 from lawa_exp.storage.rows import LIVE, Row, evaluation_row
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ Place = Callable[[Mapping[str, Tensor]], None]  # puts weights into the model
 def evaluate_all(t: Setup, state: State, keep: Keeper, split: str) -> list[Row]:
     """Live weights first. Evaluated on val, averages go to the disk. One copy of the live weights serves them all."""
     keep.settle()
-    seen = {"trained_samples": t.batches.samples(state.step), "trained_tokens": t.batches.tokens(state.step)}
+    seen = seen_data(t.sampler, t.batches, t.config.passes, state.step)
     standing, averages = t.standing, [(id, a) for id, a in state.averagers.items() if a.defined]
     if standing is t.live and not averages:
         return [live_row(t, state.step, split, seen)]
@@ -46,7 +47,7 @@ def evaluate_all(t: Setup, state: State, keep: Keeper, split: str) -> list[Row]:
     return rows
 
 
-def live_row(t: Setup, step: int, split: str, seen: Mapping[str, int]) -> Row:
+def live_row(t: Setup, step: int, split: str, seen: Mapping[str, float]) -> Row:
     """Of the weights that are in place, with the statistics that `evaluate.bn` asks for."""
     scored = evaluate(t.evaluation, split)
     running = running_field(t.bn, scored["loss"])

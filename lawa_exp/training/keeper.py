@@ -33,10 +33,7 @@ class Keeper:
         self.on_disk = t.config.trajectory.window == "disk"
         state.window.fence_before(t.optimizer)
 
-    def __enter__(self) -> Keeper:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         self.background.close()
 
     def snapshot_due(self, step: int) -> bool:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from lawa_exp.axes.dataset.loading import Batches as Loading
-from lawa_exp.axes.dataset.loading import train_batches
+from lawa_exp.axes.dataset import loading
 from lawa_exp.seams.samples import Pass
 from lawa_exp.system.errors import UserError
 
@@ -26,12 +25,9 @@ class Reader:
         """done: the last step that was completed."""
         self.t, self.until = t, done  # the last step whose samples are decided
         self.waiting: deque[Pass] = deque()  # passes whose batches are being read
-        self.loading: Loading | None = None
+        self.loading: loading.Batches | None = None
 
-    def __enter__(self) -> Reader:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         if self.loading:
             self.loading.close()
 
@@ -46,11 +42,10 @@ class Reader:
         if candidates is not None:
             sampler.choose(step, self._read(list(self._passes(step, candidates))))
         self.until = min(max(sampler.decided_until(step - 1), step), self.t.config.steps)
-        self.__exit__()
+        self.close()
         self.waiting.clear()
-        first, last = step, self.until
-        coming = (at for s in range(first, last + 1) for at in self._passes(s, sampler.samples(s)))
-        self.loading = train_batches(self.t.data, self.t.config.seed, self._noted(coming), self.t.device)
+        coming = (at for s in range(step, self.until + 1) for at in self._passes(s, sampler.samples(s)))
+        self.loading = loading.train_batches(self.t.data, self.t.config.seed, self._noted(coming), self.t.device)
 
     def passes(self, step: int) -> Iterator[tuple[Pass, tuple[Inputs, Tensor]]]:
         """Those of `step`."""
@@ -68,7 +63,7 @@ class Reader:
             yield at.samples
 
     def _read(self, passes: list[Pass]) -> Iterator[tuple[Pass, tuple[Inputs, Tensor]]]:
-        loaded = train_batches(self.t.data, self.t.config.seed, (at.samples for at in passes), self.t.device)
+        loaded = loading.train_batches(self.t.data, self.t.config.seed, (at.samples for at in passes), self.t.device)
         return zip(passes, loaded, strict=True)
 
     def _passes(self, step: int, batch: Samples) -> Iterator[Pass]:

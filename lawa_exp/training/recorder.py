@@ -28,10 +28,7 @@ class Recorder:
         self.timing = Rows(t.run.timing) if t.ranks.is_main else None
         self.progress = Progress(t.config.steps, state.step, t.ranks.is_main, t.data.unit, t.run.heartbeat)
 
-    def __enter__(self) -> Recorder:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         self.progress.close()
         for file in (self.rows, self.timing):
             if file:
@@ -60,14 +57,13 @@ class Recorder:
 
     def evaluation(self, rows: list[Row]) -> bool:
         """Writes the rows of an evaluation; False if the live loss is not finite."""
-        seconds, tokens_per_second = self.progress.timing()
-        memory = peak_memory(self.t.device)
-        timing = Timing(step=self.state.step, seconds=seconds, tokens_per_second=tokens_per_second, memory=memory)
+        (seconds, speed), memory = self.progress.timing(), peak_memory(self.t.device)
+        timing = Timing(step=self.state.step, seconds=seconds, tokens_per_second=speed, memory=memory)
         if self.rows and self.timing:
             for row in rows:
                 self.rows.write(row)
             self.rows.flush()
             self.timing.write(timing)
             self.timing.flush()
-        self.progress.evaluated(self.state.step, {row["weights"]: row["loss"] for row in rows})
+        self.progress.evaluated(self.state.step, rows, self.t.data.task.metrics)
         return math.isfinite(rows[0]["loss"])

@@ -110,14 +110,15 @@ def set_up(
         return ranks.from_main(gradient_step(loss, fixed_set(data.sizes["train"], config.lr.samples)))
 
     rates = Rates(config.lr, config.scaling, config.fault, batches, measure)
-    named: dict[str, Callback] = {"rate": rates, "sampling": sampler, **of_layers, "objective": objective}
-    named["statistics"] = TrainingStatistics(model, config.batch.norm_group, ranks)
-    updates = {name: settings.build(context) for name, settings in config.update}
+    layers = {f"layers.{name}": callback for name, callback in of_layers.items()}
+    named: dict[str, Callback] = {"rate": rates, "sampling": sampler, **layers, "objective": objective}
+    named["statistics"] = TrainingStatistics(objective, config.batch.norm_group, ranks)
+    updates = {f"update.{name}": settings.build(context) for name, settings in config.update}
     named |= updates
     if feedback := config.feedback.build(context):
         named["feedback"] = feedback
-    watches = {name: settings.build(context) for name, settings in config.watch}
-    named |= {name: guarded(name, watch, objective, device) for name, watch in watches.items()}
+    for name, watch in config.watch:
+        named[f"watch.{name}"] = guarded(name, watch.build(context), objective, device)
     evaluation = Evaluation(scorer_for(config, model, data.task), data, config.evaluate, ranks, device, autocast)
     return Setup(
         config=config,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,14 +34,20 @@ class Carried(Protocol):
 
 @dataclass(frozen=True)
 class Staged:
-    """A complete state, copied: training goes on while it is written. kept: tensors that nobody changes."""
+    """A complete state, copied: training goes on while it is written.
+
+    kept: tensors that nobody changes, those of `snapshots`, which may still be filled.
+    """
 
     step: int
     copied: Mapping[str, Snapshot]
     kept: Mapping[str, Mapping[str, Tensor]]
+    snapshots: Sequence[Snapshot]
     text: str
 
     def commit(self, store: Store, root: Path) -> None:
+        for snapshot in self.snapshots:
+            assert snapshot.tensors  # they are filled
         tensors = {**{name: snapshot.tensors for name, snapshot in self.copied.items()}, **self.kept}
         store.commit(root / step_name(self.step), tensors, {"state.json": self.text}, parameter_of)
 
@@ -73,7 +79,8 @@ class State:
         tensors = {"model": self.live} | {name: t for name, (t, _) in states.items() if t}
         kept = {WINDOW: tensors.pop(WINDOW)} if WINDOW in tensors else {}
         copied = {n: self.window.copied(self.step, t, self._changed_late(n, t)) for n, t in tensors.items()}
-        return Staged(self.step, copied, kept, json.dumps(text, indent=1))
+        snapshots = [snapshot for snapshot in self.window.snapshots.values() if not snapshot.on_disk]
+        return Staged(self.step, copied, kept, snapshots, json.dumps(text, indent=1))
 
     def _changed_late(self, name: str, tensors: Mapping[str, Tensor]) -> frozenset[str]:
         """Those that nothing changes before the next update, and so can be copied during its passes."""

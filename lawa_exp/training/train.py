@@ -7,6 +7,7 @@ A step is: samples, batch, loss, gradients, weights, and what is seen of them. E
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,8 @@ def train(
     """
     state, saved = restore(t, origin, say)
     agreement = Agreement(t.ranks)
-    with Recorder(t, state, saved) as record, Keeper(t, state, saved) as keep, Reader(t, state.step) as read:
+    record, keep, read = Recorder(t, state, saved), Keeper(t, state, saved), Reader(t, state.step)
+    with closing(record), closing(keep), closing(read):
         if t.ranks.is_main:
             begun()
         if agreement.now(should_stop()):  # before there was anything to save

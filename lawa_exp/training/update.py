@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from lawa_exp.averaging.tensors import local_part
 from lawa_exp.parallel.model import gathering, whole
+from lawa_exp.seams.layers import statistics_kept
 from lawa_exp.system.hashing import hash_of
 
 if TYPE_CHECKING:
@@ -22,9 +24,8 @@ Passes = Iterable[tuple["Pass", tuple["Inputs", Tensor]]]
 def update(t: Setup, step: int, rate: float, passes: Passes) -> dict[str, Tensor]:
     """Trains on the batch of `step`; returns the numbers of its row, on the device.
 
-    `loss`, the mean over the batch before the update; `objective`, where something else is trained; the other terms;
-    `grad_norm`, before clipping; `bad`, 1 from the first step on whose loss or gradient is not finite: from there on no
-    update changes the weights.
+    `loss`, the batch's mean before the update; `objective`, where something else is trained; the other terms;
+    `grad_norm`, before clipping; `bad`, 1 from the first step on that is not finite: no update changes weights then.
     """
     for call in t.callbacks.before_step:
         call(step)
@@ -49,7 +50,7 @@ def update(t: Setup, step: int, rate: float, passes: Passes) -> dict[str, Tensor
 
 def look(t: Setup, step: int, passes: list[tuple[Pass, tuple[Inputs, Tensor]]]) -> Passes:
     """The objective's walk over the whole batch, before the passes that train."""
-    with torch.no_grad(), t.autocast():
+    with torch.no_grad(), statistics_kept(t.model), t.autocast():  # a batch counts once in them
         for at, (inputs, targets) in passes:
             t.objective.look(at, inputs, targets)
     t.objective.looked(step, t.ranks)
@@ -90,6 +91,6 @@ def apply(t: Setup, rate: float, gradients: list[Tensor]) -> None:
         t.optimizer.found_inf = t.diverged.float()  # type: ignore[attr-defined]
     else:  # a step along no gradient: on a GPU two of them may come before the host knows
         for gradient in gradients:
-            gradient.masked_fill_(t.diverged, 0.0)
+            local_part(gradient).masked_fill_(t.diverged, 0.0)
     t.optimizer.step()
     t.optimizer.zero_grad(set_to_none=True)

@@ -6,7 +6,8 @@ They are registered as choices of the tables (`register`), as if they were files
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,10 +28,11 @@ from lawa_exp.axes.sampling import SAMPLERS
 from lawa_exp.axes.sampling.settings import SamplingSettings
 from lawa_exp.axes.update import UPDATES
 from lawa_exp.axes.update.settings import UpdateSettings
-from lawa_exp.config.rules import integer, number, setting, steps, text
+from lawa_exp.config.rules import boolean, integer, number, setting, steps, text
 from lawa_exp.config.tables import Table
 from lawa_exp.seams.callback import Callback, Saved
 from lawa_exp.seams.context import Context
+from lawa_exp.seams.layers import buffers_kept
 from lawa_exp.seams.noise import keyed_uniform
 from lawa_exp.seams.objective import Objective
 from lawa_exp.seams.sampler import Sampler
@@ -101,6 +103,9 @@ class Chooser(Sampler):
         first, size = 2 * self.c.batches.samples(step - 1), 2 * self.c.batches.size(step)
         return in_epochs(first, size, self.c.data.sizes["train"], self.c.seed)
 
+    def read_samples(self, step: int) -> int:
+        return 2 * self.c.batches.samples(step)
+
     @torch.no_grad()
     def choose(self, step: int, batches: Iterable[tuple[Pass, tuple[Any, Tensor]]]) -> None:
         losses = torch.zeros(2 * self.c.batches.size(step), dtype=torch.float64, device=self.c.device)
@@ -122,30 +127,35 @@ class Chooser(Sampler):
 @dataclass(frozen=True)
 class TwoTerms(ObjectiveSettings):
     weight: float = setting(number(low=0))
+    tied: bool = setting(boolean())
 
     def build(self, model: nn.Module, task: Task, computes_loss: bool = False, teacher: Any = None) -> Objective:
-        return WithSmoothness(model, task, self.weight)
+        return WithSmoothness(model, task, self)
 
 
 class WithSmoothness(Objective):
     """Besides the loss, how far embeddings of neighbouring tokens, mapped by a matrix of its own, are apart."""
 
-    def __init__(self, model: nn.Module, task: Task, weight: float) -> None:
+    def __init__(self, model: nn.Module, task: Task, s: TwoTerms) -> None:
         super().__init__(model)
-        self.task, self.weights, self.reported = task, {"loss": 1.0, "smooth": weight}, ("smooth",)
+        self.task, self.weights, self.reported = task, {"loss": 1.0, "smooth": s.weight}, ("smooth",)
         embedding = next(m for m in model.modules() if isinstance(m, nn.Embedding))
         self.own_part = nn.Module()
         self.own_part.map = nn.Linear(embedding.embedding_dim, 4)
-        self.own_part.tied = nn.Embedding(1, 1)
-        self.own_part.tied.weight = embedding.weight
+        self.own_part.embedding = nn.Embedding(embedding.num_embeddings, embedding.embedding_dim)
+        if s.tied:
+            self.own_part.embedding.weight = embedding.weight
+        self.own_part.forward = self.apart
+
+    def apart(self, tokens: Tensor) -> Tensor:
+        mapped = self.own_part.map(self.own_part.embedding(tokens))
+        return (mapped[:, 1:] - mapped[:, :-1]).square().sum()
 
     def counts(self, samples: Samples, targets: int) -> Mapping[str, int]:
         return {"loss": targets, "smooth": targets - len(samples)}  # pairs
 
     def forward(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        mapped = self.own_part.map(self.own_part.tied(inputs))
-        smooth = (mapped[:, 1:] - mapped[:, :-1]).square().sum()
-        return {"loss": self.task.loss(self.model(inputs), targets), "smooth": smooth}
+        return {"loss": self.task.loss(self.model(inputs), targets), "smooth": self.own_part(inputs)}
 
 
 # 4. One that mixes samples: pairs of consecutive ones
@@ -284,13 +294,43 @@ class RunningMean(LayersSettings):
         model.head = Centred(model.head)
 
 
-class Centred(nn.Module):
-    """momentum 0.1; in evaluation the running mean stays."""
+class Centred(nn.Linear):
+    """The same parameters, under the same names."""
+
+    mean_score: Tensor
+    passes: Tensor
 
     def __init__(self, inner: nn.Linear) -> None:
-        super().__init__()
-        self.weight, self.bias = inner.weight, inner.bias
-        self.register_buffer("mean_score", torch.zeros(inner.out_features))
+        super().__init__(inner.in_features, inner.out_features, device="meta")
+        self.weight, self.bias, self.observing = inner.weight, inner.bias, False
+        self.register_buffer("mean_score", torch.zeros_like(inner.bias))
+        self.register_buffer("passes", torch.zeros_like(inner.bias[0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = super().forward(x)
+        if self.training or self.observing:
+            self.passes += 1
+            share = 1 / self.passes if self.observing else 0.1
+            self.mean_score += share * (scores.detach().flatten(0, -2).mean(0) - self.mean_score)
+        return scores - self.mean_score
+
+    def statistics(self) -> dict[str, Tensor]:
+        return {"mean_score": self.mean_score}
+
+    def reset(self) -> None:
+        self.mean_score.zero_()
+        self.passes.zero_()
+
+    @contextmanager
+    def observe(self) -> Iterator[None]:
+        self.observing = True
+        try:
+            yield
+        finally:
+            self.observing = False
+
+    def frozen(self) -> AbstractContextManager[None]:
+        return buffers_kept(self)
 
 
 # 8. An update with keyed rounding, and a ramp

@@ -15,13 +15,16 @@ BASE = [
 PROBES = {
     "hard_batches": ["sampling.kind=hard_batches", "+sampling.share=0.5", "+sampling.count=4"],
     "largest_losses": ["sampling.kind=largest_losses"],
-    "two_terms": ["objective.kind=two_terms", "+objective.weight=0.1"],
+    "two_terms": ["objective.kind=two_terms", "+objective.weight=0.1", "+objective.tied=true"],
+    "own_module": ["objective.kind=two_terms", "+objective.weight=0.1", "+objective.tied=false"],
     "pairs": ["objective.kind=pairs"],
     "depths": ["objective.kind=depths"],
     "focus": ["objective.kind=focus"],
+    "running_mean": ["+layers.running_mean={kind:running_mean}", "evaluate.bn_samples=32"],
     "rounding": ["+update.rounding={kind:rounding,bits:10,ramp:50%}"],
 }
 REFUSED = {"two_terms": "objective: it shares parameters with the model: not with trainer=fsdp; choose trainer=ddp"}
+PER_PASS = {"running_mean"}  # what passes see decides statistics, so their number and the ranks are not one training
 PASSES = {(1, 1): 16, (1, 4): 4, (2, 1): 8, (2, 4): 2}  # (ranks, passes a step): samples of a pass
 HALVED = {(1, 1): 8, (1, 4): 4, (2, 1): 4, (2, 4): 2}  # where a batch is worked through in two phases
 
@@ -34,6 +37,10 @@ def train(folder: Path, name: str, ranks: int, passes: int, *more: str, strike: 
 
 def losses(folder: Path) -> list[float]:
     return [row["loss"] for row in rows(folder)]
+
+
+def agree(name: str, folder: Path, other: Path) -> bool:
+    return losses(folder) == pytest.approx(losses(other), rel=0.05 if name in PER_PASS else 1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +69,7 @@ def test_killed_and_resumed(name: str, alone: Path, tmp_path: Path) -> None:
 def test_one_pass_a_step(name: str, alone: Path, tmp_path: Path) -> None:
     done = train(tmp_path / "run", name, 1, 1)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert losses(tmp_path / "run") == pytest.approx(losses(alone / name), rel=1e-5)
+    assert agree(name, tmp_path / "run", alone / name)
 
 
 @pytest.mark.distributed
@@ -71,7 +78,7 @@ def test_two_ranks(name: str, alone: Path, tmp_path: Path) -> None:
     for passes in (1, 4):
         done = train(tmp_path / f"run{passes}", name, 2, passes)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert losses(tmp_path / f"run{passes}") == pytest.approx(losses(alone / name), rel=1e-5)
+        assert agree(name, tmp_path / f"run{passes}", alone / name)
     died = train(tmp_path / "died", name, 2, 4, strike=Strike(UPDATE, n=5))
     assert died.returncode != 0
     done = train(tmp_path / "died", name, 2, 4)
@@ -87,7 +94,7 @@ def test_two_ranks_that_share_the_model(name: str, alone: Path, tmp_path: Path) 
         assert done.returncode != 0 and REFUSED[name] in done.stderr, done.stdout + done.stderr
         return
     assert done.returncode == 0, done.stdout + done.stderr
-    assert losses(tmp_path / "run") == pytest.approx(losses(alone / name), rel=1e-5)
+    assert agree(name, tmp_path / "run", alone / name)
 
 
 def planned(*words: str) -> str:
@@ -150,3 +157,21 @@ def test_a_teacher_that_nobody_learns_from_and_none_where_one_is_needed_are_refu
     ):
         done = run(*BASE, *words, "plan=true", module=COMMAND)
         assert done.returncode == 2 and said in done.stderr and len(done.stderr.strip().splitlines()) <= 2, done.stderr
+
+
+def test_a_layers_statistics_under_recalibration_and_recomputed_activations(alone: Path, tmp_path: Path) -> None:
+    """Rows say how they were had; blocks that are computed again count nothing twice."""
+    done = train(tmp_path / "run", "running_mean", 1, 4, "trainer.checkpoint_activations=true")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert rows(tmp_path / "run") == rows(alone / "running_mean")
+    evaluated = [row for row in rows(tmp_path / "run") if row["split"] == "val"]
+    assert {row["bn"] for row in evaluated} == {"recalibrate"}
+    assert all("loss_running_bn" in row for row in evaluated if row["weights"] == "live")
+
+
+def test_rows_say_what_was_read_and_passed_through_besides_training(alone: Path) -> None:
+    last = {name: [row for row in rows(alone / name) if row["split"] == "val"][-1] for name in PROBES}
+    assert all(row["trained_samples"] == 8 * 16 for row in last.values())
+    assert {name: row["read_samples"] for name, row in last.items() if "read_samples" in row} == {"largest_losses": 256}
+    passes = {name: row["passes"] for name, row in last.items() if "passes" in row}
+    assert passes == {"largest_losses": pytest.approx(5 / 3), "focus": pytest.approx(4 / 3)}

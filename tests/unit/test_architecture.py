@@ -175,7 +175,10 @@ def test_arguments_have_types():
 
 
 ADDRESS = re.compile(r"\blawa_exp((?:\.[A-Za-z_]\w*)+)|\bfrom lawa_exp import (\w+)")
-PLACES = ("lawa_exp", "tests", "benchmarks", "hydra_plugins", "notebooks", "docs", "conf", "launch", "README.md")
+PLACES = (
+    *("lawa_exp", "tests", "benchmarks", "hydra_plugins", "notebooks", "docs", "conf", "examples", "launch"),
+    "README.md",
+)
 
 
 def addresses(root: Path) -> Iterator[tuple[Path, str]]:

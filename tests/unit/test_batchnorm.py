@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import IDS, UPDATE, Strike, assert_same_run, contents, lines_of, rows, run, tiny
@@ -19,17 +20,19 @@ from lawa_exp.averaging import EmaSettings, LawaSettings, SwaSettings, WmaSettin
 from lawa_exp.averaging.settings import observed_steps
 from lawa_exp.averaging.tensors import averaged_names, live_tensors, statistics_names
 from lawa_exp.averaging.window import Window
+from lawa_exp.axes.dataset.order import in_epochs
 from lawa_exp.axes.layers.ghost_norm import group_norms
 from lawa_exp.axes.layers.statistics import TrainingStatistics
 from lawa_exp.dashboard.collect import val_rows
 from lawa_exp.evaluation.batchnorm import policy, recalibrate
-from lawa_exp.evaluation.evaluate import fixed_set
-from lawa_exp.evaluation.numerics import autocast_for, seeded_model
+from lawa_exp.evaluation.evaluate import Evaluation, fixed_set
+from lawa_exp.evaluation.numerics import autocast_for, scorer_for, seeded_model
 from lawa_exp.launch.compose import compose, read
 from lawa_exp.results.statistics import curve, steps_saved
 from lawa_exp.results.summary import read_run
 from lawa_exp.runs.plan import show_plan
 from lawa_exp.runs.prepare import Prepared, prepare
+from lawa_exp.seams.samples import Pass, Samples
 from lawa_exp.storage.commit import steps_in
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.storage.safetensors import read_tensors
@@ -60,6 +63,21 @@ def losses(folder: Path, id: str, loss: str = "loss") -> dict[int, float]:
     return {r["step"]: r[loss] for r in rows(folder) if r["weights"] == id and r["split"] == "val"}
 
 
+def inputs_of(p: Prepared, first: int, count: int) -> torch.Tensor:
+    """Those of so many samples of training."""
+    samples = in_epochs(first, count, p.data.sizes["train"], p.config.seed)
+    return torch.from_numpy(p.data.train_batch(p.config.seed, samples)[0])
+
+
+def evaluation(p: Prepared, model: nn.Module) -> Evaluation:
+    scorer = scorer_for(p.config, model, p.data.task)
+    return Evaluation(scorer, p.data, p.config.evaluate, Ranks(), CPU, autocast_for(p.config, CPU))
+
+
+def samples(count: int) -> Samples:
+    return Samples(np.arange(count), np.arange(count))
+
+
 def read_out(folder: Path, *flags: str, module: str = "lawa_exp.readout"):
     return run(str(folder), *flags, module=module, warm=True)
 
@@ -74,10 +92,10 @@ def test_recalibration_is_that_of_torch(runs: dict[str, Path], samples: int, siz
     model.flat_norm.eval()
     reference = copy.deepcopy(model)
     firsts = [sum(sizes[:i]) for i in range(len(sizes))]
-    batches = [p.data.train_batch(p.config.seed, f, n)[0] for f, n in zip(firsts, sizes, strict=True)]
+    batches = [inputs_of(p, f, n) for f, n in zip(firsts, sizes, strict=True)]
     reference.flat_norm.train()
-    torch.optim.swa_utils.update_bn([torch.from_numpy(b) for b in batches], reference)
-    recalibrate(model, p.data, p.config, Ranks(), CPU, autocast_for(p.config, CPU))
+    torch.optim.swa_utils.update_bn(batches, reference)
+    recalibrate(model, evaluation(p, model), p.config)
     for name in statistics_names(model):
         found, expected = model.state_dict()[name], reference.state_dict()[name]
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
@@ -99,9 +117,9 @@ def test_recalibration_with_a_module_called_twice_and_dropout() -> None:
     model = Twice()
     reference = copy.deepcopy(model)
     reference.drop.p = 0.0  # training sees it; evaluation, for which the statistics are, does not
-    batches = [torch.from_numpy(p.data.train_batch(0, first, 32)[0]) for first in (0, 32)]
+    batches = [inputs_of(p, first, 32) for first in (0, 32)]
     torch.optim.swa_utils.update_bn(batches, reference)
-    recalibrate(model, p.data, p.config, Ranks(), CPU, autocast_for(p.config, CPU))
+    recalibrate(model, evaluation(p, model), p.config)
     torch.testing.assert_close(model.norm.running_mean, reference.norm.running_mean)
     torch.testing.assert_close(model.norm.running_var, reference.norm.running_var)
 
@@ -309,7 +327,7 @@ def test_weights_of_schedule_free_have_statistics_of_their_own(tmp_path: Path) -
 
     assert loss() == pytest.approx(of_live["loss_running_bn"], rel=1e-6)
     parts = [(first, min(32, 100 - first)) for first in range(0, 100, 32)]
-    batches = [torch.from_numpy(p.data.train_batch(p.config.seed, *part)[0]) for part in parts]
+    batches = [inputs_of(p, *part) for part in parts]
     torch.optim.swa_utils.update_bn(batches, model)
     assert loss() == pytest.approx(of_live["loss"], rel=1e-5)
 
@@ -399,13 +417,13 @@ def test_groups_are_as_if_torch_saw_one_after_the_other(cls: type, shape: tuple,
         ours.requires_grad_(), theirs.requires_grad_()
         slope = torch.randn(12, 7, *shape)
         for first in (0, 6):
-            statistics.before_pass(first, 6, 12)
+            statistics.before_pass(Pass(step + 1, first, 0, samples(6), 12, 12, {}, first == 6))
             found = model(ours[first : first + 6])
             expected = torch.cat([reference(theirs[i : i + 3]) for i in (first, first + 3)])
             torch.testing.assert_close(found, expected)
             (found * slope[first : first + 6]).sum().backward()
             (expected * slope[first : first + 6]).sum().backward()
-        statistics.after_step()
+        statistics.after_passes(step + 1)
         torch.testing.assert_close(ours.grad, theirs.grad)
         for (name, mine), theirs_too in zip(model.state_dict().items(), reference.state_dict().values(), strict=True):
             torch.testing.assert_close(mine, theirs_too, msg=lambda m, name=name: f"{name}: {m}")

@@ -14,7 +14,9 @@ from helpers import Strike, assert_same_run, rows, run, states, tiny
 from torch import nn
 from torch.func import functional_call
 
+from lawa_exp.axes.dataset import tasks
 from lawa_exp.axes.model.gpt.settings import GPTSettings
+from lawa_exp.axes.objective.task_loss import TaskLoss
 from lawa_exp.curvature.command import density
 from lawa_exp.curvature.theory import implied_noise, outlier, saturation
 from lawa_exp.evaluation.hessian import TrainingLoss, gradient_step, lanczos, random_unit
@@ -37,7 +39,7 @@ class Tokens:
 def gpt_loss() -> TrainingLoss:
     torch.manual_seed(0)
     settings = GPTSettings("tiny", 1, 2, 4, 4, 7, True, 0.5, False)  # dropout must be off in what is measured
-    loss = TrainingLoss(Objective(settings.build()).double(), Tokens(), Ranks())
+    loss = TrainingLoss(TaskLoss(settings.build(), tasks.Tokens()).double(), Tokens(), Ranks())
     loss.chunk = 3  # 10 samples in chunks of 3, 3, 3 and 1
     return loss
 
@@ -53,7 +55,8 @@ def explicit(loss: TrainingLoss, indices: np.ndarray) -> tuple[torch.Tensor, tor
         parts = [w.view_as(p) for w, p in zip(weights.split(sizes), loss.parameters, strict=True)]
         tensors = {f"model.{n}": part for n, part in zip(names, parts, strict=True)}
         with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-            return functional_call(Objective(model).eval(), tensors, (inputs, targets)) / targets.numel()
+            terms = functional_call(TaskLoss(model, tasks.Tokens()).eval(), tensors, (inputs, targets))
+            return terms["loss"] / targets.numel()
 
     weights = torch.cat([p.detach().reshape(-1) for p in loss.parameters])
     gradient = torch.autograd.functional.jacobian(mean_loss, weights)
@@ -97,7 +100,7 @@ def test_noise_does_not_depend_on_the_groups():
             self.w = nn.Parameter(torch.zeros(300, dtype=torch.float64))
 
         def forward(self, inputs, targets):
-            return (inputs * self.w**2).sum() / 2
+            return {"loss": (inputs * self.w**2).sum() / 2}
 
     drawn = np.random.default_rng(0).standard_normal((200, 300)) * 0.5 + 2
     loss = TrainingLoss(
@@ -168,7 +171,7 @@ def test_gradient_step_of_a_quadratic():
             self.w = nn.Parameter(torch.tensor(w, dtype=torch.float64))
 
         def forward(self, inputs, targets):
-            return (inputs * self.w**2).sum() / 2
+            return {"loss": (inputs * self.w**2).sum() / 2}
 
     def step(a, w):
         data = SimpleNamespace(

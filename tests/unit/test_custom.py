@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from helpers import rows, run
 
 from lawa_exp.axes.model.custom import CustomSettings
 from lawa_exp.storage import custom
+from lawa_exp.storage.custom import Builder
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.fingerprint import Code, fingerprint, installed, tree_hash
 
@@ -161,7 +161,7 @@ def load(address: str) -> Any:
 def test_what_is_hashed_is_what_runs(modules: Path) -> None:
     """Each code is imported from what was read of it, with all that it imports, whatever the files are by then."""
     write(modules, {"custom_a.py": "from custom_b import A\n", "custom_b.py": "A = 1\n", "custom_c.py": "C = 1\n"})
-    custom.allow(SimpleNamespace(builder="custom_a:A", args={}))
+    custom.allow([Builder("model", "custom_a:A", {})])
     first = of("custom_a:A")
     write(modules, {"custom_b.py": "A = 2\n"})
     second = of("custom_a:A")
@@ -169,7 +169,7 @@ def test_what_is_hashed_is_what_runs(modules: Path) -> None:
     for code, value in ((first, 1), (second, 2), (first, 1)):
         custom.use(code)
         assert load("custom_a:A") == value
-    custom.allow(SimpleNamespace(builder="custom_a:A", args={}))  # as a notebook's next call
+    custom.allow([Builder("model", "custom_a:A", {})])  # as a notebook's next call
     assert load("custom_a:A") == 3
     sys.modules.pop("custom_b")
     import custom_b  # from its file, as a notebook does
@@ -184,7 +184,7 @@ def test_no_bytecode_beside_a_source_runs(modules: Path) -> None:
     cached = modules / "__pycache__" / f"custom_innocent.{sys.implementation.cache_tag}.pyc"
     py_compile.compile("custom_evil.py", str(cached), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
     before = cached.read_bytes()
-    custom.allow(SimpleNamespace(builder="custom_innocent:A", args={}))
+    custom.allow([Builder("model", "custom_innocent:A", {})])
     assert load("custom_innocent:A") == "innocent"
     assert cached.read_bytes() == before and list(cached.parent.iterdir()) == [cached]
 
@@ -193,7 +193,7 @@ def test_an_extension_module_that_was_built_anew(modules: Path) -> None:
     """It stands for any file that Python does not import from text."""
     write(modules, {"custom_old.py": "A = 1\n", "custom_new.py": "A = 2\n"})
     py_compile.compile("custom_old.py", "custom_built.pyc")
-    custom.allow(SimpleNamespace(builder="custom_built:A", args={}))
+    custom.allow([Builder("model", "custom_built:A", {})])
     custom.use(of("custom_built:A"))
     assert load("custom_built:A") == 1
     py_compile.compile("custom_new.py", "custom_built.pyc")
@@ -206,16 +206,16 @@ def test_an_extension_module_that_was_built_anew(modules: Path) -> None:
 def test_a_source_that_changed_since_it_was_admitted(modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(modules / "state"))
     write(modules, {"custom_a.py": "A = 1\n"})
-    model = SimpleNamespace(builder="custom_a:A", args={"admitted": 1})
+    model = Builder("model", "custom_a:A", {"admitted": 1})
     assert custom.record(model, of("custom_a:A")) is None
-    custom.admit(model, {"identity": {"model": {"code": of("custom_a:A").identity}}}, modules, trust=False)
+    custom.admit({"model": model}, {"identity": {"model": {"code": of("custom_a:A").identity}}}, modules, trust=False)
     write(modules, {"custom_a.py": "A = 2\n"})
     custom.use(of("custom_a:A"))
     with pytest.raises(UserError, match="sources have changed since"):
-        custom.load(model.builder, model.args, "model.builder")
+        custom.load(model.address, model.args, "model.builder")
     write(modules, {"custom_a.py": "A = 1\n"})
     custom.use(of("custom_a:A"))
-    assert custom.load(model.builder, model.args, "model.builder") == 1
+    assert custom.load(model.address, model.args, "model.builder") == 1
 
 
 def test_a_source_that_no_statement_imports_is_refused(modules: Path) -> None:
@@ -227,13 +227,13 @@ def test_a_source_that_no_statement_imports_is_refused(modules: Path) -> None:
     write(modules, {"custom_a.py": build + computed, "custom_b.py": build + inserted, "parts/custom_part.py": ""})
     for module, file in (("custom_a", "custom_tree/unused.py"), ("custom_b", "parts/custom_part.py")):
         settings = CustomSettings("custom", f"{module}:build", {"name": "unused"}, 1, 1)
-        custom.allow(settings)
+        custom.allow([Builder("model", settings.builder, settings.args)])
         for _ in range(2):
             with pytest.raises(UserError, match=f"builder={module}:build: it imports .*{file}.*import it by name"):
                 settings.build()
     write(modules, {"custom_a.py": "import custom_tree.unused\n" + build + computed})
     settings = CustomSettings("custom", "custom_a:build", {"name": "unused"}, 1, 1)
-    custom.allow(settings)
+    custom.allow([Builder("model", settings.builder, settings.args)])
     assert settings.build().named_parameters() == []
 
 
@@ -451,9 +451,9 @@ def fingerprint_at(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("code", [None, "x", {}, {"sources": {"mine": 3}, "packages": {}}, {"sources": ["mine"]}])
 def test_a_config_without_a_record_of_its_code_is_refused(tmp_path: Path, code: Any) -> None:
-    model = SimpleNamespace(builder="os:system", args={})
+    model = Builder("model", "os:system", {})
     with pytest.raises(UserError, match="no training of yours with it is on record; --trust runs it"):
-        custom.admit(model, {"identity": {"model": {"code": code}}}, tmp_path, trust=False)
+        custom.admit({"model": model}, {"identity": {"model": {"code": code}}}, tmp_path, trust=False)
 
 
 def test_trust_runs_it(hostile: Path) -> None:

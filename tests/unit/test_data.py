@@ -15,6 +15,7 @@ import pytest
 
 from lawa_exp.axes.dataset import blocks, cache, content
 from lawa_exp.axes.dataset.masked import PydocsMLMSettings
+from lawa_exp.axes.dataset.order import in_epochs
 from lawa_exp.axes.dataset.text import PYDOCS, PydocsSettings, TextSettings, kept
 from lawa_exp.axes.dataset.tokens import OpenWebTextSettings, TokensSettings
 from lawa_exp.system.distributed import Ranks
@@ -108,7 +109,7 @@ def test_token_files_are_read_as_nanogpt_writes_them(bins):
     inputs, targets = data.eval_batch("val", np.array([0, 3]))
     assert inputs[0].tolist() == list(range(4000, 4010)) and targets[1].tolist() == list(range(4031, 4041))
     assert "serves as val and as test" in data.note and isinstance(data.splits["train"], np.memmap)
-    inputs, _ = data.train_batch(0, 0, data.sizes["train"])
+    inputs, _ = data.train_batch(0, in_epochs(0, data.sizes["train"], data.sizes["train"], seed=0))
     assert inputs.max() < 4000 and len(np.unique(inputs)) == inputs.size
 
 

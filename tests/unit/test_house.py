@@ -18,6 +18,7 @@ from lawa_exp.axes.lr.cosine import Cosine
 from lawa_exp.config.tables import Table
 from lawa_exp.runs.choices import LISTS, TABLES
 
+GROUPS = {**TABLES, **LISTS}
 ROOT = Path(__file__).parents[2]
 ELSEWHERE = {  # groups that are no folder of axes/: the package that holds them, if any
     "avg": "lawa_exp/averaging",  # what others import: its address is a contract
@@ -30,15 +31,15 @@ ELSEWHERE = {  # groups that are no folder of axes/: the package that holds them
 def test_folders_of_axes_are_the_groups_of_conf():
     groups = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
     axes = {path.parent.name for path in (ROOT / "lawa_exp" / "axes").glob("*/__init__.py")}
-    assert axes == groups - ELSEWHERE.keys() == TABLES.keys() | LISTS.keys()
+    assert axes == groups - ELSEWHERE.keys() == GROUPS.keys()
     assert groups >= ELSEWHERE.keys()
     assert [place for place in ELSEWHERE.values() if place and not (ROOT / place).is_dir()] == []
 
 
-@pytest.mark.parametrize("group", {**TABLES, **LISTS})
+@pytest.mark.parametrize("group", GROUPS)
 def test_every_choice_of_a_table_is_a_kind_in_conf(group):
     texts = [path.read_text() for path in (ROOT / "conf" / group).rglob("*.yaml")]
-    assert {kind for text in texts for kind in re.findall(r"^ *kind: (\w+)", text, re.MULTILINE)} == {*{**TABLES, **LISTS}[group]}
+    assert {kind for text in texts for kind in re.findall(r"^ *kind: (\w+)", text, re.MULTILINE)} == {*GROUPS[group]}
 
 
 def test_a_table_imports_what_is_looked_up_and_nothing_else():

@@ -28,7 +28,7 @@ from lawa_exp.axes.dataset.image_files import (
 from lawa_exp.axes.dataset.image_folder import ASPECTS, ImageFolderSettings, random_box
 from lawa_exp.axes.dataset.images import HELD_OUT, beta, complete, cropped, keys_of, mixed, smoothed, uniform
 from lawa_exp.axes.dataset.loading import AHEAD, eval_batches, train_batches
-from lawa_exp.axes.dataset.order import epochs_and_indices
+from lawa_exp.axes.dataset.order import in_epochs
 from lawa_exp.system.errors import Failed, UserError
 
 PLAIN = {"flip": False, "mixup": 0.0, "label_smoothing": 0.0}
@@ -43,6 +43,16 @@ def digits(**changes):
 def whole(data, split):
     """Every image and label of a split, as they are evaluated."""
     return data.eval_batch(split, np.arange(data.sizes[split]))
+
+
+def trained(data, seed, first, count):
+    """Those samples of a training that goes through its data in epochs."""
+    return data.train_batch(seed, in_epochs(first, count, data.sizes["train"], seed))
+
+
+def parts(data, count):
+    """What the first batch of a training with seed 0 is made of."""
+    return data.train_parts(0, in_epochs(0, count, data.sizes["train"], 0))
 
 
 def pixels(data, split):
@@ -283,18 +293,18 @@ def test_a_sample_does_not_depend_on_the_batch_that_it_is_in(changes):
     """So neither ranks nor micro-batches nor where a run was resumed change anything; across an epoch's end too."""
     data = digits(**changes)
     first = 1439 - 10
-    inputs, targets = data.train_batch(7, first, 24)
-    pieces = [data.train_batch(7, first + i, 3) for i in range(0, 24, 3)]
+    inputs, targets = trained(data, 7, first, 24)
+    pieces = [trained(data, 7, first + i, 3) for i in range(0, 24, 3)]
     assert (np.concatenate([x for x, _ in pieces]) == inputs).all()
     assert (np.concatenate([y for _, y in pieces]) == targets).all()
-    assert not (data.train_batch(8, first, 24)[0] == inputs).all()
+    assert not (trained(data, 8, first, 24)[0] == inputs).all()
 
 
 def test_each_epoch_augments_every_image_anew():
     plain, moved = digits(), digits(flip=True, crop_padding=1)
     size = plain.sizes["train"]
-    assert {i.tobytes() for i in plain.train_batch(0, 0, size)[0]} == {i.tobytes() for i in whole(plain, "train")[0]}
-    epochs = [moved.train_batch(0, e * size, size) for e in (0, 1)]
+    assert {i.tobytes() for i in trained(plain, 0, 0, size)[0]} == {i.tobytes() for i in whole(plain, "train")[0]}
+    epochs = [trained(moved, 0, e * size, size) for e in (0, 1)]
     assert np.bincount(epochs[0][1]).tolist() == np.bincount(moved.labels["train"]).tolist()
     seen = {i.tobytes() for i in epochs[0][0]}
     assert sum(i.tobytes() in seen for i in epochs[1][0]) < 0.2 * size  # 18 ways for each image
@@ -302,8 +312,8 @@ def test_each_epoch_augments_every_image_anew():
 
 def test_crops_and_flips_are_torchvisions():
     data = digits(flip=True, crop_padding=2)
-    inputs, labels = data.train_batch(3, 0, 300)
-    plain = digits().train_batch(3, 0, 300)
+    inputs, labels = trained(data, 3, 0, 300)
+    plain = trained(digits(), 3, 0, 300)
     assert (labels == plain[1]).all()
     draws = uniform(keys_of(3, 1, np.arange(300, dtype=np.uint64)), 3)
     places = []
@@ -338,8 +348,8 @@ def test_label_smoothing_is_torchs():
     ours = F.cross_entropy(logits, torch.from_numpy(smoothed(classes, 10, 0.1)), reduction="sum")
     theirs = F.cross_entropy(logits, torch.from_numpy(classes), label_smoothing=0.1, reduction="sum")
     torch.testing.assert_close(ours, theirs)
-    _, targets = digits(label_smoothing=0.1).train_batch(0, 0, 50)
-    assert (targets == smoothed(digits().train_batch(0, 0, 50)[1], 10, 0.1)).all()
+    _, targets = trained(digits(label_smoothing=0.1), 0, 0, 50)
+    assert (targets == smoothed(trained(digits(), 0, 0, 50)[1], 10, 0.1)).all()
 
 
 def test_mixup_mixes_as_timm_does():
@@ -360,8 +370,8 @@ def test_mixup_mixes_as_timm_does():
 
 def test_mixup_draws_partners_from_the_whole_training_set():
     data = digits(mixup=1.0)
-    inputs, targets = data.train_batch(0, 0, 1000)
-    plain, classes = digits().train_batch(0, 0, 1000)
+    inputs, targets = trained(data, 0, 0, 1000)
+    plain, classes = trained(digits(), 0, 0, 1000)
     assert targets.sum(1) == pytest.approx(np.ones(1000), abs=1e-6)
     two = (targets > 0).sum(1) == 2
     assert two.mean() == pytest.approx(0.9, abs=0.05)  # a partner of another class, of ten
@@ -452,9 +462,9 @@ def test_a_folder_is_read_as_torchvision_does(folder):
 
 def test_training_images_are_resized_crops_of_torchvisions(folder):
     data = images_of(folder, flip=True).open(None)
-    inputs, labels = data.train_batch(5, 0, 12)
+    inputs, labels = trained(data, 5, 0, 12)
     keys = keys_of(5, 1, np.arange(12, dtype=np.uint64))
-    _, indices = epochs_and_indices(0, 12, 12, 5)
+    indices = in_epochs(0, 12, 12, 5).indices
     assert labels.tolist() == data.labels["train"][indices].tolist()
     for got, index, draws in zip(inputs, indices, uniform(keys, 23), strict=True):
         image = Image.open(data.paths["train"][index]).convert("RGB")
@@ -469,11 +479,12 @@ def test_processes_decode_the_same_bytes(folder):
     settings = images_of(folder, flip=True, mixup=0.2)
     alone, helped = settings.open(None), settings.open(None)
     helped.workers = 2
-    asked = [(1, first, count) for first, count in ((0, 4), (4, 20), (24, 1), (3, 12))]  # 20: more than one job
+    places = ((0, 4), (4, 20), (24, 1), (3, 12))  # 20: more than one job
+    asked = [in_epochs(first, count, alone.sizes["train"], 1) for first, count in places]
     cpu = torch.device("cpu")
-    loaded = [list(train_batches(data, iter(asked), cpu)) for data in (alone, helped)]
+    loaded = [list(train_batches(data, 1, iter(asked), cpu)) for data in (alone, helped)]
     for request, *both in zip(asked, *loaded, strict=True):
-        expected = alone.train_batch(*request)
+        expected = alone.train_batch(1, request)
         for batch in both:
             assert all((torch.from_numpy(e) == t).all() for e, t in zip(expected, batch, strict=True))
     places = [np.arange(5), np.array([11, 0, 11])]
@@ -486,11 +497,11 @@ def test_processes_decode_the_same_bytes(folder):
 
 
 def test_what_goes_to_the_device_is_bytes(folder):
-    images, targets, others, share = images_of(folder, mixup=0.2).open(None).train_parts(0, 0, 5)
+    images, targets, others, share = parts(images_of(folder, mixup=0.2).open(None), 5)
     assert images.dtype == others.dtype == np.uint8 and images.shape == others.shape == (5, 3, 24, 24)
     assert torch.from_numpy(images).is_contiguous(memory_format=torch.channels_last)
     assert targets.shape == (5, 3) and share.shape == (5,)
-    images, classes = digits(**AUGMENTED | {"mixup": 0.0, "label_smoothing": 0.0}).train_parts(0, 0, 5)
+    images, classes = parts(digits(**AUGMENTED | {"mixup": 0.0, "label_smoothing": 0.0}), 5)
     assert images.dtype == np.uint8 and classes.dtype == np.int64
 
 
@@ -502,9 +513,9 @@ def test_batches_ahead_are_few_and_dropped_when_no_more_is_wanted(folder):
     def requests():
         for first in range(100):
             asked.append(first)
-            yield 0, first, 1
+            yield in_epochs(first, 1, data.sizes["train"], 0)
 
-    coming = train_batches(data, requests(), torch.device("cpu"))
+    coming = train_batches(data, 0, requests(), torch.device("cpu"))
     for taken in range(1, 4):
         next(coming)
         assert len(asked) == taken + AHEAD
@@ -558,7 +569,7 @@ def test_an_image_that_says_it_is_enormous_is_named(folder):
     size = content.index(b"\xff\xc0") + 5  # behind the frame's marker, its length and its depth
     path.write_bytes(content[:size] + b"\xff" * 4 + content[size + 4 :])
     with pytest.raises(Failed, match=r"cat/a\.jpg cannot be read as an image \(DecompressionBombError"):
-        images_of(folder).open(None).train_batch(0, 0, 12)
+        trained(images_of(folder).open(None), 0, 0, 12)
 
 
 def test_an_image_that_cannot_be_read_is_named(folder):
@@ -568,17 +579,17 @@ def test_an_image_that_cannot_be_read_is_named(folder):
     for workers in (0, 1):
         data.workers = workers
         with pytest.raises(Failed, match=r"cat/a\.jpg cannot be read as an image"):
-            data.train_batch(0, 0, 12)
+            trained(data, 0, 0, 12)
     assert data.eval_batch("val", [0])[0].shape == (1, 3, 24, 24), "the process goes on"
 
 
 def test_a_process_that_is_killed_is_told(folder):
     data = images_of(folder).open(None)
     data.workers = 1
-    data.train_batch(0, 0, 2)
+    trained(data, 0, 0, 2)
     data.decoders.processes[0].process.kill()
     with pytest.raises(Failed, match=r"was killed \(exit code -9\): out of memory\? Fewer trainer\.workers need less"):
-        data.train_batch(0, 0, 2)
+        trained(data, 0, 0, 2)
 
 
 def test_processes_end_with_the_one_that_they_decode_for(folder):

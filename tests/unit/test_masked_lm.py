@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from lawa_exp.axes.dataset.fairseq import BOS, EOS, PAD, Lines
 from lawa_exp.axes.dataset.masked import IGNORE, MaskedBlocks, PydocsMLMSettings, complete_blocks
+from lawa_exp.axes.dataset.order import in_epochs
+from lawa_exp.axes.dataset.tasks import Tokens
 from lawa_exp.axes.dataset.text import PydocsSettings
 from lawa_exp.axes.lr import rates
 from lawa_exp.axes.model import dropout
@@ -30,8 +32,8 @@ def composed(*arguments):
 
 
 def rate(config, step):
-    lr, scaling = (part.resolved(NoAmounts()) for part in (config.lr, config.scaling))
-    return rates.rate(lr, scaling, config.batch.batches(512, 10**6), step)
+    lr, scaling, fault = (part.resolved(NoAmounts()) for part in (config.lr, config.scaling, config.fault))
+    return rates.rate(lr, scaling, fault, config.batch.batches(512, 10**6), step)
 
 
 def kinds(config):
@@ -75,7 +77,7 @@ def test_15_percent_are_masked_80_10_10():
     lines = random_lines(20_000)
     data = MaskedBlocks(dict.fromkeys(("train", "val", "test"), lines), ids, 128, "", "x", "")
     count = data.sizes["train"]
-    inputs, targets = data.train_batch(3, 0, count)
+    inputs, targets = data.train_batch(3, in_epochs(0, count, count, 3))
     chosen, real = targets != IGNORE, inputs != PAD
     assert data.vocab_size == 1001 and data.mask == 1000
     assert chosen.sum() / real.sum() == pytest.approx(0.15, abs=2e-4) and not (chosen & ~real).any()
@@ -83,8 +85,9 @@ def test_15_percent_are_masked_80_10_10():
     assert (inputs[chosen] == targets[chosen]).mean() == pytest.approx(0.1, abs=0.005)
     replaced = inputs[chosen & (inputs != data.mask) & (inputs != targets)]
     assert replaced.min() >= 4 and len(np.unique(replaced)) > 950  # any symbol but the special ones
-    assert data.train_targets(3, 0, count) == chosen.sum()
-    again, others = data.train_batch(3, 7, 5)[0], data.train_batch(3, count, count)[1]
+    assert data.train_targets(3, in_epochs(0, count, count, 3)) == chosen.sum()
+    again = data.train_batch(3, in_epochs(7, 5, count, 3))[0]
+    others = data.train_batch(3, in_epochs(count, count, count, 3))[1]
     assert (
         np.array_equal(again, inputs[7:12]) and (others != IGNORE).sum() != chosen.sum()
     )  # another epoch, other masks
@@ -107,9 +110,11 @@ def test_the_embedded_text_is_that_of_pydocs_line_by_line():
         assert replaced.min() >= 4 and (inputs[chosen] == data.mask).mean() == pytest.approx(0.8, abs=0.02)
     again = PydocsMLMSettings("x").open(160)
     assert again.fingerprint == data.fingerprint != plain.fingerprint
-    for one, other in zip(data.train_batch(5, 40, 8), again.train_batch(5, 40, 8), strict=True):
+    samples = in_epochs(40, 8, data.sizes["train"], 5)
+    for one, other in zip(data.train_batch(5, samples), again.train_batch(5, samples), strict=True):
         assert np.array_equal(one, other)
-    assert not np.array_equal(data.train_batch(5, 0, 8)[0], data.train_batch(6, 0, 8)[0])
+    first = [data.train_batch(seed, in_epochs(0, 8, data.sizes["train"], seed))[0] for seed in (5, 6)]
+    assert not np.array_equal(*first)
 
 
 def test_the_small_recipe_of_roberta_as_published_and_fair(tmp_path):
@@ -215,7 +220,7 @@ def test_mistakes_are_told_in_a_line(capsys):
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1 and all(part in lines[0] for part in parts), lines
     with pytest.raises(UserError, match=r"evaluate.samples: none of the 3 samples has a target"):
-        fields_of(np.zeros((2, 2)), 3)
+        fields_of(Tokens("masked token"), np.zeros((2, 2)), 3)
     lines = dict.fromkeys(("train", "val", "test"), random_lines(5))
     with pytest.raises(UserError, match=r"no line of its train split fits into model.context=2"):
         MaskedBlocks(lines, {f"s{n}": n for n in range(1000)}, 2, "", "x", "")

@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from lawa_exp.averaging.swap import Swap
 from lawa_exp.averaging.tensors import averaged_names, live_tensors
+from lawa_exp.axes.dataset.tasks import Tokens
 from lawa_exp.axes.model.custom import CustomSettings
 from lawa_exp.axes.model.gpt.settings import GPTSettings
+from lawa_exp.axes.objective.task_loss import Scorer, TaskLoss
 from lawa_exp.evaluation.evaluate import fixed_set
 from lawa_exp.launch.compose import compose, read
 from lawa_exp.seams.task import IGNORE
@@ -71,11 +73,14 @@ def test_the_loss_is_a_sum_over_the_targets_that_count():
     torch.manual_seed(0)
     model = SMALL.build()
     inputs, targets = torch.randint(0, 50, (3, 12)), torch.randint(0, 50, (3, 12))
-    whole = Objective(model)(inputs, targets)
+    objective = TaskLoss(model, Tokens())
+    whole = objective(inputs, targets)["loss"]
     assert whole.item() == pytest.approx(36 * math.log(50), rel=0.05)
     targets[2:] = IGNORE
-    first = Objective(model)(inputs[:2], targets[:2])
-    torch.testing.assert_close(Objective(model)(inputs, targets), first, rtol=1e-6, atol=1e-5)
+    first = objective(inputs[:2], targets[:2])["loss"]
+    torch.testing.assert_close(objective(inputs, targets)["loss"], first, rtol=1e-6, atol=1e-5)
+    sums = Scorer(model, Tokens())(inputs, targets)
+    assert sums.dtype == torch.float64 and sums.tolist() == pytest.approx([first.item(), 24], rel=1e-6)
 
 
 def test_a_model_may_compute_its_loss_itself():
@@ -87,8 +92,10 @@ def test_a_model_may_compute_its_loss_itself():
 
     outside = CustomSettings("own", "own:Own", None, 12, 50)
     inputs, targets = torch.randn(2, 3), torch.randn(2, 3)
-    loss = Objective(Own(), outside.computes_loss(Own()))(inputs, targets)
+    computed = outside.computes_loss(Own())
+    loss = TaskLoss(Own(), Tokens(), computed)(inputs, targets)["loss"]
     assert loss == (inputs - targets).sum()
+    assert Scorer(Own(), Tokens(), computed)(inputs, targets).tolist() == [loss.item(), 6]
     assert not outside.computes_loss(nn.Identity()) and not SMALL.computes_loss(SMALL.build())
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lawa_exp.axes.dataset.blocks import Blocks
-from lawa_exp.axes.dataset.order import epochs_and_indices, permuted
+from lawa_exp.axes.dataset.order import in_epochs, permuted
 
 PINNED = [53, 357, 582, 875, 546, 48, 781, 113, 476, 57, 714, 391]
 
@@ -18,22 +18,25 @@ def test_a_permutation(size):
 
 
 def test_each_epoch_visits_all_in_its_own_order():
-    epochs, indices = epochs_and_indices(0, 300, 100, seed=5)
+    visited = in_epochs(0, 300, 100, seed=5)
+    indices = visited.indices
+    assert visited.numbers.tolist() == list(range(300)) and not visited.noise
     for e in range(3):
-        assert sorted(indices[epochs == e].tolist()) == list(range(100))
+        assert sorted(indices[visited.numbers // 100 == e].tolist()) == list(range(100))
     assert (indices[:100] != indices[100:200]).mean() > 0.8
 
 
 def test_pieces_make_the_whole_across_an_epochs_end():
-    whole = epochs_and_indices(250, 120, 100, seed=1)
-    parts = [epochs_and_indices(250 + i, 40, 100, seed=1) for i in (0, 40, 80)]
-    for i in range(2):
-        assert whole[i].tolist() == [v for part in parts for v in part[i].tolist()]
+    whole = in_epochs(250, 120, 100, seed=1)
+    parts = [in_epochs(250 + i, 40, 100, seed=1) for i in (0, 40, 80)]
+    for of_parts in (parts, [whole.cut(i, 40) for i in (0, 40, 80)]):
+        assert whole.numbers.tolist() == [v for part in of_parts for v in part.numbers.tolist()]
+        assert whole.indices.tolist() == [v for part in of_parts for v in part.indices.tolist()]
 
 
 def test_the_order_is_pinned():
     """A changed order is a changed trajectory: it must not happen unnoticed."""
-    assert epochs_and_indices(0, 12, 1000, seed=0)[1].tolist() == PINNED
+    assert in_epochs(0, 12, 1000, seed=0).indices.tolist() == PINNED
 
 
 def test_the_permutation_looks_random():
@@ -50,7 +53,7 @@ def test_train_blocks_cover_the_text_once_an_epoch_and_targets_follow_inputs():
     n = data.sizes["train"]
     seen = []
     for epoch in range(3):
-        inputs, targets = data.train_batch(0, epoch * n, n)
+        inputs, targets = data.train_batch(0, in_epochs(epoch * n, n, n, seed=0))
         assert (targets == inputs + 1).all()
         assert len(np.unique(inputs)) == inputs.size  # no token twice as an input
         seen.append(inputs.min())

@@ -255,7 +255,7 @@ def test_the_copy_of_the_code(tmp_path):
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
         if words[0] == "-c":
             assert done.stdout == f"{first}/lawa_exp/__init__.py {json.dumps(git_state())}\n"
-    with pytest.raises(UserError, match=r"model\.builder=absent"):
+    with pytest.raises(UserError, match=r"builder=absent: no such module here"):
         pin(folder, ["absent"])
 
 

@@ -12,6 +12,7 @@ import pytest
 from helpers import rows, run, tiny
 
 from lawa_exp.averaging import EmaSettings, LawaSettings, SwaSettings, row_fields
+from lawa_exp.axes.dataset.tasks import Classes
 from lawa_exp.config.parts import NoAmounts
 from lawa_exp.launch.compose import compose, read
 from lawa_exp.readout.choice import choose, cost, cross_fitted
@@ -90,14 +91,14 @@ def test_images_are_chosen_by_their_errors() -> None:
     """[batches, 3]: loss, targets, correct. Weights without a finite loss are no candidates."""
     live, better, broken = (np.tile([loss, 50.0, correct], (12, 1)) for loss, correct in ((1, 40), (9, 45), (1, 50)))
     broken[3, 0] = math.nan
-    by, sums = measured({"live": live, LAWA.id: better, EMA.id: broken})
-    assert by == "accuracy" and choose(sums, COSTS, 0.001)[0] == LAWA.id and EMA.id not in sums
+    by, sums = measured({"live": live, LAWA.id: better, EMA.id: broken}, Classes())
+    assert by.name == "accuracy" and choose(sums, COSTS, 0.001)[0] == LAWA.id and EMA.id not in sums
     at = [
         {"step": s, "split": "val", **FIELDS[id], "loss": 1.0, "accuracy": a, "eval_samples": 600}
         for s, both in ((10, (0.5, 0.4)), (20, (0.6, 0.7)), (30, (0.8, 0.9)))
         for id, a in zip(("live", LAWA.id), both, strict=True)
     ]
-    found = judged("run", 30, by, sums, FIELDS, at, [20, 30], "nats per image")
+    found = judged("run", 30, by, sums, FIELDS, at, [20, 30])
     assert (found.id, found.unit, found.samples) == (LAWA.id, "points of accuracy", 600)
     assert found.gain == pytest.approx(10) and found.half == pytest.approx(0, abs=1e-9) and found.helps_from == 20
     assert found.while_training == (LAWA.id, pytest.approx(10), pytest.approx(10), pytest.approx(10))

@@ -1,5 +1,6 @@
 """Models of images against torchvision's modules, published parameter counts and plain operations."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +11,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from lawa_exp.axes.dataset.digits import DigitsSettings
+from lawa_exp.axes.dataset.order import in_epochs
+from lawa_exp.axes.dataset.tasks import Classes
 from lawa_exp.axes.lr.cosine import Cosine
 from lawa_exp.axes.model.cct.cct import sine_positions
 from lawa_exp.axes.model.images import forward_flops
+from lawa_exp.axes.objective.task_loss import Scorer, TaskLoss
 from lawa_exp.config.parts import NoAmounts
 from lawa_exp.config.rules import Amount
-from lawa_exp.evaluation.evaluate import evaluate
+from lawa_exp.evaluation.evaluate import Evaluation, evaluate
 from lawa_exp.launch.compose import compose, read
 from lawa_exp.runs.prepare import prepare
 from lawa_exp.seams.task import IGNORE
@@ -250,7 +254,8 @@ def test_accuracy_is_counted_over_every_sample_once():
     p = prepared("model=cct_2", "dataset=digits", "evaluate.batch_size=50")
     model = seeded(p.config.model)
     device, ranks = start_device("cpu")
-    found = evaluate(Objective(model), p.data, "val", p.config.evaluate, ranks, device, torch.no_grad)
+    scorer = Scorer(model, p.data.task)
+    found = evaluate(Evaluation(scorer, p.data, p.config.evaluate, ranks, device, nullcontext), "val")
     model.eval()
     with torch.no_grad():
         images, labels = (torch.from_numpy(a) for a in p.data.eval_batch("val", np.arange(179)))
@@ -271,19 +276,22 @@ class Fixed(nn.Module):
 
 def test_the_objective_takes_classes_and_probabilities():
     logits, classes = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, IGNORE])
-    loss, correct = Objective(Fixed(logits))(None, classes, True)
-    torch.testing.assert_close(loss, F.cross_entropy(logits[:5], classes[:5], reduction="sum"))
-    assert correct == (logits[:5].argmax(1) == classes[:5]).sum()
+    expected = F.cross_entropy(logits[:5], classes[:5], reduction="sum")
+    torch.testing.assert_close(TaskLoss(Fixed(logits), Classes())(None, classes)["loss"], expected)
+    loss, count, correct = Scorer(Fixed(logits), Classes())(None, classes)
+    torch.testing.assert_close(loss, expected.double())
+    assert count == 5 and correct == (logits[:5].argmax(1) == classes[:5]).sum()
     soft = torch.rand(6, 4)
     expected = -(soft * logits.log_softmax(1)).sum()
-    torch.testing.assert_close(Objective(Fixed(logits))(None, soft), expected)
+    torch.testing.assert_close(TaskLoss(Fixed(logits), Classes())(None, soft)["loss"], expected)
 
 
 def test_training_targets_are_soft_and_evaluation_is_plain():
     changes = {"flip": False, "mixup": 0.2, "label_smoothing": 0.1, "crop_padding": 0}
     data = DigitsSettings(name="digits", **changes).open(None)
     model = seeded(settings("resnet20", "digits"))
-    loss = Objective(model)(*(torch.from_numpy(a) for a in data.train_batch(0, 0, 8)))
+    batch = data.train_batch(0, in_epochs(0, 8, data.sizes["train"], 0))
+    loss = TaskLoss(model, data.task)(*map(torch.from_numpy, batch))["loss"]
     loss.backward()
     assert loss.isfinite() and model.conv1.weight.grad.norm() > 0
 

@@ -16,7 +16,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 from torch.nn.utils import parametrizations, parametrize
 
 from lawa_exp.averaging import Ema, EmaSettings, Lawa, Swa, build_averager
-from lawa_exp.averaging.tensors import averaged_names, live_tensors, norms_in, statistics_names
+from lawa_exp.averaging.tensors import averaged_names, live_tensors, statistics_in, statistics_names
 from lawa_exp.averaging.window import Window
 
 CLOSED_FORMS = [  # of weights 1, 2, 3 after three steps
@@ -197,7 +197,7 @@ def test_names_under_activation_checkpoints_are_those_of_the_state_dict() -> Non
     assert any("_checkpoint_wrapped_module" in name for name, _ in model.named_parameters())
     layer, norms = ["0.0.weight", "0.0.bias"], ["0.1", "1"]
     assert averaged_names(model) == {*layer, *(f"{norm}.{kind}" for norm in norms for kind in ("weight", "bias"))}
-    assert list(norms_in(model)) == norms
+    assert list(statistics_in(model)) == norms
     assert statistics_names(model) == {f"{norm}.running_{kind}" for norm in norms for kind in ("mean", "var")}
     check(model)
 

@@ -14,4 +14,5 @@ BATCHES: Table[BatchSizes] = Table(
     constant="constant:ConstantBatch",
     steps="steps:StepsBatch",
     ramp="ramp:RampBatch",
+    custom="custom:CustomBatch",
 )

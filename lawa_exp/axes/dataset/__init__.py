@@ -25,4 +25,5 @@ DATASETS: Table[DatasetSettings] = Table(
     pydocs_mlm="masked:PydocsMLMSettings",
     words="words:WordsSettings",
     arrays="image_files:ArraysSettings",
+    custom="custom:CustomDataset",
 )

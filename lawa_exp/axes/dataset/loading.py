@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lawa_exp.seams.dataset import Dataset, Inputs, Parts
+from lawa_exp.seams.dataset import Arrays, Dataset, Inputs, Parts
 from lawa_exp.seams.samples import Samples
 
 AHEAD = 2  # batches that are read while one is used
@@ -93,10 +93,10 @@ def _arrived(parts: Arrived, event: torch.cuda.Event | None) -> Arrived:
 def to_device(arrays: Parts, device: torch.device) -> Arrived:
     """Arrays of numpy as tensors; on a GPU the host does not wait for the copies."""
 
-    def moved(array: np.ndarray) -> Tensor:
+    def moved(array: Arrays) -> Inputs:
+        if isinstance(array, dict):
+            return {name: moved(part) for name, part in array.items()}  # type: ignore[misc]
         tensor = torch.from_numpy(array)
         return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
-    first, *others = arrays
-    inputs = {n: moved(a) for n, a in first.items()} if isinstance(first, dict) else moved(first)
-    return (inputs, *map(moved, others))
+    return tuple(map(moved, arrays))  # type: ignore[return-value]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lawa_exp.seams.task import IGNORE, Metric
+from lawa_exp.seams.task import IGNORE, SHARE, Metric
 
 
 class Tokens:
@@ -20,10 +20,11 @@ class Tokens:
     """
 
     columns = 2
+    decides = "loss"
 
     def __init__(self, unit: str = "token", in_bits: bool = False) -> None:
         self.in_bits = in_bits
-        self.metrics: Mapping[str, Metric] = {"loss": Metric(f"nats per {unit}")}
+        self.metrics: Mapping[str, Metric] = {"loss": Metric(f"nats per {unit}", tolerance=0.002, column=0)}
         if in_bits:
             self.metrics = {**self.metrics, "loss_bits": Metric(f"bits per {unit}")}
 
@@ -44,9 +45,10 @@ class Classes:
     classes]."""
 
     columns = 3
+    decides = "accuracy"
     metrics: Mapping[str, Metric] = {
-        "loss": Metric("nats per image"),
-        "accuracy": Metric("of 1", higher_is_better=True),
+        "loss": Metric("nats per image", tolerance=0.002, column=0),
+        "accuracy": Metric(SHARE, higher_is_better=True, column=2),
     }
 
     def loss(self, scores: Tensor, targets: Tensor) -> Tensor:

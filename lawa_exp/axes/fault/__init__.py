@@ -14,4 +14,5 @@ FAULTS: Table[Fault] = Table(
     none="none:NoFault",
     batches="batches:BadBatches",
     rate="rate:RateBurst",
+    custom="custom:CustomFault",
 )

@@ -49,6 +49,9 @@ class NoiseBurst(Sampler):
     def candidates(self, step: int) -> Samples | None:
         return self.inner.candidates(step)
 
+    def read_samples(self, step: int) -> int | None:
+        return self.inner.read_samples(step)
+
     def choose(self, step: int, batches: Iterable[tuple[Pass, tuple[Inputs, Tensor]]]) -> None:
         self.inner.choose(step, batches)
 

@@ -20,4 +20,5 @@ FEEDBACK: Table[FeedbackSettings] = Table(
     lookahead="lookahead:LookaheadSettings",
     switch_ema="switch_ema:SwitchEmaSettings",
     lawa_restart="lawa_restart:LawaRestartSettings",
+    custom="custom:CustomFeedback",
 )

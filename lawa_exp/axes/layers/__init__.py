@@ -9,4 +9,7 @@ from lawa_exp.config.tables import Table
 if TYPE_CHECKING:
     from lawa_exp.axes.layers.settings import LayersSettings
 
-LAYERS: Table[LayersSettings] = Table(__name__)
+LAYERS: Table[LayersSettings] = Table(
+    __name__,
+    custom="custom:CustomLayers",
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lawa_exp.axes.layers.settings import LayersSettings
+from lawa_exp.seams.layers import OfBatchNorm, buffers_kept
 from lawa_exp.system.errors import UserError
 
 
@@ -41,6 +42,27 @@ class GroupedNorm(_BatchNorm):
         with torch.no_grad():
             self.pending += (self.share[:, None] * found.view(2, groups, channels)).sum(1)
         return normalised.view(beside.shape).transpose(0, 1).reshape(input.shape)
+
+    def statistics(self) -> dict[str, Tensor]:
+        return OfBatchNorm(self).statistics()
+
+    def reset(self) -> None:
+        self.reset_running_stats()
+
+    def observe(self) -> AbstractContextManager[None]:
+        return OfBatchNorm(self).observe()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        pending = getattr(self, "pending", None)  # there in training alone
+        with buffers_kept(self):
+            if pending is not None:
+                self.pending = pending.clone()  # type: ignore[assignment]
+            try:
+                yield
+            finally:
+                if pending is not None:
+                    self.pending = pending
 
 
 class GroupedNorm1d(GroupedNorm, nn.BatchNorm1d):
@@ -82,21 +104,3 @@ def group_norms(model: nn.Module, size: int) -> None:
             known = ", ".join(cls.__name__ for cls in GROUPED)
             raise UserError(f"batch.norm_group={size}: the model has a {type(norm).__name__}, expected {known} alone")
         norm.__class__ = GROUPED[type(norm)]
-
-
-@contextmanager
-def statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Meanwhile passes of `model` change copies of its running statistics, which are dropped."""
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-    held = [(norm, dict(norm._buffers), norm.pending if isinstance(norm, GroupedNorm) else None) for norm in norms]
-    for norm, buffers, pending in held:
-        norm._buffers.update({name: None if t is None else t.clone() for name, t in buffers.items()})
-        if pending is not None:
-            norm.pending = pending.clone()  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        for norm, buffers, pending in held:
-            norm._buffers.update(buffers)
-            if pending is not None:
-                norm.pending = pending

@@ -19,4 +19,5 @@ SCHEDULES: Table[Schedule] = Table(
     inverse_sqrt="inverse_sqrt:InverseSqrt",
     power="power:Power",
     on_the_fly="on_the_fly:OnTheFly",
+    custom="custom:Custom",
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,7 +9,6 @@ from lawa_exp.axes.model.settings import ModelSettings
 from lawa_exp.axes.model.vocabulary import check_vocabulary
 from lawa_exp.config.rules import integer, mapping, optional, setting, text
 from lawa_exp.seams.dataset import DatasetFacts
-from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
     from typing import Self
@@ -36,16 +34,12 @@ class CustomSettings(ModelSettings):
     def build(self) -> nn.Module:
         from lawa_exp.storage import custom
 
-        arguments = self.args or {}
-        with custom.imports_checked(self.builder, "model.builder"):
-            builder = custom.load(self.builder, arguments, "model.builder")
-            try:
-                inspect.signature(builder).bind(**arguments)
-            except (TypeError, ValueError) as error:
-                raise UserError(f"model.args={arguments}: {self.builder} does not take them ({error})") from None
-            model: nn.Module = builder(**arguments)
-        if not callable(getattr(model, "named_parameters", None)):
-            raise UserError(f"model.builder={self.builder}: expected a torch.nn.Module, got {type(model).__name__}")
+        model: nn.Module = custom.made(
+            self,
+            "model",
+            expected="a torch.nn.Module",
+            fits=lambda made: callable(getattr(made, "named_parameters", None)),
+        )
         return model
 
     def computes_loss(self, model: nn.Module) -> bool:

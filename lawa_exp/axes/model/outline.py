@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from lawa_exp.seams.layers import statistics_of
 
 if TYPE_CHECKING:
     from lawa_exp.axes.configuration import Config
@@ -22,7 +23,9 @@ def outline(config: Config) -> nn.Module:
 
 
 def has_norms(config: Config) -> bool:
-    """Whether its model has BatchNorm; none of ours of language does."""
-    return config.model.inputs in ("images", "any") and any(
-        isinstance(module, _BatchNorm) for module in outline(config).modules()
-    )
+    """Whether its model has BatchNorm or other modules with statistics: what they do depends on the samples of a pass.
+
+    None of ours of language has, but for what `layers` makes of it.
+    """
+    may = config.model.inputs in ("images", "any") or bool(config.layers)
+    return may and any(statistics_of(module) for module in outline(config).modules())

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from lawa_exp.axes.choice import Choice
 
@@ -23,8 +22,6 @@ class ModelSettings(Choice):
     name: str
     vocab_size: int | None = None
     context: int | None = None  # tokens of a sample; None of images
-    builder: str | None = None  # package.module:function, of a model from outside, which is called as function(**args)
-    args: Mapping[str, Any] | None = None
 
     def fitted(self, data: DatasetFacts, name: str) -> Self:
         """These settings with what follows from the open data set `name`. UserError where the two contradict."""

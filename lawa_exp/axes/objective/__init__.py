@@ -12,4 +12,5 @@ if TYPE_CHECKING:
 OBJECTIVES: Table[ObjectiveSettings] = Table(
     __name__,
     task="task:TaskSettings",
+    custom="custom:CustomObjective",
 )

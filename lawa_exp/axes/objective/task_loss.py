@@ -32,7 +32,8 @@ class Scorer(nn.Module):
 
     def __init__(self, model: nn.Module, task: Task, computes_loss: bool = False) -> None:
         super().__init__()
-        self.model, self.task, self.computes_loss = model, task, computes_loss
+        self.model, self.task = model, task
+        self.computes_loss = computes_loss and task.columns == 2  # what else is summed up needs the scores
 
     def forward(self, inputs: Inputs, targets: Tensor) -> Tensor:
         if self.computes_loss:

@@ -20,4 +20,5 @@ OPTIMIZERS: Table[OptimizerSettings] = Table(
     lamb="lamb:LAMB",
     schedule_free="schedule_free:ScheduleFree",
     muon="muon:Muon",
+    custom="custom:CustomOptimizer",
 )

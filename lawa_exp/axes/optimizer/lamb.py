@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lawa_exp.axes.optimizer.groups import EXCLUDED, groups_with_adaptation
 from lawa_exp.axes.optimizer.settings import OptimizerSettings
@@ -12,7 +12,7 @@ from lawa_exp.config.rules import number, setting
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import nn
+    from torch import Tensor, nn
     from torch.optim import Optimizer
 
 
@@ -38,6 +38,19 @@ class LAMB(OptimizerSettings):
         settings = self
 
         class Lamb(torch.optim.Optimizer):
+            def __init__(self, groups: list[dict[str, Any]]) -> None:
+                super().__init__(groups, {"lr": 0.0})
+                self.counts: dict[nn.Parameter, tuple[Tensor, int, int]] = {}  # its `step`, that one's version, and it
+
+            def count(self, w: nn.Parameter, step: Tensor) -> int:
+                """The number of this update of `w`. `step` is in the state; it is read only after it was loaded."""
+                of, version, count = self.counts.get(w, (None, 0, 0))
+                if of is not step or version != step._version:
+                    count = int(step)
+                step += 1
+                self.counts[w] = step, step._version, count + 1
+                return count + 1
+
             @torch.no_grad()
             def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
                 beta1, beta2 = settings.beta1, settings.beta2
@@ -49,8 +62,7 @@ class LAMB(OptimizerSettings):
                         if not state:
                             state["step"] = torch.zeros(())  # under this name it stays on the CPU
                             state["m"], state["v"] = torch.zeros_like(w), torch.zeros_like(w)
-                        state["step"] += 1
-                        count = int(state["step"])
+                        count = self.count(w, state["step"])
                         first, second = 1 - beta1**count, 1 - beta2**count
                         m = state["m"].lerp_(w.grad, 1 - beta1)
                         v = state["v"].mul_(beta2).addcmul_(w.grad, w.grad, value=1 - beta2)
@@ -63,4 +75,4 @@ class LAMB(OptimizerSettings):
                         w.sub_(u.mul_(group["lr"] * ratio))
 
         groups = groups_with_adaptation(model, self.weight_decay, self.decay_excludes, self.adaptation_excludes)
-        return Lamb(groups, {"lr": 0.0})
+        return Lamb(groups)

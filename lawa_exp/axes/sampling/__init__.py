@@ -12,4 +12,5 @@ if TYPE_CHECKING:
 SAMPLERS: Table[SamplingSettings] = Table(
     __name__,
     epochs="epochs:EpochsSettings",
+    custom="custom:CustomSampling",
 )

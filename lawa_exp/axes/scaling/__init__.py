@@ -16,4 +16,5 @@ SCALINGS: Table[Scaling] = Table(
     sqrt="sqrt:SquareRoot",
     capped="capped:Capped",
     power="power:PowerScaling",
+    custom="custom:CustomScaling",
 )

@@ -9,4 +9,7 @@ from lawa_exp.config.tables import Table
 if TYPE_CHECKING:
     from lawa_exp.axes.update.settings import UpdateSettings
 
-UPDATES: Table[UpdateSettings] = Table(__name__)
+UPDATES: Table[UpdateSettings] = Table(
+    __name__,
+    custom="custom:CustomUpdate",
+)

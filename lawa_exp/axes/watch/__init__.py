@@ -12,4 +12,5 @@ if TYPE_CHECKING:
 WATCHES: Table[WatchSettings] = Table(
     __name__,
     noise_scale="noise_scale:NoiseScaleSettings",
+    custom="custom:CustomWatch",
 )

@@ -66,7 +66,7 @@ def own(module: str) -> list[tuple[Path, Path]]:
     if spec is not None and not spec.origin:  # a folder without __init__.py
         return [(Path(folder), Path(folder).parent) for folder in spec.submodule_search_locations or ()]
     if spec is None or not spec.origin:
-        raise UserError(f"model.builder={module}: no such module here")
+        raise UserError(f"builder={module}: no such module here")
     origin = Path(spec.origin)
     if "site-packages" in origin.parts:
         return []

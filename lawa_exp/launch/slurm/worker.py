@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypedDict
 import yaml
 
 from lawa_exp.config.shared import Options
+from lawa_exp.runs.builders import builders
 from lawa_exp.runs.choices import config_to, unresolved_from
 from lawa_exp.storage import custom
 from lawa_exp.storage.rundir import RunDir
@@ -67,7 +68,7 @@ def train_pinned(path: Path) -> int:
     content: Pinned = yaml.safe_load(path.read_text())
     sys.argv = ["lawa_exp", *content["command"]]
     unresolved = unresolved_from(content["config"])
-    custom.allow(unresolved.model)  # the user submitted it
+    custom.allow(builders(unresolved).values())  # the user submitted it
     options = Options(content["run_dir"], str(Path(content["run_dir"]).parent), None, False, False)
     try:
         device, ranks = start_device(unresolved.device)

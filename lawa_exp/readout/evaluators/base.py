@@ -22,9 +22,10 @@ from lawa_exp.readout.checkpoints import Fitted
 from lawa_exp.readout.request import Request
 from lawa_exp.readout.subject import Named
 from lawa_exp.readout.tokenizer import FILE, check_tokenizer, requested_tokenizer, run_tokenizer
+from lawa_exp.runs.builders import admit
 from lawa_exp.runs.choices import config_from, unresolved_from
 from lawa_exp.runs.resolve import resolve_trainer
-from lawa_exp.storage.custom import admit
+from lawa_exp.seams.task import Task
 from lawa_exp.storage.rows import Row
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.distributed import Ranks, start_device
@@ -36,7 +37,7 @@ class Evaluator:
     """score: what evaluates; fitted: reads checkpoints as its weights; bn: see `batchnorm.policy`.
 
     identity: what decides its results (JSON); label: how the results' name says it. published: rows of the live
-    weights, from elsewhere.
+    weights, from elsewhere. task: of the data set, where `score` gives its metrics and sums.
     """
 
     score: Score
@@ -52,6 +53,7 @@ class Evaluator:
     label: str = ""
     identity: dict[str, Any] = field(default_factory=dict)
     published: list[Row] = field(default_factory=list)
+    task: Task | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,6 @@ def model_and_tokenizer(
     layers: tuple[tuple[str, LayersSettings], ...] = ()
     if written and of_run:
         config, unresolved = config_from(written), unresolved_from(written)
-        admit(config.model, written, Path(target.run), target.trust)
         layers = config.layers
     else:
         unresolved = composed(request, checkpoints, [])[0]
@@ -133,6 +134,8 @@ def model_and_tokenizer(
             raise UserError(f"layers=[{names}]: not with --evaluate {e.how}, but of a run of ours")
     if unresolved.model.inputs != "tokens":
         raise UserError(f"--evaluate {e.how}: model={unresolved.model.name} is no language model of tokens")
+    if written and of_run:
+        admit(unresolved, written, Path(target.run), target.trust, {"model", "layers"})
     device, ranks = start_device(target.device or unresolved.device)
     trainer = resolve_trainer(unresolved.trainer, device.type, ranks.local_world)
     if target.threads:

@@ -45,8 +45,8 @@ def on_dataset(request: Request, checkpoints: Checkpoints, score_of: Scores = On
         raise UserError(f"--bn={target.bn}: model={p.config.model.name} has no BatchNorm")
     notes = [f"Data: {p.data.note}."] if p.data.note else []
     identity = {"data": p.data.fingerprint, "evaluate": str(p.config.evaluate), "dtype": p.config.trainer.dtype}
-    made = of_model(e.model, score, Named(title, f"nats per {p.data.unit}"), identity)
-    return replace(made, statistics=score.statistics, bn=score.bn, notes=notes)
+    made = of_model(e.model, score, Named(title, p.data.task.metrics["loss"].unit), identity)
+    return replace(made, statistics=score.statistics, bn=score.bn, notes=notes, task=p.data.task)
 
 
 def opened(request: Request, checkpoints: Checkpoints) -> tuple[Prepared, torch.device, Ranks]:

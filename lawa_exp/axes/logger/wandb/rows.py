@@ -5,7 +5,8 @@ One W&B row for each step that has rows; its keys:
     train/FIELD                          the training row
     val/WEIGHTS/FIELD                    an evaluation row, by the averager's id (or live); of a view val/WEIGHTS@VIEW
     val/trained_tokens, ...              what the evaluation rows of a step have in common
-    best/KIND/loss, best/KIND/accuracy   by the averager's kind: of several of a kind the best at that step
+    best/KIND/loss, best/KIND/accuracy   by the averager's kind: of several of a kind the best at that step; so are the
+                                         other metrics of a task
     timing/FIELD                         the timing row; where a resumed run did a step again, the first
 What says which averager a row is of (its kind, k, spacing) stands once in the run's configuration, `averages`.
 """
@@ -21,6 +22,7 @@ from typing import Any, Generic, TypeVar, cast
 from lawa_exp.averaging import AVERAGERS
 from lawa_exp.config.rules import setting_names
 from lawa_exp.results.statistics import curve, steps_saved
+from lawa_exp.storage.metrics import KNOWN, Metrics, metrics_of, own_metrics, shown_metrics
 from lawa_exp.storage.rows import Row, Timing, averager_ids, metric_in, name_of
 
 COMMON = ("eval_samples", "trained_samples", "trained_tokens")  # the same for all evaluations of a step
@@ -37,7 +39,7 @@ def values(row: Row | Timing) -> Payload:
     return {k: math.nan if k in bad else v for k, v in row.items() if k not in PLACE}
 
 
-def payload(rows: list[Row], timing: Timing | None) -> Payload:
+def payload(rows: list[Row], timing: Timing | None, metrics: Metrics = KNOWN) -> Payload:
     """What W&B gets for one step: its rows of metrics.jsonl, all of them, and its row of timing.jsonl."""
     sent: Payload = {"step": rows[0]["step"] if rows else timing["step"] if timing else 0}
     for row in rows:
@@ -50,13 +52,19 @@ def payload(rows: list[Row], timing: Timing | None) -> Payload:
             if field not in said:
                 sent[f"{row['split']}/{field}" if field in COMMON else f"{row['split']}/{name_of(row)}/{field}"] = value
         if "averager" in row and "view" not in row:
-            for metric, better in (("loss", min), ("accuracy", max)):
+            for metric in compared(metrics):
+                better = max if metrics[metric].higher_is_better else min
                 key, value = f"best/{row['averager']}/{metric}", fields.get(metric)
                 if value is not None and not math.isnan(value):
                     sent[key] = better(value, sent.get(key, value))
     if timing:
         sent |= {f"timing/{k}": v for k, v in values(timing).items()}
     return sent
+
+
+def compared(metrics: Metrics) -> list[str]:
+    """The metrics that have keys of their best values: the loss, in one unit, and the others."""
+    return ["loss", *shown_metrics(metrics)]
 
 
 def description(row: Row) -> dict[str, object]:
@@ -91,6 +99,7 @@ class Steps:
     """The steps of a run in their order, each with all of its rows, as its files grow."""
 
     def __init__(self, metrics: Path, timing: Path) -> None:
+        self.folder = metrics.parent  # of the run
         self.metrics: Lines[Row] = Lines(metrics)
         self.timing: Lines[Timing] = Lines(timing)
         self.waiting: dict[int, list[Row]] = {}
@@ -106,18 +115,23 @@ class Steps:
                 self.averages.setdefault(row["weights"], said)
         for line in self.timing.new():  # read after the metrics: a step's are written before the next step's metrics
             self.times.setdefault(line["step"], line)
-        newest = max(self.waiting, default=0)
+        newest, told = max(self.waiting, default=0), metrics_of(self.folder)
         for step in sorted(self.waiting):
             if whole or step < newest:
                 self.count += 1
-                yield step, payload(self.waiting.pop(step), self.times.get(step))
+                yield step, payload(self.waiting.pop(step), self.times.get(step), told)
 
 
 TABLE = ("weights", "averager", "last loss", "best loss", "at step", "test loss", "most steps saved", "reached", "from")
 
 
-def final(rows: list[Row], test: list[Row]) -> tuple[list[list[Any]], Payload]:
-    """The lines of the final table (columns: `TABLE`), and the run's summary.
+def columns(metrics: Metrics) -> list[str | int]:
+    """Of the final table."""
+    return [*TABLE, *(f"{when} {name}" for name in own_metrics(metrics) for when in ("last", "test"))]
+
+
+def final(rows: list[Row], test: list[Row], metrics: Metrics = KNOWN) -> tuple[list[list[Any]], Payload]:
+    """The lines of the final table (see `columns`), and the run's summary.
 
     rows: of metrics.jsonl; test: those of the last step on the test split. Most steps saved: the largest number of
     steps that the live weights of this run need more than an average; not reached: it is more than that number.
@@ -133,14 +147,18 @@ def final(rows: list[Row], test: list[Row]) -> tuple[list[list[Any]], Payload]:
             continue
         best, at = min((v, s) for s, v in points)
         line = [id, kinds.get(id, "live"), points[-1][1], best, at, tested[id]["loss"] if id in tested else None]
+        own: list[float | None] = []
+        for name in own_metrics(metrics):
+            last = curve(rows, id, metric=name)
+            own += [last[-1][1] if last else None, metric_in(tested[id], name) if id in tested else None]
         if id == "live":
-            lines.append([*line, None, None, None])
+            lines.append([*line, None, None, None, *own])
         else:
             saved, step, reached = max((n, s, r) for s, v in points for n, r in [steps_saved(live, s, v)])
-            lines.append([*line, saved, reached, step])
+            lines.append([*line, saved, reached, step, *own])
             kind = f"steps_saved/{kinds[id]}"
             summary |= {f"steps_saved/{id}": saved, kind: max(saved, summary.get(kind, saved))}
-        for metric in ("loss", "accuracy"):
+        for metric in compared(metrics):
             if id in tested and (value := metric_in(tested[id], metric)) is not None:
                 summary[f"test/{id}/{metric}"] = value
     return lines, summary

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lawa_exp.axes.logger.wandb.offline import Offline, files_of
-from lawa_exp.axes.logger.wandb.rows import TABLE, Payload, Steps, final
+from lawa_exp.axes.logger.wandb.rows import Payload, Steps, columns, final
 from lawa_exp.storage import manifest
+from lawa_exp.storage.metrics import metrics_of
 from lawa_exp.storage.rows import read_lines, read_rows
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import Failed, UserError
@@ -161,9 +162,10 @@ class Sender:
         rows = read_rows(self.run.metrics)
         last = max(row["step"] for row in rows)
         test = [r for r in read_rows(self.run.readouts / "test" / "metrics.jsonl") if r["step"] == last]
-        lines, summary = final(rows, test)
+        metrics = metrics_of(self.run.path)
+        lines, summary = final(rows, test, metrics)
         if self.sent or not self.handle.summary.get("final/table"):
-            shown: Payload = {"step": last, "final/table": self.wandb.Table(columns=list(TABLE), data=lines)}
+            shown: Payload = {"step": last, "final/table": self.wandb.Table(columns=columns(metrics), data=lines)}
             if (self.run.path / "curves.png").exists():
                 shown["final/curves"] = self.wandb.Image(str(self.run.path / "curves.png"))
             self.handle.log(shown, step=max(last, self.handle.starting_step))  # of the last step's row, a part

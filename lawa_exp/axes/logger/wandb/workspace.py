@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from lawa_exp.averaging import AVERAGERS
+from lawa_exp.storage.metrics import KNOWN, Metrics, own_metrics
 from lawa_exp.system.errors import Failed, UserError
 
 if TYPE_CHECKING:
@@ -14,8 +15,11 @@ if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
 
 
-def workspace(project: str, entity: str | None) -> Workspace:
-    """The dashboard; nothing is sent. UserError: the package of W&B's that makes it is missing."""
+def workspace(project: str, entity: str | None, metrics: Metrics = KNOWN) -> Workspace:
+    """The dashboard; nothing is sent. metrics: those of the project's runs, whose tasks' own have panels.
+
+    UserError: the package of W&B's that makes it is missing.
+    """
     try:
         import wandb_workspaces.reports.v2 as panels
         import wandb_workspaces.workspaces as workspaces
@@ -42,6 +46,11 @@ def workspace(project: str, entity: str | None) -> Workspace:
 
     best = [f"best/{kind}/loss" for kind in kinds]
     saved = [f"steps_saved/{kind}" for kind in kinds]
+    of_metrics = []
+    for name in own_metrics(metrics):
+        keys = [f"val/live/{name}", *(f"best/{kind}/{name}" for kind in kinds)]
+        both = f"Validation {name}, live and the best of each kind of average", f"Validation {name} of every average"
+        of_metrics.append(section(f"{name} by averager", lines(both[0], *keys), lines(both[1], regex=f"val/.*/{name}")))
     return workspaces.Workspace(
         name="lawa_exp",
         entity=entity or "",
@@ -54,6 +63,7 @@ def workspace(project: str, entity: str | None) -> Workspace:
                 lines("Validation loss, live and the best of each kind of average", "val/live/loss", *best),
                 lines("Validation loss of every average", regex="val/.*/loss"),
             ),
+            *of_metrics,
             section(
                 "Steps saved",
                 panels.BarPlot(title="Most steps saved, by kind", metrics=[panels.SummaryMetric(key) for key in saved]),
@@ -77,9 +87,9 @@ def workspace(project: str, entity: str | None) -> Workspace:
     )
 
 
-def make(project: str, entity: str | None, show: bool) -> str:
+def make(project: str, entity: str | None, show: bool, metrics: Metrics = KNOWN) -> str:
     """Saves the dashboard in the project and returns its address; show: returns it as JSON. Failed: W&B does not."""
-    made = workspace(project, entity)
+    made = workspace(project, entity, metrics)
     if show:
         return json.dumps(json.loads(made._to_model().model_dump_json(by_alias=True)), indent=1)
     if not entity:

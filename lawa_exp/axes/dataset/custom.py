@@ -1,0 +1,37 @@
+"""A data set from outside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from lawa_exp.axes.dataset.base import BaseSettings
+from lawa_exp.config.rules import arguments, one_of, setting, text
+from lawa_exp.seams.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class CustomDataset(BaseSettings):
+    """What `builder(context=..., **args)` opens: a `seams.dataset.Dataset`, of a class derived from `BaseDataset`, say.
+
+    context: the model's, in tokens; None of images. inputs: what models take it, any: the user sees to it.
+    """
+
+    places: ClassVar[frozenset[str]] = BaseSettings.places | {"inputs"}
+    name: str = setting(text())
+    builder: str = setting(text())
+    args: dict[str, Any] | None = arguments()
+    inputs: str = setting(one_of("any", "tokens", "masked tokens", "images"), default="any")  # type: ignore[misc]
+
+    def open(self, context: int | None) -> Dataset:
+        from lawa_exp.storage import custom
+
+        protocol = {name for cls in Dataset.__mro__[:2] for name in vars(cls) if not name.startswith("_")}
+        opened: Dataset = custom.made(
+            self,
+            "dataset",
+            context=context,
+            expected="a lawa_exp.seams.dataset.Dataset",
+            fits=lambda made: all(hasattr(made, name) for name in protocol),
+        )
+        return opened

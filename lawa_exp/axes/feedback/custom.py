@@ -1,0 +1,37 @@
+"""A feedback from outside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from lawa_exp.averaging import AveragerSettings
+from lawa_exp.averaging.custom import made_averager
+from lawa_exp.axes.feedback.settings import FeedbackSettings
+from lawa_exp.config.rules import arguments, boolean, one_of, setting, steps, text
+from lawa_exp.system.errors import UserError
+
+
+@dataclass(frozen=True)
+class CustomFeedback(FeedbackSettings):
+    """Every `every` steps training goes on from the average of `builder(**args)`, an averager's settings.
+
+    from_initial: whether that begins with the initial weights, which a window cannot.
+    """
+
+    builder: str = setting(text())
+    args: dict[str, Any] | None = arguments()
+    every: int = setting(steps(1))
+    optimizer: str = setting(one_of("keep", "reset"))
+    from_initial: bool = setting(boolean())  # type: ignore[misc]
+
+    @cached_property
+    def averager(self) -> AveragerSettings:  # type: ignore[override]
+        settings = made_averager(self, "feedback")
+        if self.from_initial and settings.windowed:
+            raise UserError(
+                f"feedback.from_initial=true: a window takes in no initial weights, and {self.builder} gives one; "
+                "choose false"
+            )
+        return settings

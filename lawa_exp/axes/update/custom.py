@@ -1,0 +1,33 @@
+"""A callback around the update from outside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lawa_exp.axes.update.settings import UpdateSettings
+from lawa_exp.config.rules import arguments, setting, text
+from lawa_exp.seams.callback import Callback
+
+if TYPE_CHECKING:
+    from lawa_exp.seams.context import Context
+
+
+@dataclass(frozen=True)
+class CustomUpdate(UpdateSettings):
+    """`builder(context, **args)`, a `seams.callback.Callback`. context: a `seams.context.Context`."""
+
+    builder: str = setting(text())
+    args: dict[str, Any] | None = arguments()
+
+    def build(self, context: Context) -> Callback:
+        from lawa_exp.storage import custom
+
+        callback: Callback = custom.made(
+            self,
+            "update",
+            context,
+            expected="a lawa_exp.seams.callback.Callback",
+            fits=lambda made: isinstance(made, Callback),
+        )
+        return callback
