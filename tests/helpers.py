@@ -75,7 +75,7 @@ class Strike:
     whom: str = "self"  # or everyone, torchrun
 
 
-UPDATE = "torch.optim:AdamW.step"  # a point for strikes
+UPDATE = "lawa_exp.training.update:take_step"  # a point for strikes
 
 
 def tiny(*overrides: str) -> list[str]:

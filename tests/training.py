@@ -1,7 +1,7 @@
 """A training in this process, update after update."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 
 import torch
@@ -37,7 +37,7 @@ def updates(
     inside: what an update is made in, by its step; reading its batch is not.
     """
     numbers: dict[str, Tensor] = {}
-    with Reader(t, 0) as reading:
+    with closing(Reader(t, 0)) as reading:
         reading.decide(1)
         for step in range(1, last + 1):
             rate, passes = t.rates.of(step), list(reading.passes(step))

@@ -40,11 +40,15 @@ class Snapshot:
         assert self._tensors is not None, "it is on the disk"
         return self._tensors
 
-    @property
-    def tensors(self) -> dict[str, Tensor]:
+    def wait(self) -> None:
+        """Its tensors are complete when this returns."""
         if wait := self._wait:  # other threads may wait for the same copy
             wait()
             self._wait = None
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        self.wait()
         tensors = self._tensors  # another thread may spill it now
         if tensors is None:
             assert self._load

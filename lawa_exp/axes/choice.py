@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lawa_exp.config.rules import Settings
+from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
     from lawa_exp.axes.configuration import Config
@@ -34,12 +35,14 @@ class Planned:
 class Choice(Settings):
     """absent: it stands for nothing, adds nothing to the id, and no line to a plan. revision: goes up where the
     arithmetic of a choice is mended, and is in the id where it is not 0. places: settings that say how it is called and
-    where it is, and are in no id. passes: forward and backward passes over a sample that it adds, in units of one.
+    where it is, and are in no id. keeps_state: a training's state may hold some of it. passes: forward and backward
+    passes over a sample that it adds, in units of one.
     """
 
     absent: ClassVar[bool] = False
     revision: ClassVar[int] = 0
     places: ClassVar[frozenset[str]] = frozenset()
+    keeps_state: ClassVar[bool] = False
     passes: ClassVar[float] = 0.0
     builder: str | None = None  # of a choice from outside: package.module:function, see `storage.custom.made`
     args: Mapping[str, Any] | None = None  # by name, in a call of the builder
@@ -58,7 +61,11 @@ class Choice(Settings):
 
     def check_continues(self, before: Choice, step: int) -> None:
         """UserError where it cannot go on from the complete state after `step` of a training that had `before` in its
-        place."""
+        place: by default where what a state holds of it may differ."""
+        if self != before and not (self.absent and before.absent) and self.keeps_state:
+            raise UserError(
+                f"init.optimizer=keep: the source had {before} where this command has {self}; choose reset, or the same"
+            )
 
     def lines(self, planned: Planned) -> Iterator[str]:
         """What a plan says of it."""

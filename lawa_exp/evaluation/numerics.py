@@ -60,12 +60,12 @@ def seeded_model(config: Setup, device: torch.device) -> nn.Module:
     return layered_model(config, device)[0]
 
 
-def layered_model(config: Setup, device: torch.device) -> tuple[nn.Module, dict[str, Callback]]:
-    """`seeded_model`, and what the layers need in training, by name."""
+def layered_model(config: Setup, device: torch.device) -> tuple[nn.Module, dict[int, Callback]]:
+    """`seeded_model`, and what the layers need in training, by their places in the list."""
     torch.manual_seed(config.seed)
     model = config.model.build()
-    callbacks = {name: settings.apply(model) for name, settings in config.layers}
-    return model.to(device), {name: callback for name, callback in callbacks.items() if callback}
+    callbacks = [settings.apply(model) for _, settings in config.layers]
+    return model.to(device), {place: callback for place, callback in enumerate(callbacks) if callback}
 
 
 def task_loss(config: Setup, model: nn.Module, task: Task) -> TaskLoss:

@@ -154,6 +154,11 @@ def shard(objective: Objective, config: Config, ranks: Ranks, device: torch.devi
     own = {name: child for name, child in objective.named_children() if child is not model}
     if any(id(p) in of_model for child in own.values() for p in child.parameters()):
         raise UserError("objective: it shares parameters with the model: not with trainer=fsdp; choose trainer=ddp")
+    trained = [child for child in own.values() if next(child.parameters(), None) is not None]
+    if trained and (config.objective.phases > 1 or config.objective.skips):
+        raise UserError(
+            "objective: it has modules of its own that a pass may leave out: not with trainer=fsdp; choose trainer=ddp"
+        )
     if next(objective.parameters(recurse=False), None) is not None:
         raise UserError("objective: it has parameters outside of modules: not with trainer=fsdp; choose trainer=ddp")
     for unit in units(model):
@@ -161,14 +166,14 @@ def shard(objective: Objective, config: Config, ranks: Ranks, device: torch.devi
         if config.trainer.compile:
             unit.compile(dynamic=False)
         fully_shard(unit, mesh=mesh, mp_policy=precision)
-    for root in (model, *(child for child in own.values() if next(child.parameters(), None) is not None)):
+    for root in (model, *trained):
         hand_out(root, device)
         fully_shard(root, mesh=mesh, mp_policy=precision)
     hand_out(objective, device)
 
 
-def first_model(config: Config, kind: str, ranks: Ranks, device: torch.device) -> tuple[nn.Module, dict[str, Callback]]:
-    """The model with its first weights, and what its layers need in training, by name. kind: see `sharing`.
+def first_model(config: Config, kind: str, ranks: Ranks, device: torch.device) -> tuple[nn.Module, dict[int, Callback]]:
+    """The model with its first weights, and what its layers need in training, by place. kind: see `sharing`.
 
     Of a model that is to be sharded: on rank 0's CPU alone, elsewhere without memory (a custom model: everywhere).
     """

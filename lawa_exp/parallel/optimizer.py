@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lawa_exp.averaging.tensors import is_sharded, reshard, unwrapped_name
+from lawa_exp.averaging.tensors import is_sharded, local_part, reshard, unwrapped_name
 from lawa_exp.seams.callback import Saved
 from lawa_exp.storage.store import Store
 
@@ -64,7 +64,8 @@ class SavedOptimizer:
         self.optimizer.load_state_dict(described)
 
     def _parameters(self) -> dict[str, nn.Parameter]:
-        return {name.removeprefix(MODEL): p for name, p in self.objective.named_parameters()}
+        named = self.objective.named_parameters()
+        return {n.removeprefix(MODEL) if n.startswith(MODEL) else f"objective.{n}": p for n, p in named}
 
 
 def _like(parameter: DTensor, rows: Tensor) -> Tensor:
@@ -79,3 +80,28 @@ def _like(parameter: DTensor, rows: Tensor) -> Tensor:
         stride=parameter.stride(),
         run_check=False,
     )
+
+
+def take_step(optimizer: torch.optim.Optimizer, rate: float, diverged: Tensor, with_state: bool) -> None:
+    """The optimizer's step at this rate; gradients are dropped. Nothing here waits for the device.
+
+    diverged: on the device; where it is true, no weight changes, on a GPU up to the moment when the host knows.
+    with_state: nor does a tensor of the optimizer's state, from which weights are computed.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("rate_ratio", 1.0)
+    if all(group.get("fused") for group in optimizer.param_groups):
+        optimizer.found_inf = diverged.float()  # type: ignore[attr-defined]
+        optimizer.step()
+    else:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for gradient in (p.grad for p in parameters if p.grad is not None):
+            local_part(gradient).masked_fill_(diverged, 0.0)
+        state = [of for entries in optimizer.state.values() for of in entries.values()] if with_state else []
+        tensors = [local_part(of.detach()) for of in (*parameters, *state) if isinstance(of, Tensor)]
+        tensors = [tensor for tensor in tensors if tensor.device == diverged.device]
+        kept = [tensor.clone() for tensor in tensors]
+        optimizer.step()
+        for tensor, before in zip(tensors, kept, strict=True):
+            tensor.copy_(torch.where(diverged, before, tensor))
+    optimizer.zero_grad(set_to_none=True)

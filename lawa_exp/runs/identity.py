@@ -71,6 +71,6 @@ def run_folder(root: Path, config: Config, trajectory: str) -> Path:
     """
     words = [config.model.name, config.dataset.name, *config.lr.folder_words]
     words += [plain["kind"] for group in ("sampling", "objective") if (plain := config_to(config).get(group))]
-    words += [name for group in LISTED for name, _ in getattr(config, group)]
+    words += [entry["kind"] for group in LISTED for entry in config_to(config).get(group, ())]
     words += [*config.feedback.folder_words, *config.fault.folder_words]
     return root / "-".join([*words, f"seed{config.seed}", trajectory])

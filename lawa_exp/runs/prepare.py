@@ -24,7 +24,7 @@ from lawa_exp.parallel import sharing
 from lawa_exp.parallel.sharing import batches_of, micro_batches, splits_statistics
 from lawa_exp.runs.builders import builders
 from lawa_exp.runs.choices import config_from
-from lawa_exp.runs.identity import DETERMINING, identity_of, run_folder, trajectory_id
+from lawa_exp.runs.identity import DETERMINING, LISTED, identity_of, run_folder, trajectory_id
 from lawa_exp.runs.resolve import resolve, resolve_trainer
 from lawa_exp.seams.batches import Split
 from lawa_exp.seams.dataset import Dataset, DatasetFacts, DatasetSettings
@@ -183,6 +183,10 @@ def check_continues(origin: Origin, config: Config, samples: int, there: Config,
     before: dict[str, Choice] = {group: getattr(there, group) for group in DETERMINING}
     for group, choice in before.items():
         getattr(config, group).check_continues(choice, origin.step)
+    for group in LISTED:
+        own, theirs = ([settings for _, settings in getattr(c, group)] for c in (config, there))
+        if own != theirs:
+            raise UserError(f"init.optimizer=keep: {group} is {theirs} in the source, {own} here; choose reset")
     if samples != there_samples:
         raise UserError(
             f"init.optimizer=keep: after step {origin.step:,} this batch schedule has seen {samples:,} samples, "

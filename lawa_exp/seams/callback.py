@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from lawa_exp.system.errors import UserError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -21,6 +23,9 @@ Saved: TypeAlias = "tuple[Mapping[str, Tensor], Mapping[str, Any]]"  # tensors b
 
 class Callback:
     """All moments are optional, and one that is not overridden is never called. They are called on every rank.
+
+    `begin` and `after_update` alone may change weights: at other times they may be being copied. A callback with
+    `begin` has a `state`, since without one it would begin again whenever the training is resumed.
 
     Nothing waits for the device, but for `waits` and in `arrived`, whose numbers are on the host. What decides the
     weights must be the same on every rank: reduce over the ranks what is not.
@@ -78,6 +83,9 @@ class Callbacks:
 
     def __init__(self, named: Mapping[str, Callback], update: Iterable[str] = ()) -> None:
         self.named, own = dict(named), set(update)
+        for name, callback in named.items():
+            if overridden(callback, "begin") and not overridden(callback, "state"):
+                raise UserError(f"{name}: it has begin and no state, and would begin again at each resume")
         self.before_step: list[Callable[[int], None]] = self._of("before_step")
         self.before_pass: list[Callable[[Pass], None]] = self._of("before_pass")
         self.after_passes: list[Callable[[int], Mapping[str, Tensor]]] = self._of("after_passes", named.keys() - own)
@@ -97,3 +105,10 @@ class Callbacks:
     def carried(self) -> dict[str, Callback]:
         """Those that have a state, by name."""
         return {name: c for name, c in self.named.items() if overridden(c, "state")}
+
+
+def add_to(numbers: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:
+    """Adds the scalars of a callback. UserError where one would stand for another number of the step."""
+    if taken := (numbers.keys() | {"grad_norm", "bad", "objective"}) & more.keys():
+        raise UserError(f"a callback gives {min(taken)}, which is another number already; choose another name")
+    numbers |= more

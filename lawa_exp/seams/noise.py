@@ -19,6 +19,9 @@ BITS = 24  # of a float32 in [0, 1)
 def keyed_uniform(like: Tensor, seed: int, step: int, name: str) -> Tensor:
     """float32 in [0, 1), of the shape and on the device of `like`; of a sharded tensor this rank's rows, and local.
 
+    Give the parameter itself, as `context.model.named_parameters()` has it: rows that are local already do not say
+    which rows of the whole they are.
+
     Nothing waits for the device.
     """
     local, first = (like.to_local(), first_row(like)) if isinstance(like, DTensor) else (like, 0)

@@ -22,6 +22,9 @@ class Objective(nn.Module, Callback):
     clips and saves them with it; they are in no snapshot and no average. A teacher, which is not trained, is kept in a
     tuple, so that it is no module of the objective.
 
+    DDP calls `forward` before the first step, on samples of val: it may not need `before_pass` or `look`. Who overrides
+    `arrived`, `state` or `load` calls those of this class, too.
+
     A term is a sum over a pass; divided by its denominator (`counts`) and summed over passes and ranks it is a mean
     over the batch. `loss` is the plain loss of the task, which rows have.
 
@@ -59,10 +62,13 @@ class Objective(nn.Module, Callback):
         return type(self).look is not Objective.look
 
     def own(self) -> dict[str, Tensor]:
-        """Its parameters and buffers that are not the model's, by name; ties are kept by identity."""
+        """Its parameters and buffers that are not the model's, by name: `objective.` before their own.
+
+        What is tied to the model's is the model's.
+        """
         of_model = {id(t) for t in (*self.model.parameters(), *self.model.buffers())}
         named = (*self.named_parameters(), *self.named_buffers())
-        return {name: t for name, t in named if id(t) not in of_model}
+        return {f"objective.{name}": t for name, t in named if id(t) not in of_model}
 
     def arrived(self, step: int, numbers: Mapping[str, float]) -> Mapping[str, float]:
         return {name: numbers[name] for name in ("objective", *self.reported) if name in numbers}

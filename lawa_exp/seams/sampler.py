@@ -20,18 +20,25 @@ class Sampler(Callback):
     """The same on every rank. What it learns (in `arrived`, from the losses; in `choose`) is its state, and saved."""
 
     def samples(self, step: int) -> Samples:
-        """Those of the whole batch of the update that completes `step`, in their order."""
+        """Those of the whole batch of the update that completes `step`, in their order.
+
+        Batches are read ahead: what this changes in the sampler must be the same whether or not a training was resumed.
+        """
         raise NotImplementedError
 
     def decided_until(self, step: int) -> int:
         """The last step whose samples are decided once `step` is done and its numbers have arrived.
 
-        Batches are read ahead up to it; beyond it the training waits for what is on its way.
+        Batches are read ahead up to it; beyond it the training waits for what is on its way. A sampler with
+        `candidates` gives `step`, or the last step that it has chosen for, which is part of its state.
         """
         return sys.maxsize
 
     def candidates(self, step: int) -> Samples | None:
-        """Samples that `choose` looks at before those of `step` are decided; None: it looks at none."""
+        """Samples that `choose` looks at before those of `step` are decided, a multiple of its batch; None: none.
+
+        Who has candidates gives `read_samples` as well.
+        """
         return None
 
     def read_samples(self, step: int) -> int | None:
@@ -39,7 +46,11 @@ class Sampler(Callback):
         return None
 
     def choose(self, step: int, batches: Iterable[tuple[Pass, tuple[Inputs, Tensor]]]) -> None:
-        """Decides the samples of `step` from this rank's passes over its `candidates`, inputs and targets of each."""
+        """Decides the samples of `step` from this rank's passes over its `candidates`, inputs and targets of each.
+
+        Without gradients, in the training's arithmetic; the statistics of layers take no notice. It must decide the
+        same on every rank.
+        """
 
 
 def seen_data(sampler: Sampler, batches: Batches, passes: float, step: int) -> dict[str, float]:

@@ -6,11 +6,13 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from lawa_exp.axes.dataset import loading
 from lawa_exp.seams.samples import Pass
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.hashing import hash_of
 
 if TYPE_CHECKING:
     from lawa_exp.seams.dataset import Inputs
@@ -37,11 +39,12 @@ class Reader:
 
     def decide(self, step: int) -> None:
         """The numbers of all steps before `step` have arrived: the sampler decides, and reading goes on."""
-        sampler = self.t.sampler
-        candidates = sampler.candidates(step)
-        if candidates is not None:
-            sampler.choose(step, self._read(list(self._passes(step, candidates))))
-        self.until = min(max(sampler.decided_until(step - 1), step), self.t.config.steps)
+        t, sampler = self.t, self.t.sampler
+        if step > sampler.decided_until(step - 1) and (candidates := sampler.candidates(step)) is not None:
+            torch.manual_seed(int(hash_of(t.config.seed, step, t.ranks.rank, 1)) >> 1)
+            with t.looking():
+                sampler.choose(step, self._read(list(self._passes(step, candidates, to_train=False))))
+        self.until = min(max(sampler.decided_until(step - 1), step), t.config.steps)
         self.close()
         self.waiting.clear()
         coming = (at for s in range(step, self.until + 1) for at in self._passes(s, sampler.samples(s)))
@@ -53,6 +56,7 @@ class Reader:
         while True:
             batch = next(self.loading)
             at = self.waiting.popleft()
+            assert at.step == step, f"the sampler gave no samples for step {step}"
             yield at, batch
             if at.last:
                 return
@@ -64,15 +68,18 @@ class Reader:
 
     def _read(self, passes: list[Pass]) -> Iterator[tuple[Pass, tuple[Inputs, Tensor]]]:
         loaded = loading.train_batches(self.t.data, self.t.config.seed, (at.samples for at in passes), self.t.device)
-        return zip(passes, loaded, strict=True)
+        for at, batch in zip(passes, loaded, strict=True):
+            self.t.statistics.before_pass(at)
+            yield at, batch
 
-    def _passes(self, step: int, batch: Samples) -> Iterator[Pass]:
+    def _passes(self, step: int, batch: Samples, to_train: bool = True) -> Iterator[Pass]:
         """This rank's part of `batch`, phase after phase: in each, micro-batches go round the ranks."""
         t = self.t
         size, targets, usual = len(batch), t.data.train_targets(t.config.seed, batch), t.batches.size(step)
-        if size % usual:
-            raise UserError(f"sampling: {size} samples for step {step}: expected {usual}, or a multiple to look at")
-        counts = t.objective.counts(batch, targets)
+        if size % usual or not size or (to_train and size != usual):
+            expected = f"{usual}" if to_train else f"a multiple of {usual} to choose from"
+            raise UserError(f"sampling: {size} samples for step {step}; expected {expected}")
+        counts = {"loss": targets, **t.objective.counts(batch, targets)}
         split, phases = t.splits[usual], t.config.objective.phases
         passes = split.accumulate * (size // usual)
         of_phase = passes // phases

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from lawa_exp.parallel.sharing import batches_of, sharing
 from lawa_exp.seams.callback import Callback, Callbacks
 from lawa_exp.seams.context import Context
 from lawa_exp.seams.guard import guarded
+from lawa_exp.seams.layers import statistics_kept
 from lawa_exp.storage.store import Store
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class Setup:
     live: dict[str, Tensor]
     averaged: frozenset[str]
     store: Store
+    statistics: TrainingStatistics
     callbacks: Callbacks
     swap: Swap
     evaluation: Evaluation
@@ -71,6 +74,12 @@ class Setup:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "diverged", torch.zeros((), dtype=torch.bool, device=self.device))
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Passes that do not train: without gradients, in the training's arithmetic; statistics take no notice."""
+        with torch.no_grad(), statistics_kept(self.objective), self.autocast():
+            yield
 
     @property
     def standing(self) -> dict[str, Tensor]:
@@ -110,38 +119,20 @@ def set_up(
         return ranks.from_main(gradient_step(loss, fixed_set(data.sizes["train"], config.lr.samples)))
 
     rates = Rates(config.lr, config.scaling, config.fault, batches, measure)
-    layers = {f"layers.{name}": callback for name, callback in of_layers.items()}
+    layers = {f"layers.{place}": callback for place, callback in of_layers.items()}
     named: dict[str, Callback] = {"rate": rates, "sampling": sampler, **layers, "objective": objective}
-    named["statistics"] = TrainingStatistics(objective, config.batch.norm_group, ranks)
-    updates = {f"update.{name}": settings.build(context) for name, settings in config.update}
+    named["statistics"] = statistics = TrainingStatistics(objective, config.batch.norm_group, ranks)
+    updates = {f"update.{place}": settings.build(context) for place, (_, settings) in enumerate(config.update)}
     named |= updates
     if feedback := config.feedback.build(context):
         named["feedback"] = feedback
     for name, watch in config.watch:
         named[f"watch.{name}"] = guarded(name, watch.build(context), objective, device)
     evaluation = Evaluation(scorer_for(config, model, data.task), data, config.evaluate, ranks, device, autocast)
+    trainable = [p for p in objective.parameters() if p.requires_grad]
+    store = Store(ranks, parallel.rows_of(objective), config.trajectory.shard_size)
     return Setup(
-        config=config,
-        data=data,
-        batches=batches,
-        splits=splits,
-        rates=rates,
-        sampler=sampler,
-        run=run,
-        ranks=ranks,
-        device=device,
-        autocast=autocast,
-        model=model,
-        objective=objective,
-        trained=trained,
-        sharing=kind,
-        optimizer=optimizer,
-        parameters=[p for p in objective.parameters() if p.requires_grad],
-        live=live,
-        averaged=averaged,
-        store=Store(ranks, parallel.rows_of(objective), config.trajectory.shard_size),
-        callbacks=Callbacks(named, updates),
-        swap=Swap(model, live),
-        evaluation=evaluation,
-        bn=policy(config, model),
-    )
+        config, data, batches, splits, rates, sampler, run, ranks, device, autocast, model, objective, trained, kind,
+        optimizer, trainable, live, averaged, store, statistics, Callbacks(named, updates), Swap(model, live),
+        evaluation, policy(config, model),
+    )  # fmt: skip

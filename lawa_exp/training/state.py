@@ -19,7 +19,7 @@ from lawa_exp.storage.commit import step_name
 from lawa_exp.storage.safetensors import map_stored, stored
 from lawa_exp.storage.store import Store
 
-AVERAGERS, WINDOW = "averagers/", "window"  # names of what is carried
+AVERAGERS, FEEDBACK, SAMPLING, WINDOW = "averagers/", "feedback", "sampling", "window"  # names of what is carried
 
 
 class Carried(Protocol):
@@ -47,7 +47,7 @@ class Staged:
 
     def commit(self, store: Store, root: Path) -> None:
         for snapshot in self.snapshots:
-            assert snapshot.tensors  # they are filled
+            snapshot.wait()
         tensors = {**{name: snapshot.tensors for name, snapshot in self.copied.items()}, **self.kept}
         store.commit(root / step_name(self.step), tensors, {"state.json": self.text}, parameter_of)
 
@@ -86,7 +86,8 @@ class State:
         """Those that nothing changes before the next update, and so can be copied during its passes."""
         if name == "model":
             return self.averaged
-        return frozenset(tensors) if name == "optimizer" or name.startswith(AVERAGERS) else frozenset()
+        late = name in ("optimizer", FEEDBACK) or name.startswith(AVERAGERS)
+        return frozenset(tensors) if late else frozenset()
 
     def load(self, folder: Path) -> tuple[dict[str, Any], frozenset[str]]:
         """Takes over a committed state, for what is carried here; returns the scalars saved with it, and the names of
@@ -94,9 +95,12 @@ class State:
         described = json.loads((folder / "state.json").read_text())
         self.step = described["step"]
         load_live(self.live, map_stored(folder), self.store.rows)
+        device = next(iter(self.live.values())).device
         for name, carried in self.carried():
             if name in described["carried"]:
                 tensors = self.store.read(folder, name, parameter_of) if stored(folder, name) else {}
+                if name not in (WINDOW, SAMPLING):  # which stay in the host's memory
+                    tensors = {n: t.to(device) for n, t in tensors.items()}
                 carried.load(tensors, described["carried"][name])
         return described["scalars"], frozenset(described["carried"])
 

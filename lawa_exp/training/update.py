@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lawa_exp.averaging.tensors import local_part
 from lawa_exp.parallel.model import gathering, whole
-from lawa_exp.seams.layers import statistics_kept
+from lawa_exp.parallel.optimizer import take_step
+from lawa_exp.seams.callback import add_to
+from lawa_exp.system.errors import UserError
 from lawa_exp.system.hashing import hash_of
 
 if TYPE_CHECKING:
@@ -27,31 +28,34 @@ def update(t: Setup, step: int, rate: float, passes: Passes) -> dict[str, Tensor
     `loss`, the batch's mean before the update; `objective`, where something else is trained; the other terms;
     `grad_norm`, before clipping; `bad`, 1 from the first step on that is not finite: no update changes weights then.
     """
+    torch.manual_seed(int(hash_of(t.config.seed, step, t.ranks.rank)) >> 1)  # dropout: no random state to save
     for call in t.callbacks.before_step:
         call(step)
     if t.objective.looks:
         passes = look(t, step, list(passes))
-    torch.manual_seed(int(hash_of(t.config.seed, step, t.ranks.rank)) >> 1)  # dropout: no random state to save
     numbers = back_propagate(t, passes)
     for after in t.callbacks.after_passes:
-        numbers |= after(step)
-    gradients = [p.grad for p in t.parameters if p.grad is not None]
-    numbers["grad_norm"] = norm = whole(nn.utils.get_total_norm(gradients))
+        add_to(numbers, after(step))
+    numbers["grad_norm"] = norm = whole(nn.utils.get_total_norm([p.grad for p in t.parameters if p.grad is not None]))
+    finite = norm.isfinite() & numbers.get("objective", numbers["loss"]).isfinite()
     if t.config.optimizer.clip_norm:
         nn.utils.clip_grads_with_norm_(t.parameters, t.config.optimizer.clip_norm, norm)
     for before in t.callbacks.before_update:
-        numbers |= before(step)
-    trained = numbers.get("objective", numbers["loss"])
-    t.diverged.logical_or_(~(norm.isfinite() & trained.isfinite()))
+        add_to(numbers, before(step))
+    gradients = [p.grad for p in t.parameters if p.grad is not None]
+    if t.callbacks.before_update:  # which may have changed them
+        finite &= whole(nn.utils.get_total_norm(gradients)).isfinite()
+    t.diverged.logical_or_(~finite)
     numbers["bad"] = t.diverged.float()
-    apply(t, rate, gradients)
+    take_step(t.optimizer, rate, t.diverged, t.config.optimizer.evaluates_others)
     return numbers
 
 
 def look(t: Setup, step: int, passes: list[tuple[Pass, tuple[Inputs, Tensor]]]) -> Passes:
     """The objective's walk over the whole batch, before the passes that train."""
-    with torch.no_grad(), statistics_kept(t.model), t.autocast():  # a batch counts once in them
+    with t.looking():
         for at, (inputs, targets) in passes:
+            t.statistics.before_pass(at)
             t.objective.look(at, inputs, targets)
     t.objective.looked(step, t.ranks)
     return passes
@@ -71,26 +75,15 @@ def back_propagate(t: Setup, passes: Passes) -> dict[str, Tensor]:
         with gathering(t.trained, at.last):
             with t.autocast():
                 terms = t.trained(inputs, targets)
-            scales = {name: world / max(at.counts.get(name, at.batch), 1) for name in terms}
+            scales |= {name: world / max(at.counts.get(name, at.batch), 1) for name in terms}
             weighted = [terms[name] * (weight * scales[name]) for name, weight in weights.items() if name in terms]
             sum(weighted[1:], weighted[0]).backward()
         for name, term in terms.items():
             sums[name] = sums[name] + term.detach() if name in sums else term.detach()
-    added = t.ranks.sum(torch.stack(list(sums.values()))).unbind()
+    if missing := weights.keys() - sums.keys():
+        raise UserError(f"objective: its weights name {min(missing)}, which no pass gave; terms: {', '.join(sums)}")
+    added = t.ranks.sum(torch.stack([of.float() for of in sums.values()])).unbind()
     means = {name: of * (scales[name] / world) for name, of in zip(sums, added, strict=True)}
     if dict(weights) != {"loss": 1.0}:
-        means["objective"] = torch.stack([means[name] * weights[name] for name in weights if name in means]).sum()
+        means["objective"] = torch.stack([means[name] * weight for name, weight in weights.items()]).sum()
     return means
-
-
-def apply(t: Setup, rate: float, gradients: list[Tensor]) -> None:
-    """The optimizer's step, which changes no weights once the training has diverged."""
-    for group in t.optimizer.param_groups:
-        group["lr"] = rate * group.get("rate_ratio", 1.0)
-    if all(group.get("fused") for group in t.optimizer.param_groups):
-        t.optimizer.found_inf = t.diverged.float()  # type: ignore[attr-defined]
-    else:  # a step along no gradient: on a GPU two of them may come before the host knows
-        for gradient in gradients:
-            local_part(gradient).masked_fill_(t.diverged, 0.0)
-    t.optimizer.step()
-    t.optimizer.zero_grad(set_to_none=True)

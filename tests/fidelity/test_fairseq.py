@@ -20,13 +20,13 @@ from torch.nn import functional as F
 
 from lawa_exp import average, export
 from lawa_exp.axes.dataset.fairseq import count_dictionary, read_dictionary, read_indexed
-from lawa_exp.axes.dataset.masked import IGNORE, MaskedLMSettings
+from lawa_exp.axes.dataset.masked import MaskedLMSettings
 from lawa_exp.axes.dataset.order import in_epochs
 from lawa_exp.axes.dataset.words import WordsSettings
 from lawa_exp.axes.model.roberta.roberta import from_fairseq
-from lawa_exp.axes.objective import task
 from lawa_exp.convert.fairseq import read, settings_of
 from lawa_exp.launch import compose
+from lawa_exp.seams.task import IGNORE
 from lawa_exp.system.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +96,7 @@ def test_blocks_and_masks_are_fairseqs_own(runs):
     inputs, targets = data.eval_batch("val", np.arange(data.sizes["val"]))
     assert np.array_equal(inputs, np.pad(theirs["valid_1_source"], ((0, 0), (0, pad)), constant_values=1))
     assert np.array_equal(np.where(targets == IGNORE, 1, targets)[:, : inputs.shape[1] - pad], theirs["valid_1_target"])
-    assert IGNORE == task.IGNORE
+    assert IGNORE == IGNORE
     size = data.sizes["train"]
     for epoch in (1, 2):  # training visits them in an order of ours: compared as sets of rows
         width = theirs["train_1_source"].shape[1]

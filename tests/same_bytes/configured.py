@@ -77,6 +77,12 @@ class Renamed:
         return [self.old if word == self.new else word for word in words]
 
 
+USUAL = {
+    "sampling=epochs",
+    "objective=task",
+}  # of trainings that name none; custom ones have their own test
+
+
 def configurations(text: str) -> list[Configuration]:
     """Those of a file in the form of configurations.yaml, the words of its `shorthand` filled in."""
     content = yaml.safe_load(text)
@@ -104,7 +110,8 @@ def uncovered(given: list[Configuration], conf: Path) -> list[str]:
     chosen = {f"{k}={v}" for k, _, values in (w.partition("=") for w in typed) for v in re.split(r"[\[\],]", values)}
     groups = [folder for folder in sorted(conf.iterdir()) if folder.is_dir() and folder.name not in FREE_GROUPS]
     lacking = [f"{g.name}={p.stem}" for g in groups for p in sorted(g.glob("*.yaml"))]
-    lacking = [choice for choice in lacking if choice not in chosen]
+    lacking = [choice for choice in lacking if choice not in chosen | USUAL and not choice.endswith("=custom")]
+    lacking += ["model=custom"] if "model=custom" not in chosen else []
     for word, pattern in WORDS.items():
         covering = [c for c in given if word in c.covers]
         lacking += [] if covering else [word]

@@ -94,10 +94,10 @@ class LargestLosses(SamplingSettings):
 
 class Chooser(Sampler):
     def __init__(self, context: Context) -> None:
-        self.c, self.chosen = context, np.zeros(0, np.int64)
+        self.c, self.chosen, self.last = context, np.zeros(0, np.int64), 0
 
     def decided_until(self, step: int) -> int:
-        return step + 1
+        return max(step, self.last)
 
     def candidates(self, step: int) -> Samples:
         first, size = 2 * self.c.batches.samples(step - 1), 2 * self.c.batches.size(step)
@@ -106,7 +106,6 @@ class Chooser(Sampler):
     def read_samples(self, step: int) -> int:
         return 2 * self.c.batches.samples(step)
 
-    @torch.no_grad()
     def choose(self, step: int, batches: Iterable[tuple[Pass, tuple[Any, Tensor]]]) -> None:
         losses = torch.zeros(2 * self.c.batches.size(step), dtype=torch.float64, device=self.c.device)
         for at, (inputs, targets) in batches:
@@ -114,7 +113,7 @@ class Chooser(Sampler):
             of_tokens = F.cross_entropy(logits, targets.flatten(), reduction="none")
             losses[at.first : at.first + len(at.samples)] = of_tokens.view(len(targets), -1).mean(1).double()
         ordered = self.c.ranks.sum(losses).argsort(descending=True)[: self.c.batches.size(step)]
-        self.chosen = np.sort(ordered.cpu().numpy())
+        self.chosen, self.last = np.sort(ordered.cpu().numpy()), step
 
     def samples(self, step: int) -> Samples:
         both = self.candidates(step)
@@ -199,26 +198,27 @@ class TowerSettings(ModelSettings):
     name: str = setting(text())
     context: int = setting(integer(1))
     vocab_size: int = setting(integer(1))
+    dropout: float = setting(number(low=0, high=0.9))
 
     def fitted(self, data: Any, name: str) -> TowerSettings:
         return self
 
     def build(self) -> nn.Module:
-        return Tower(self.vocab_size)
+        return Tower(self.vocab_size, self.dropout)
 
 
 class Tower(nn.Module):
-    def __init__(self, vocab_size: int, width: int = 16, blocks: int = 2) -> None:
+    def __init__(self, vocab_size: int, dropout: float, width: int = 16, blocks: int = 2) -> None:
         super().__init__()
         self.wte = nn.Embedding(vocab_size, width)
         self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(width, width), nn.ReLU()) for _ in range(blocks))
         self.head = nn.Linear(width, vocab_size)
-        self.depth = blocks
+        self.depth, self.dropout = blocks, nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.wte(tokens)
         for block in self.blocks[: self.depth]:
-            x = x + block(x)
+            x = x + self.dropout(block(x))
         return self.head(x)
 
 

@@ -175,3 +175,32 @@ def test_rows_say_what_was_read_and_passed_through_besides_training(alone: Path)
     assert {name: row["read_samples"] for name, row in last.items() if "read_samples" in row} == {"largest_losses": 256}
     passes = {name: row["passes"] for name, row in last.items() if "passes" in row}
     assert passes == {"largest_losses": pytest.approx(5 / 3), "focus": pytest.approx(4 / 3)}
+
+
+@pytest.mark.parametrize("name", ["largest_losses", "focus", "depths"])
+def test_killed_and_resumed_with_dropout(name: str, tmp_path: Path) -> None:
+    """What is drawn in a step follows from the step, whatever looked at its samples before."""
+    done = train(tmp_path / "twin", name, 1, 4, "model.dropout=0.5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert train(tmp_path / "run", name, 1, 4, "model.dropout=0.5", strike=Strike(UPDATE, n=5)).returncode == -9
+    assert train(tmp_path / "run", name, 1, 4, "model.dropout=0.5").returncode == 0
+    assert_same_run(tmp_path / "run", tmp_path / "twin")
+
+
+def test_a_sampler_that_learns_within_a_fault(alone: Path, tmp_path: Path) -> None:
+    fault = ["fault=batches", "fault.at=2", "fault.length=2"]
+    done = train(tmp_path / "twin", "hard_batches", 1, 4, *fault)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert losses(tmp_path / "twin") != losses(alone / "hard_batches")
+    assert train(tmp_path / "run", "hard_batches", 1, 4, *fault, strike=Strike(UPDATE, n=5)).returncode == -9
+    assert train(tmp_path / "run", "hard_batches", 1, 4, *fault).returncode == 0
+    assert_same_run(tmp_path / "run", tmp_path / "twin")
+
+
+def test_a_kept_state_of_another_method_is_refused(alone: Path, tmp_path: Path) -> None:
+    for name, key in (("two_terms", "objective"), ("hard_batches", "sampling"), ("rounding", "update")):
+        origin = [f"init.from={alone / 'plain'}", "init.step=6", "steps=10", f"run_dir={tmp_path / name}"]
+        words = [*(w for w in BASE if not w.startswith("steps=")), *PROBES[name], "trainer.micro_batch=4", *origin]
+        done = run(*words, "init.optimizer=keep", module=COMMAND)
+        assert done.returncode == 2 and "init.optimizer=keep" in done.stderr, done.stdout + done.stderr
+        assert len(done.stderr.strip().splitlines()) <= 2, key

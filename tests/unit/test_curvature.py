@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import Strike, assert_same_run, rows, run, states, tiny
+from helpers import UPDATE, Strike, assert_same_run, rows, run, states, tiny
 from torch import nn
 from torch.func import functional_call
 
@@ -263,7 +263,7 @@ ON_THE_FLY = [
     *("lr=on_the_fly", "lr.peak=0.3", "lr.every=10", "lr.start=15", "optimizer=sgd", "optimizer.momentum=0"),
     "logger.every=1",
 ]
-SGD_UPDATE = "torch.optim:SGD.step"
+SGD_UPDATE = UPDATE
 
 
 def rates_of(folder: Path) -> dict[int, float]:

@@ -242,7 +242,7 @@ def test_a_bad_value_is_one_line():
         ("at", None): "fault.at=None: expected a number of steps",
         ("factor", 0): "fault.factor=0: expected a number, above 0",
         ("factor", math.inf): "fault.factor=inf: expected a number, above 0",
-        ("kind", "burst"): "fault.kind=burst: choices: batches, none, rate",
+        ("kind", "burst"): "fault.kind=burst: choices: batches, custom, none, rate",
     }
     for (key, value), said in cases.items():
         fault = {"kind": "rate", "at": 5, "length": 5, "factor": 2.0, key: value}

@@ -16,7 +16,7 @@ from lawa_exp.axes.feedback.lawa_restart import LawaRestartSettings
 from lawa_exp.axes.feedback.lookahead import LookaheadSettings
 from lawa_exp.axes.feedback.switch_ema import SwitchEmaSettings
 from lawa_exp.launch.compose import main
-from lawa_exp.training import background
+from lawa_exp.system import readback
 
 STEPS = 24
 
@@ -152,7 +152,7 @@ def test_divergence_that_is_read_late(window: str, tmp_path: Path, monkeypatch: 
     asked = [o for o in asked if not o.startswith("averagers")]
     ended = {}
     for lag in (0, 2):
-        monkeypatch.setitem(background.LAG, "cpu", lag)
+        monkeypatch.setitem(readback.LAG, "cpu", lag)
         folder = tmp_path / str(lag)
         assert main([*asked, f"run_dir={folder}"]) == 3
         step = json.loads((folder / "DIVERGED").read_text())["step"]

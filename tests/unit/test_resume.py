@@ -171,7 +171,7 @@ def test_stopped_by_signals(twin: Path, tmp_path: Path) -> None:
     links = [
         (Strike("lawa_exp.training.train:restore", signal="SIGTERM"), 0),  # before the first step
         (Strike(UPDATE, "after", n=7, signal="SIGINT"), 7),
-        (Strike(SAVE, signal="SIGUSR1"), 16),  # while saving step 15
+        (Strike("lawa_exp.training.keeper:Keeper.save", signal="SIGUSR1"), 16),  # at the save of step 15
         (Strike(EVALUATE, n=2, signal="SIGUSR2"), 21),  # at step 20, the EMA's weights in place of the live ones
         (Strike(UPDATE, n=8, signal="SIGTERM"), 29),
     ]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Strike, command, run, tiny
+from helpers import UPDATE, Strike, command, run, tiny
 
 from lawa_exp.launch.slurm.queue import Job
 from lawa_exp.results.progress import Progress
@@ -51,7 +51,7 @@ def of(run_dir: Path, now: float | None = None) -> Standing:
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was killed after its state of step 15. Not to be changed."""
     folder = tmp_path_factory.mktemp("killed") / "run"
-    strike = Strike("torch.optim:AdamW.step", n=20)
+    strike = Strike(UPDATE, n=20)
     assert run(*tiny(), f"run_dir={folder}", strike=strike).returncode == -signal.SIGKILL
     return folder
 

@@ -235,7 +235,7 @@ def test_wandb_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with (
         pytest.raises(UserError, match=r"wandb is missing; pip install 'lawa_exp\[wandb\]', or logger=jsonl"),
-        following(WandbLogger(10, False, "online", "p", None, 1.0), RunDir(tmp_path), print),
+        following(WandbLogger(10, "online", "p", None, 1.0), RunDir(tmp_path), print),
     ):
         raise AssertionError("training began")
 

@@ -55,6 +55,24 @@ class NoiseBurst(Sampler):
     def choose(self, step: int, batches: Iterable[tuple[Pass, tuple[Inputs, Tensor]]]) -> None:
         self.inner.choose(step, batches)
 
+    def begin(self, live: Mapping[str, Tensor]) -> None:
+        self.inner.begin(live)
+
+    def before_step(self, step: int) -> None:
+        self.inner.before_step(step)
+
+    def before_pass(self, at: Pass) -> None:
+        self.inner.before_pass(at)
+
+    def after_passes(self, step: int) -> Mapping[str, Tensor]:
+        return self.inner.after_passes(step)
+
+    def after_update(self, step: int, live: Mapping[str, Tensor]) -> None:
+        self.inner.after_update(step, live)
+
+    def waits(self, step: int) -> bool:
+        return self.inner.waits(step)
+
     def arrived(self, step: int, numbers: Mapping[str, float]) -> Mapping[str, float]:
         return self.inner.arrived(step, numbers)
 

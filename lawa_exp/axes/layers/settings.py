@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from lawa_exp.axes.choice import Choice
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 class LayersSettings(Choice):
     """The settings of a change of layers, which make it."""
+
+    keeps_state: ClassVar[bool] = True
 
     def apply(self, model: nn.Module) -> Callback | None:
         """Changes the model in place, before it is shared and compiled; returns what its layers need in training.

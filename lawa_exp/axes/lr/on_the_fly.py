@@ -35,6 +35,8 @@ class OnTheFly(Schedule):
     samples: int | str = setting(either(integer(1), one_of("all")))
 
     def check(self, planned: Planned) -> None:
+        if not planned.config.objective.absent:
+            raise UserError("lr=on_the_fly: measures the task's loss; expected objective=task")
         if planned.sharing == "fsdp":
             raise UserError(
                 "lr=on_the_fly: not with trainer=fsdp, which does not differentiate twice; choose trainer=ddp"

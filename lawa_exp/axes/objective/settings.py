@@ -21,6 +21,8 @@ class ObjectiveSettings(Choice):
     skips: whether a pass may leave a parameter without gradient.
     """
 
+    keeps_state: ClassVar[bool] = True
+
     group: int = 1
     phases: int = 1
     skips: ClassVar[bool] = False

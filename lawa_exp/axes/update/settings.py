@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from lawa_exp.axes.choice import Choice
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 class UpdateSettings(Choice):
     """The settings of a callback around the update, which build it."""
+
+    keeps_state: ClassVar[bool] = True
 
     def build(self, context: Context) -> Callback:
         raise NotImplementedError
