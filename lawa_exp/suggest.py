@@ -16,7 +16,8 @@ task says: images by accuracy, tokens by the loss.
 The choice: the cheapest within one standard error of the best (paired by batch), or a tolerance (0.002 nats); live is
 the cheapest.
 The gain is measured by cross-fitting, on parts of val that had no vote in the choice; lawa_exp/readout/choice.py has
-the rule and its sources. The test split is not touched. Rows, table and plots: RUN/readouts/suggest/.
+the rule and its sources. The test split is not touched, and weights are judged as they are: for their worth in
+bfloat16 or int8 read them out with --view. Rows, table and plots: RUN/readouts/suggest/.
 Exit codes: 0 done, 1 failed, 2 a mistake in the command, or nothing to choose between.
 """
 

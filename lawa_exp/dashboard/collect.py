@@ -23,7 +23,7 @@ from lawa_exp.status.runs import list_runs
 from lawa_exp.status.standing import STATES, Standing, duration, standings
 from lawa_exp.storage import manifest
 from lawa_exp.storage.metrics import KEY, Metrics, metrics_in, own_metrics, together
-from lawa_exp.storage.rows import Row, averager_ids, read_rows
+from lawa_exp.storage.rows import Row, averager_ids, name_of, read_rows
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import Failed, UserError
 
@@ -120,14 +120,14 @@ def unit_of(config: Mapping[str, Any]) -> str:
 def val_rows(run: Path) -> Rows:
     """The run's val rows, and those that were read out later of averages (or at steps) that it has none of.
 
-    What was evaluated with other BatchNorm statistics than the live weights of its step is left out.
+    Left out is what was evaluated through a view, or with other BatchNorm statistics than the live weights of its step.
     """
     found: dict[tuple[int, str], Row] = {}
     files = [run / "metrics.jsonl", *sorted(run.glob("readouts/*/metrics.jsonl"))]
     for file in files:
         if file.parent.name not in RESERVED:
             for row in read_rows(file):
-                if row.get("split") == "val" and "task" not in row:
+                if row.get("split") == "val" and "task" not in row and "view" not in row:
                     live = found.get((row["step"], "live"), row)
                     if live.get("bn") == row.get("bn"):
                         found.setdefault((row["step"], row["weights"]), row)
@@ -192,7 +192,7 @@ def run_item(
     there = [path / name for name in LINKED if (path / name).is_file()]
     there += [p for name in ("summary.md", "heatmap.png") for p in sorted(path.glob(f"readouts/*/{name}"))]
     of_test = [r for r in test_rows(path) if r.get("loss") is not None and r["step"]]
-    test = [[r["weights"], f"{r['loss']:.4f}", *(text_in(r, name, own) for name in own)] for r in of_test]
+    test = [[name_of(r), f"{r['loss']:.4f}", *(text_in(r, name, own) for name in own)] for r in of_test]
     return {
         "name": " ".join(s.run.overrides) or path.name,
         "state": s.state,

@@ -15,7 +15,7 @@ from lawa_exp.results.summary import Group, with_spread
 from lawa_exp.seams.task import Metric
 from lawa_exp.status.standing import Standing
 from lawa_exp.storage.metrics import KNOWN, Metrics
-from lawa_exp.storage.rows import evaluation_row
+from lawa_exp.storage.rows import evaluation_row, name_of
 
 FIELDS = ("averager", "k", "spacing", "start", "every")  # of a row, that tell what its average is
 
@@ -46,7 +46,7 @@ def group_item(
     said = [f"{k}={v}" for k, v in zip((k for k in keys if k != "seed"), settings, strict=True)]
     name = " ".join(said) or "all runs"
     group = Group(name, of_members, [test_rows(runs[i].run.path) for i in members])
-    of = {r["weights"]: {k: v for k, v in r.items() if k in FIELDS} for r in of_members[0]}
+    of = {name_of(r): {k: v for k, v in r.items() if k in FIELDS} for r in of_members[0]}
     mean = [
         evaluation_row(
             step, "val", {"weights": weights, "loss": loss}, of[weights], others_at(group, weights, step, own)

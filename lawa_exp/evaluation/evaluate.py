@@ -40,7 +40,11 @@ def fixed_set(size: int, samples: int | str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What evaluates the weights that are in a model. scorer: inputs, targets -> the sums of the data set's task."""
+    """What evaluates the weights that are in a model.
+
+    scorer: inputs, targets -> float64 [columns], of which the first are the sums of the data set's task. columns: None:
+    those alone.
+    """
 
     scorer: nn.Module
     data: Dataset
@@ -48,6 +52,7 @@ class Evaluation:
     ranks: Ranks
     device: torch.device
     autocast: Autocast
+    columns: int | None = None
 
 
 @torch.no_grad()
@@ -59,7 +64,7 @@ def batch_sums(e: Evaluation, split: str) -> np.ndarray:
     """
     indices, batch_size = fixed_set(e.data.sizes[split], e.settings.samples), e.settings.batch_size
     count, ranks = -(-len(indices) // batch_size), e.ranks
-    sums = torch.zeros(count, e.data.task.columns, dtype=torch.float64, device=e.device)
+    sums = torch.zeros(count, e.columns or e.data.task.columns, dtype=torch.float64, device=e.device)
     starts = range(0, count, ranks.world)
     # A rank without a batch of its own repeats the last one: every rank takes part when sharded weights are gathered.
     batches = [min(start + ranks.rank, count - 1) for start in starts]

@@ -17,18 +17,31 @@ from lawa_exp.axes.configuration import Config
 from lawa_exp.evaluation.batchnorm import has_statistics_of, policy_field, running_field
 from lawa_exp.evaluation.replay import Average, Replay, Snapshots, exactly, read_snapshot, stop_if_requested
 from lawa_exp.evaluation.score import FunctionFailed, OnModel, Score, Scored
+from lawa_exp.evaluation.views import View, view_field
 from lawa_exp.seams.dataset import Dataset
 from lawa_exp.storage.commit import Damaged
 from lawa_exp.storage.metrics import KNOWN
 from lawa_exp.storage.origin import snapshots_of
-from lawa_exp.storage.rows import LIVE, Row, evaluation_row, fields_in, read_rows, without, write_rows
+from lawa_exp.storage.rows import (
+    LIVE,
+    Row,
+    evaluation_row,
+    fields_in,
+    name_in_view,
+    name_of,
+    read_rows,
+    without,
+    write_rows,
+)
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import Failed, UserError
 
 Live: TypeAlias = Mapping[int, Row | None]  # by step, ascending: val rows of the live weights
-Of: TypeAlias = tuple[Hashable, int | None]  # weights (an `Average.key`), and on how many samples they are evaluated
+# Weights (an `Average.key`), on how many samples they are evaluated, and through which view
+Of: TypeAlias = tuple[Hashable, int | None, str | None]
 
+NO_VIEWS: Mapping[str, View] = {}
 SHOWN = 5  # averages whose losses are printed at each step; of more, the best
 SEEN = ("trained_samples", "trained_tokens")  # what it says of its step
 
@@ -47,7 +60,7 @@ class Progress(Protocol):
 class ReadOut:
     """rows: of the averages, and of the live weights where they had none. measures: rows of what else was measured.
 
-    step: the last one evaluated; sums: after it, those of `Scored` by weights ("live", or an average's id).
+    step: the last one evaluated; sums: after it, those of `Scored` by `rows.name_of` (live, an average's id, ID@VIEW).
     """
 
     rows: list[Row]
@@ -77,55 +90,68 @@ def evaluated(
 class Candidate:
     """Weights whose score is wanted after a step: those of `average`, or the live ones (None).
 
-    due: whether they are evaluated then; else the score is known, from the row of the live weights of some step or from
-    an earlier evaluation. Candidates with an equal `of` have the same score.
+    view: through which; None: as they are. due: whether they are evaluated then; else the score is known, from the row
+    of the live weights of some step or from an earlier evaluation. Candidates with an equal `of` have the same score.
     """
 
     average: Average | None
+    view: str | None
     of: Of
     due: bool
 
     @property
-    def id(self) -> str:
-        return "live" if self.average is None else self.average.id
+    def name(self) -> str:
+        """As `rows.name_of` has it."""
+        return name_in_view("live" if self.average is None else self.average.id, self.view)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it is the live weights as they are."""
+        return self.average is None and self.view is None
 
 
 class Evaluations:
     """Which weights are evaluated after which step: the same ones never twice.
 
     After the last step weights whose loss is known from a row are due, too, for the losses of single batches: the live
-    ones where their snapshot is saved.
+    ones where their snapshot is saved. Through views the live weights are evaluated where the replay reads them.
     """
 
-    def __init__(self, replay: Replay, averages: Sequence[Average], live: Live) -> None:
-        self.replay, self.averages, self.live = replay, averages, live
-        self.last = max(live)
+    def __init__(self, replay: Replay, averages: Sequence[Average], live: Live, views: Iterable[str] = ()) -> None:
+        self.averages, self.live, self.views = averages, live, list(views)
+        self.last, self.read = max(live), set(replay.wanted)
         self._in_rows: set[Of] = set()
         self._evaluated: set[Of] = set()
 
     def after(self, step: int) -> list[Candidate]:
-        """The candidates of a step in their order, the live weights first. Steps come in ascending order."""
+        """The candidates of a step in their order, the live weights first and each before its views.
+
+        Steps come in ascending order.
+        """
         row = self.live[step]
         samples = None if row is None else row["eval_samples"]  # the set that the live row was made on
-        own = exactly(step), samples
+        own = exactly(step)
         if is_scored(row):
-            self._in_rows.add(own)
-        weights: list[tuple[Average | None, Of]] = [(None, own)]
-        weights += [(a, (key, samples)) for a in self.averages if (key := a.key(step)) is not None]
+            self._in_rows.add((own, samples, None))
+        weights: list[tuple[Average | None, Hashable]] = [(None, own)]
+        weights += [(a, key) for a in self.averages if (key := a.key(step)) is not None]
         candidates = []
-        for average, of in weights:
-            due = of not in self._evaluated and (of not in self._in_rows or step == self.last)
-            if average is None and is_scored(row) and step not in self.replay.wanted:
-                due = False
-            if due:
-                self._evaluated.add(of)
-            candidates.append(Candidate(average, of, due))
+        for average, key in weights:
+            can_be_read = average is not None or step in self.read
+            for view in (None, *(self.views if can_be_read else ())):
+                of = key, samples, view
+                due = of not in self._evaluated and (of not in self._in_rows or step == self.last)
+                if view is None and is_scored(row) and not can_be_read:
+                    due = False
+                if due:
+                    self._evaluated.add(of)
+                candidates.append(Candidate(average, view, of, due))
         return candidates
 
 
-def evaluations(replay: Replay, averages: Sequence[Average], live: Live) -> int:
-    """How many weights `read_out` evaluates."""
-    schedule = Evaluations(replay, averages, live)
+def evaluations(replay: Replay, averages: Sequence[Average], live: Live, views: Iterable[str] = ()) -> int:
+    """How many weights `read_out` evaluates, those of views among them."""
+    schedule = Evaluations(replay, averages, live, views)
     return sum(candidate.due for step in live for candidate in schedule.after(step))
 
 
@@ -137,14 +163,15 @@ def read_out(
     say: Callable[[str], None],
     progress: Progress | None = None,
     measure: str = "val loss",
+    views: Mapping[str, View] = NO_VIEWS,
     metrics: Collection[str] = KNOWN,
 ) -> ReadOut:
-    """Evaluates averages where the live weights were, in one pass, as `Evaluations` has it.
+    """Evaluates averages where the live weights were, in one pass, as `Evaluations` has it; all through `views`, too.
 
     live: where there is no row, or one without a loss, the live weights are evaluated here. metrics: what such a row
     says of an evaluation. Failed names the first step whose live weights have no finite loss.
     """
-    schedule = Evaluations(replay, averages, live)
+    schedule = Evaluations(replay, averages, live, views)
     scores: dict[Of, Scored] = {}
     rows: list[Row] = []
     measures: list[Row] = []
@@ -159,25 +186,27 @@ def read_out(
         seen = fields_in(row, SEEN) if row else {}
         losses: dict[str, float] = {}
         for candidate in schedule.after(step):
-            of = candidate.of
-            if candidate.average is None and row is not None and is_scored(row):
+            of, average, view = candidate.of, candidate.average, candidate.view
+            known = candidate.is_live and is_scored(row)
+            if known and row is not None:
                 scores[of] = Scored(fields_in(row, [*metrics, "eval_samples"]), None)
+            needs_row = average is None and not known
+            if candidate.due or needs_row:
+                weights = weights_of(candidate, replay, step, views)
             if candidate.due:
-                weights = weights_of(candidate, replay, step)
-                scores[of] = evaluated(score, weights, candidate.id, step, "val", of[1], replay.bn)
+                scores[of] = evaluated(score, weights, candidate.name, step, "val", of[1], replay.bn)
             scored = scores[of]
-            losses[candidate.id] = scored.fields["loss"]
+            if view is None:
+                losses[candidate.name] = scored.fields["loss"]
             if step == schedule.last and scored.sums is not None:
-                sums[candidate.id] = scored.sums
-            if candidate.average is not None:
-                fields = candidate.average.fields
+                sums[candidate.name] = scored.sums
+            fields = {**(LIVE if average is None else average.fields), **view_field(view)}
+            if average is not None:
                 rows.append(evaluation_row(step, "val", fields, scored.fields, seen))
+            elif needs_row:
+                rows.append(live_row(step, "val", scored.fields, score, weights, replay.bn, of[1], seen, view))
+            if not known:
                 measures += [evaluation_row(step, "val", fields, measured) for measured in scored.measures]
-                continue
-            if not is_scored(row):
-                weights = weights_of(candidate, replay, step)
-                rows.append(live_row(step, "val", scored.fields, score, weights, replay.bn, of[1], seen))
-                measures += [evaluation_row(step, "val", LIVE, measured) for measured in scored.measures]
             check_live_loss(losses["live"], step)
         say(progress_line(step, measure, losses.pop("live"), losses))
         if progress:
@@ -193,13 +222,11 @@ def advance(replay: Replay, step: int) -> None:
         raise UserError(f"{error}; train again to put it right: the training's command with rerun=true") from None
 
 
-def weights_of(candidate: Candidate, replay: Replay, step: int) -> Mapping[str, Tensor]:
-    """Those of a candidate after `step`, to which the replay has advanced."""
-    if candidate.average is not None:
-        return candidate.average.weights(step)
-    weights = replay.live(step)
+def weights_of(candidate: Candidate, replay: Replay, step: int, views: Mapping[str, View]) -> Mapping[str, Tensor]:
+    """Those of a candidate after `step`, to which the replay has advanced, as its view has them."""
+    weights = replay.live(step) if candidate.average is None else candidate.average.weights(step)
     assert weights is not None, f"the weights of step {step} are not saved"
-    return weights
+    return weights if candidate.view is None else views[candidate.view](weights, replay.averaged)
 
 
 def check_live_loss(loss: float, step: int) -> None:
@@ -225,12 +252,14 @@ def live_row(
     bn: str | None,
     samples: int | None = None,
     seen: Mapping[str, float] | None = None,
+    view: str | None = None,
 ) -> Row:
-    """The row of the live weights, whose evaluation with `bn` gave `fields`."""
+    """The row of the live weights, as `view` has them, whose evaluation with `bn` gave `fields`."""
     loss = fields["loss"]
     if bn == "recalibrate":
         loss = evaluated(score, weights, "live", step, split, samples).fields["loss"]
-    return evaluation_row(step, split, LIVE, policy_field(bn), fields, running_field(bn, loss), seen or {})
+    named = {**LIVE, **policy_field(bn), **view_field(view)}
+    return evaluation_row(step, split, named, fields, running_field(bn, loss), seen or {})
 
 
 def progress_line(step: int, measure: str, live: float, losses: dict[str, float]) -> str:
@@ -243,7 +272,7 @@ def progress_line(step: int, measure: str, live: float, losses: dict[str, float]
 
 def live_rows(rows: Iterable[Row], end: int | None = None) -> dict[int, Row | None]:
     """A run's finite val rows of the live weights by step, ascending, from step 1 to `end`."""
-    finite = [r for r in rows if r["split"] == "val" and r["weights"] == "live" and r["loss"] is not None]
+    finite = [r for r in rows if r["split"] == "val" and name_of(r) == "live" and r["loss"] is not None]
     return {r["step"]: r for r in sorted(finite, key=lambda r: r["step"]) if 0 < r["step"] <= (end or r["step"])}
 
 

@@ -101,6 +101,7 @@ class OnModel(InModel):
         super().__init__(config, device, ranks)
         self.config, self.data = config, data
         self.scorer = scorer_for(config, self.model, data.task)
+        self.columns = data.task.columns  # of the scorer, which may sum up more than the task does
         self.bn = policy(config, self.model)
         self.batch_size = batch_size or config.evaluate.batch_size
 
@@ -110,12 +111,13 @@ class OnModel(InModel):
         settings = replace(self.config.evaluate, batch_size=self.batch_size)
         if samples is not None:
             settings = replace(settings, samples=samples)
-        evaluation = Evaluation(self.scorer, self.data, settings, self.ranks, self.device, self.autocast)
+        evaluation = Evaluation(self.scorer, self.data, settings, self.ranks, self.device, self.autocast, self.columns)
         self.swap.place(weights)
         if bn == "recalibrate":
             recalibrate(self.model, evaluation, self.config)
         sums = batch_sums(evaluation, split)
-        return Scored(fields_of(self.data.task, sums, len(fixed_set(self.data.sizes[split], settings.samples))), sums)
+        task, evaluated = self.data.task, len(fixed_set(self.data.sizes[split], settings.samples))
+        return Scored(fields_of(task, sums[:, : task.columns], evaluated), sums)
 
 
 class FunctionFailed(Exception):

@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING
 from lawa_exp.averaging import AVERAGERS
 from lawa_exp.averaging.flags import KINDS, add_flags
 from lawa_exp.config.names import BN_POLICIES
+from lawa_exp.evaluation.views import VIEWS
+from lawa_exp.readout.evaluators import EVALUATORS
+from lawa_exp.readout.evaluators.settings import add_flags as add_evaluator_flags
+from lawa_exp.readout.evaluators.settings import flags_of
 from lawa_exp.system import signals
 from lawa_exp.system.cli import Parser, add_trust, exit_code
 
@@ -23,7 +27,8 @@ checkpoint-500/model.safetensors). Then say what evaluates them:
                                                              "losses": one for each sample or batch, for the noise}
   --evaluate zeroshot --tasks lambada_openai,arc_easy        tasks of lm-evaluation-harness, weights in memory
   --evaluate perplexity --text FILE                          of any text, by token and by word
-The last two also take a run of ours. RUN may be hf:OWNER/NAME, a model on the Hugging Face hub whose revisions are
+  --evaluate calibration                                     of the probabilities: calibration error, temperature
+The last three also take a run of ours. RUN may be hf:OWNER/NAME, a model on the Hugging Face hub whose revisions are
 named by steps: each is fetched when a window needs it and removed when none does. A folder of them, or a hub's model,
 with --revisions goes on where it was stopped; without --model its config.json says what it is (GPT-NeoX).
 Nothing is written there. Exit code 2 if none of these averages can be had.
@@ -49,19 +54,14 @@ def request_of(args: argparse.Namespace) -> Request:
 
     settings = {name: text for name in KINDS if (text := getattr(args, name)) is not None}
     return Request(
-        target=Target(args.run, args.trust, args.device, args.threads, args.bn),
+        target=Target(args.run, args.trust, args.device, args.threads, args.bn, views_in(args.view)),
         averages=Averages(tuple(args.avg.split(",")), settings),
         evaluation=Evaluation(
             how=args.evaluate,
             model=args.model,
             dataset=args.dataset,
             overrides=tuple(args.overrides),
-            tasks=args.tasks,
-            task_data=args.task_data,
-            limit=args.limit,
-            published=args.published,
-            text=args.text,
-            tokenizer=args.tokenizer,
+            flags={name: text for name in flags_of(EVALUATORS) if (text := getattr(args, name)) is not None},
         ),
         revisions=args.revisions,
         name=args.name,
@@ -94,6 +94,13 @@ def parser() -> Parser:
         choices=BN_POLICIES,
         help="BatchNorm's statistics of all weights, as evaluate.bn (default: the run's)",
     )
+    p.add_argument(
+        "--view",
+        metavar="NAME",
+        default="",
+        help=f"comma-separated: {', '.join(VIEWS)}; all weights are evaluated through each of them, too: rows have "
+        "view, and the choice is made without",
+    )
     p.add_argument("--device", help="auto, cpu or cuda (default: the run's)")
     add_trust(p)
     p.add_argument(
@@ -112,24 +119,22 @@ def parser() -> Parser:
     p.add_argument("--steps-per-epoch", type=amount, metavar="N", help="for savings in epochs (default: the run's)")
     p.add_argument("--model", help="of checkpoints that are no run of ours")
     p.add_argument("--dataset", help="that they are evaluated on")
-    p.add_argument("--evaluate", metavar="HOW", help="evaluates them instead: MODULE:FUNCTION, zeroshot or perplexity")
+    p.add_argument(
+        "--evaluate", metavar="HOW", help=f"evaluates them instead: {', '.join(EVALUATORS)} or MODULE:FUNCTION"
+    )
     p.add_argument(
         "--revisions",
         metavar="STEPS",
         help="step1000..step143000, or single ones with commas (default: all); with --every N only multiples of N are "
         "evaluated",
     )
-    p.add_argument("--tasks", metavar="A,B", help="of zeroshot")
-    p.add_argument(
-        "--task-data", metavar="DIR", help="their documents: TASK.jsonl (default: LAWA_DATA's zeroshot/, else the hub)"
-    )
-    p.add_argument("--limit", type=positive, metavar="N", help="documents of each task (default: all)")
-    p.add_argument("--published", metavar="FILE", help="a table of Pythia's published evaluations, to be compared with")
-    p.add_argument("--text", metavar="FILE", help="of perplexity")
-    p.add_argument(
-        "--tokenizer", metavar="NAME", help="bytes, gpt2, neox or a tokenizer.json (default: the run's or checkpoint's)"
-    )
+    add_evaluator_flags(p, EVALUATORS)
     return p
+
+
+def views_in(text: str) -> tuple[str, ...]:
+    """`bfloat16,int8`, each once."""
+    return tuple(dict.fromkeys(name.strip() for name in text.split(","))) if text else ()
 
 
 def amount(text: str) -> float:

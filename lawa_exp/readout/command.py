@@ -6,24 +6,35 @@ import functools
 import math
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+from torch import Tensor
+
 from lawa_exp.evaluation.read_out import SEEN, ReadOut, evaluated, evaluations, live_row, read_out
 from lawa_exp.evaluation.replay import Stopped
+from lawa_exp.evaluation.score import Scored
+from lawa_exp.evaluation.views import view_field, views_named
 from lawa_exp.readout.averagers import readout_name
 from lawa_exp.readout.comparison import Comparison, compare
 from lawa_exp.readout.noise import paired
 from lawa_exp.readout.of_checkpoints import checkpoints
 from lawa_exp.readout.of_run import our_run
 from lawa_exp.readout.progress import Revisiting
-from lawa_exp.readout.report import Test, chosen_line, measures_paragraph, savings_paragraph, write_summary
+from lawa_exp.readout.report import (
+    Test,
+    chosen_line,
+    measures_paragraph,
+    savings_paragraph,
+    views_paragraph,
+    write_summary,
+)
 from lawa_exp.readout.request import Request
 from lawa_exp.readout.subject import Subject
 from lawa_exp.results.savings import Price
 from lawa_exp.storage.metrics import FILE, own_metrics, write_metrics
-from lawa_exp.storage.rows import Row, evaluation_row, fields_in, write_rows
+from lawa_exp.storage.rows import Row, evaluation_row, fields_in, name_in_view, name_of, write_rows
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import locked
 
@@ -33,6 +44,7 @@ WRITTEN = ("metrics.jsonl", FILE, "summary.md", "curves.png", "heatmap.png")
 def read(request: Request) -> int:
     """Does what is requested; the exit code."""
     e = request.evaluation
+    views_named(request.target.views)  # a wrong one is refused before anything is read
     if e.overrides and not (e.model or e.dataset or request.target.repository is not None):
         raise UserError(f"{e.overrides[0]}: settings are for --model and --dataset; a run has its own")
     with ExitStack() as locks:
@@ -62,11 +74,20 @@ def read_subject(subject: Subject, request: Request, locks: ExitStack) -> int:
             say(f"going on behind step {max(progress.done):,}, of which the results are in {out}")
     tested = "" if subject.no_test else ", and the best and live on test"
     left = {s: row for s, row in subject.live.items() if progress is None or s not in progress.done}
-    todo = evaluations(subject.replay, averages, left)
-    say(f"{len(averages):,} averages at {len(left):,} steps: {todo:,} evaluations on val{tested}")
+    todo = evaluations(subject.replay, averages, left, subject.views)
+    through = f", as they are and as {' and '.join(subject.views)}" if subject.views else ""
+    say(f"{len(averages):,} averages at {len(left):,} steps{through}: {todo:,} evaluations on val{tested}")
     try:
         result = read_out(
-            subject.replay, averages, subject.score, subject.live, say, progress, subject.named.measure, subject.metrics
+            subject.replay,
+            averages,
+            subject.score,
+            subject.live,
+            say,
+            progress,
+            subject.named.measure,
+            subject.views,
+            subject.metrics,
         )
     except Stopped as stopped:
         if progress is None:
@@ -92,7 +113,8 @@ def folder_of_results(subject: Subject, request: Request) -> Path:
         return Path(request.out)
     if request.name:
         return subject.root / request.name
-    name = readout_name([average.id for average in subject.averages]) + subject.suffix
+    through = f"-view-{'+'.join(subject.views)}" if subject.views else ""  # never in place of a plain read-out
+    name = readout_name([average.id for average in subject.averages]) + subject.suffix + through
     if not request.of_checkpoints:
         return subject.root / name
     repository = request.target.repository
@@ -103,7 +125,7 @@ def folder_of_results(subject: Subject, request: Request) -> Path:
 def write_results(result: ReadOut, subject: Subject, out: Path, price: Price) -> str:
     """Chooses on val, evaluates the choice on test, and writes all that into `out`; the text for the terminal."""
     rows = with_earlier(result.rows, subject)
-    every_row = [*(r for r in subject.rows if r["weights"] == "live"), *rows]
+    every_row = [*(r for r in subject.rows if name_of(r) == "live"), *rows]
     f = compare(result, every_row, [average.id for average in subject.averages], subject.task)
     test, test_rows = on_test(f, result, subject)
     if not subject.is_main:
@@ -115,6 +137,8 @@ def write_results(result: ReadOut, subject: Subject, out: Path, price: Price) ->
     notes = [*subject.notes, *(f"Not read out: {line}" for line in subject.left_out)]
     command = shlex.join(["python", "-m", "lawa_exp.readout", *sys.argv[1:]])
     more = [savings_paragraph(every_row, f, price)]
+    if subject.views:
+        more += [views_paragraph(f, result, [*rows, *test_rows], subject.views, subject.named.measure, subject.task)]
     more += [measures_paragraph(measures, f.step)] if measures else []
     return write_summary(out, f, every_row, subject.named, chosen, notes, command, more)
 
@@ -128,29 +152,40 @@ def price_of(request: Request, subject: Subject) -> Price:
 
 def with_earlier(rows: list[Row], subject: Subject) -> list[Row]:
     """The rows, and the training's own of attached averages at steps whose weights were not kept; by step."""
-    have = {(r["step"], r["weights"]) for r in rows}
+    have = {(r["step"], name_of(r)) for r in rows}
     kept = {average.id for average in subject.kept}
-    own = [r for r in subject.rows if r["weights"] in kept and r.get("bn") == subject.replay.bn]
-    return sorted([*rows, *(r for r in own if (r["step"], r["weights"]) not in have)], key=lambda r: r["step"])
+    own = [r for r in subject.rows if name_of(r) in kept and r.get("bn") == subject.replay.bn]
+    return sorted([*rows, *(r for r in own if (r["step"], name_of(r)) not in have)], key=lambda r: r["step"])
 
 
 def on_test(f: Comparison, result: ReadOut, subject: Subject) -> tuple[Test | None, list[Row]]:
-    """The live weights and the best average after the last step on the test split, and their rows."""
+    """The live weights and the best average after the last step on the test split, and their rows, also of views."""
     live = subject.replay.live(result.step)
     if subject.no_test or live is None:
         return None, []
     row = subject.live[result.step]
     best = next(average for average in subject.averages if average.id == f.best)
     samples = row.get("eval_samples") if row else None
-    both, bn = (("live", live), (best.id, best.weights(result.step))), subject.replay.bn
-    scored = [evaluated(subject.score, weights, id, result.step, "test", samples, bn) for id, weights in both]
+    average, bn = best.weights(result.step), subject.replay.bn
     seen = fields_in(row, SEEN) if row else {}
-    rows = [
-        live_row(result.step, "test", scored[0].fields, subject.score, live, bn, samples, seen),
-        evaluation_row(result.step, "test", best.fields, scored[1].fields, seen),
-    ]
+
+    def both(
+        view: str | None, live: Mapping[str, Tensor], average: Mapping[str, Tensor]
+    ) -> tuple[list[Scored], list[Row]]:
+        named = ((name_in_view("live", view), live), (name_in_view(best.id, view), average))
+        scored = [evaluated(subject.score, weights, name, result.step, "test", samples, bn) for name, weights in named]
+        of_average = {**best.fields, **view_field(view)}
+        return scored, [
+            live_row(result.step, "test", scored[0].fields, subject.score, live, bn, samples, seen, view),
+            evaluation_row(result.step, "test", of_average, scored[1].fields, seen),
+        ]
+
+    scored, rows = both(None, live, average)
+    for name, view in subject.views.items():
+        rows += both(name, *(view(weights, subject.replay.averaged) for weights in (live, average)))[1]
     sums = [s.sums for s in scored]
     half = paired(sums[1], sums[0])[1] if sums[0] is not None and sums[1] is not None else math.nan
     losses = [s.fields["loss"] for s in scored]
-    others = {n: (scored[1].fields[n], scored[0].fields[n]) for n in own_metrics(subject.metrics)}
+    own = [name for name in own_metrics(subject.metrics) if name in scored[0].fields]  # an evaluator may have fewer
+    others = {name: (scored[1].fields[name], scored[0].fields[name]) for name in own}
     return Test(f.best, losses[1], losses[0], half, int(scored[0].fields["eval_samples"]), others), rows

@@ -12,7 +12,7 @@ from lawa_exp.results.statistics import Curve, curve, steps_saved
 from lawa_exp.results.tables import saved_text
 from lawa_exp.seams.task import Metric, Task
 from lawa_exp.storage.metrics import KNOWN, Metrics, own_metrics
-from lawa_exp.storage.rows import Row
+from lawa_exp.storage.rows import Row, name_of
 from lawa_exp.system.errors import Failed
 
 
@@ -89,7 +89,7 @@ def compare(
     if live_loss is None:
         raise Failed(f"the loss of the live weights after step {step:,} is not finite: nothing to compare with")
     curves = {id: points for id in ids if step in dict(points := curve(rows, id))}
-    fields = {r["weights"]: r for r in rows}
+    fields = {name_of(r): r for r in rows}
     if not curves:
         raise Failed(f"none of the averages has a finite loss after step {step:,}")
     best = min(curves, key=lambda id: dict(curves[id])[step])
@@ -119,12 +119,18 @@ def against_live(result: ReadOut, rows: list[Row], id: str, name: str, task: Tas
     """A metric of the average `id` after the last step. Its noise is known where its sums are."""
     live = curve(rows, "live", metric=name)
     value, of_live = (dict(c).get(result.step, math.nan) for c in (curve(rows, id, metric=name), live))
-    half = math.nan
-    if task and {id, "live"} <= result.sums.keys():
-        measure, prepared = measure_of(task, name)
-        half = measure.difference(prepared(result.sums[id]), prepared(result.sums["live"]))[1]
-    half = together(half, 1.96 * scatter([point for point in live if point[0] > 0]))
+    spread = scatter([point for point in live if point[0] > 0])
+    half = together(half_of_samples(result, id, "live", name, task), 1.96 * spread)
     return Against(value, of_live, half)
+
+
+def half_of_samples(result: ReadOut, name: str, other: str, metric: str, task: Task | None) -> float:
+    """Of the interval of the difference in a metric between two names of rows, from the samples alone; nan: not
+    known."""
+    if task is None or not {name, other} <= result.sums.keys():
+        return math.nan
+    measure, prepared = measure_of(task, metric)
+    return measure.difference(prepared(result.sums[name]), prepared(result.sums[other]))[1]
 
 
 def range_of_saved(live: Curve, at: int, value: float, half: float) -> tuple[str, bool]:

@@ -13,10 +13,11 @@ from lawa_exp.averaging import AVERAGERS, AveragerSettings
 from lawa_exp.averaging.flags import start_note
 from lawa_exp.config.rules import setting_names
 from lawa_exp.evaluation.replay import Replay, Snapshots
+from lawa_exp.evaluation.views import views_named
 from lawa_exp.readout.availability import defined, gaps, instead, missing, period_note, too_few
 from lawa_exp.readout.averagers import combinations, typed
 from lawa_exp.readout.checkpoints import Fitted
-from lawa_exp.readout.evaluators import evaluator_for
+from lawa_exp.readout.evaluators.choose import evaluator_for
 from lawa_exp.readout.request import Averages, Request
 from lawa_exp.readout.revisions import Folder, Hub, Source, revision_steps
 from lawa_exp.readout.subject import Revisions, Subject, Training
@@ -52,6 +53,7 @@ def checkpoints(request: Request, locks: ExitStack) -> Subject:
     steps_of = {path: step for step, path in source.paths.items()}
     snapshots = Snapshots(averages.paths, lambda path: read(source.fetch(steps_of[path])))
     identity = {"averages": [s.id for s in averages.replayed], "live": live, **source.identity, **e.identity}
+    identity |= {"views": list(target.views)} if target.views else {}
     return Subject(
         named=e.named,
         root=Path("readouts"),
@@ -66,6 +68,7 @@ def checkpoints(request: Request, locks: ExitStack) -> Subject:
         suffix=(f"-{e.label}" if e.label else "") + (f"-bn-{e.bn}" if target.bn else ""),
         is_main=e.ranks is None or e.ranks.is_main,
         revisions=Revisions(source, identity) if by_revisions else None,
+        views=views_named(target.views),
         task=e.task,
     )
 

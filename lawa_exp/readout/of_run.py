@@ -20,6 +20,7 @@ from lawa_exp.evaluation.evaluate import fixed_set
 from lawa_exp.evaluation.read_out import Live, comparable, is_scored, live_rows
 from lawa_exp.evaluation.replay import Replay, Snapshots, read_snapshot
 from lawa_exp.evaluation.score import OnModel
+from lawa_exp.evaluation.views import views_named
 from lawa_exp.parallel.sharing import batches_of
 from lawa_exp.readout.attached import Attached, Rebuilt, tracked_widths
 from lawa_exp.readout.availability import instead, period_note, too_few
@@ -97,7 +98,7 @@ def averages_of(
     averages = Sources(run, averager_ids(rows), saved, evaluated, last, score, widths)
     for settings in p.config.averagers:
         averages.add(settings)
-    again = [last, *(step for step, row in live.items() if not is_scored(row))]
+    again = [last, *(step for step, row in live.items() if target.views or not is_scored(row))]
     title = f"{config.model.name} on {config.dataset.name}, run {run.path.resolve().name}"
     at_first = [r for r in rows if r["split"] == "val" and r["step"] == 0 and has_statistics_of(r, score.bn)]
     of_averages = [r for r in rows if r["split"] == "val" and r["weights"] != "live"]
@@ -114,6 +115,7 @@ def averages_of(
         notes=[*([f"Data: {p.data.note}."] if p.data.note else []), *bn_notes, *averages.notes],
         suffix=f"-bn-{score.bn}" if score.bn and score.bn != config.evaluate.bn else "",
         is_main=ranks.is_main,
+        views=views_named(target.views),
         task=task,
     )
 

@@ -7,14 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lawa_exp.readout.comparison import Comparison, plus_minus, verdict
+from lawa_exp.evaluation.read_out import ReadOut
+from lawa_exp.evaluation.views import View
+from lawa_exp.readout.comparison import Against, Comparison, half_of_samples, plus_minus, verdict
 from lawa_exp.readout.heatmap import compared_line, draw_heatmap
+from lawa_exp.readout.noise import paired
 from lawa_exp.readout.subject import Named
 from lawa_exp.results.figures import draw_curves
 from lawa_exp.results.savings import Price, longest_saving, table_of
 from lawa_exp.results.statistics import curve
 from lawa_exp.results.tables import markdown, saved_text
-from lawa_exp.storage.rows import Row
+from lawa_exp.seams.task import Task
+from lawa_exp.storage.rows import Row, metric_in, name_in_view, name_of
 
 
 def table(f: Comparison, measure: str) -> str:
@@ -118,6 +122,66 @@ def write_summary(
     return "\n\n".join(paragraphs)
 
 
+def views_paragraph(
+    f: Comparison,
+    result: ReadOut,
+    rows: Sequence[Row],
+    views: Mapping[str, View],
+    measure: str,
+    task: Task | None = None,
+) -> str:
+    """The weights through each view after the last step: against live in that view, and against themselves as they are.
+
+    rows: val and test rows of the read-out. task: of the sums in `result`; its own metrics follow, to live in the view.
+    """
+    at_end = {(r["split"], name_of(r)): r for r in rows if r["step"] == f.step and "task" not in r}
+    plain = {"live": f.live, **{line.id: line.loss for line in f.lines}}
+
+    def difference(name: str, loss: float, other: str, baseline: float | None) -> str:
+        if baseline is None:
+            return ""
+        both = {name, other} <= result.sums.keys()
+        half = paired(result.sums[name], result.sums[other])[1] if both else math.nan
+        return f"{loss - baseline:+.4f}{plus_minus(half)}"
+
+    def others(id: str, view: str) -> list[str]:
+        name, live = name_in_view(id, view), name_in_view("live", view)
+        texts = []
+        for metric, known in f.metrics.items():
+            value, of_live = (_value(at_end.get(("val", key)), metric) for key in (name, live))
+            half = half_of_samples(result, name, live, metric, task)
+            texts += Against(value, math.nan if id == "live" else of_live, half).texts(known)
+        return texts
+
+    head = ["weights", "view", f"{measure}, step {f.step:,}", "to live in this view", "to no view", "test loss"]
+    lines = [head + [cell for name in f.metrics for cell in (f"{name}, step {f.step:,}", "to live in this view")]]
+    best = []
+    for view in views:
+        losses = {id: loss for id in plain if (loss := _loss(at_end.get(("val", name_in_view(id, view))))) is not None}
+        live = name_in_view("live", view)
+        for id, loss in losses.items():
+            name = name_in_view(id, view)
+            to_live = "" if id == "live" else difference(name, loss, live, losses.get("live"))
+            test = _loss(at_end.get(("test", name)))
+            tested = "" if test is None else f"{test:.4f}"
+            to_plain = difference(name, loss, id, plain[id])
+            lines.append([id, view, f"{loss:.4f}", to_live, to_plain, tested, *others(id, view)])
+        if averages := {id: loss for id, loss in losses.items() if id != "live"}:
+            best.append(f"{min(averages, key=averages.__getitem__)} in {view}")
+    said = " ".join(f"{name}: {view.description}." for name, view in views.items())
+    chosen = f" The best average on val is {', '.join(best)}." if best else ""
+    return f"{markdown(lines)}\n\nViews: {said} ±: the samples alone.{chosen}"
+
+
+def _value(row: Row | None, metric: str) -> float:
+    value = None if row is None else metric_in(row, metric)
+    return math.nan if value is None else value
+
+
+def _loss(row: Row | None) -> float | None:
+    return None if row is None else row.get("loss")
+
+
 def savings_paragraph(rows: list[Row], f: Comparison, price: Price) -> str:
     """The longest saving of each average, and in what it is priced."""
     live = curve(rows, "live")
@@ -137,8 +201,8 @@ def measures_paragraph(measures: Sequence[Row], step: int) -> str:
     ]
     columns = list(dict.fromkeys((m["task"], m["metric"]) for m in last))
     lines = [["weights", *(f"{task} {metric}" for task, metric in columns)]]
-    for weights in dict.fromkeys(m["weights"] for m in last):
-        of = {(m["task"], m["metric"]): m for m in last if m["weights"] == weights}
+    for weights in dict.fromkeys(name_of(m) for m in last):
+        of = {(m["task"], m["metric"]): m for m in last if name_of(m) == weights}
         lines.append([weights, *(_measure(of.get(column)) for column in columns)])
     errors = "; ± is the standard error over the task's documents" if any("stderr" in m for m in last) else ""
     return f"{markdown(lines)}\n\nAfter step {step:,}{errors}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 HUB = "hf:"  # what RUN begins with where it is a model on the Hugging Face hub
 
@@ -13,6 +13,7 @@ class Target:
     """RUN, and how its weights are evaluated. None: as the run has it.
 
     run: a run directory, a folder of checkpoints, or hf:OWNER/NAME. trust: see `custom.admit`. bn: as evaluate.bn.
+    views: names in `evaluation.views`, besides the weights as they are.
     """
 
     run: str
@@ -20,6 +21,7 @@ class Target:
     device: str | None = None
     threads: int | None = None
     bn: str | None = None
+    views: tuple[str, ...] = ()
 
     @property
     def repository(self) -> str | None:
@@ -42,21 +44,15 @@ class Averages:
 class Evaluation:
     """What evaluates checkpoints that are no run, or a run's otherwise than it did.
 
-    how: `package.module:function`, zeroshot or perplexity; None: `model` on `dataset`, with the settings `overrides`
-    (KEY=VALUE). tasks (with commas), task_data (a folder), limit (documents of each task) and published (a table) are
-    those of zeroshot, text (a file) of perplexity; tokenizer: a name or a file, of both.
+    how: `package.module:function`, or a name in `evaluators.EVALUATORS`; None: `model` on `dataset`, with the settings
+    `overrides` (KEY=VALUE). flags: of the evaluator, as texts by the names of its settings.
     """
 
     how: str | None = None
     model: str | None = None
     dataset: str | None = None
     overrides: tuple[str, ...] = ()
-    tasks: str | None = None
-    task_data: str | None = None
-    limit: int | None = None
-    published: str | None = None
-    text: str | None = None
-    tokenizer: str | None = None
+    flags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from lawa_exp.evaluation.read_out import Live
 from lawa_exp.evaluation.replay import Average, Replay
 from lawa_exp.evaluation.score import Score
+from lawa_exp.evaluation.views import View
 from lawa_exp.readout.attached import Attached, Rebuilt
 from lawa_exp.readout.revisions import Source
 from lawa_exp.results.tables import NATS
@@ -48,7 +50,7 @@ class Subject:
 
     replay: of the averages that snapshots give; kept: those that the training kept. rows: the val rows that there are
     already; published: rows of the live weights from elsewhere. left_out: why an average is not read out, a line each.
-    task: of the data set, where it is one of ours.
+    views: through which all weights are evaluated, besides as they are. task: of the data set, where it is one of ours.
     """
 
     named: Named
@@ -66,6 +68,7 @@ class Subject:
     suffix: str = ""  # of the results' name, where they are not evaluated as the run's own
     is_main: bool = True
     revisions: Revisions | None = None
+    views: Mapping[str, View] = field(default_factory=dict)
     task: Task | None = None
 
     @property

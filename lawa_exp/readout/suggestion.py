@@ -30,7 +30,7 @@ from lawa_exp.seams.task import Metric, Task
 from lawa_exp.storage.commit import steps_in
 from lawa_exp.storage.metrics import write_metrics
 from lawa_exp.storage.origin import snapshots_of
-from lawa_exp.storage.rows import Row, read_rows, write_rows
+from lawa_exp.storage.rows import Row, name_of, read_rows, write_rows
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import Failed, UserError
 from lawa_exp.system.files import write_text_atomically
@@ -126,11 +126,11 @@ def suggest(target: Target, say: Callable[[str], None]) -> tuple[Suggestion, Sub
     fields = {"live": {"weights": "live"}, **{a.id: a.fields for a in averages}}
     suggested, _ = choose(sums, {id: cost(f) for id, f in fields.items()}, by.metric.tolerance, by.measure)
     if suggested != "live":
-        have = {(r["step"], r["weights"]) for r in rows}
+        have = {(r["step"], name_of(r)) for r in rows}
         more = at_other_steps(suggested, subject, live, {step for step, weights in have if weights == suggested})
-        rows = [*rows, *(r for r in more if (r["step"], r["weights"]) not in have)]
+        rows = [*rows, *(r for r in more if (r["step"], name_of(r)) not in have)]
         rows.sort(key=lambda row: row["step"])
-    every_row = [*(r for r in subject.rows if r["weights"] == "live"), *rows]
+    every_row = [*(r for r in subject.rows if name_of(r) == "live"), *rows]
     suggestion = judged(target.run, written["steps"], by, sums, fields, every_row, list(subject.live))
     if subject.is_main:
         out = subject.root / NAME

@@ -13,7 +13,7 @@ from typing import Any
 from lawa_exp.results.statistics import curve
 from lawa_exp.seams.task import Metric
 from lawa_exp.storage.metrics import KNOWN, Metrics
-from lawa_exp.storage.rows import Row, averager_ids, metric_in
+from lawa_exp.storage.rows import Row, averager_ids, metric_in, name_of
 from lawa_exp.system.errors import UserError
 
 LOSS = "loss"
@@ -50,7 +50,7 @@ class Run:
 
     def tested(self, weights: str, metric: str = LOSS) -> float | None:
         known = self.metric_named(metric)
-        found = [metric_in(r, metric) for r in self.test if r["weights"] == weights and r["step"] == self.steps]
+        found = [metric_in(r, metric) for r in self.test if name_of(r) == weights and r["step"] == self.steps]
         if not found or found[0] is None:
             return None
         return float(known.as_loss(found[0]))

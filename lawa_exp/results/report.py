@@ -8,7 +8,7 @@ from lawa_exp.results.figures import draw_curves
 from lawa_exp.results.statistics import curve
 from lawa_exp.results.tables import NATS, loss_table, markdown, readout_table
 from lawa_exp.storage.metrics import KNOWN, Metrics, shown_metrics
-from lawa_exp.storage.rows import Row, number_in
+from lawa_exp.storage.rows import Row, name_of, number_in
 
 
 def write_report(
@@ -47,7 +47,7 @@ def write_report(
             parts += [head, "", readout_table(rows, name, metric), ""]
     if test:
         lines = [["weights", "test loss", "difference to live"]]
-        lines += [[r["weights"], f"{r['loss']:.4f}", f"{r['loss'] - test[0]['loss']:+.4f}"] for r in test]
+        lines += [[name_of(r), f"{r['loss']:.4f}", f"{r['loss'] - test[0]['loss']:+.4f}"] for r in test]
         for name in (name for name in others if name in test[0]):
             column = [name, *(others[name].text(number_in(r, name)) for r in test)]
             lines = [[*line, cell] for line, cell in zip(lines, column, strict=True)]

@@ -7,14 +7,14 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
-from lawa_exp.storage.rows import Row, metric_in
+from lawa_exp.storage.rows import Row, metric_in, name_of
 
 Curve = Sequence[tuple[int, float]]  # (step, value), by step
 
 
 def curve(rows: Iterable[Row], weights: str, split: str = "val", metric: str = "loss") -> list[tuple[int, float]]:
-    """(step, value) of the evaluations of `weights` ("live" or an averager's id); what is not finite is left out."""
-    chosen = ((r["step"], metric_in(r, metric)) for r in rows if r["split"] == split and r["weights"] == weights)
+    """(step, value) of the evaluations of `weights`, a name as of `rows.name_of`; what is not finite is left out."""
+    chosen = ((r["step"], metric_in(r, metric)) for r in rows if r["split"] == split and name_of(r) == weights)
     return sorted((step, value) for step, value in chosen if value is not None and math.isfinite(value))
 
 

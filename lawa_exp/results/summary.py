@@ -14,7 +14,7 @@ from lawa_exp.results.tables import markdown
 from lawa_exp.seams.task import Metric
 from lawa_exp.storage import manifest
 from lawa_exp.storage.metrics import KNOWN, Metrics, metrics_of, own_metrics, together
-from lawa_exp.storage.rows import Row, averager_ids, read_lines, read_rows, with_newer
+from lawa_exp.storage.rows import Row, averager_ids, name_of, read_lines, read_rows, with_newer
 from lawa_exp.system.errors import UserError
 
 SHOWN = 3  # runs that an error names
@@ -139,8 +139,8 @@ def read_run(run: Path, averages: list[str], steps: int) -> tuple[list[Row], lis
         found = read_rows(run / "readouts" / id / "metrics.jsonl")
         rows = with_newer(rows, [r for r in found if r["weights"] not in online])  # live: with other statistics
     mine = {"live", *averages}
-    test = [r for r in read_rows(run / "readouts" / "test" / "metrics.jsonl") if r["weights"] in mine]
-    return [r for r in rows if r["weights"] in mine and r["step"] <= steps], test
+    test = [r for r in read_rows(run / "readouts" / "test" / "metrics.jsonl") if name_of(r) in mine]
+    return [r for r in rows if name_of(r) in mine and r["step"] <= steps], test
 
 
 def table(group: Group, metric: str = "loss", properties: Metric = KNOWN["loss"]) -> str:

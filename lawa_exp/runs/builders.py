@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,13 @@ def _add(named: dict[str, Builder], place: str, key: str, part: Any) -> None:
         named[place] = Builder(key, values["builder"], values.get("args"), values.get("code"))
 
 
-def admit(parts: Config | Unresolved, written: Mapping[str, object], folder: Path, trust: bool) -> None:
-    """Lets the builders run that evaluating the weights of a run takes; see `custom.admit`."""
-    needed = {place: b for place, b in builders(parts).items() if place.partition(".")[0] in FOR_READING}
+def admit(
+    parts: Config | Unresolved,
+    written: Mapping[str, object],
+    folder: Path,
+    trust: bool,
+    groups: Collection[str] = FOR_READING,
+) -> None:
+    """Lets the builders of these groups run, those that evaluating the weights of a run takes; see `custom.admit`."""
+    needed = {place: b for place, b in builders(parts).items() if place.partition(".")[0] in groups}
     custom.admit(needed, written, folder, trust)

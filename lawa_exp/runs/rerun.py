@@ -13,6 +13,8 @@ from lawa_exp.storage.rows import encode, read_lines
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.files import write_text_atomically
 
+KEY = ("step", "split", "weights", "view", "eval_samples", "bn")  # of a row; with another value it is another thing
+
 
 def merge_rerun(again: RunDir, run: RunDir, say: Callable[[str], None]) -> bool:
     """Takes the finished run `again` over into `run`; False, and nothing taken over, where their bytes differ.
@@ -68,8 +70,8 @@ def merge_rerun(again: RunDir, run: RunDir, say: Callable[[str], None]) -> bool:
 
 
 def keyed(rows: list[dict[str, Any]]) -> dict[tuple, dict[str, Any]]:
-    """The rows by what they are of; an evaluation on another set, or with other statistics, is another thing."""
-    return {(r["step"], r["split"], r["weights"], r.get("eval_samples"), r.get("bn")): r for r in rows}
+    """The rows by what they are of, see KEY."""
+    return {tuple(r.get(name) for name in KEY): r for r in rows}
 
 
 def whole_steps_in(root: Path) -> dict[int, Path]:

@@ -34,6 +34,7 @@ class Row(TypedDict, total=False):
     every: int  # steps
     start: int  # step
     bn: str  # with which BatchNorm statistics: evaluate.bn
+    view: str  # through which the weights were evaluated; absent: as they are
     loss_running_bn: float  # of the live weights, with the statistics that training left
     loss_bits: float  # bits per target, where the data set's published losses are in bits
     accuracy: float  # 0 to 1
@@ -164,15 +165,25 @@ def number_in(row: Row, name: str) -> float:
     return math.nan if value is None else value
 
 
+def name_of(row: Row) -> str:
+    """What a row is of, by which rows are joined: `live`, `lawa-k3-s10`; through a view `lawa-k3-s10@int8`."""
+    return name_in_view(row["weights"], row.get("view"))
+
+
+def name_in_view(weights: str, view: str | None) -> str:
+    """`name_of` the rows of these weights, "live" or an averager's id."""
+    return weights if view is None else f"{weights}@{view}"
+
+
 def with_newer(rows: Iterable[Row], newer: Sequence[Row]) -> list[Row]:
     """The rows, those that are in `newer` again as they are there."""
-    again = {(r["step"], r["split"], r["weights"]) for r in newer if "weights" in r}
-    return [*(r for r in rows if (r["step"], r["split"], r["weights"]) not in again), *newer]
+    again = {(r["step"], r["split"], name_of(r)) for r in newer if "weights" in r}
+    return [*(r for r in rows if (r["step"], r["split"], name_of(r)) not in again), *newer]
 
 
 def averager_ids(rows: Iterable[Row]) -> list[str]:
-    """The averagers that were evaluated, in order of appearance."""
-    return list(dict.fromkeys(r["weights"] for r in rows if r["weights"] != "live"))
+    """The averagers that were evaluated, in order of appearance; rows of views add none."""
+    return list(dict.fromkeys(r["weights"] for r in rows if r["weights"] != "live" and "view" not in r))
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

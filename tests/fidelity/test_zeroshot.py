@@ -24,7 +24,7 @@ from lawa_exp.evaluation.perplexity import Perplexity  # noqa: E402
 from lawa_exp.evaluation.score import LanguageModel  # noqa: E402
 from lawa_exp.evaluation.zeroshot import LOCAL, ZeroShot, load_tasks, local_file, read_documents, task_manager  # noqa: E402
 from lawa_exp.launch.compose import compose, read  # noqa: E402
-from lawa_exp.readout.evaluators import shipped_file  # noqa: E402
+from lawa_exp.readout.evaluators.zeroshot import shipped_file  # noqa: E402
 from lawa_exp.runs.resolve import resolve_trainer  # noqa: E402
 from lawa_exp.system.distributed import Ranks  # noqa: E402
 from lawa_exp.system.errors import Failed, UserError  # noqa: E402

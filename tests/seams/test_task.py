@@ -24,6 +24,7 @@ from lawa_exp.results.summary import read_run
 from lawa_exp.seams.samples import Samples
 from lawa_exp.seams.task import Metric
 from lawa_exp.storage.metrics import KNOWN, check_metrics, metrics_in, metrics_of, own_metrics, written_metrics
+from lawa_exp.storage.rows import name_of
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import UserError
@@ -178,6 +179,20 @@ def test_a_read_out_has_it_in_table_and_heat_map(sweep: Path) -> None:
     plain = (first / "readouts" / "grid" / "heatmap.png").read_bytes()
     width = int.from_bytes(plain[16:20], "big")
     assert width > 2 * 4.5 * 120 * 1.4  # a third column of panels
+
+
+def test_views_have_it_in_rows_and_table(sweep: Path) -> None:
+    first = runs_of(sweep)[0]
+    flags = ("--avg", "lawa", "--k", "2", "--spacing", "10", "--view", "int8", "--name", "views")
+    said = " ".join(command("lawa_exp.readout", first, *flags).split())
+    val = [r for r in rows(first / "readouts" / "views") if r["step"] == 60 and r["split"] == "val"]
+    auc = {name_of(r): r["auc"] for r in val}
+    average, live = auc["lawa-k2-s10@int8"], auc["live@int8"]
+    of_views = said.partition("to live in this view")[2].partition("Views: ")[0]
+    assert f"{average:.4f} | {average - live:+.4f} ±" in of_views and f"{live:.4f} | " in of_views
+    plain = next(r for r in rows(first) if r["step"] == 60 and r["weights"] == "live" and r["split"] == "val")
+    gain = auc["lawa-k2-s10"] - plain["auc"]
+    assert f"{auc['lawa-k2-s10']:.4f} | {gain:+.4f} ±" in said.partition("to live in this view")[0]
 
 
 def test_suggest_chooses_by_it(sweep: Path, tmp_path: Path) -> None:

@@ -548,6 +548,15 @@ MISTAKES = {
         ["{theirs}", "--evaluate", "math:nothing"],
         "--evaluate=math:nothing: expected package.module",
     ),
+    "no such evaluator": (
+        ["{trained}", "--evaluate", "calibrate"],
+        "--evaluate=calibrate: did you mean calibration? choices: calibration, perplexity, zeroshot, or package.module",
+    ),
+    "a flag of another evaluator": (
+        ["{trained}", "--evaluate", "perplexity", "--tasks", "arc_easy"],
+        "--tasks is for --evaluate zeroshot",
+    ),
+    "no such view": (["{trained}", "--view", "int4"], "--view=int4: did you mean int8? choices: bfloat16, int8"),
     "settings of a run": (["{trained}", "model.width=4"], "a run has its own"),
     "an epoch without data": (["{theirs}", "--evaluate", "math:sqrt", "--spacing", "1epoch"], "--spacing=1epoch"),
 }

@@ -84,6 +84,8 @@ def test_an_adaptive_language_model(tmp_path: Path) -> None:
     ]
     code, errors = readout(folder, *asked)
     assert code == 0, errors
+    code, errors = readout(folder, "--evaluate", "calibration", "--k", "2", "--out", tmp_path / "c")
+    assert code == 2 and "gives no scores of all classes" in errors and len(errors.splitlines()) == 1
     snapshots = [read_tensors(at[step] / "model.safetensors") for step in (2, 4)]
     mean = {
         n: ((a.double() + b.double()) / 2).to(a.dtype)

@@ -3,7 +3,7 @@
 One W&B row for each step that has rows; its keys:
     step                                 the axis of every metric
     train/FIELD                          the training row
-    val/WEIGHTS/FIELD                    an evaluation row, by the averager's id (or live)
+    val/WEIGHTS/FIELD                    an evaluation row, by the averager's id (or live); of a view val/WEIGHTS@VIEW
     val/trained_tokens, ...              what the evaluation rows of a step have in common
     best/KIND/loss, best/KIND/accuracy   by the averager's kind: of several of a kind the best at that step; so are the
                                          other metrics of a task
@@ -23,10 +23,10 @@ from lawa_exp.averaging import AVERAGERS
 from lawa_exp.config.rules import setting_names
 from lawa_exp.results.statistics import curve, steps_saved
 from lawa_exp.storage.metrics import KNOWN, Metrics, metrics_of, own_metrics, shown_metrics
-from lawa_exp.storage.rows import Row, Timing, averager_ids, metric_in
+from lawa_exp.storage.rows import Row, Timing, averager_ids, metric_in, name_of
 
 COMMON = ("eval_samples", "trained_samples", "trained_tokens")  # the same for all evaluations of a step
-PLACE = ("step", "split", "weights", "nonfinite")  # what the key says
+PLACE = ("step", "split", "weights", "view", "nonfinite")  # what the key says
 
 
 Line = TypeVar("Line", Row, Timing)
@@ -50,10 +50,8 @@ def payload(rows: list[Row], timing: Timing | None, metrics: Metrics = KNOWN) ->
         said = description(row)
         for field, value in fields.items():
             if field not in said:
-                sent[f"{row['split']}/{field}" if field in COMMON else f"{row['split']}/{row['weights']}/{field}"] = (
-                    value
-                )
-        if "averager" in row:
+                sent[f"{row['split']}/{field}" if field in COMMON else f"{row['split']}/{name_of(row)}/{field}"] = value
+        if "averager" in row and "view" not in row:
             for metric in compared(metrics):
                 better = max if metrics[metric].higher_is_better else min
                 key, value = f"best/{row['averager']}/{metric}", fields.get(metric)
@@ -139,7 +137,7 @@ def final(rows: list[Row], test: list[Row], metrics: Metrics = KNOWN) -> tuple[l
     steps that the live weights of this run need more than an average; not reached: it is more than that number.
     """
     live = curve(rows, "live")
-    tested = {r["weights"]: r for r in test}
+    tested = {name_of(r): r for r in test}
     kinds = {r["weights"]: r["averager"] for r in rows if "averager" in r}
     lines: list[list[Any]] = []
     summary: Payload = {}
