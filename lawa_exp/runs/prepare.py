@@ -117,6 +117,9 @@ def prepare(
     config = resolve(unresolved, facts, resolve_trainer(unresolved.trainer, device.type, ranks.local_world))
     if opened:
         facts = opened = opened.with_workers(config.trainer.workers)
+        usual = opened.task
+        if (task := config.objective.task_of(usual)) is not usual:
+            facts = opened = opened.with_task(task)
         check_metrics(opened.task.metrics, {name for kind in AVERAGERS.values() for name in setting_names(kind)})
     splits = sharing.splits(config, facts, ranks.world)
     if config.layers or config.batch.layers():

@@ -93,6 +93,10 @@ class Dataset(DatasetFacts, Protocol):
         """What evaluations report, and what counts as a target."""
         ...
 
+    def with_task(self, task: Task) -> Dataset:
+        """The same data, judged by another task."""
+        ...
+
     @property
     def in_parts(self) -> bool:
         """Whether parts are not a batch yet, so that it pays to read them ahead and to finish them on a GPU."""

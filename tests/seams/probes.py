@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from lawa_exp.averaging.tensors import live_tensors
 from lawa_exp.axes.dataset.order import in_epochs
+from lawa_exp.axes.dataset.tasks import Tokens
 from lawa_exp.axes.layers import LAYERS
 from lawa_exp.axes.layers.settings import LayersSettings
 from lawa_exp.axes.model import MODELS
@@ -37,7 +38,7 @@ from lawa_exp.seams.noise import keyed_uniform
 from lawa_exp.seams.objective import Objective
 from lawa_exp.seams.sampler import Sampler
 from lawa_exp.seams.samples import Pass, Samples
-from lawa_exp.seams.task import IGNORE, Task
+from lawa_exp.seams.task import IGNORE, Metric, Task
 from lawa_exp.system.distributed import Ranks
 
 # 1. A sampler that learns from losses: hard mini-batches (Suresh et al. 2023)
@@ -252,10 +253,31 @@ class ByPhase(Objective):
 
 @dataclass(frozen=True)
 class Focus(ObjectiveSettings):
+    """It brings a task of its own, which counts the tokens that get less than half of the probability."""
+
     passes: ClassVar[float] = 1 / 3
+
+    def task_of(self, task: Task) -> Task:
+        return Doubtful()
 
     def build(self, model: nn.Module, task: Task, computes_loss: bool = False, teacher: Any = None) -> Objective:
         return AboveTheMean(model)
+
+
+class Doubtful(Tokens):
+    columns = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.metrics = {**self.metrics, "doubtful": Metric("of 1", column=2)}
+
+    def sums(self, scores: Tensor, targets: Tensor) -> Tensor:
+        likely = scores.softmax(-1).gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+        doubtful = ((likely < 0.5) & (targets != IGNORE)).sum().double()
+        return torch.cat([super().sums(scores, targets), doubtful[None]])
+
+    def fields(self, sums: np.ndarray) -> dict[str, float]:
+        return {**super().fields(sums[:2]), "doubtful": float(sums[2] / sums[1])}
 
 
 class AboveTheMean(Objective):

@@ -204,3 +204,10 @@ def test_a_kept_state_of_another_method_is_refused(alone: Path, tmp_path: Path) 
         done = run(*words, "init.optimizer=keep", module=COMMAND)
         assert done.returncode == 2 and "init.optimizer=keep" in done.stderr, done.stdout + done.stderr
         assert len(done.stderr.strip().splitlines()) <= 2, key
+
+
+def test_an_objective_brings_a_task_of_its_own(alone: Path) -> None:
+    evaluated = {name: [row for row in rows(alone / name) if row["split"] == "val"] for name in PROBES}
+    assert {name for name, found in evaluated.items() if "doubtful" in found[0]} == {"focus"}
+    assert all(0 <= row["doubtful"] <= 1 for row in evaluated["focus"])
+    assert "doubtful" in (alone / "focus" / "config.yaml").read_text()

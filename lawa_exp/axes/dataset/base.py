@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -38,6 +39,7 @@ class BaseDataset(ABC):
     sampled: Sequence[str] = ()
     in_parts = False
     workers: int | None = None
+    _task: Task | None = None
 
     @property
     @abstractmethod
@@ -45,6 +47,16 @@ class BaseDataset(ABC):
 
     @property
     def task(self) -> Task:
+        return self._task or self.usual_task
+
+    def with_task(self, task: Task) -> Self:
+        other = copy.copy(self)
+        other._task = task
+        return other
+
+    @property
+    def usual_task(self) -> Task:
+        """That of tokens, or of classes."""
         from lawa_exp.axes.dataset.tasks import Classes, Tokens
 
         return Tokens(self.unit) if self.classes is None else Classes()

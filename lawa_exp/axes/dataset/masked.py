@@ -122,7 +122,7 @@ class MaskedBlocks(BaseDataset):
     unit = "masked token"
 
     @property
-    def task(self) -> Task:
+    def usual_task(self) -> Task:
         """In bits too: so are the losses that fairseq prints, and what was published from them."""
         from lawa_exp.axes.dataset.tasks import Tokens
 

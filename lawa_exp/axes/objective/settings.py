@@ -28,6 +28,10 @@ class ObjectiveSettings(Choice):
     skips: ClassVar[bool] = False
     takes_teacher: ClassVar[bool] = False
 
+    def task_of(self, task: Task) -> Task:
+        """What evaluations report: the data set's `task`, unless the objective brings another."""
+        return task
+
     def build(
         self, model: nn.Module, task: Task, computes_loss: bool = False, teacher: nn.Module | None = None
     ) -> Objective:
