@@ -16,6 +16,10 @@ from lawa_exp.training.setup import Setup, set_up
 from lawa_exp.training.update import update
 
 CPU = torch.device("cpu")
+WORDS = [
+    *("model=gpt_tiny", "model.layers=1", "model.width=32", "model.heads=2", "model.context=32", "dataset=pydocs"),
+    *("batch.size=4", "steps=9", "avg=[lawa,ema]", "k=2", "spacing=2", "trainer.threads=1"),
+]
 
 
 def training(arguments: list[str], folder: Path, ranks: Ranks | None = None) -> Setup:

@@ -42,11 +42,13 @@ class CustomSettings(AveragerSettings):
 
     @property
     def id(self) -> str:
-        words = [f"{name}{value}" for name, value in (self.args or {}).items()]
+        args = dict(sorted((self.args or {}).items()))
+        words = [f"{name}{value}" for name, value in args.items()]
         readable = "-".join(["custom", self.builder.replace(":", "."), *words])
         plain = re.sub(r"[^\w.+-]", "_", readable)
-        if plain != readable or len(plain) > LONGEST:
-            whole = json.dumps([self.builder, self.args], default=str)
+        numbers = all(isinstance(value, int | float) for value in args.values())  # else `1` may be a text
+        if plain != readable or len(plain) > LONGEST or not numbers:
+            whole = json.dumps([self.builder, args], sort_keys=True, default=str)
             plain = f"{plain[:LONGEST]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
         return f"{plain}-{self.code[:8]}"
 

@@ -87,7 +87,7 @@ def parts_of(values: Mapping[str, Any], waiting: Collection[str]) -> dict[str, A
             raise UserError(f"{name} is not a setting; {near(name, KNOWN)}")
     if values.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         raise UserError(f"format_version={values['format_version']}: this version reads {FORMAT_VERSION}")
-    values = {**USUAL, "teacher": NO_TEACHER, **dict.fromkeys(LISTS, ()), **values}
+    values = {**USUAL, "teacher": NO_TEACHER, **dict.fromkeys(LISTS, ()), **with_watches(values)}
     for name in (*TABLES, *SHARED, "averagers", "seed", "recipe"):
         if name not in values:
             raise UserError(f"{name} is missing")
@@ -104,6 +104,15 @@ def parts_of(values: Mapping[str, Any], waiting: Collection[str]) -> dict[str, A
         choose(AVERAGERS, entry, f"averagers.{entry.get('kind')}", make("averagers")) for entry in values["averagers"]
     )
     return parts
+
+
+def with_watches(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Those of a run that was made when the noise scale was a setting of the logger."""
+    logger = values.get("logger")
+    if not isinstance(logger, Mapping) or "noise_scale" not in logger or "trajectory_id" not in values:
+        return values
+    watch = [{"name": "noise_scale", "kind": "noise_scale"}] if logger["noise_scale"] else []
+    return {**values, "logger": {k: v for k, v in logger.items() if k != "noise_scale"}, "watch": watch}
 
 
 def config_to(config: Config) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from lawa_exp.config.shared import Options
 from lawa_exp.parallel.sharing import micro_batches
 from lawa_exp.results.report import write_report
 from lawa_exp.results.tables import loss_table
-from lawa_exp.runs.builders import builders
+from lawa_exp.runs.builders import admit, builders
 from lawa_exp.runs.choices import config_from, config_to
 from lawa_exp.runs.done import already_done, evaluated_alike, warn_of_statistics
 from lawa_exp.runs.folder import check_content, check_ranks, locked_folder
@@ -58,7 +58,8 @@ def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -
         before = config_from(earlier) if earlier else None
         if before and marker == "DONE" and facts["step"] >= p.config.steps and not options.rerun:
             return already_done(p, before, run, ranks, device, facts["step"], say)
-        if before:  # what was attached before stays attached
+        if before and earlier:  # what was attached before stays attached
+            admit(before, earlier, run.path, trust=False, groups={"averagers"})
             attached = {a.id: a for a in (*p.config.averagers, *before.averagers)}
             steps = max(p.config.steps, before.steps) if options.rerun else p.config.steps
             every = math.gcd(p.config.trajectory.every, before.trajectory.every)

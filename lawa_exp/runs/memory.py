@@ -96,8 +96,11 @@ def trained_module(config: Config, model: nn.Module, data: Dataset | None) -> tu
     """
     if config.objective.absent or config.objective.takes_teacher or data is None:
         return model, config.objective.absent
-    with torch.device("meta"):
-        return config.objective.build(model, data.task, config.model.computes_loss(model)), True
+    try:
+        with torch.device("meta"):
+            return config.objective.build(model, data.task, config.model.computes_loss(model)), True
+    except (RuntimeError, NotImplementedError):  # an operation that needs content
+        return model, False
 
 
 def drop_content(module: nn.Module, shards: int) -> None:

@@ -9,17 +9,20 @@ from typing import Any
 from lawa_exp.axes.configuration import Config
 from lawa_exp.config.rules import flat
 from lawa_exp.runs.choices import config_to
-from lawa_exp.runs.identity import DETERMINING
+from lawa_exp.runs.identity import DETERMINING, LISTED
 from lawa_exp.runs.prepare import Prepared
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.fingerprint import merged
 
-MERGED = {"averagers", "evaluate.every", "save.every", "save.keep", "trajectory.every"}  # what `merge` puts together
+MERGED = {"averagers", "watch", "evaluate.every", "save.every", "save.keep", "trajectory.every"}  # see `merge`
+
+
+IN_IDS = {*DETERMINING, *LISTED, "init", "teacher"}
 
 
 def observing(config: Config) -> dict[str, Any]:
     """The settings by key that are in no trajectory's id. What differs in the others, of one id, does not matter."""
-    return flat({name: part for name, part in config_to(config).items() if name not in {*DETERMINING, "init"}})
+    return flat({name: part for name, part in config_to(config).items() if name not in IN_IDS})
 
 
 def merge(entries: list[Prepared]) -> Prepared:
@@ -30,14 +33,18 @@ def merge(entries: list[Prepared]) -> Prepared:
     first = entries[0]
     for other in entries[1:]:
         one, two = observing(first.config), observing(other.config)
-        for key in sorted(one):
-            if one[key] != two.get(key) and key not in MERGED:
+        for key in sorted(one.keys() | two.keys()):
+            if one.get(key) != two.get(key) and key not in MERGED:
                 raise UserError(
-                    f"these entries are one training, but {key} is {one[key]} and {two.get(key)}: choose one"
+                    f"these entries are one training, but {key} is {one.get(key)} and {two.get(key)}: choose one"
                 )
     configs = [p.config for p in entries]
+    watches = dict.fromkeys(watch for c in configs for watch in c.watch)
+    if len({name for name, _ in watches}) < len(watches):
+        raise UserError("these entries are one training, but a watch of one name has other settings: name them apart")
     config = replace(
         first.config,
+        watch=tuple(watches),
         averagers=tuple({a.id: a for c in configs for a in c.averagers}.values()),
         evaluate=replace(first.config.evaluate, every=math.gcd(*(c.evaluate.every for c in configs))),
         save=replace(

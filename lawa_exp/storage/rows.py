@@ -52,6 +52,7 @@ class Row(TypedDict, total=False):
 
     # A training step
     lr: float
+    objective: float  # what is trained, where it is not the loss
     grad_norm: float  # before clipping
     batch_size: int  # samples
     grad_squared: float  # estimates of |G|^2 and tr(Sigma), see `results.statistics.estimates`

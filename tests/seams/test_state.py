@@ -3,18 +3,13 @@
 from pathlib import Path
 
 import torch
-from training import training
+from training import WORDS, training
 
 from lawa_exp.training.keeper import Keeper
 from lawa_exp.training.reader import Reader
 from lawa_exp.training.recorder import Recorder
 from lawa_exp.training.restore import restore
 from lawa_exp.training.train import one_step
-
-WORDS = [
-    *("model=gpt_tiny", "model.layers=1", "model.width=32", "model.heads=2", "model.context=32", "dataset=pydocs"),
-    *("batch.size=4", "steps=9", "avg=[lawa,ema]", "k=2", "spacing=2", "trainer.threads=1"),
-]
 
 
 def test_a_state_is_copied_but_for_the_windows_snapshots_and_committed_before_the_next(tmp_path: Path) -> None:

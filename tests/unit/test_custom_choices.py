@@ -278,3 +278,10 @@ def test_a_second_custom_has_a_name(folder: Path) -> None:
 def test_what_is_wrong_is_one_line(folder: Path, tmp_path: Path, words: list[str], said: str) -> None:
     done = run(*SMALL, "lr.warmup_steps=0", "avg=none", "steps=2", *words, f"run_dir={tmp_path}", cwd=folder)
     assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_what_was_attached_stays_attached_though_the_command_names_it_no_more(folder: Path) -> None:
+    first = train(folder, "gone_on", *GEOMETRIC, "steps=6")
+    train(folder, "gone_on", "avg=none", "steps=8")
+    weights = {row["weights"] for row in rows(first) if row["split"] == "val" and row["step"] == 8}
+    assert len(weights) == 2 and any(id.startswith("custom-geometric_window.Geometric") for id in weights)
