@@ -23,11 +23,13 @@ def teacher_of(config: Config, device: torch.device) -> nn.Module | None:
     if source is None:
         return None
     files, written = source.files(), source.written()
-    builder = written["model"].get("builder") if written else None
-    if builder != config.model.builder and builder:
+    for builder in builders_in(written or {}) - {
+        config.model.builder,
+        *(vars(s).get("builder") for _, s in config.layers),
+    }:
         raise UserError(
-            f"teacher.from={source.source}: its model is made by {builder}, which this command does not name; "
-            "expected a model of ours, or the same builder"
+            f"teacher.from={source.source}: its model is made by {builder}, which this command does not name; expected "
+            "choices of ours, or those that the trained model has too"
         )
     model = built(written) if written else config.model.build()
     try:
@@ -35,6 +37,12 @@ def teacher_of(config: Config, device: torch.device) -> nn.Module | None:
     except UserError as error:
         raise UserError(f"teacher.from={source.source}: {error}") from None
     return model.eval().requires_grad_(False).to(device)
+
+
+def builders_in(written: dict[str, Any]) -> set[str]:
+    """What makes a run's model and its layers from outside."""
+    entries = [written.get("model", {}), *written.get("layers", ())]
+    return {entry["builder"] for entry in entries if entry.get("builder")}
 
 
 def built(written: dict[str, Any]) -> nn.Module:

@@ -166,11 +166,21 @@ def averages_bytes(config: Config, model: nn.Module) -> int:
     return total
 
 
+def whole_text(planned: Planned) -> str:
+    """That gradients of shards are whole until the last pass of a step."""
+    accumulates = any(split.accumulate > 1 for split in planned.splits.values())
+    return " (whole until a step's last pass)" if planned.sharing == "fsdp" and accumulates else ""
+
+
 def memory_lines(memory: Memory, planned: Planned) -> Iterator[str]:
     """What a plan says of it."""
     m, config = memory, planned.config
     optimizer = "unknown" if m.optimizer is None else size_text(m.optimizer)
-    parts = [f"weights {size_text(m.weights)}", f"gradients {size_text(m.gradients)}", f"optimizer {optimizer}"]
+    parts = [
+        f"weights {size_text(m.weights)}",
+        f"gradients {size_text(m.gradients)}{whole_text(planned)}",
+        f"optimizer {optimizer}",
+    ]
     parts += [f"averages {size_text(m.averages)}"] if m.averages else []
     parts = [f"{', '.join(parts)}: {size_text(m.training)}"]
     parts += [f"in evaluations {size_text(m.evaluation)} more"] if m.evaluation else []

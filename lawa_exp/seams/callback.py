@@ -86,6 +86,8 @@ class Callbacks:
         for name, callback in named.items():
             if overridden(callback, "begin") and not overridden(callback, "state"):
                 raise UserError(f"{name}: it has begin and no state, and would begin again at each resume")
+            if overridden(callback, "state") != overridden(callback, "load"):
+                raise UserError(f"{name}: expected both state and load, or neither")
         self.before_step: list[Callable[[int], None]] = self._of("before_step")
         self.before_pass: list[Callable[[Pass], None]] = self._of("before_pass")
         self.after_passes: list[Callable[[int], Mapping[str, Tensor]]] = self._of("after_passes", named.keys() - own)
@@ -108,7 +110,9 @@ class Callbacks:
 
 
 def add_to(numbers: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:
-    """Adds the scalars of a callback. UserError where one would stand for another number of the step."""
+    """Adds the scalars of a callback. UserError where one is none, or would stand for another number of the step."""
+    if not isinstance(more, Mapping) or any(not hasattr(of, "ndim") or of.ndim for of in more.values()):
+        raise UserError(f"after_passes of a callback gives {more}: expected scalar tensors by name, or an empty dict")
     if taken := (numbers.keys() | {"grad_norm", "bad", "objective"}) & more.keys():
         raise UserError(f"a callback gives {min(taken)}, which is another number already; choose another name")
     numbers |= more

@@ -13,14 +13,20 @@ from lawa_exp.seams.callback import Callback, overridden
 from lawa_exp.system.errors import Failed, UserError
 
 PIECE = 1 << 22  # bytes
+WHOLE = 1000  # calls from one comparison of bytes to the next
 MOMENTS = ("before_step", "before_pass", "after_passes", "arrived")
+
+
+def built_guarded(name: str, build: Callable[[], Callback], objective: nn.Module, device: torch.device) -> Callback:
+    """The watch that `build` gives, which may change nothing either; see `guarded`."""
+    return guarded(name, _checked(name, "builder", build, objective, device)(), objective, device)
 
 
 def guarded(name: str, watch: Callback, objective: nn.Module, device: torch.device) -> Callback:
     """The watch, checked at each moment. UserError where it has one in which weights may be changed.
 
-    In a process's first call of a moment the bytes of all tensors are compared, after that their version counters,
-    which a write through `.data` does not move. Hooks that a watch registers are not checked.
+    In the first call of a moment and in every thousandth the bytes of all tensors are compared, in the others their
+    version counters, which a write through `.data` does not move. Hooks that a watch registers are not checked.
     """
     for moment in ("begin", "after_update"):
         if overridden(watch, moment):
@@ -34,11 +40,11 @@ def guarded(name: str, watch: Callback, objective: nn.Module, device: torch.devi
 def _checked(
     name: str, moment: str, call: Callable[..., Any], objective: nn.Module, device: torch.device
 ) -> Callable[..., Any]:
-    first = True
+    calls = 0
 
     def checked(*arguments: Any) -> Any:
-        nonlocal first
-        whole, first = first, False
+        nonlocal calls
+        whole, calls = calls % WHOLE == 0, calls + 1
         before = _seen(objective, device, whole)
         result = call(*arguments)
         after = _seen(objective, device, whole)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lawa_exp.seams.callback import Callback, Saved
+from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
     from lawa_exp.seams.dataset import Inputs
@@ -80,6 +81,16 @@ class Objective(nn.Module, Callback):
     def load(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
         for name, tensor in self.own().items():
             local(tensor).copy_(tensors[name])
+
+
+def check_terms(terms: object, weights: Mapping[str, float]) -> None:
+    """UserError where a pass did not give what `Objective.forward` says, or no term that is trained."""
+    if not isinstance(terms, dict) or any(not isinstance(t, Tensor) or t.ndim for t in terms.values()):
+        raise UserError("objective: its forward is to give scalar tensors by name, the terms of the loss")
+    if "loss" not in terms:
+        raise UserError(f"objective: its forward gives {', '.join(terms)}; expected loss among them, the task's own")
+    if not terms.keys() & weights.keys():
+        raise UserError(f"objective: its weights name {', '.join(weights)}, its forward gives {', '.join(terms)}")
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lawa_exp.system.errors import UserError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -48,3 +50,14 @@ class Pass:
     targets: int
     counts: Mapping[str, int]
     last: bool
+
+
+def check_samples(samples: object, size: int) -> None:
+    """UserError where a sampler gave something else, or places that the training split, of `size`, does not have."""
+    if not isinstance(samples, Samples):
+        raise UserError(f"sampling: it gave a {type(samples).__name__}; expected lawa_exp.seams.samples.Samples")
+    if any(part.dtype.kind not in "iu" or part.ndim != 1 for part in (samples.numbers, samples.indices)):
+        raise UserError("sampling: the numbers and indices of samples are one-dimensional arrays of integers")
+    if len(samples) and not 0 <= samples.indices.min() <= samples.indices.max() < size:
+        first, last = samples.indices.min(), samples.indices.max()
+        raise UserError(f"sampling: indices from {first} to {last}; expected 0 to {size - 1}")

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Required, TypedDict, cast
 
-from lawa_exp.system.errors import Failed
+from lawa_exp.system.errors import Failed, UserError
 from lawa_exp.system.files import write_text_atomically
 
 
@@ -142,6 +142,13 @@ def evaluation_row(step: int, split: str, *fields: Mapping[str, object]) -> Row:
     for more in fields:
         row |= more
     return cast(Row, row)
+
+
+def add_fields(row: Row, fields: Mapping[str, float]) -> None:
+    """Adds what a callback gives to a row. UserError where the row has one of that name."""
+    if taken := row.keys() & fields.keys():
+        raise UserError(f"a callback gives {min(taken)}, which the row of a step has already")
+    row |= fields  # type: ignore[typeddict-item]
 
 
 def without(row: Row, names: Collection[str]) -> Row:

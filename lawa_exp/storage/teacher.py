@@ -39,8 +39,10 @@ class TeacherSource:
         saved = snapshots_of(run) if self.weights == LIVE else steps_in(run.averages / self.weights)
         if self.step not in saved:
             steps = ", ".join(f"{s:,}" for s in saved) or "none"
+            ids = ", ".join([LIVE, *sorted(path.name for path in run.averages.glob("*/"))])
             raise UserError(
-                f"teacher.step={self.step}: {self.source} has no weights {self.weights} of that step (it has: {steps})"
+                f"teacher.step={self.step}: {self.source} has no weights {self.weights} of that step (it has: {steps}; "
+                f"weights: {ids})"
             )
         try:
             verify(saved[self.step])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lawa_exp.axes.dataset import loading
-from lawa_exp.seams.samples import Pass
+from lawa_exp.seams.samples import Pass, check_samples
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.hashing import hash_of
 
@@ -75,6 +75,7 @@ class Reader:
     def _passes(self, step: int, batch: Samples, to_train: bool = True) -> Iterator[Pass]:
         """This rank's part of `batch`, phase after phase: in each, micro-batches go round the ranks."""
         t = self.t
+        check_samples(batch, t.data.sizes["train"])
         size, targets, usual = len(batch), t.data.train_targets(t.config.seed, batch), t.batches.size(step)
         if size % usual or not size or (to_train and size != usual):
             expected = f"{usual}" if to_train else f"a multiple of {usual} to choose from"

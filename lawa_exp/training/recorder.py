@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from lawa_exp.results.progress import Progress
-from lawa_exp.storage.rows import Row, Rows, Timing
-from lawa_exp.system.errors import UserError
+from lawa_exp.storage.rows import Row, Rows, Timing, add_fields
 from lawa_exp.system.memory import peak_memory
 from lawa_exp.system.readback import Readback
 
@@ -47,10 +46,7 @@ class Recorder:
             loss, norm = numbers["loss"], numbers["grad_norm"]
             row = Row(step=step, split="train", weights="live", loss=loss, lr=rate, grad_norm=norm, batch_size=size)
             for arrived in t.callbacks.arrived:
-                fields = arrived(step, numbers)
-                if taken := row.keys() & fields.keys():
-                    raise UserError(f"a callback gives {min(taken)}, which the row of a step has already")
-                row |= fields  # type: ignore[typeddict-item]
+                add_fields(row, arrived(step, numbers))
             if self.rows and (step % t.config.logger.every == 0 or bad):
                 self.rows.write(row)
             if bad:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,7 +24,7 @@ from lawa_exp.parallel import model as parallel
 from lawa_exp.parallel.sharing import batches_of, sharing
 from lawa_exp.seams.callback import Callback, Callbacks
 from lawa_exp.seams.context import Context
-from lawa_exp.seams.guard import guarded
+from lawa_exp.seams.guard import built_guarded
 from lawa_exp.seams.layers import statistics_kept
 from lawa_exp.storage.store import Store
 
@@ -127,7 +128,7 @@ def set_up(
     if feedback := config.feedback.build(context):
         named["feedback"] = feedback
     for name, watch in config.watch:
-        named[f"watch.{name}"] = guarded(name, watch.build(context), objective, device)
+        named[f"watch.{name}"] = built_guarded(name, partial(watch.build, context), objective, device)
     evaluation = Evaluation(scorer_for(config, model, data.task), data, config.evaluate, ranks, device, autocast)
     trainable = [p for p in objective.parameters() if p.requires_grad]
     store = Store(ranks, parallel.rows_of(objective), config.trajectory.shard_size)

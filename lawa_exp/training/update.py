@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lawa_exp.parallel.model import gathering, whole
 from lawa_exp.parallel.optimizer import take_step
 from lawa_exp.seams.callback import add_to
+from lawa_exp.seams.objective import check_terms
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.hashing import hash_of
 
@@ -75,6 +76,7 @@ def back_propagate(t: Setup, passes: Passes) -> dict[str, Tensor]:
         with gathering(t.trained, at.last):
             with t.autocast():
                 terms = t.trained(inputs, targets)
+            check_terms(terms, weights)
             scales |= {name: world / max(at.counts.get(name, at.batch), 1) for name in terms}
             weighted = [terms[name] * (weight * scales[name]) for name, weight in weights.items() if name in terms]
             sum(weighted[1:], weighted[0]).backward()

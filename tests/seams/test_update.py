@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from training import training, updates
 
 from lawa_exp.seams.callback import Callback, Callbacks
+from lawa_exp.seams.objective import check_terms
+from lawa_exp.seams.samples import Samples, check_samples
 from lawa_exp.system.errors import UserError
 from lawa_exp.training.setup import Setup
 from seams.probes import register
@@ -82,3 +85,47 @@ def test_a_callback_takes_no_name_that_is_taken_and_begins_with_a_state_only(tmp
         updates(t, 1)
     with pytest.raises(UserError, match=r"update\.0: it has begin and no state"):
         Callbacks({"update.0": Begins()})
+
+
+class Gives(Callback):
+    """after_passes gives what it is told."""
+
+    def __init__(self, what: object) -> None:
+        self.what = what
+
+    def after_passes(self, step: int) -> Mapping[str, Tensor]:
+        return self.what  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("what", [None, {"size": 3.0}, {"size": torch.zeros(2)}])
+def test_numbers_of_a_callback_are_scalar_tensors(what: object, tmp_path: Path) -> None:
+    t = tower(tmp_path)
+    t.callbacks.after_passes.append(Gives(what).after_passes)
+    with pytest.raises(UserError, match="expected scalar tensors by name, or an empty dict"):
+        updates(t, 1)
+
+
+def test_terms_of_an_objective_are_checked() -> None:
+    one = torch.zeros(())
+    check_terms({"loss": one}, {"loss": 1.0})
+    for terms, weights, said in (
+        (one, {"loss": 1.0}, "scalar tensors by name"),
+        ({"loss": torch.zeros(2)}, {"loss": 1.0}, "scalar tensors by name"),
+        ({"other": one}, {"other": 1.0}, "expected loss among them"),
+        ({"loss": one}, {"mixd": 1.0}, "its weights name mixd, its forward gives loss"),
+    ):
+        with pytest.raises(UserError, match=said):
+            check_terms(terms, weights)
+
+
+def test_samples_are_checked() -> None:
+    good = np.arange(3)
+    check_samples(Samples(good, good), 3)
+    for samples, said in (
+        ([0, 1], "it gave a list; expected lawa_exp.seams.samples.Samples"),
+        (Samples(good, good / 2), "arrays of integers"),
+        (Samples(good, good), "indices from 0 to 2; expected 0 to 1"),
+        (Samples(good, good - 1), "indices from -1 to 1; expected 0 to 1"),
+    ):
+        with pytest.raises(UserError, match=said):
+            check_samples(samples, 2)
