@@ -437,3 +437,10 @@ def register() -> None:
         for name, cls in choices.items():
             table._addresses[name] = f"{cls.__module__}:{cls.__name__}"
             table._names[table._addresses[name]] = name
+
+
+def forget() -> None:
+    """Takes them out again."""
+    for table, choices in PROBES:
+        for name in choices:
+            del table._names[table._addresses.pop(name)]

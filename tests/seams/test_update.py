@@ -1,6 +1,6 @@
 """One update: what it refuses, and that a training that has diverged changes no weight, whatever the optimizer."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +14,20 @@ from lawa_exp.seams.objective import check_terms
 from lawa_exp.seams.samples import Samples, check_samples
 from lawa_exp.system.errors import UserError
 from lawa_exp.training.setup import Setup
-from seams.probes import register
+from seams.probes import forget, register
 
-register()
 TOWER = [
     *("--config-dir", str(Path(__file__).parent / "conf"), "model=tower", "dataset=pydocs", "batch.size=4", "steps=9"),
     *("lr=constant", "lr.warmup_steps=0", "avg=none", "trainer.threads=1", "trainer.micro_batch=2"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def probes() -> Iterator[None]:
+    """The tables of this process have them meanwhile: other tests read these tables."""
+    register()
+    yield
+    forget()
 
 
 def tower(folder: Path, *words: str) -> Setup:

@@ -170,7 +170,7 @@ def test_every_kind_is_in_the_id_alone_and_in_the_run(whole: Path) -> None:
 
 
 def test_a_run_with_every_kind_that_is_killed_ends_with_the_same_bytes(folder: Path, whole: Path) -> None:
-    strike = Strike("lawa_exp.training.update:apply", n=7)  # after the state of step 4
+    strike = Strike("lawa_exp.training.update:take_step", n=7)  # after the state of step 4
     done = run(*SMALL, *EVERY_KIND, "run_dir=killed", cwd=folder, strike=strike)
     assert done.returncode not in (0, 1, 2), done.stderr
     assert_same_run(train(folder, "killed", *EVERY_KIND), whole)
