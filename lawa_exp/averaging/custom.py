@@ -35,7 +35,6 @@ class CustomSettings(AveragerSettings):
     """
 
     kind: ClassVar[str] = "custom"
-    from_flags: ClassVar[bool] = False
     builder: str = setting(text())
     args: dict[str, Any] | None = arguments()
     code: str = setting(defaulted(text()))

@@ -10,7 +10,7 @@ from lawa_exp.averaging import AVERAGERS
 from lawa_exp.config.rules import default_of, setting_names
 
 PERIODS = ("spacing", "every")  # flags whose default is the spacing of the snapshots, not that of the settings
-FROM_FLAGS = {kind: cls for kind, cls in AVERAGERS.items() if cls.from_flags}
+FROM_FLAGS = {kind: AVERAGERS[kind] for kind in AVERAGERS if kind != "custom"}  # whose settings are a builder's own
 KINDS = {  # of averagers that have a setting, by its name
     name: [kind for kind, cls in FROM_FLAGS.items() if name in setting_names(cls)]
     for name in dict.fromkeys(name for cls in FROM_FLAGS.values() for name in setting_names(cls))

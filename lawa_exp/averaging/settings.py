@@ -33,7 +33,6 @@ class AveragerSettings(ABC):
 
     kind: ClassVar[str] = ""  # its name in AVERAGERS, in conf/avg and in rows
     windowed: ClassVar[bool]  # whether it reads the run's window of snapshots, or keeps running tensors of its own
-    from_flags: ClassVar[bool] = True  # whether commands that read averages out make it from flags
     keeps_all: ClassVar[bool] = False  # whether the averages of all evaluated steps are kept, or those of the last
 
     @property
