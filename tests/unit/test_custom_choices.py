@@ -51,7 +51,7 @@ EVERY_KIND = [
     *(*SIGN, *CYCLIC, *SQUARED, *NORM, *FOCAL, *CENTRALISED, *DRAWN, *DOUBLING, *HALF_WAY, *STALLED, *GEOMETRIC),
     *("steps=12", "save.every=4"),
 ]
-ID = "custom-geometric_window.Geometric-k3-spacing2-ratio0.5"
+ID = "custom-geometric_window.Geometric-k3-ratio0.5-spacing2"
 
 WRONG = "builder=wrong:number"
 OTHERS = {  # what no example is about
@@ -209,7 +209,7 @@ def test_a_comment_keeps_the_run_and_an_edit_does_not(folder: Path, whole: Path,
     (copy / "geometric_window.py").write_text((copy / "geometric_window.py").read_text() + "\nEDITED = 1\n")
     done = run(*(word for word in words if not word.startswith("steps=")), "steps=16", cwd=copy)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
-    assert f"its sources are not those that {ID}-" in done.stderr
+    assert "averagers.custom.builder=geometric_window:Geometric: its sources are not what " in done.stderr
 
 
 def test_a_read_out_takes_a_record_or_trust(folder: Path, whole: Path, tmp_path: Path) -> None:
