@@ -23,6 +23,7 @@ from lawa_exp.evaluation.numerics import Autocast, layered_model
 from lawa_exp.seams.callback import Callback
 from lawa_exp.seams.dataset import Dataset
 from lawa_exp.seams.layers import keeping_statistics, statistics_kept
+from lawa_exp.seams.noise import first_row
 from lawa_exp.seams.objective import Objective
 from lawa_exp.storage.store import Rows
 from lawa_exp.system.distributed import Ranks
@@ -209,7 +210,5 @@ def rows_of(objective: Objective) -> dict[str, Rows]:
         if not is_sharded(tensor):
             continue
         assert [p.is_shard(0) for p in tensor.placements] == [True], name
-        size = -(-tensor.shape[0] // tensor.device_mesh.size())
-        first = min(size * tensor.device_mesh.get_local_rank(), tensor.shape[0])
-        rows[name] = Rows(tuple(tensor.shape), first, tensor.to_local().shape[0])
+        rows[name] = Rows(tuple(tensor.shape), first_row(tensor), tensor.to_local().shape[0])
     return rows
