@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import os
@@ -34,6 +35,7 @@ FLAGS = {  # Hydra's own
     *("-m", "--multirun", "-i", "--info", "-sc", "--shell-completion", "-cp", "--config-path", "-cn", "--config-name"),
     *("-cd", "--config-dir"),  # --experimental-rerun is not among them: it unpickles a file, and checks nothing
 }
+HELP = {"-h", "--help", "--hydra-help"}
 COLLECT, SLURM = (f"hydra_plugins.lawa_exp_launcher.{name}" for name in ("Collect", "Slurm"))
 SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
@@ -105,6 +107,8 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
 
     before = sys.argv
     try:
+        if HELP & set(arguments):
+            list_groups_once()
         recipes = [o.partition("=")[2] for o in overrides if o.split("=")[0].lstrip("+") == "recipe"]
         if recipes and not multirun:  # under -m the launcher does it for each entry
             arguments = with_recipe(arguments, chosen_model(overrides), recipes[-1])
@@ -128,6 +132,26 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
         if launcher := sys.modules.get("hydra_plugins.lawa_exp_launcher"):  # for the next call in this process
             launcher.COMPOSED.clear()
             launcher.Collect.started = False
+
+
+def list_groups_once() -> None:
+    """Lets Hydra read the folders of choices once for its help; it does so anew for each of them, 140 times.
+
+    What it is in Hydra 1.3 alone: in another version that has no such method nothing changes.
+    """
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    read_folders = getattr(ConfigLoaderImpl, "_parse_overrides_and_create_caching_repo", None)
+    if read_folders and not hasattr(read_folders, "__wrapped__"):
+        last: list[Any] = []
+
+        @functools.wraps(read_folders)
+        def remembered(loader: object, config_name: str | None, overrides: list[str]) -> object:
+            if not last or last[0] != (loader, config_name, overrides):
+                last[:] = [(loader, config_name, list(overrides)), read_folders(loader, config_name, overrides)]
+            return last[1]
+
+        ConfigLoaderImpl._parse_overrides_and_create_caching_repo = remembered  # type: ignore[method-assign]
 
 
 class Fixed(TypedDict):

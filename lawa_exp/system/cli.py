@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import atexit
 import os
-import shlex
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import NoReturn
 
 from lawa_exp.system.errors import Failed, UserError
@@ -37,6 +35,8 @@ def exit_code(command: Callable[[], int]) -> int:
     code = _exit_code(command)
     told = os.environ.get("LAWA_EXP_EXIT_CODE")  # of launch/torchrun.sh: torchrun does not hand it on
     if told and os.environ.get("LOCAL_RANK", "0") == "0":
+        from pathlib import Path
+
         Path(told).write_text(str(code))
     return code
 
@@ -71,4 +71,6 @@ def leave(code: int) -> NoReturn:
 
 def command() -> str:
     """The command line of this process, to be run again."""
+    import shlex
+
     return shlex.join(["python", "-m", "lawa_exp", *sys.argv[1:]])
