@@ -151,7 +151,7 @@ def list_groups_once() -> None:
                 last[:] = [(loader, config_name, list(overrides)), read_folders(loader, config_name, overrides)]
             return last[1]
 
-        ConfigLoaderImpl._parse_overrides_and_create_caching_repo = remembered  # type: ignore[method-assign]
+        ConfigLoaderImpl._parse_overrides_and_create_caching_repo = remembered  # type: ignore[method-assign,assignment]
 
 
 class Fixed(TypedDict):
