@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lawa_exp.config import rules
@@ -25,6 +24,8 @@ class PerplexitySettings(EvaluatorSettings):
     )
 
     def evaluator(self, request: Request, checkpoints: Checkpoints) -> Evaluator:
+        from pathlib import Path
+
         from lawa_exp.evaluation.perplexity import NORMALISED, Perplexity
         from lawa_exp.readout.evaluators.base import file_digest, model_and_tokenizer, of_model
         from lawa_exp.readout.subject import Named

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lawa_exp.config import rules
@@ -12,6 +11,8 @@ from lawa_exp.readout.evaluators.settings import EvaluatorSettings, flag
 from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lawa_exp.readout.evaluators.base import Checkpoints, Evaluator
     from lawa_exp.readout.request import Request
 
@@ -31,6 +32,8 @@ class ZeroShotSettings(EvaluatorSettings):
     )
 
     def evaluator(self, request: Request, checkpoints: Checkpoints) -> Evaluator:
+        from pathlib import Path
+
         from lawa_exp.evaluation.zeroshot import ZeroShot, load_tasks, local_file
         from lawa_exp.published import pythia_rows
         from lawa_exp.readout.averagers import readout_name
@@ -72,6 +75,8 @@ class ZeroShotSettings(EvaluatorSettings):
 
 def shipped_file(task: str) -> Path | None:
     """The task's documents in zeroshot/ of LAWA_DATA, or of data/, where they are there."""
+    from pathlib import Path
+
     from lawa_exp.evaluation.zeroshot import LOCAL
 
     if task not in LOCAL:
