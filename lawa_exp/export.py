@@ -42,6 +42,17 @@ class Source:
 
 
 def main(arguments: list[str]) -> int:
+    """The whole command; returns its exit code."""
+    args = parser().parse_args(arguments)
+
+    def command() -> int:
+        print(export(Path(args.source), args.to, Path(args.out), args.weights, args.step, args.tokenizer_path))
+        return 0
+
+    return exit_code(command)
+
+
+def parser() -> Parser:
     p = Parser(
         prog="python -m lawa_exp.export",
         description="Writes weights for others to open: of a GPT a Hugging Face folder (AutoModelForCausalLM; with the "
@@ -59,13 +70,7 @@ def main(arguments: list[str]) -> int:
     p.add_argument("--weights", default="live", help="of a run: live (default), or an average's id")
     p.add_argument("--step", type=int, help="of a run; default: the last there is")
     p.add_argument("--tokenizer-path", metavar="DIR", help="of the tokenizer's files; default: as in training")
-    args = p.parse_args(arguments)
-
-    def command() -> int:
-        print(export(Path(args.source), args.to, Path(args.out), args.weights, args.step, args.tokenizer_path))
-        return 0
-
-    return exit_code(command)
+    return p
 
 
 def export(

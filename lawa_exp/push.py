@@ -15,25 +15,10 @@ from lawa_exp.system.files import locked
 
 
 def main(arguments: list[str]) -> int:
-    p = Parser(
-        prog="python -m lawa_exp.push",
-        description="Sends the rows of metrics.jsonl and timing.jsonl to Weights & Biases: one clean run for each run "
-        "directory, under its name. What W&B has already is not sent again; where it has other rows under this name, "
-        "they go to a run of their own.",
-    )
-    p.add_argument("runs", metavar="RUN", nargs="*", help="a run directory, or a sweep or folder of runs: all of them")
-    p.add_argument("--project", help="default: the run's logger.project, or lawa_exp")
-    p.add_argument("--entity", help="default: the run's logger.entity, or the account's own")
-    p.add_argument("--offline", action="store_true", help="into a file in RUN/wandb/, for `wandb sync` later")
-    p.add_argument(
-        "--workspace",
-        action="store_true",
-        help="also make the dashboard of the project, with panels for the metrics of RUN",
-    )
-    p.add_argument("--show", action="store_true", help="with --workspace: print the dashboard as JSON, send nothing")
-    args = p.parse_args(arguments)
+    """The whole command; returns its exit code."""
+    args = parser().parse_args(arguments)
     if not args.runs and not args.workspace:
-        p.error("expected RUN, --workspace, or both")
+        parser().error("expected RUN, --workspace, or both")
 
     def command() -> int:
         if importlib.util.find_spec("wandb") is None:
@@ -56,6 +41,26 @@ def main(arguments: list[str]) -> int:
         return 1 if failed else 0
 
     return exit_code(command)
+
+
+def parser() -> Parser:
+    p = Parser(
+        prog="python -m lawa_exp.push",
+        description="Sends the rows of metrics.jsonl and timing.jsonl to Weights & Biases: one clean run for each run "
+        "directory, under its name. What W&B has already is not sent again; where it has other rows under this name, "
+        "they go to a run of their own.",
+    )
+    p.add_argument("runs", metavar="RUN", nargs="*", help="a run directory, or a sweep or folder of runs: all of them")
+    p.add_argument("--project", help="default: the run's logger.project, or lawa_exp")
+    p.add_argument("--entity", help="default: the run's logger.entity, or the account's own")
+    p.add_argument("--offline", action="store_true", help="into a file in RUN/wandb/, for `wandb sync` later")
+    p.add_argument(
+        "--workspace",
+        action="store_true",
+        help="also make the dashboard of the project, with panels for the metrics of RUN",
+    )
+    p.add_argument("--show", action="store_true", help="with --workspace: print the dashboard as JSON, send nothing")
+    return p
 
 
 def runs_of(path: Path) -> list[RunDir]:

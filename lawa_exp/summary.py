@@ -10,6 +10,17 @@ from lawa_exp.system.cli import Parser, exit_code
 
 
 def main(arguments: list[str]) -> int:
+    """The whole command; returns its exit code."""
+    args = parser().parse_args(arguments)
+
+    def command() -> int:
+        print(summarise(Path(args.sweep), Path(args.out or args.sweep)))
+        return 0
+
+    return exit_code(command)
+
+
+def parser() -> Parser:
     p = Parser(
         prog="python -m lawa_exp.summary",
         description="Tables (mean and standard deviation over seeds; differences to live, paired by seed, with their "
@@ -17,13 +28,7 @@ def main(arguments: list[str]) -> int:
     )
     p.add_argument("sweep", metavar="SWEEP", help="a folder with a manifest.json: <runs_root>/sweeps/<name>")
     p.add_argument("--out", metavar="DIR", help="where summary.md and curves.png go (default: SWEEP)")
-    args = p.parse_args(arguments)
-
-    def command() -> int:
-        print(summarise(Path(args.sweep), Path(args.out or args.sweep)))
-        return 0
-
-    return exit_code(command)
+    return p
 
 
 if __name__ == "__main__":

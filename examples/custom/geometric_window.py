@@ -16,7 +16,9 @@ from lawa_exp.config.rules import number, setting
 @dataclass(frozen=True)
 class Geometric(WindowSettings):
     kind: ClassVar[str] = "geometric"
-    ratio: float = setting(number(above=0, high=1), default=0.5)
+    ratio: float = setting(
+        number(above=0, high=1), "weight of a snapshot, as a share of the weight of the next newer one", default=0.5
+    )
 
     def coefficients(self, steps):
         count = min(self.k, len(steps))

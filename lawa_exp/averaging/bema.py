@@ -25,11 +25,11 @@ class BemaSettings(ExponentialSettings):
 
     kind: ClassVar[str] = "bema"
     slots: ClassVar[tuple[str, ...]] = ("mean", "first", "last")
-    every: int = setting(steps(1), default=400)
-    start: int = setting(steps(), default=0)
-    ema_power: float = setting(number(low=0, high=1), default=0.5)
-    bias_power: float = setting(number(low=0, high=1), default=0.2)
-    lag: float = setting(number(low=0), default=10)
+    every: int = setting(steps(1), "steps between two observations of the weights", default=400)
+    start: int = setting(steps(), "the first step that is observed", default=0)
+    ema_power: float = setting(number(low=0, high=1), "power of the decay of the averaging weight", default=0.5)
+    bias_power: float = setting(number(low=0, high=1), "power of the decay of the bias correction", default=0.2)
+    lag: float = setting(number(low=0), "steps added to t in both powers", default=10)
 
     @property
     def id(self) -> str:

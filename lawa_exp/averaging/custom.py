@@ -35,9 +35,9 @@ class CustomSettings(AveragerSettings):
     """
 
     kind: ClassVar[str] = "custom"
-    builder: str = setting(text())
+    builder: str = setting(text(), "package.module:function that builds it")
     args: dict[str, Any] | None = arguments()
-    code: str = setting(defaulted(text()))
+    code: str = setting(defaulted(text()), "hash of the builder's sources; training fills it in")
 
     @property
     def id(self) -> str:

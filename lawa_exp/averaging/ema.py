@@ -50,10 +50,14 @@ class EmaSettings(ExponentialSettings):
     """
 
     kind: ClassVar[str] = "ema"
-    decay: float | str = setting(DECAY, default=0.99)
-    every: int = setting(steps(1), default=1)
-    start: int = setting(steps(), default=0)
-    warmup: bool = setting(boolean(), default=False)
+    decay: float | str = setting(
+        DECAY,
+        "how much of the average an observation keeps: a number below 1, half_life:STEPS, half_life:SHARE% or lawa:K",
+        default=0.99,
+    )
+    every: int = setting(steps(1), "steps between two observations of the weights", default=1)
+    start: int = setting(steps(), "the first step that is observed", default=0)
+    warmup: bool = setting(boolean(), "shorten the memory of early averages, as ema-pytorch and timm do", default=False)
 
     @property
     def id(self) -> str:

@@ -24,8 +24,12 @@ class PowerEmaSettings(ExponentialSettings):
 
     kind: ClassVar[str] = "power_ema"
     keeps_all: ClassVar[bool] = True  # other widths are rebuilt from them
-    sigma_rel: float = setting(number(above=0, high=0.28), default=0.1)
-    every: int = setting(steps(1), default=1)
+    sigma_rel: float = setting(
+        number(above=0, high=0.28),
+        "width of the average's profile, as a share of the step (Karras et al. 2024)",
+        default=0.1,
+    )
+    every: int = setting(steps(1), "steps between two observations of the weights", default=1)
 
     @property
     def id(self) -> str:

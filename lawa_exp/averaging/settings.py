@@ -81,9 +81,9 @@ class WindowSettings(AveragerSettings):
     """Those of an averager of the latest k snapshots at multiples of spacing, undefined before k of them exist."""
 
     windowed: ClassVar[bool] = True
-    k: int = setting(integer(1), default=5)
-    spacing: int = setting(steps(1), default=1000)
-    start: int = setting(steps(), default=0)
+    k: int = setting(integer(1), "snapshots in the window", default=5)
+    spacing: int = setting(steps(1), "steps between two snapshots of the window", default=1000)
+    start: int = setting(steps(), "the first step that is observed", default=0)
 
     @property
     def id(self) -> str:

@@ -20,8 +20,8 @@ class SwaSettings(RunningSettings):
 
     kind: ClassVar[str] = "swa"
     dtype: ClassVar[str] = "float64"
-    every: int = setting(steps(1), default=1)
-    start: int = setting(steps(), default=0)
+    every: int = setting(steps(1), "steps between two observations of the weights", default=1)
+    start: int = setting(steps(), "the first step that is observed", default=0)
 
     @property
     def id(self) -> str:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, NoReturn, Protocol, TypeV
 
 from lawa_exp.system.errors import UserError
 
+ARGUMENTS = "keyword arguments of the builder, as {name: value}"
 LARGEST = 10**15  # of integers: what floats and indices hold with room to spare
 T = TypeVar("T")
 U = TypeVar("U")
@@ -59,11 +60,17 @@ class Written(Generic[Value]):
 class Rule(Generic[Value]):
     """What a setting accepts: `parse` returns the value in its own type or raises ValueError.
 
-    written: of a setting that may have another form first, such as a number of steps.
+    written: of a setting that may have another form first, such as a number of steps. names: words that it accepts.
     """
 
-    def __init__(self, expected: str, parse: Callable[[Any], Value], written: Written[Value] | None = None) -> None:
-        self.expected, self.parse, self.written = expected, parse, written
+    def __init__(
+        self,
+        expected: str,
+        parse: Callable[[Any], Value],
+        written: Written[Value] | None = None,
+        names: tuple[str, ...] = (),
+    ) -> None:
+        self.expected, self.parse, self.written, self.names = expected, parse, written, names
 
     def read(self, value: Any) -> Any:
         """The checked value, in the setting's own type or as `resolve` takes it."""
@@ -110,7 +117,7 @@ def number(low: float | None = None, high: float | None = None, above: float | N
 
 
 def boolean() -> Rule[bool]:
-    return Rule("true or false", lambda v: v if isinstance(v, bool) else _reject())
+    return Rule("true or false", lambda v: v if isinstance(v, bool) else _reject(), names=("true", "false"))
 
 
 def text() -> Rule[str]:
@@ -118,7 +125,7 @@ def text() -> Rule[str]:
 
 
 def one_of(*choices: str) -> Rule[str]:
-    return Rule("one of " + ", ".join(choices), lambda v: v if v in choices else _reject())
+    return Rule("one of " + ", ".join(choices), lambda v: v if v in choices else _reject(), names=choices)
 
 
 def mapping() -> Rule[dict[str, Any]]:
@@ -132,7 +139,7 @@ def either(first: Rule[T], second: Rule[U]) -> Rule[T | U]:
         except (ValueError, TypeError):
             return second.parse(value)
 
-    return Rule(f"{first.expected} or {second.expected}", parse)
+    return Rule(f"{first.expected} or {second.expected}", parse, names=(*first.names, *second.names))
 
 
 def optional(rule: Rule[T]) -> Rule[T | None]:
@@ -148,7 +155,7 @@ def optional(rule: Rule[T]) -> Rule[T | None]:
     if rule.written:
         or_null = f"{rule.written.expected}, or null"
         written = Written(or_null, lambda v: None if v is None else rule.read(v), resolve)
-    return Rule(f"{rule.expected}, or null", parse, written)
+    return Rule(f"{rule.expected}, or null", parse, written, rule.names)
 
 
 def defaulted(rule: Rule[T]) -> Rule[T]:
@@ -161,7 +168,7 @@ def defaulted(rule: Rule[T]) -> Rule[T]:
 
     or_null = f"{rule.written.expected if rule.written else rule.expected}, or null"
     written = Written(or_null, lambda v: None if v is None else rule.read(v), resolve)
-    return Rule(rule.expected, rule.parse, written)
+    return Rule(rule.expected, rule.parse, written, rule.names)
 
 
 def list_of(rule: Rule[T], expected: str = "") -> Rule[tuple[T, ...]]:
@@ -223,13 +230,14 @@ class _Nothing:
 _NOTHING = _Nothing()
 
 
-def setting(rule: Rule[T], default: T | _Nothing = _NOTHING, before: T | _Nothing = _NOTHING) -> T:
-    """A dataclass field that accepts what `rule` does. default: where it stands here and not in conf/.
+def setting(rule: Rule[T], help: str, default: T | _Nothing = _NOTHING, before: T | _Nothing = _NOTHING) -> T:
+    """A dataclass field that accepts what `rule` does. help: its meaning, with the unit, for `lawa help`.
 
-    before: what every training did before this setting came; equal to it, the setting is left out of a trajectory's id.
+    default: where it stands here and not in conf/. before: what every training did before this setting came; equal to
+    it, the setting is left out of a trajectory's id.
     """
     value = dataclasses.MISSING if default is _NOTHING else default
-    return cast(T, dataclasses.field(default=value, metadata={"rule": rule, "before": before}))
+    return cast(T, dataclasses.field(default=value, metadata={"rule": rule, "help": help, "before": before}))
 
 
 def arguments() -> Any:
@@ -237,13 +245,19 @@ def arguments() -> Any:
 
     A mapping cannot be hashed: it counts in equality alone.
     """
-    return dataclasses.field(hash=False, metadata={"rule": optional(mapping()), "before": None})
+    return dataclasses.field(hash=False, metadata={"rule": optional(mapping()), "help": ARGUMENTS, "before": None})
 
 
 def rule_of(field: dataclasses.Field[Any]) -> Rule[Any]:
     """What a dataclass field made by `setting` accepts."""
     rule: Rule[Any] = field.metadata["rule"]
     return rule
+
+
+def help_of(field: dataclasses.Field[Any]) -> str:
+    """The meaning of a dataclass field made by `setting`."""
+    text: str = field.metadata["help"]
+    return text
 
 
 def as_before(settings: Any) -> set[str]:

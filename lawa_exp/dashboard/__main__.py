@@ -11,14 +11,7 @@ from lawa_exp.system.cli import Parser, exit_code
 
 def main(arguments: list[str]) -> int:
     """The whole command; returns its exit code."""
-    p = Parser(
-        prog="python -m lawa_exp.dashboard",
-        description="One self-contained HTML page: a table of the runs that sorts and filters, validation curves by "
-        "averager, heat maps of k against spacing, links into the run folders. It shows the moment it was written.",
-    )
-    p.add_argument("sweep", metavar="SWEEP", help="<runs_root>/sweeps/<name>, a run directory, or a folder of runs")
-    p.add_argument("--out", metavar="FILE", help="the page (default: SWEEP/dashboard.html)")
-    args = p.parse_args(arguments)
+    args = parser().parse_args(arguments)
 
     def command() -> int:
         from lawa_exp.dashboard.collect import collect
@@ -31,6 +24,17 @@ def main(arguments: list[str]) -> int:
         return 0
 
     return exit_code(command)
+
+
+def parser() -> Parser:
+    p = Parser(
+        prog="python -m lawa_exp.dashboard",
+        description="One self-contained HTML page: a table of the runs that sorts and filters, validation curves by "
+        "averager, heat maps of k against spacing, links into the run folders. It shows the moment it was written.",
+    )
+    p.add_argument("sweep", metavar="SWEEP", help="<runs_root>/sweeps/<name>, a run directory, or a folder of runs")
+    p.add_argument("--out", metavar="FILE", help="the page (default: SWEEP/dashboard.html)")
+    return p
 
 
 if __name__ == "__main__":

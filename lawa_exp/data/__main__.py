@@ -17,7 +17,7 @@ from lawa_exp.system.machine import usable_cores
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code. SIGINT and SIGTERM stop it at its last commit."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
 
@@ -36,10 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 75
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
     cores = usable_cores()
-    parser = Parser(prog="python -m lawa_exp.data", description="Get a data set ready for training.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    p = Parser(prog="python -m lawa_exp.data", description="Get a data set ready for training.")
+    commands = p.add_subparsers(dest="command", required=True)
     prepare_parser = commands.add_parser(
         "prepare",
         help="tokenize a corpus into train.bin and val.bin",
@@ -81,7 +81,7 @@ def _parser() -> Parser:
         metavar="N",
         help="threads that encode; the bytes do not depend on it; default: all cores (%(default)s)",
     )
-    return parser
+    return p
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

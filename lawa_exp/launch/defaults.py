@@ -17,7 +17,8 @@ def read_defaults() -> None:
     """From here on YAML that is read safely, which OmegaConf's is, may hold the tag."""
     import yaml
 
-    yaml.SafeLoader.add_constructor(TAG, lambda loader, node: named(str(node.value)))
+    for loader in (yaml.SafeLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        loader.add_constructor(TAG, lambda loader, node: named(str(node.value)))
 
 
 def named(name: str) -> object:

@@ -12,6 +12,21 @@ LAUNCHERS = ("local", "slurm")
 
 
 def main(arguments: list[str]) -> int:
+    """The whole command; returns its exit code."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    args = parser().parse_args(arguments[:end])
+    args.words = arguments[end + 1 :]
+
+    def command() -> int:
+        from lawa_exp.reproduce.reproduction import reproduce  # torch and Hydra: not for --help
+
+        signals.listen()
+        return reproduce(args)
+
+    return exit_code(command)
+
+
+def parser() -> Parser:
     p = Parser(
         prog="python -m lawa_exp.reproduce",
         description="Reruns the published claims of a paper and judges them: trains what is missing (a training that "
@@ -33,14 +48,4 @@ def main(arguments: list[str]) -> int:
     p.add_argument("--claims", type=Path, default=FOLDER, metavar="DIR", help="claims of your own, in files like ours")
     p.usage = p.format_usage().removeprefix("usage: ").rstrip() + " [-- KEY=VALUE ...]\n"
     p.epilog = "After --: Hydra overrides for every training, such as hydra.launcher.partition=NAME."
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    args = p.parse_args(arguments[:end])
-    args.words = arguments[end + 1 :]
-
-    def command() -> int:
-        from lawa_exp.reproduce.reproduction import reproduce  # torch and Hydra: not for --help
-
-        signals.listen()
-        return reproduce(args)
-
-    return exit_code(command)
+    return p

@@ -7,14 +7,21 @@ import atexit
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from lawa_exp.system.errors import Failed, UserError
 from lawa_exp.system.slurm_step import join_ranks
 
+MODULES = "python -m lawa_exp."
+
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line."""
+    """argparse whose errors are one line. prefix: what users write before the name of a command."""
+
+    prefix: ClassVar[str] = MODULES
+
+    def __init__(self, *, prog: str, **options: Any) -> None:
+        super().__init__(prog=prog.replace(MODULES, self.prefix), **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")

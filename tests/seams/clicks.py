@@ -65,7 +65,7 @@ class ClicksSettings(BaseSettings):
     """Impressions whose clicks follow from a number of the user and one of the item."""
 
     inputs: ClassVar[str] = "clicks"
-    name: str = setting(text())
+    name: str = setting(text(), "what the run's folder and tables call it")
 
     def open(self, context: int | None) -> ClicksData:
         return ClicksData()
@@ -110,8 +110,8 @@ class TowersSettings(ModelSettings):
     """norm: with a BatchNorm."""
 
     inputs: ClassVar[str] = "clicks"
-    name: str = setting(text())
-    norm: bool = setting(boolean())
+    name: str = setting(text(), "what the run's folder and tables call it")
+    norm: bool = setting(boolean(), "whether towers are normalised")
 
     def fitted(self, data: DatasetFacts, name: str) -> TowersSettings:
         return self

@@ -48,8 +48,8 @@ from lawa_exp.system.distributed import Ranks
 class HardBatches(SamplingSettings):
     """share: of the fixed batches those with the largest losses make the next pass; the first pass is over all."""
 
-    share: float = setting(number(above=0, high=1))
-    count: int = setting(integer(1))
+    share: float = setting(number(above=0, high=1), "share of the batch")
+    count: int = setting(integer(1), "number of candidates")
 
     def build(self, context: Context) -> HardestAgain:
         return HardestAgain(self, context.batches.size(1))
@@ -126,8 +126,8 @@ class Chooser(Sampler):
 
 @dataclass(frozen=True)
 class TwoTerms(ObjectiveSettings):
-    weight: float = setting(number(low=0))
-    tied: bool = setting(boolean())
+    weight: float = setting(number(low=0), "weight of the second term")
+    tied: bool = setting(boolean(), "whether the module is tied to the model")
 
     def build(self, model: nn.Module, task: Task, computes_loss: bool = False, teacher: Any = None) -> Objective:
         return WithSmoothness(model, task, self)
@@ -196,10 +196,10 @@ class TowerSettings(ModelSettings):
     """A model of tokens whose blocks are a list: embeddings, blocks, output layer."""
 
     inputs: ClassVar[str] = "tokens"
-    name: str = setting(text())
-    context: int = setting(integer(1))
-    vocab_size: int = setting(integer(1))
-    dropout: float = setting(number(low=0, high=0.9))
+    name: str = setting(text(), "what the run's folder and tables call it")
+    context: int = setting(integer(1), "tokens in one sequence")
+    vocab_size: int = setting(integer(1), "number of tokens of the vocabulary")
+    dropout: float = setting(number(low=0, high=0.9), "share of activations that training sets to zero")
 
     def fitted(self, data: Any, name: str) -> TowerSettings:
         return self
@@ -363,8 +363,8 @@ class Rounding(UpdateSettings):
     """After each update weights are rounded stochastically to multiples of 2^-bits; the share that is grows to 1 over
     `ramp` steps."""
 
-    bits: int = setting(integer(1))
-    ramp: int = setting(steps(1))
+    bits: int = setting(integer(1), "bits that are kept")
+    ramp: int = setting(steps(1), "steps of the ramp")
 
     def build(self, context: Context) -> Rounded:
         return Rounded(self, context)

@@ -29,6 +29,7 @@ FLOORS = (  # from the top; a file imports from its own floor and from lower one
 COMMANDS = {  # what lies at the top
     *("__init__", "__main__", "average", "readout", "suggest", "reproduce", "status", "dashboard", "summary", "export"),
     *("push", "published", "data", "curvature", "critical_batch", "draw_schedules"),
+    *("console", "help", "completion"),
 }
 LINES, FUNCTION, SHARE_OF_ANY = 400, 90, 0.03
 HYDRA = {"launch/compose.py", "launch/recipes.py"}  # and hydra_plugins/

@@ -255,7 +255,7 @@ class Largest(RunningSettings):
     kind: ClassVar[str] = "largest"
     slots: ClassVar[tuple[str, ...]] = ("largest", "below")
     dtype: ClassVar[str] = "float64"
-    every: int = setting(steps(1), default=2)
+    every: int = setting(steps(1), "steps between two observations of the weights", default=2)
 
     @property
     def id(self) -> str:

@@ -98,9 +98,9 @@ from lawa_exp.config.rules import integer, setting, text
 @dataclass(frozen=True)
 class BigramSettings(ModelSettings):
     inputs: ClassVar[str] = "tokens"
-    name: str = setting(text())
-    context: int = setting(integer(1))
-    vocab_size: int = setting(integer(1))
+    name: str = setting(text(), "its name")
+    context: int = setting(integer(1), "tokens in one sequence")
+    vocab_size: int = setting(integer(1), "number of tokens")
 
     def fitted(self, data, name):
         return self
@@ -123,10 +123,10 @@ from lawa_exp.config.rules import number, optional, setting, steps
 @dataclass(frozen=True)
 class Hyperbola(Schedule):
     uses_horizon: ClassVar[bool] = False
-    peak: float = setting(number(above=0))
-    warmup_steps: int = setting(steps())
-    horizon: int | None = setting(optional(steps(1)))
-    unit: str = setting(UNIT)
+    peak: float = setting(number(above=0), "the highest rate")
+    warmup_steps: int = setting(steps(), "steps of the warm-up")
+    horizon: int | None = setting(optional(steps(1)), "the last step")
+    unit: str = setting(UNIT, "unit of progress")
 
     def value(self, batches, step):
         return self.peak / step
@@ -142,7 +142,7 @@ from lawa_exp.config.rules import number, setting
 
 @dataclass(frozen=True)
 class Descent(OptimizerSettings):
-    clip_norm: float = setting(number(low=0))
+    clip_norm: float = setting(number(low=0), "the largest gradient norm")
 
     def build(self, model):
         import torch
@@ -165,7 +165,7 @@ from lawa_exp.config.rules import setting, text
 @dataclass(frozen=True)
 class CountingSettings(BaseSettings):
     inputs: ClassVar[str] = "tokens"
-    name: str = setting(text())
+    name: str = setting(text(), "its name")
 
     def open(self, context):
         tokens = np.arange(1600) % 16

@@ -15,8 +15,10 @@ class ConstantBatch(BatchSizes):
     """`size` samples in every update, over all ranks together."""
 
     constant: ClassVar[bool] = True
-    size: int = setting(integer(1))
-    norm_group: int | None = setting(NORM_GROUP, before=None)
+    size: int = setting(integer(1), "samples in one update, over all ranks together")
+    norm_group: int | None = setting(
+        NORM_GROUP, "samples that share BatchNorm statistics; null: those of one forward pass of a rank", before=None
+    )
 
     def batches(self, tokens_per_sample: int, samples_per_epoch: int) -> Batches:
         return Batches([(0, self.size)], tokens_per_sample)

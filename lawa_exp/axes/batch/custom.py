@@ -15,10 +15,12 @@ from lawa_exp.seams.batches import Batches
 class CustomBatch(BatchSizes):
     """`builder(size, tokens_per_sample, samples_per_epoch, **args)`, a `seams.batches.Batches`."""
 
-    builder: str = setting(text())
+    builder: str = setting(text(), "package.module:function that builds it")
     args: dict[str, Any] | None = arguments()
-    size: int = setting(integer(1))
-    norm_group: int | None = setting(NORM_GROUP, before=None)
+    size: int = setting(integer(1), "samples in one update, over all ranks together")
+    norm_group: int | None = setting(
+        NORM_GROUP, "samples that share BatchNorm statistics; null: those of one forward pass of a rank", before=None
+    )
 
     @cached_property
     def _built(self) -> dict[tuple[int, int], Batches]:

@@ -14,12 +14,14 @@ from lawa_exp.system.errors import UserError
 class RampBatch(BatchSizes):
     """From `first` to `size` in increments, evenly over the first `over` (in `unit`), as Megatron-LM's ramp-up."""
 
-    first: int = setting(integer(1))
-    size: int = setting(integer(1))
-    increment: int = setting(integer(1))
-    over: float = setting(number(above=0))
-    unit: str = setting(UNITS)
-    norm_group: int | None = setting(NORM_GROUP, before=None)
+    first: int = setting(integer(1), "samples in the first update")
+    size: int = setting(integer(1), "samples in an update after the ramp")
+    increment: int = setting(integer(1), "samples that each stage of the ramp adds")
+    over: float = setting(number(above=0), "how much data the ramp takes, in `unit`")
+    unit: str = setting(UNITS, "unit of `over`")
+    norm_group: int | None = setting(
+        NORM_GROUP, "samples that share BatchNorm statistics; null: those of one forward pass of a rank", before=None
+    )
 
     def __post_init__(self) -> None:
         if self.size <= self.first or (self.size - self.first) % self.increment:

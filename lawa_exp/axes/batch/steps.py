@@ -14,11 +14,15 @@ from lawa_exp.system.errors import UserError
 class StepsBatch(BatchSizes):
     """`size`, then `sizes` from the first update after each of `at` (in `unit`) was seen (Smith et al. 2018)."""
 
-    size: int = setting(integer(1))
-    sizes: tuple[int, ...] = setting(list_of(integer(1)))
-    at: tuple[float, ...] = setting(list_of(number(above=0)))
-    unit: str = setting(UNITS)
-    norm_group: int | None = setting(NORM_GROUP, before=None)
+    size: int = setting(integer(1), "samples in the first update")
+    sizes: tuple[int, ...] = setting(list_of(integer(1)), "the later batch sizes, in order")
+    at: tuple[float, ...] = setting(
+        list_of(number(above=0)), "how much data was seen when each of `sizes` begins, in `unit`"
+    )
+    unit: str = setting(UNITS, "unit of `at`")
+    norm_group: int | None = setting(
+        NORM_GROUP, "samples that share BatchNorm statistics; null: those of one forward pass of a rank", before=None
+    )
 
     def __post_init__(self) -> None:
         if len(self.at) != len(self.sizes):

@@ -18,10 +18,14 @@ class CustomDataset(BaseSettings):
     """
 
     places: ClassVar[frozenset[str]] = BaseSettings.places | {"inputs"}
-    name: str = setting(text())
-    builder: str = setting(text())
+    name: str = setting(text(), "what the run's folder and tables call it")
+    builder: str = setting(text(), "package.module:function that builds it")
     args: dict[str, Any] | None = arguments()
-    inputs: str = setting(one_of("any", "tokens", "masked tokens", "images"), default="any")  # type: ignore[misc]
+    inputs: str = setting(  # type: ignore[misc]
+        one_of("any", "tokens", "masked tokens", "images"),
+        "the kind of inputs, which the model must take; any: not checked",
+        default="any",
+    )
 
     def open(self, context: int | None) -> Dataset:
         from lawa_exp.storage import custom

@@ -27,7 +27,7 @@ ARRAY_SPLITS = ("train", "val", "test")
 class FileSettings(SmallImageSettings):
     """`path`: the data set's folder, or the one that holds it."""
 
-    path: str | None = setting(optional(text()))
+    path: str | None = setting(optional(text()), "where the files are; null: in LAWA_DATA, then in data/")
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class ArraysSettings(FileSettings):
     y: classes 0, 1, ..., integers [samples].
     """
 
-    layout: str = setting(one_of("NHWC", "NCHW"))
+    layout: str = setting(one_of("NHWC", "NCHW"), "order of the dimensions: channels last (NHWC) or second (NCHW)")
 
     def open(self, context: int | None) -> Images:
         get = "give a .npz file, or a folder of .npy files, with dataset.path=PATH"

@@ -51,12 +51,18 @@ class ImageFolderSettings(ImageSettings):
     """
 
     folder: ClassVar[str] = "imagenet"
-    path: str | None = setting(optional(text()))
-    image_size: int = setting(integer(1))
-    resize: int = setting(integer(1))
-    smallest_crop: float = setting(number(above=0, high=1))
-    mean: tuple[float, float, float] = setting(_colours())
-    std: tuple[float, float, float] = setting(_colours())
+    path: str | None = setting(optional(text()), "where the files are; null: in LAWA_DATA, then in data/")
+    image_size: int = setting(integer(1), "height and width of an image in pixels")
+    resize: int = setting(
+        integer(1), "the shorter side, in pixels, to which evaluation scales an image before it cuts out the centre"
+    )
+    smallest_crop: float = setting(
+        number(above=0, high=1), "the smallest share of an image's area that a random training crop has"
+    )
+    mean: tuple[float, float, float] = setting(_colours(), "mean of each colour, 0 to 1, subtracted from pixels")
+    std: tuple[float, float, float] = setting(
+        _colours(), "standard deviation of each colour, 0 to 1, that pixels are divided by"
+    )
 
     def __post_init__(self) -> None:
         if self.resize < self.image_size:

@@ -42,17 +42,23 @@ class ImageSettings(BaseSettings):
     """
 
     inputs: ClassVar[str] = "images"
-    name: str = setting(text())
-    flip: bool = setting(boolean())
-    mixup: float = setting(number(low=0))
-    label_smoothing: float = setting(number(low=0, high=0.999))
+    name: str = setting(text(), "what the run's folder and tables call it")
+    flip: bool = setting(boolean(), "mirror half of the training images")
+    mixup: float = setting(
+        number(low=0), "alpha of Beta(alpha, alpha), with which training images and labels are mixed in pairs (0: not)"
+    )
+    label_smoothing: float = setting(
+        number(low=0, high=0.999), "share of a training target that is spread over all classes"
+    )
 
 
 @dataclass(frozen=True)
 class SmallImageSettings(ImageSettings):
     """crop_padding: pixels of black around an image, of which training takes a random crop of its size (0: none)."""
 
-    crop_padding: int = setting(integer(0))
+    crop_padding: int = setting(
+        integer(0), "pixels of black around a training image before a random crop of its size (0: none)"
+    )
 
 
 class LabelledImages(BaseDataset):

@@ -53,11 +53,13 @@ class MaskedLMSettings(BaseSettings):
     """
 
     inputs: ClassVar[str] = "masked tokens"
-    name: str = setting(text())
-    path: str | None = setting(optional(text()))
-    folder: str | None = setting(optional(text()))
-    format: str = setting(one_of("auto", "fairseq", "text"))
-    tokenizer_path: str | None = setting(optional(text()))
+    name: str = setting(text(), "what the run's folder and tables call it")
+    path: str | None = setting(optional(text()), "where the files are; null: in LAWA_DATA, then in data/")
+    folder: str | None = setting(optional(text()), "the folder below LAWA_DATA that holds the files")
+    format: str = setting(one_of("auto", "fairseq", "text"), "how the files are written; auto looks at them")
+    tokenizer_path: str | None = setting(
+        optional(text()), "a tokenizer.json, or a folder that holds the tokenizer's files"
+    )
 
     def open(self, context: int) -> MaskedBlocks:
         get = (
@@ -98,7 +100,7 @@ class PydocsMLMSettings(BaseSettings):
     ones, and <mask> is the last, number 260."""
 
     inputs: ClassVar[str] = "masked tokens"
-    name: str = setting(text())
+    name: str = setting(text(), "what the run's folder and tables call it")
 
     def open(self, context: int) -> MaskedBlocks:
         splits, note = read_pydocs()

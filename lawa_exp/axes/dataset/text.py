@@ -35,7 +35,7 @@ class PydocsSettings(BaseSettings):
     """The documentation of CPython 3.11.7 (its `pydoc_data.topics`, topics in alphabetical order), embedded."""
 
     inputs: ClassVar[str] = "tokens"
-    name: str = setting(text())
+    name: str = setting(text(), "what the run's folder and tables call it")
 
     def open(self, context: int) -> Blocks:
         return _blocks(*read_pydocs(), load_tokenizer("bytes", None), context, self.name)
@@ -49,11 +49,13 @@ class TextSettings(BaseSettings):
     """
 
     inputs: ClassVar[str] = "tokens"
-    name: str = setting(text())
-    path: str | None = setting(optional(text()))
-    folder: str | None = setting(optional(text()))
-    tokenizer: str = setting(one_of("bytes", "gpt2", "neox"))
-    tokenizer_path: str | None = setting(optional(text()))
+    name: str = setting(text(), "what the run's folder and tables call it")
+    path: str | None = setting(optional(text()), "where the files are; null: in LAWA_DATA, then in data/")
+    folder: str | None = setting(optional(text()), "the folder below LAWA_DATA that holds the files")
+    tokenizer: str = setting(one_of("bytes", "gpt2", "neox"), "bytes, GPT-2's BPE or GPT-NeoX's")
+    tokenizer_path: str | None = setting(
+        optional(text()), "a tokenizer.json, or a folder that holds the tokenizer's files"
+    )
 
     def open(self, context: int) -> Blocks:
         get = "give a UTF-8 file or a folder with dataset.path=PATH, or train at once with dataset=pydocs"

@@ -22,9 +22,11 @@ class TokensSettings(BaseSettings):
     """`path` holds train.bin, val.bin and, if there is one, test.bin; `vocab_size` is checked against the model's."""
 
     inputs: ClassVar[str] = "tokens"
-    name: str = setting(text())
-    path: str | None = setting(optional(text()))
-    vocab_size: int = setting(integer(1))
+    name: str = setting(text(), "what the run's folder and tables call it")
+    path: str | None = setting(
+        optional(text()), "the folder of train.bin and val.bin; null: in LAWA_DATA, then in data/"
+    )
+    vocab_size: int = setting(integer(1), "number of tokens of the vocabulary of the token files")
 
     def open(self, context: int) -> Blocks:
         get = "give the folder that holds train.bin and val.bin with dataset.path=DIR"
@@ -38,8 +40,8 @@ class OpenWebTextSettings(BaseSettings):
     """OpenWebText as GPT-2 tokens, written by `python -m lawa_exp.data prepare openwebtext`."""
 
     inputs: ClassVar[str] = "tokens"
-    name: str = setting(text())
-    path: str | None = setting(optional(text()))
+    name: str = setting(text(), "what the run's folder and tables call it")
+    path: str | None = setting(optional(text()), "where the files are; null: in LAWA_DATA, then in data/")
 
     def open(self, context: int) -> Blocks:
         get = f"{_prepare('openwebtext')}, or train at once on Python's documentation with `dataset=pydocs`"

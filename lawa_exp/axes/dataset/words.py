@@ -28,10 +28,10 @@ class WordsSettings(BaseSettings):
     """
 
     inputs: ClassVar[str] = "tokens"
-    name: str = setting(text())
-    path: str | None = setting(optional(text()))
-    folder: str | None = setting(optional(text()))
-    format: str = setting(one_of("auto", "fairseq", "text"))
+    name: str = setting(text(), "what the run's folder and tables call it")
+    path: str | None = setting(optional(text()), "where the files are; null: in LAWA_DATA, then in data/")
+    folder: str | None = setting(optional(text()), "the folder below LAWA_DATA that holds the files")
+    format: str = setting(one_of("auto", "fairseq", "text"), "how the files are written; auto looks at them")
 
     def open(self, context: int) -> Blocks:
         get = (

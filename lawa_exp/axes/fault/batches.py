@@ -23,8 +23,8 @@ class BadBatches(Fault):
     """Training batches of noise (`noise_batch` of the data set): of tokens and targets uniform over the vocabulary, of
     pixels uniform over their range with classes at random. The samples that they displace count as seen."""
 
-    at: int = setting(steps())
-    length: int = setting(steps(1))
+    at: int = setting(steps(), "the step after which the first batch of noise comes")
+    length: int = setting(steps(1), "how many batches are noise")
 
     @property
     def described(self) -> str:

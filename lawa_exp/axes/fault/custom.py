@@ -20,10 +20,10 @@ class CustomFault(Fault):
     It strikes the steps at+1 .. at+length. Its factor is taken in these alone; its sampler sees to that itself.
     """
 
-    builder: str = setting(text())
+    builder: str = setting(text(), "package.module:function that builds it")
     args: dict[str, Any] | None = arguments()
-    at: int = setting(steps())
-    length: int = setting(steps(1))
+    at: int = setting(steps(), "the step after which it strikes")
+    length: int = setting(steps(1), "how many steps it lasts")
 
     @property
     def described(self) -> str:

@@ -12,9 +12,9 @@ from lawa_exp.config.rules import number, setting, steps
 class RateBurst(Fault):
     """The schedule's rate, scaled and warmed up as ever, times `factor`."""
 
-    at: int = setting(steps())
-    length: int = setting(steps(1))
-    factor: float = setting(number(above=0))
+    at: int = setting(steps(), "the step after which the rate is multiplied")
+    length: int = setting(steps(1), "how many steps it lasts")
+    factor: float = setting(number(above=0), "what the learning rate is multiplied by")
 
     @property
     def marks(self) -> frozenset[int]:

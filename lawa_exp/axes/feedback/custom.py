@@ -20,11 +20,11 @@ class CustomFeedback(FeedbackSettings):
     from_initial: whether that begins with the initial weights, which a window cannot.
     """
 
-    builder: str = setting(text())
+    builder: str = setting(text(), "package.module:function that builds it")
     args: dict[str, Any] | None = arguments()
-    every: int = setting(steps(1))
-    optimizer: str = setting(one_of("keep", "reset"))
-    from_initial: bool = setting(boolean())  # type: ignore[misc]
+    every: int = setting(steps(1), "steps after which training goes on from the average")
+    optimizer: str = setting(one_of("keep", "reset"), "what happens to the optimizer's state: keep it, or reset it")
+    from_initial: bool = setting(boolean(), "whether the average begins with the initial weights")  # type: ignore[misc]
 
     @cached_property
     def averager(self) -> AveragerSettings:  # type: ignore[override]

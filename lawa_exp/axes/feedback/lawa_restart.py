@@ -16,11 +16,11 @@ class LawaRestartSettings(FeedbackSettings):
     What Kaddour's published code does where the averaged model is not kept apart. Snapshots are taken before the copy.
     """
 
-    k: int = setting(integer(1))
-    spacing: int = setting(steps(1))
-    every: int = setting(steps(1))
-    start: int = setting(steps())
-    optimizer: str = setting(one_of("keep", "reset"))
+    k: int = setting(integer(1), "snapshots in the window")
+    spacing: int = setting(steps(1), "steps between two snapshots of the window")
+    every: int = setting(steps(1), "steps after which training goes on from the average")
+    start: int = setting(steps(), "the first step whose snapshot counts")
+    optimizer: str = setting(one_of("keep", "reset"), "what happens to the optimizer's state: keep it, or reset it")
 
     @property
     def averager(self) -> LawaSettings:

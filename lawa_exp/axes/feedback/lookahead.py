@@ -17,8 +17,8 @@ class LookaheadSettings(FeedbackSettings):
     Zhang et al. 2019, algorithm 1 (their k is `every`); the optimizer's state is kept.
     """
 
-    every: int = setting(steps(1))
-    alpha: float = setting(number(above=0, high=1))
+    every: int = setting(steps(1), "steps between two synchronisations (k in the paper)")
+    alpha: float = setting(number(above=0, high=1), "how far the slow weights move towards the live ones")
     from_initial: ClassVar[bool] = True
 
     @property

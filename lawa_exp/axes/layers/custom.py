@@ -20,7 +20,7 @@ class CustomLayers(LayersSettings):
     It is called for plans, too, with a model on the meta device.
     """
 
-    builder: str = setting(text())
+    builder: str = setting(text(), "package.module:function that builds it")
     args: dict[str, Any] | None = arguments()
 
     def apply(self, model: nn.Module) -> Callback | None:

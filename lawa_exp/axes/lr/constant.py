@@ -15,10 +15,10 @@ class Constant(Schedule):
     """The peak rate after the warm-up."""
 
     uses_horizon: ClassVar[bool] = False
-    peak: float = setting(number(above=0))
-    warmup_steps: int = setting(steps())
-    horizon: int = setting(defaulted(steps(1)))
-    unit: str = setting(UNIT)
+    peak: float = setting(number(above=0), "the learning rate after the warm-up, the highest one")
+    warmup_steps: int = setting(steps(), "steps over which the rate rises linearly from zero to the peak")
+    horizon: int = setting(defaulted(steps(1)), "the last step that the schedule is planned for; null: the budget")
+    unit: str = setting(UNIT, "what the warm-up and the schedule's progress are measured in")
 
     def value(self, batches: Batches, step: int) -> float:
         return self.peak

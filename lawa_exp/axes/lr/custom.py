@@ -21,13 +21,13 @@ class Custom(Schedule):
     uses_horizon: whether the rate depends on the horizon, which then is in the id; without, `horizon` is None.
     """
 
-    builder: str = setting(text())
+    builder: str = setting(text(), "package.module:function that builds it")
     args: dict[str, Any] | None = arguments()
-    peak: float = setting(number(above=0))
-    warmup_steps: int = setting(steps())
-    horizon: int = setting(defaulted(steps(1)))
-    unit: str = setting(UNIT)
-    uses_horizon: bool = setting(boolean())  # type: ignore[misc]
+    peak: float = setting(number(above=0), "the learning rate after the warm-up, the highest one")
+    warmup_steps: int = setting(steps(), "steps over which the rate rises linearly from zero to the peak")
+    horizon: int = setting(defaulted(steps(1)), "the last step that the schedule is planned for; null: the budget")
+    unit: str = setting(UNIT, "what the warm-up and the schedule's progress are measured in")
+    uses_horizon: bool = setting(boolean(), "whether the rate depends on the horizon")  # type: ignore[misc]
 
     @cached_property
     def function(self) -> Callable[[Batches, int], float]:

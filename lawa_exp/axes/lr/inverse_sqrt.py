@@ -19,11 +19,11 @@ class InverseSqrt(Schedule):
     """
 
     uses_horizon: ClassVar[bool] = False
-    peak: float = setting(number(above=0))
-    warmup_steps: int = setting(steps())
-    horizon: int = setting(defaulted(steps(1)))
-    unit: str = setting(UNIT)
-    timescale: int | None = setting(optional(steps(1)))
+    peak: float = setting(number(above=0), "the learning rate after the warm-up, the highest one")
+    warmup_steps: int = setting(steps(), "steps over which the rate rises linearly from zero to the peak")
+    horizon: int = setting(defaulted(steps(1)), "the last step that the schedule is planned for; null: the budget")
+    unit: str = setting(UNIT, "what the warm-up and the schedule's progress are measured in")
+    timescale: int | None = setting(optional(steps(1)), "steps after which the decay sets in; null: the warm-up")
 
     def value(self, batches: Batches, step: int) -> float:
         warmed = batches.seen(self.unit, self.warmup_steps)

@@ -26,13 +26,15 @@ class OnTheFly(Schedule):
     """
 
     uses_horizon: ClassVar[bool] = False
-    peak: float = setting(number(above=0))
-    warmup_steps: int = setting(steps())
-    horizon: int = setting(defaulted(steps(1)))
-    unit: str = setting(UNIT)
-    every: int = setting(steps(1))
-    start: int = setting(steps())
-    samples: int | str = setting(either(integer(1), one_of("all")))
+    peak: float = setting(number(above=0), "the learning rate until the first measurement")
+    warmup_steps: int = setting(steps(), "steps over which the rate rises linearly from zero to the peak")
+    horizon: int = setting(defaulted(steps(1)), "not used by this schedule")
+    unit: str = setting(UNIT, "what the warm-up and the schedule's progress are measured in")
+    every: int = setting(steps(1), "steps between two measurements")
+    start: int = setting(steps(), "the first step that may measure")
+    samples: int | str = setting(
+        either(integer(1), one_of("all")), "training samples over which gradient and curvature are taken"
+    )
 
     def check(self, planned: Planned) -> None:
         if not planned.config.objective.absent:

@@ -20,15 +20,15 @@ class Power(Decaying):
     0, here to `final_ratio`.
     """
 
-    peak: float = setting(number(above=0))
-    warmup_steps: int = setting(steps())
-    horizon: int = setting(defaulted(steps(1)))
-    unit: str = setting(one_of("tokens"))
-    a: float = setting(number(above=0))
-    b: float = setting(number(high=0))
-    decay_steps: int = setting(steps(at_end=True))
-    shape: str = setting(one_of(*SHAPES, "exponential"))
-    final_ratio: float = setting(number(low=0, high=1))
+    peak: float = setting(number(above=0), "the highest learning rate, whatever the formula gives")
+    warmup_steps: int = setting(steps(), "steps over which the rate rises linearly from zero to the peak")
+    horizon: int = setting(defaulted(steps(1)), "the last step that the schedule is planned for; null: the budget")
+    unit: str = setting(one_of("tokens"), "always tokens")
+    a: float = setting(number(above=0), "factor of the rate, times the batch in sequences of 4,096 tokens")
+    b: float = setting(number(high=0), "power of the number of tokens seen")
+    decay_steps: int = setting(steps(at_end=True), "length of the final decay, in the last steps before the horizon")
+    shape: str = setting(one_of(*SHAPES, "exponential"), "the curve of the final decay")
+    final_ratio: float = setting(number(low=0, high=1), "the last rate, as a share of the rate before the decay")
 
     def warnings(self, planned: Planned) -> Iterator[str]:
         from lawa_exp.axes.scaling import SCALINGS

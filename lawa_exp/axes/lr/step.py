@@ -18,12 +18,14 @@ class Steps(Schedule):
     """The peak times `factor` for every one of the steps `at` that is over (the classical ResNet schedule)."""
 
     uses_horizon: ClassVar[bool] = False
-    peak: float = setting(number(above=0))
-    warmup_steps: int = setting(steps())
-    horizon: int = setting(defaulted(steps(1)))
-    unit: str = setting(UNIT)
-    at: tuple[int, ...] = setting(list_of(steps(1), "a list of steps"))
-    factor: float = setting(number(above=0, high=1))
+    peak: float = setting(number(above=0), "the learning rate after the warm-up, the highest one")
+    warmup_steps: int = setting(steps(), "steps over which the rate rises linearly from zero to the peak")
+    horizon: int = setting(defaulted(steps(1)), "the last step that the schedule is planned for; null: the budget")
+    unit: str = setting(UNIT, "what the warm-up and the schedule's progress are measured in")
+    at: tuple[int, ...] = setting(
+        list_of(steps(1), "a list of steps"), "the steps after which the rate is multiplied by `factor`"
+    )
+    factor: float = setting(number(above=0, high=1), "what the rate is multiplied by at each of `at`")
 
     def fits(self) -> None:
         super().fits()

@@ -21,11 +21,11 @@ class CustomSettings(ModelSettings):
     """A model from outside: `builder=package.module:function`, called as `function(**args)`."""
 
     inputs: ClassVar[str] = "any"
-    name: str = setting(text())
-    builder: str = setting(text())
-    args: dict[str, Any] | None = setting(optional(mapping()))
-    context: int = setting(integer(1))
-    vocab_size: int = setting(integer(1))
+    name: str = setting(text(), "what the run's folder and tables call it")
+    builder: str = setting(text(), "package.module:function that builds it")
+    args: dict[str, Any] | None = setting(optional(mapping()), "keyword arguments of the builder, as {name: value}")
+    context: int = setting(integer(1), "tokens in one sequence")
+    vocab_size: int = setting(integer(1), "number of tokens of the vocabulary")
 
     def fitted(self, data: DatasetFacts, name: str) -> Self:
         check_vocabulary(self.vocab_size, data, name)

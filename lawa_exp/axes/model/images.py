@@ -21,10 +21,12 @@ class ImageModelSettings(ModelSettings):
     """What every model of images has: the shape of its data, where null the data set's."""
 
     inputs: ClassVar[str] = "images"
-    name: str = setting(text())
-    channels: int | None = setting(optional(integer(1)))
-    image_size: int | None = setting(optional(integer(1)))
-    classes: int | None = setting(optional(integer(1)))
+    name: str = setting(text(), "what the run's folder and tables call it")
+    channels: int | None = setting(optional(integer(1)), "colours of an image; null: the data set's")
+    image_size: int | None = setting(
+        optional(integer(1)), "height and width of an image in pixels; null: the data set's"
+    )
+    classes: int | None = setting(optional(integer(1)), "number of classes; null: the data set's")
 
     def fitted(self, data: DatasetFacts, name: str) -> Self:
         own = {"channels": self.channels, "image_size": self.image_size, "classes": self.classes}

@@ -28,8 +28,10 @@ class ResNetSettings(ImageModelSettings):
     stem: `imagenet`, a 7x7 convolution of stride 2 and a pooling, or `small`, a 3x3 convolution, for small images.
     """
 
-    layers: int = setting(_resnet_layers())
-    stem: str = setting(one_of("imagenet", "small"))
+    layers: int = setting(_resnet_layers(), "number of layers: 18, 34 or 50")
+    stem: str = setting(
+        one_of("imagenet", "small"), "the first layers: imagenet (7x7 convolution of stride 2, pooling) or small (3x3)"
+    )
 
     def network(self) -> nn.Module:
         """torchvision's module, its first layer changed where the images ask for it; parameter names are its own."""

@@ -23,12 +23,12 @@ class CustomObjective(ObjectiveSettings):
     """
 
     places: ClassVar[frozenset[str]] = frozenset({"skips"})  # it decides what DDP waits for, and no weight
-    builder: str = setting(text())
+    builder: str = setting(text(), "package.module:function that builds it")
     args: dict[str, Any] | None = arguments()
-    group: int = setting(integer(1))
-    phases: int = setting(integer(1))
-    skips: bool = setting(boolean())  # type: ignore[misc]
-    takes_teacher: bool = setting(boolean())  # type: ignore[misc]
+    group: int = setting(integer(1), "consecutive samples that go through one forward pass together")
+    phases: int = setting(integer(1), "pieces of a batch that take turns, one choice each")
+    skips: bool = setting(boolean(), "whether a pass may leave parameters without a gradient")  # type: ignore[misc]
+    takes_teacher: bool = setting(boolean(), "whether the builder takes teacher=, the model that teacher.from names")  # type: ignore[misc]
 
     def build(
         self, model: nn.Module, task: Task, computes_loss: bool = False, teacher: nn.Module | None = None

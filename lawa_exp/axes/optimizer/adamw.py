@@ -21,12 +21,22 @@ class AdamW(OptimizerSettings):
     decays: `matrices`, tensors of two or more dimensions, or `all`, as fairseq's Adam does.
     """
 
-    beta1: float = setting(number(low=0, high=0.999999))
-    beta2: float = setting(number(low=0, high=0.999999))
-    eps: float = setting(number(above=0))
-    weight_decay: float = setting(number(low=0))
-    decays: str = setting(one_of("all", "matrices"), before="matrices")
-    clip_norm: float = setting(number(low=0))
+    beta1: float = setting(number(low=0, high=0.999999), "decay of the first moment, the mean of the gradients")
+    beta2: float = setting(
+        number(low=0, high=0.999999), "decay of the second moment, the mean of the squared gradients"
+    )
+    eps: float = setting(number(above=0), "added to the denominator of an update")
+    weight_decay: float = setting(
+        number(low=0), "decay of the weights, decoupled from the gradient and multiplied by the learning rate"
+    )
+    decays: str = setting(
+        one_of("all", "matrices"),
+        "which tensors decay: all, or matrices, those of two or more dimensions",
+        before="matrices",
+    )
+    clip_norm: float = setting(
+        number(low=0), "the largest global gradient norm; larger gradients are scaled down to it (0: no clipping)"
+    )
 
     def build(self, model: nn.Module) -> Optimizer:
         import torch

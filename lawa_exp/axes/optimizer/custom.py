@@ -20,9 +20,11 @@ class CustomOptimizer(OptimizerSettings):
     The rate of each of its groups is set before each update: the schedule's times the group's `rate_ratio` (default 1).
     """
 
-    builder: str = setting(text())
+    builder: str = setting(text(), "package.module:function that builds it")
     args: dict[str, Any] | None = arguments()
-    clip_norm: float = setting(number(low=0))
+    clip_norm: float = setting(
+        number(low=0), "the largest global gradient norm; larger gradients are scaled down to it (0: no clipping)"
+    )
 
     def build(self, model: nn.Module) -> Optimizer:
         import torch

@@ -24,13 +24,19 @@ class LAMB(OptimizerSettings):
     names; the exclusions from decay and from adaptation are separate.
     """
 
-    beta1: float = setting(number(low=0, high=0.999999))
-    beta2: float = setting(number(low=0, high=0.999999))
-    eps: float = setting(number(above=0))
-    weight_decay: float = setting(number(low=0))
-    decay_excludes: str = setting(EXCLUDED)
-    adaptation_excludes: str = setting(EXCLUDED)
-    clip_norm: float = setting(number(low=0))
+    beta1: float = setting(number(low=0, high=0.999999), "decay of the first moment, the mean of the gradients")
+    beta2: float = setting(
+        number(low=0, high=0.999999), "decay of the second moment, the mean of the squared gradients"
+    )
+    eps: float = setting(number(above=0), "added to the denominator of an update")
+    weight_decay: float = setting(
+        number(low=0), "decay of the weights, decoupled from the gradient and multiplied by the learning rate"
+    )
+    decay_excludes: str = setting(EXCLUDED, "tensors without weight decay: vectors (biases and norms) or none")
+    adaptation_excludes: str = setting(EXCLUDED, "tensors without the trust ratio: vectors (biases and norms) or none")
+    clip_norm: float = setting(
+        number(low=0), "the largest global gradient norm; larger gradients are scaled down to it (0: no clipping)"
+    )
 
     def build(self, model: nn.Module) -> Optimizer:
         import torch

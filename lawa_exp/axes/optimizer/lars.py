@@ -26,14 +26,21 @@ class LARS(OptimizerSettings):
     lambda is 1 where |w| or |g| is 0 and for what `adaptation_excludes` names.
     """
 
-    momentum: float = setting(number(low=0, high=0.999999))
-    momentum_form: str = setting(one_of("scaled_velocity", "scaled_update"))
-    trust: float = setting(number(above=0))
-    eps: float = setting(number(low=0))
-    weight_decay: float = setting(number(low=0))
-    decay_excludes: str = setting(EXCLUDED)
-    adaptation_excludes: str = setting(EXCLUDED)
-    clip_norm: float = setting(number(low=0))
+    momentum: float = setting(number(low=0, high=0.999999), "share of the last update's velocity that is kept")
+    momentum_form: str = setting(
+        one_of("scaled_velocity", "scaled_update"),
+        "where the rate multiplies: in the velocity (the paper) or in the update",
+    )
+    trust: float = setting(number(above=0), "the trust coefficient, which multiplies |w| / |g|")
+    eps: float = setting(number(low=0), "added to the denominator of an update")
+    weight_decay: float = setting(
+        number(low=0), "decay of the weights, decoupled from the gradient and multiplied by the learning rate"
+    )
+    decay_excludes: str = setting(EXCLUDED, "tensors without weight decay: vectors (biases and norms) or none")
+    adaptation_excludes: str = setting(EXCLUDED, "tensors without the trust ratio: vectors (biases and norms) or none")
+    clip_norm: float = setting(
+        number(low=0), "the largest global gradient norm; larger gradients are scaled down to it (0: no clipping)"
+    )
 
     def build(self, model: nn.Module) -> Optimizer:
         import torch

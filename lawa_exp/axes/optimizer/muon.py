@@ -26,16 +26,25 @@ class Muon(OptimizerSettings):
     `original` is Jordan's. adamw_rate_ratio: AdamW's rate as a multiple of the schedule's.
     """
 
-    momentum: float = setting(number(low=0, high=0.999999))
-    nesterov: bool = setting(boolean())
-    ns_steps: int = setting(integer(1))
-    adjust_lr: str = setting(one_of("match_rms_adamw", "original"))
-    weight_decay: float = setting(number(low=0))
-    adamw_rate_ratio: float = setting(number(above=0))
-    beta1: float = setting(number(low=0, high=0.999999))
-    beta2: float = setting(number(low=0, high=0.999999))
-    eps: float = setting(number(above=0))
-    clip_norm: float = setting(number(low=0))
+    momentum: float = setting(number(low=0, high=0.999999), "share of the last update's velocity that is kept")
+    nesterov: bool = setting(boolean(), "look ahead along the momentum (Nesterov)")
+    ns_steps: int = setting(integer(1), "Newton-Schulz iterations of an update")
+    adjust_lr: str = setting(
+        one_of("match_rms_adamw", "original"),
+        "match_rms_adamw: scaled so that AdamW's rate and decay fit; original: Jordan's",
+    )
+    weight_decay: float = setting(
+        number(low=0), "decay of the weights, decoupled from the gradient and multiplied by the learning rate"
+    )
+    adamw_rate_ratio: float = setting(
+        number(above=0), "learning rate of the AdamW part, as a multiple of the schedule's"
+    )
+    beta1: float = setting(number(low=0, high=0.999999), "AdamW part: decay of the first moment")
+    beta2: float = setting(number(low=0, high=0.999999), "AdamW part: decay of the second moment")
+    eps: float = setting(number(above=0), "AdamW part: added to the denominator of an update")
+    clip_norm: float = setting(
+        number(low=0), "the largest global gradient norm; larger gradients are scaled down to it (0: no clipping)"
+    )
 
     def build(self, model: nn.Module) -> Optimizer:
         import torch

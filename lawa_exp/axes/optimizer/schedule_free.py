@@ -23,13 +23,19 @@ class ScheduleFree(OptimizerSettings):
     """
 
     evaluates_others: ClassVar[bool] = True
-    beta1: float = setting(number(above=0, high=0.999999))
-    beta2: float = setting(number(low=0, high=0.999999))
-    eps: float = setting(number(above=0))
-    weight_decay: float = setting(number(low=0))
-    weight_lr_power: float = setting(number(low=0))
-    r: float = setting(number(low=0))
-    clip_norm: float = setting(number(low=0))
+    beta1: float = setting(number(above=0, high=0.999999), "weight of the average x in the weights y that are trained")
+    beta2: float = setting(
+        number(low=0, high=0.999999), "decay of the second moment, the mean of the squared gradients"
+    )
+    eps: float = setting(number(above=0), "added to the denominator of an update")
+    weight_decay: float = setting(
+        number(low=0), "decay of the weights, decoupled from the gradient and multiplied by the learning rate"
+    )
+    weight_lr_power: float = setting(number(low=0), "power of the rate in the weights of the average x")
+    r: float = setting(number(low=0), "power of the step in the weights of the average x")
+    clip_norm: float = setting(
+        number(low=0), "the largest global gradient norm; larger gradients are scaled down to it (0: no clipping)"
+    )
 
     def build(self, model: nn.Module) -> Optimizer:
         try:

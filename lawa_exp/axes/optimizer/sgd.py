@@ -23,11 +23,17 @@ class SGD(OptimizerSettings):
     """
 
     follows_gradient: ClassVar[bool] = True
-    momentum: float = setting(number(low=0, high=0.999999))
-    nesterov: bool = setting(boolean())
-    weight_decay: float = setting(number(low=0))
-    decays: str = setting(one_of("all", "matrices"))
-    clip_norm: float = setting(number(low=0))
+    momentum: float = setting(number(low=0, high=0.999999), "share of the last update's velocity that is kept")
+    nesterov: bool = setting(boolean(), "look ahead along the momentum (Nesterov)")
+    weight_decay: float = setting(
+        number(low=0), "decay of the weights, decoupled from the gradient and multiplied by the learning rate"
+    )
+    decays: str = setting(
+        one_of("all", "matrices"), "which tensors decay: all, or matrices, those of two or more dimensions"
+    )
+    clip_norm: float = setting(
+        number(low=0), "the largest global gradient norm; larger gradients are scaled down to it (0: no clipping)"
+    )
 
     def __post_init__(self) -> None:
         if self.nesterov and self.momentum == 0:

@@ -15,10 +15,10 @@ class Capped(Scaling):
     saturation: the batch beyond which the noise no longer dominates the curvature, B_sat.
     """
 
-    base_batch: int = setting(integer(1))
-    saturation: int = setting(integer(1))
-    exponent: float = setting(number(above=0, high=1))
-    warmup: str = setting(WARMUP)
+    base_batch: int = setting(integer(1), "the batch size for which the rate is given")
+    saturation: int = setting(integer(1), "batch size beyond which the rate no longer grows")
+    exponent: float = setting(number(above=0, high=1), "power of the batch size's ratio")
+    warmup: str = setting(WARMUP, "what stays the same of a warm-up at another batch size: its steps or its samples")
 
     def factor(self, size: int, tokens_per_sample: int) -> float:
         return float((min(size, self.saturation) / self.base_batch) ** self.exponent)

@@ -15,7 +15,7 @@ from lawa_exp.config.rules import arguments, setting, text
 class CustomScaling(Scaling):
     """`builder(**args)`, a function (size, tokens_per_sample) -> what the rate of such a batch is multiplied by."""
 
-    builder: str = setting(text())
+    builder: str = setting(text(), "package.module:function that builds it")
     args: dict[str, Any] | None = arguments()
     warmup = "steps"
 

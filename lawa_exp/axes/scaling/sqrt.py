@@ -13,8 +13,8 @@ from lawa_exp.config.rules import integer, setting
 class SquareRoot(Scaling):
     """sqrt(B / base_batch); for Adam with a small eps (Granziol et al. 2022), LAMB (You et al. 2020)."""
 
-    base_batch: int = setting(integer(1))
-    warmup: str = setting(WARMUP)
+    base_batch: int = setting(integer(1), "the batch size for which the rate is given")
+    warmup: str = setting(WARMUP, "what stays the same of a warm-up at another batch size: its steps or its samples")
 
     def factor(self, size: int, tokens_per_sample: int) -> float:
         return math.sqrt(size / self.base_batch)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class CustomUpdate(UpdateSettings):
     """`builder(context, **args)`, a `seams.callback.Callback`. context: a `seams.context.Context`."""
 
-    builder: str = setting(text())
+    builder: str = setting(text(), "package.module:function that builds it")
     args: dict[str, Any] | None = arguments()
 
     def build(self, context: Context) -> Callback:

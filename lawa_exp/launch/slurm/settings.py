@@ -31,20 +31,25 @@ class Slurm:
     setup: shell lines before each start. parallel: how many runs of the array may be running at once.
     """
 
-    partition: str | None = setting(optional(text()))
-    account: str | None = setting(optional(text()))
-    time: int | str = setting(Rule("minutes (at least 1), or days-hours:minutes:seconds", _duration))
-    grace: int = setting(integer(1))
-    nodes: int = setting(integer(1))
-    gpus_per_node: int = setting(integer(0))
-    tasks_per_node: int | None = setting(optional(integer(1)))
-    cpus_per_task: int = setting(integer(1))
-    memory: str | None = setting(optional(text()))
-    constraint: str | None = setting(optional(text()))
-    extra: dict[str, object] | None = setting(optional(mapping()))
-    setup: tuple[str, ...] = setting(Rule("a shell line, or a list of them", _lines))
-    parallel: int = setting(integer(1))
-    wait: bool = setting(boolean())
+    partition: str | None = setting(optional(text()), "sbatch's --partition")
+    account: str | None = setting(optional(text()), "sbatch's --account")
+    time: int | str = setting(
+        Rule("minutes (at least 1), or days-hours:minutes:seconds", _duration),
+        "time limit of a job, in minutes or days-hours:minutes:seconds",
+    )
+    grace: int = setting(integer(1), "seconds before the time limit in which a run is saved")
+    nodes: int = setting(integer(1), "nodes of a run")
+    gpus_per_node: int = setting(integer(0), "GPUs of a node")
+    tasks_per_node: int | None = setting(optional(integer(1)), "ranks of a node; null: one for each GPU")
+    cpus_per_task: int = setting(integer(1), "CPU cores of a rank")
+    memory: str | None = setting(optional(text()), "sbatch's --mem, memory of a node")
+    constraint: str | None = setting(optional(text()), "sbatch's --constraint")
+    extra: dict[str, object] | None = setting(optional(mapping()), "other options of sbatch, as {name: value}")
+    setup: tuple[str, ...] = setting(
+        Rule("a shell line, or a list of them", _lines), "shell lines that run before each start"
+    )
+    parallel: int = setting(integer(1), "runs of the array that may be running at once")
+    wait: bool = setting(boolean(), "wait until all jobs have ended")
 
     @property
     def seconds(self) -> int:

@@ -17,7 +17,10 @@ class WandbLogger(Logger):
     mode: online; offline, a file in RUN/wandb/; off. finish_timeout: seconds that a run waits for W&B at its end.
     """
 
-    mode: str = setting(Rule("one of online, offline, off", lambda v: one_of(*MODES).parse("off" if v is False else v)))
-    project: str = setting(text())
-    entity: str | None = setting(optional(text()))
-    finish_timeout: float = setting(number(low=0))
+    mode: str = setting(
+        Rule("one of online, offline, off", lambda v: one_of(*MODES).parse("off" if v is False else v)),
+        "online; offline (files in RUN/wandb/); off",
+    )
+    project: str = setting(text(), "the project on W&B")
+    entity: str | None = setting(optional(text()), "the user or team on W&B; null: your default")
+    finish_timeout: float = setting(number(low=0), "seconds that a run waits at its end for W&B")

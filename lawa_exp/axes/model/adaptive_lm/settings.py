@@ -27,19 +27,30 @@ class AdaptiveLMSettings(TransformerSettings):
     """
 
     inputs: ClassVar[str] = "tokens"
-    name: str = setting(text())
-    layers: int = setting(integer(1))
-    heads: int = setting(integer(1))
-    width: int = setting(integer(4))
-    hidden: int = setting(integer(1))
-    context: int = setting(integer(1))
-    vocab_size: int | None = setting(optional(integer(6)))
-    cutoffs: Any = setting(Rule("a list of rising integers", lambda v: _rising([integer(2).parse(c) for c in v])))
-    factor: int = setting(integer(1))
-    dropout: float = setting(number(low=0, high=0.999))
-    attention_dropout: float = setting(number(low=0, high=0.999))
-    activation_dropout: float = setting(number(low=0, high=0.999))
-    softmax_dropout: float = setting(number(low=0, high=0.999))
+    name: str = setting(text(), "what the run's folder and tables call it")
+    layers: int = setting(integer(1), "number of layers")
+    heads: int = setting(integer(1), "attention heads of a layer")
+    width: int = setting(integer(4), "size of the hidden vectors")
+    hidden: int = setting(integer(1), "size of the feed-forward layers")
+    context: int = setting(integer(1), "tokens in one sequence")
+    vocab_size: int | None = setting(optional(integer(6)), "number of words; null: the data set's")
+    cutoffs: Any = setting(
+        Rule("a list of rising integers", lambda v: _rising([integer(2).parse(c) for c in v])),
+        "the first token of each band of rarer words",
+    )
+    factor: int = setting(
+        integer(1), "how many times narrower the embeddings of a band are than those of the band before"
+    )
+    dropout: float = setting(number(low=0, high=0.999), "share of activations that training sets to zero")
+    attention_dropout: float = setting(
+        number(low=0, high=0.999), "share of attention weights that training sets to zero"
+    )
+    activation_dropout: float = setting(
+        number(low=0, high=0.999), "share of feed-forward activations that training sets to zero"
+    )
+    softmax_dropout: float = setting(
+        number(low=0, high=0.999), "share of the output layer's inputs that training sets to zero"
+    )
 
     def __post_init__(self) -> None:
         if self.width % self.heads:

@@ -20,16 +20,20 @@ class CCTSettings(ImageModelSettings):
     positions: `learned`, `sine` or `none`. stochastic_depth: the share of samples that skip the last layer's branches.
     """
 
-    layers: int = setting(integer(1))
-    heads: int = setting(integer(1))
-    width: int = setting(integer(1))
-    mlp_ratio: float = setting(number(above=0))
-    kernel: int = setting(integer(1))
-    convolutions: int = setting(integer(1))
-    positions: str = setting(one_of("learned", "sine", "none"))
-    dropout: float = setting(number(low=0, high=0.999))
-    attention_dropout: float = setting(number(low=0, high=0.999))
-    stochastic_depth: float = setting(number(low=0, high=0.999))
+    layers: int = setting(integer(1), "number of layers")
+    heads: int = setting(integer(1), "attention heads of a layer")
+    width: int = setting(integer(1), "size of the hidden vectors")
+    mlp_ratio: float = setting(number(above=0), "size of the feed-forward layers, as a multiple of the width")
+    kernel: int = setting(integer(1), "side of the tokenizer's convolutions, in pixels")
+    convolutions: int = setting(integer(1), "number of the tokenizer's convolutions")
+    positions: str = setting(one_of("learned", "sine", "none"), "position embeddings: learned, sine or none")
+    dropout: float = setting(number(low=0, high=0.999), "share of activations that training sets to zero")
+    attention_dropout: float = setting(
+        number(low=0, high=0.999), "share of attention weights that training sets to zero"
+    )
+    stochastic_depth: float = setting(
+        number(low=0, high=0.999), "share of samples that skip the last layer's branches in training"
+    )
 
     def __post_init__(self) -> None:
         if self.width % self.heads:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class CifarResNetSettings(ImageModelSettings):
     """The ResNet for small images (He et al. 2016, section 4.2) of 6n+2 `layers`, shortcuts without parameters."""
 
-    layers: int = setting(integer(8))
+    layers: int = setting(integer(8), "number of layers, 6n+2")
 
     def __post_init__(self) -> None:
         if self.layers % 6 != 2:

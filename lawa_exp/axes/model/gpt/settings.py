@@ -22,15 +22,15 @@ class GPTSettings(TransformerSettings):
     """GPT-2 (Radford et al. 2019), pre-norm; parameter names are nanoGPT's."""
 
     inputs: ClassVar[str] = "tokens"
-    name: str = setting(text())
-    layers: int = setting(integer(1))
-    heads: int = setting(integer(1))
-    width: int = setting(integer(1))
-    context: int = setting(integer(1))
-    vocab_size: int = setting(integer(1))
-    bias: bool = setting(boolean())
-    dropout: float = setting(number(low=0, high=0.999))
-    scale_attn_by_inverse_layer_idx: bool = setting(boolean())
+    name: str = setting(text(), "what the run's folder and tables call it")
+    layers: int = setting(integer(1), "number of layers")
+    heads: int = setting(integer(1), "attention heads of a layer")
+    width: int = setting(integer(1), "size of the hidden vectors")
+    context: int = setting(integer(1), "tokens in one sequence")
+    vocab_size: int = setting(integer(1), "number of tokens of the vocabulary")
+    bias: bool = setting(boolean(), "whether linear layers and norms have biases")
+    dropout: float = setting(number(low=0, high=0.999), "share of activations that training sets to zero")
+    scale_attn_by_inverse_layer_idx: bool = setting(boolean(), "divide the attention logits of the n-th layer by n")
 
     def __post_init__(self) -> None:
         if self.width % self.heads:

@@ -22,13 +22,13 @@ class PythiaSettings(TransformerSettings):
     """Pythia (Biderman et al. 2023): a GPT-NeoX with parallel residuals and untied embeddings."""
 
     inputs: ClassVar[str] = "tokens"
-    name: str = setting(text())
-    layers: int = setting(integer(1))
-    heads: int = setting(integer(1))
-    width: int = setting(integer(1))
-    context: int = setting(integer(1))
-    vocab_size: int = setting(integer(1))
-    dropout: float = setting(number(low=0, high=0.999))
+    name: str = setting(text(), "what the run's folder and tables call it")
+    layers: int = setting(integer(1), "number of layers")
+    heads: int = setting(integer(1), "attention heads of a layer")
+    width: int = setting(integer(1), "size of the hidden vectors")
+    context: int = setting(integer(1), "tokens in one sequence")
+    vocab_size: int = setting(integer(1), "number of tokens of the vocabulary")
+    dropout: float = setting(number(low=0, high=0.999), "share of activations that training sets to zero")
 
     def __post_init__(self) -> None:
         if self.width % self.heads or self.width // self.heads % 8:

@@ -25,14 +25,16 @@ class RobertaSettings(TransformerSettings):
     """
 
     inputs: ClassVar[str] = "masked tokens"
-    name: str = setting(text())
-    layers: int = setting(integer(1))
-    heads: int = setting(integer(1))
-    width: int = setting(integer(1))
-    context: int = setting(integer(2))
-    vocab_size: int | None = setting(optional(integer(6)))
-    dropout: float = setting(number(low=0, high=0.999))
-    attention_dropout: float = setting(number(low=0, high=0.999))
+    name: str = setting(text(), "what the run's folder and tables call it")
+    layers: int = setting(integer(1), "number of layers")
+    heads: int = setting(integer(1), "attention heads of a layer")
+    width: int = setting(integer(1), "size of the hidden vectors")
+    context: int = setting(integer(2), "tokens in one sequence, with <s>")
+    vocab_size: int | None = setting(optional(integer(6)), "number of tokens, with <mask>; null: the data set's")
+    dropout: float = setting(number(low=0, high=0.999), "share of activations that training sets to zero")
+    attention_dropout: float = setting(
+        number(low=0, high=0.999), "share of attention weights that training sets to zero"
+    )
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
