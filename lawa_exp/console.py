@@ -1,4 +1,4 @@
-"""`lawa COMMAND`: the console command. `lawa train` is `python -m lawa_exp`, and `lawa average` the module of that name."""
+"""`lawa COMMAND`: the console command. `lawa train` is `python -m lawa_exp`, `lawa average` the module of that name."""
 
 from __future__ import annotations
 
