@@ -12,6 +12,7 @@ from language import private_words
 
 PACKAGE = Path(__file__).parents[2] / "lawa_exp"
 FLOORS = (  # from the top; a file imports from its own floor and from lower ones
+    {"api"},
     {"commands"},
     {"launch"},
     {"runs"},
