@@ -1,0 +1,180 @@
+"""What a checkpoint says of itself: the updates and epochs it comes after, and whether it is an average.
+
+Only headers are read: the head of a Trainer's trainer_state.json, the metadata of safetensors, the pickle of a PyTorch
+file (by `Reader`, which runs nothing). Of a DCP folder nothing is, as that needs torch.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
+
+from lawa_exp.formats.names import EPOCHS, UPDATES
+from lawa_exp.formats.stored import ABOUT
+
+FIELDS = {  # where libraries keep them; the first that is there
+    UPDATES: (
+        "global_step",  # Lightning, and many loops
+        "global_steps",  # DeepSpeed
+        "step_count",  # LitGPT, whose iter_num counts micro-batches
+        "iter_num",  # nanoGPT
+        "iteration",  # Megatron-LM, Detectron2
+        "batch_idx_train",  # icefall
+        "num_updates",
+        "step",
+        "ss_steps",  # kohya's safetensors
+        "meta.iter",  # mmengine
+        "optimizer_history.-1.num_updates",  # fairseq
+        "optim.training_step",  # OpenNMT-py
+        "state.timestamp.batch",  # Composer
+    ),
+    EPOCHS: (
+        "epoch",  # timm, torchvision, Lightning
+        "current_epoch",  # nnU-Net
+        "cur_epoch",  # icefall
+        "epochs_run",  # torchtune
+        "ss_epoch",
+        "meta.epoch",
+        "extra_state.train_iterator.epoch",
+        "state.timestamp.epoch",
+    ),
+}
+TRAINER_STATE = "trainer_state.json"  # of Hugging Face's Trainer; its keys are sorted, and the long one comes later
+HEAD = 1 << 14  # bytes
+LARGEST = 1 << 26  # bytes of a pickle
+
+
+@dataclass(frozen=True)
+class Inside:
+    """counts: by unit; fields: where each was. average: what says that it is one; no_weights: what it is instead."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict)
+    average: str = ""
+    no_weights: str = ""
+
+
+def inside(path: Path) -> Inside:
+    """Of a file, or of a folder that is a checkpoint. What cannot be read says nothing, and is named when it is."""
+    parts = [path] if path.is_file() else _telling_files(path)
+    read = [_of_file(p, p.stat().st_mtime_ns, p.stat().st_size) for p in parts]
+    counts: dict[str, int] = {}
+    fields: dict[str, str] = {}
+    for each in read:
+        counts = {**each.counts, **counts}
+        fields = {**each.fields, **fields}
+    average = next((each.average for each in read if each.average), "")
+    return Inside(counts, fields, average, read[0].no_weights if path.is_file() else "")
+
+
+def _telling_files(folder: Path) -> list[Path]:
+    """A folder's files that may say something, the surest first."""
+    names = (TRAINER_STATE, f"{ABOUT}.json", "model.safetensors", "pytorch_model.bin")
+    shards = sorted(folder.glob("*-00001-of-*"))[:1]
+    return [p for p in (*(folder / name for name in names), *shards) if p.is_file()]
+
+
+@cache  # a command asks several times
+def _of_file(path: Path, modified: int, size: int) -> Inside:
+    try:
+        if path.name == TRAINER_STATE:
+            with path.open() as file:
+                match = re.search(r'^ *"global_step": (\d+)', file.read(HEAD), re.MULTILINE)
+            found = int(match[1]) if match else None
+            return Inside({UPDATES: found}, {UPDATES: f"global_step in {TRAINER_STATE}"}) if found else Inside()
+        with path.open("rb") as file:
+            head = file.read(9)
+            if path.name == f"{ABOUT}.json":
+                return Inside(average=about_text(path.read_text()) if size < LARGEST else "")
+            if head[8:] == b"{":
+                return _of_safetensors(path)
+            file.seek(0)
+            if head[:2] == b"PK":
+                return _of_zip(file)
+            return _of_content(_legacy(file)) if head[:2] == b"\x80\x02" else Inside()
+    except Exception:  # a damaged file can raise anything, and is refused with its name where it is averaged
+        return Inside()
+
+
+def _of_safetensors(path: Path) -> Inside:
+    from lawa_exp.formats.safetensors import SafetensorsFile
+
+    metadata = SafetensorsFile(path).metadata or {}
+    found = _of_content({key: int(text) for key, text in metadata.items() if text.isdecimal() and len(text) < 19})
+    return Inside(found.counts, found.fields, about_text(metadata.get(ABOUT, "")))
+
+
+def _of_zip(file: BinaryIO) -> Inside:
+    from lawa_exp.formats.pickles import Reader  # takes milliseconds
+
+    with zipfile.ZipFile(file) as archive:
+        records = {name.partition("/")[2]: info for name, info in archive.NameToInfo.items()}
+        pickled, about = records["data.pkl"], records.get(f"{ABOUT}.json")
+        text = archive.read(about).decode() if about and about.file_size < LARGEST else ""
+        if pickled.file_size > LARGEST:
+            return Inside(average=about_text(text))
+        found = _of_content(Reader(io.BytesIO(archive.read(pickled))).load())
+    return Inside(found.counts, found.fields, about_text(text) or found.average, found.no_weights)
+
+
+def _legacy(file: BinaryIO) -> object:
+    """The object in a file of torch before 1.6, behind a magic number, a version and the system's sizes."""
+    from lawa_exp.formats.pickles import Reader
+
+    for _ in range(3):
+        Reader(file).load()
+    return Reader(file).load()
+
+
+def _of_content(content: object) -> Inside:
+    if not isinstance(content, Mapping):
+        return Inside(no_weights="no dictionary of weights")
+    counts, fields = {}, {}
+    for unit, places in FIELDS.items():
+        for place in places:
+            value = _at(content, place.split("."))
+            if type(value) is int and value >= 0:
+                counts[unit], fields[unit] = value, place
+                break
+    is_optimizer = "param_groups" in content and content.keys() <= {"state", "param_groups"}
+    return Inside(counts, fields, _averaged_by(content), "an optimizer's state" if is_optimizer else "")
+
+
+def _at(content: object, keys: list[str]) -> object:
+    for key in keys:
+        if isinstance(content, Mapping):
+            content = content.get(key)
+        elif isinstance(content, list | tuple) and content and key == "-1":
+            content = content[-1]
+        else:
+            return None
+    return content
+
+
+def _averaged_by(content: Mapping[object, object]) -> str:
+    """Whose average the state dict is; empty where it is none."""
+    if "averaging_state" in content and "current_model_state" in content:
+        return "the average of Lightning's WeightAveraging, whose live weights are in current_model_state"
+    meta = content.get("meta")
+    if "ema_state_dict" in content and isinstance(meta, Mapping) and "mmengine_version" in meta:
+        return "the average of mmengine's EMAHook, whose live weights are in ema_state_dict"
+    inner = (content, *(content.get(key) for key in ("model", "state_dict", "model_state_dict")))
+    if any(isinstance(weights, Mapping) and "n_averaged" in weights for weights in inner):
+        return "of torch's AveragedModel (it has n_averaged)"
+    return ""
+
+
+def about_text(text: str) -> str:
+    """What our own metadata says of an average, for messages."""
+    try:
+        about = json.loads(text) if text else None
+        return f"an average of ours ({about['averager']} of {about['inputs']} checkpoints)" if about else ""
+    except (ValueError, KeyError, TypeError):
+        return "an average of ours"
