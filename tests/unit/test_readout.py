@@ -427,13 +427,24 @@ def stop(tensors):
 """
 
 
+def test_the_flags_of_steps_are_those_of_average(theirs: Path, tmp_path: Path) -> None:
+    asked = [theirs, "--evaluate", "builtins:len", "--k", "2"]
+    done = readout(*asked, "--step-from", r"ckpt_(\d0)", "--verbose", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert r"read 6 checkpoints: step 10 (ckpt_10.pt) to step 60 (ckpt_60.pt), by --step-from=ckpt_(\d0)" in done.stdout
+    assert r"left out: ckpt_15.pt (no match of --step-from=ckpt_(\d0)); " in (tmp_path / "out/summary.md").read_text()
+    refused = readout(*asked, "--step-from", "ckpt", "--out", tmp_path / "x")
+    assert refused.returncode == 2 and "expected one group" in refused.stderr
+
+
 def test_stop_between_two_evaluations_of_a_step(theirs: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(STOPPED)
     asked = ["--evaluate", "mine:stop", "--k", "1,2,3", "--spacing", "20", "--out", tmp_path / "out"]
     done = readout(theirs, *asked, cwd=tmp_path)
     assert done.returncode == 1
     # Live at 12 steps (k=1 is one of them), k=2 at steps 40 and 60, k=3 at step 60; no test
-    said, *lines = done.stdout.splitlines()
+    read, said, *lines = done.stdout.splitlines()
+    assert read == "read 12 checkpoints: step 5 (ckpt_5.pt) to step 60 (ckpt_60.pt), by iter_num in the files"
     assert said == "3 averages at 12 steps: 15 evaluations on val"
     assert lines[-1].startswith("step      35"), "not after the second weights of step 40"
     assert "SIGTERM: stopping after this evaluation" in done.stderr
