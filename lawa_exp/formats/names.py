@@ -226,7 +226,7 @@ def _pattern(text: str, place: re.Match[str]) -> str:
     """Matches `text`, and names like it, up to the step, which is its group."""
     parts = re.split(r"(\d+(?:\.\d+)*)", text[: place.start()])
     before = "".join(r"[\d.]+" if part[:1].isdigit() else re.sub(r"([^\w=-])", r"\\\1", part) for part in parts)
-    return rf"{before}(\d+)"
+    return rf"{before or '^'}(\d+)"
 
 
 def _is_average(text: str, tokens: list[re.Match[str]]) -> bool:

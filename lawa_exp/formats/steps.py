@@ -161,13 +161,17 @@ def ordered(candidates: list[Candidate], where: str, choice: Choice) -> Series:
             f"{where}: no step is known of {_names([c.label for c in candidates])}; --step-from REGEX says it"
         )
     options = units_of(known)
+    copies = [each for each in known if each.name.is_copy]
+    if not options and (others := [each for each in known if not each.name.is_copy]):
+        options, known = units_of(others), others
+        left_out += [(each.label, "by its name a copy of another (best, last, recovery, ...)") for each in copies]
     if not options:
         raise UserError(f"{where}: {mixture(known)}")
     tried = [_without_copies(known, [each.counts[unit] for each in known]) for unit in options]
     best = next((i for i, (taken, steps, _) in enumerate(tried) if len(set(steps)) == len(taken)), 0)
-    unit, (taken, steps, copies) = options[best], tried[best]
+    unit, (taken, steps, dropped) = options[best], tried[best]
     how = read_from(taken, unit)
-    series = _series(taken, steps, where, word_of(unit), how, [*left_out, *copies])
+    series = _series(taken, steps, where, word_of(unit), how, [*left_out, *dropped])
     if how == NAMES:
         _refuse_two_orders(taken, steps, where)
     series.notes += contradictions(taken, unit)

@@ -122,11 +122,13 @@ def test_epochs_and_updates_are_not_mixed(tmp_path):
     names = [f"checkpoint{e}.pt" for e in (1, 2, 3)] + [f"checkpoint_{e}_{e * 500}.pt" for e in (1, 2, 3)]
     make(tmp_path / "fairseq", [*names, "checkpoint.best_loss_4.1234.pt", "checkpoint_last.pt"])
     make(tmp_path / "basicsr", [f"net_{part}_{step}.pth" for part in "gd" for step in (5000, 10000)])
+    make(tmp_path / "plain", ["500.pt", "step_600.pt"])
     make(tmp_path / "epochs", ["epoch=1-loss=0.5.ckpt", "step=700-loss=0.4.ckpt"])
     kinds = {
         "icefall": [[1, 2, 3], [4000, 8000]],
         "fairseq": [[1, 2, 3], [500, 1000, 1500]],
         "basicsr": [[5000, 10000], [5000, 10000]],
+        "plain": [[500], [600]],
         "epochs": [[1], [700]],
     }
     for folder, wanted in kinds.items():
@@ -136,7 +138,7 @@ def test_epochs_and_updates_are_not_mixed(tmp_path):
         found = [find_checkpoints(tmp_path / folder, "RUN", Choice(way)) for way in ways]
         assert sorted(list(each.paths) for each in found) == wanted
         others = {name for each in found for name, why in each.left_out if "no match of --step-from" in why}
-        assert len(others) >= 2
+        assert others
 
 
 LIBRARIES = {  # what the files of each hold, as far as steps go, and the step they are of
@@ -194,10 +196,8 @@ def test_a_trainers_folder_says_its_step(tmp_path):
 def test_two_files_of_one_step(tmp_path):
     make(tmp_path, ["checkpoint_100.pth", "checkpoint_200.pth", "best_model_200.pth"])
     (tmp_path / "checkpoint_300.pth").symlink_to("checkpoint_200.pth")
-    with pytest.raises(UserError, match="not counted alike"):
-        find_checkpoints(tmp_path, "RUN")  # best_model_ counts in its own way
-    (tmp_path / "best_model_200.pth").rename(tmp_path / "best.pth")
-    assert list(find_checkpoints(tmp_path, "RUN").paths) == [100, 200, 300]
+    found = find_checkpoints(tmp_path, "RUN")
+    assert list(found.paths) == [100, 200, 300] and "by its name a copy" in dict(found.left_out)["best_model_200.pth"]
     make(tmp_path / "lightning", ["epoch=1-step=20.ckpt", "epoch=1-step=20-v1.ckpt"])
     with pytest.raises(UserError, match=r"epoch=1-step=20-v1.ckpt and epoch=1-step=20.ckpt are both of step 20;"):
         find_checkpoints(tmp_path / "lightning", "RUN")
