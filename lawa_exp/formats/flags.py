@@ -8,10 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Choice:
-    """What the flags say of steps. step_from: a regular expression with one group, the step, in a checkpoint's name."""
+    """What the flags say. step_from: a regular expression with one group, the step, in a checkpoint's name.
+
+    key: of the state dict that is averaged; None: the usual one, which in some files is an average.
+    """
 
     step_from: str | None = None
     include_averages: bool = False
+    key: str | None = None
 
 
 DEFAULT = Choice()
@@ -34,4 +38,4 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def choice_of(args: argparse.Namespace) -> Choice:
-    return Choice(args.step_from, args.include_averages)
+    return Choice(args.step_from, args.include_averages, getattr(args, "key", None))

@@ -19,6 +19,7 @@ from lawa_exp.formats.steps import (
     by_expression,
     contradictions,
     find_checkpoints,
+    included,
     mixture,
     read_from,
     units_of,
@@ -39,8 +40,8 @@ def listed(texts: Sequence[str], choice: Choice, weights: str | None) -> Series:
     for text in texts:
         if Path(text).exists() or not glob.has_magic(text):
             one = _candidate(Path(text))
-            if one.average and not choice.include_averages:
-                raise UserError(f"{text} is an average already ({one.average}); leave it out, or {AGAIN}")
+            if (average := one.average(choice)) and not choice.include_averages:
+                raise UserError(f"{text} is an average already ({average}); leave it out, or {AGAIN}")
             found.append(one)
             continue
         matches = sorted(glob.glob(text), key=natural)  # noqa: PTH207  (patterns may be absolute)
@@ -67,6 +68,7 @@ def listed(texts: Sequence[str], choice: Choice, weights: str | None) -> Series:
             f"steps in their names ({late} is too early); list them in it, or quote the pattern"
         )
     series.left_out += left_out
+    series.notes += included(found, choice)
     return series
 
 
@@ -75,14 +77,15 @@ def _candidate(path: Path) -> Candidate:
     name = named(path.name)
     if not name.counts and (of_folder := named(path.absolute().parent.name)).counts:
         name = replace(of_folder, is_average=name.is_average, is_copy=name.is_copy)
+    if "averages" in [folder.name for folder in path.absolute().parents[:3]]:  # of a run of ours
+        name = replace(name, is_average=True)
     return Candidate(path, path.name, name, inside(path))
 
 
 def _in_order(found: list[Candidate]) -> Series:
     order, steps, unit, how = _order(found)
     paths = {i: found[at].path for i, at in enumerate(order, start=1)}
-    averages = [each.label for each in found if each.average]
-    notes = [f"averaged once more, as --include-averages says: {', '.join(averages)}"] if averages else []
+    notes = []
     if steps is None:
         numbers = {tuple(re.findall(r"\d+", each.path.name)) for each in found}
         if len(numbers) > 1:

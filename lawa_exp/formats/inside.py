@@ -15,7 +15,7 @@ import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
@@ -57,12 +57,16 @@ LARGEST = 1 << 26  # bytes of a pickle
 
 @dataclass(frozen=True)
 class Inside:
-    """counts: by unit; fields: where each was. average: what says that it is one; no_weights: what it is instead."""
+    """counts: by unit; fields: where each was. average: what says that it is one; no_weights: what it is instead.
+
+    live: the key of the live weights in a file whose usual state dict is an average.
+    """
 
     counts: Mapping[str, int] = field(default_factory=dict)
     fields: Mapping[str, str] = field(default_factory=dict)
     average: str = ""
     no_weights: str = ""
+    live: str = ""
 
 
 def inside(path: Path) -> Inside:
@@ -75,7 +79,7 @@ def inside(path: Path) -> Inside:
         counts = {**each.counts, **counts}
         fields = {**each.fields, **fields}
     average = next((each.average for each in read if each.average), "")
-    return Inside(counts, fields, average, read[0].no_weights if path.is_file() else "")
+    return replace(read[0], average=average) if path.is_file() else Inside(counts, fields, average)
 
 
 def _telling_files(folder: Path) -> list[Path]:
@@ -112,7 +116,7 @@ def _of_safetensors(path: Path) -> Inside:
 
     metadata = SafetensorsFile(path).metadata or {}
     found = _of_content({key: int(text) for key, text in metadata.items() if text.isdecimal() and len(text) < 19})
-    return Inside(found.counts, found.fields, about_text(metadata.get(ABOUT, "")))
+    return replace(found, average=about_text(metadata.get(ABOUT, "")))
 
 
 class _Nothing:
@@ -149,7 +153,7 @@ def _of_zip(file: BinaryIO) -> Inside:
     is_ours = f"/{ABOUT}.json".encode() in file.read(LARGEST)
     found = _of_content(content)
     about = about_text(_record(file, f"{ABOUT}.json").decode()) if is_ours else ""
-    return Inside(found.counts, found.fields, about or found.average, found.no_weights)
+    return replace(found, average=about or found.average)
 
 
 def _record(file: BinaryIO, name: str) -> bytes:
@@ -178,7 +182,8 @@ def _of_content(content: object) -> Inside:
                 counts[unit], fields[unit] = value, place
                 break
     is_optimizer = "param_groups" in content and content.keys() <= {"state", "param_groups"}
-    return Inside(counts, fields, _averaged_by(content), "an optimizer's state" if is_optimizer else "")
+    average, live = _averaged_by(content)
+    return Inside(counts, fields, average, "an optimizer's state" if is_optimizer else "", live)
 
 
 def _at(content: object, keys: list[str]) -> object:
@@ -192,17 +197,19 @@ def _at(content: object, keys: list[str]) -> object:
     return content
 
 
-def _averaged_by(content: Mapping[object, object]) -> str:
-    """Whose average the state dict is; empty where it is none."""
-    if "averaging_state" in content and "current_model_state" in content:
-        return "the average of Lightning's WeightAveraging, whose live weights are in current_model_state"
+def _averaged_by(content: Mapping[object, object]) -> tuple[str, str]:
+    """Whose average the state dict is, and the key of the live weights; empty where it is none."""
     meta = content.get("meta")
-    if "ema_state_dict" in content and isinstance(meta, Mapping) and "mmengine_version" in meta:
-        return "the average of mmengine's EMAHook, whose live weights are in ema_state_dict"
     inner = (content, *(content.get(key) for key in ("model", "state_dict", "model_state_dict")))
-    if any(isinstance(weights, Mapping) and "n_averaged" in weights for weights in inner):
-        return "of torch's AveragedModel (it has n_averaged)"
-    return ""
+    if "averaging_state" in content and "current_model_state" in content:
+        whose, live = "Lightning's WeightAveraging", "current_model_state"
+    elif "ema_state_dict" in content and isinstance(meta, Mapping) and "mmengine_version" in meta:
+        whose, live = "mmengine's EMAHook", "ema_state_dict"
+    elif any(isinstance(weights, Mapping) and "n_averaged" in weights for weights in inner):
+        whose, live = "torch's AveragedModel", ""
+    else:
+        return "", ""
+    return f"an average by {whose}" + (f", whose live weights are in {live}" if live else ""), live
 
 
 def about_text(text: str) -> str:

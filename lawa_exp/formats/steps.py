@@ -39,10 +39,11 @@ class Candidate:
     def counts(self) -> dict[str, int]:
         return {**self.name.counts, **self.inside.counts}
 
-    @property
-    def average(self) -> str:
-        """Why it is taken for an average; empty where it is none."""
-        return self.inside.average or ("an average by its name" if self.name.is_average else "")
+    def average(self, choice: Choice) -> str:
+        """Why what is chosen of it is taken for an average; empty where it is none."""
+        if self.inside.average and (not self.inside.live or choice.key != self.inside.live):
+            return self.inside.average
+        return "an average by its name" if self.name.is_average else ""
 
 
 @dataclass
@@ -78,7 +79,7 @@ def find_checkpoints(folder: Path, key: str, choice: Choice = DEFAULT) -> Series
     candidates, left_out = candidates_in(folder)
     taken, not_taken = without_averages(candidates, choice)
     left_out += not_taken
-    if not taken and not_taken and all(c.average for c in candidates):
+    if not taken and not_taken and all(c.average(choice) for c in candidates):
         raise UserError(f"{where}: all {len(candidates)} are averages already ({_and_why(left_out[-1])}); {AGAIN}")
     if not taken:
         raise UserError(
@@ -87,7 +88,14 @@ def find_checkpoints(folder: Path, key: str, choice: Choice = DEFAULT) -> Series
         )
     series = ordered(taken, where, choice)
     series.left_out += left_out
+    series.notes += included(taken, choice)
     return series
+
+
+def included(candidates: Sequence[Candidate], choice: Choice) -> list[str]:
+    """A note on the averages among them."""
+    averages = [each.label for each in candidates if each.average(choice)]
+    return [f"note: averages that --include-averages takes in: {_names(averages)}"] if averages else []
 
 
 def candidates_in(folder: Path) -> tuple[list[Candidate], list[tuple[str, str]]]:
@@ -134,8 +142,8 @@ def without_averages(candidates: Sequence[Candidate], choice: Choice) -> tuple[l
     for each in candidates:
         if each.inside.no_weights:
             left_out.append((each.label, each.inside.no_weights))
-        elif each.average and not choice.include_averages:
-            left_out.append((each.label, each.average))
+        elif (average := each.average(choice)) and not choice.include_averages:
+            left_out.append((each.label, average))
         elif each.name.is_shard and each.path.is_file():
             left_out.append((each.label, "one shard of several; a folder with their index is a checkpoint"))
         else:
@@ -207,9 +215,7 @@ def _series(
             )
         paths[step] = each
     by_step = {step: paths[step].path for step in sorted(paths)}
-    averages = [each.label for each in candidates if each.average]
-    notes = [f"averaged once more, as --include-averages says: {_names(averages)}"] if averages else []
-    return Series(by_step, list(by_step), unit, how, left_out, notes)
+    return Series(by_step, list(by_step), unit, how, left_out)
 
 
 def step_from(expression: str, label: str) -> int | None:

@@ -16,7 +16,6 @@ from lawa_exp.evaluation.read_out import SEEN, ReadOut, evaluated, evaluations, 
 from lawa_exp.evaluation.replay import Stopped
 from lawa_exp.evaluation.score import Scored
 from lawa_exp.evaluation.views import view_field, views_named
-from lawa_exp.formats.flags import DEFAULT
 from lawa_exp.readout.averagers import readout_name
 from lawa_exp.readout.comparison import Comparison, compare
 from lawa_exp.readout.noise import paired
@@ -48,7 +47,8 @@ def read(request: Request) -> int:
     views_named(request.target.views)  # a wrong one is refused before anything is read
     if e.overrides and not (e.model or e.dataset or request.target.repository is not None):
         raise UserError(f"{e.overrides[0]}: settings are for --model and --dataset; a run has its own")
-    if request.target.choice != DEFAULT and (not request.of_checkpoints or request.target.repository is not None):
+    choice, is_folder = request.target.choice, request.of_checkpoints and request.target.repository is None
+    if (choice.step_from or choice.include_averages) and not is_folder:
         raise UserError("--step-from and --include-averages are for folders of checkpoints that are no run of ours")
     with ExitStack() as locks:
         subject = checkpoints(request, locks) if request.of_checkpoints else our_run(request)

@@ -291,7 +291,7 @@ def test_our_averages_say_what_they_are_and_are_not_averaged_again(kind, tmp_pat
     assert "an average of ours (lawa of 2 checkpoints)" in said.partition("left out: ")[2]
     assert "is an average already" in refused(capsys, made[0], again, "--out", tmp_path / "x")
     average(made[0], again, "--include-averages", "--out", tmp_path / "y")
-    assert "averaged once more, as --include-averages says" in capsys.readouterr().out
+    assert "note: averages that --include-averages takes in: " in capsys.readouterr().out
     by_hand = ("--include-averages", "--step-from", r"ckpt_(\d+)")
     average("--trajectory", tmp_path, "--k", 1, "--at", 9, *by_hand, "--out", tmp_path / "z")
     if kind is pytorch:
@@ -331,9 +331,10 @@ def test_other_libraries_averages_are_known_by_their_content(tmp_path):
     whose = dict(found.left_out)
     for name, words in {"1": "AveragedModel", "2": "current_model_state", "3": "EMAHook"}.items():
         assert words in whose[f"model_{name}.pt"]
+    assert list(find_checkpoints(tmp_path, "RUN", Choice(key="current_model_state")).paths) == [2, 4]
 
 
-def test_a_runs_averages_are_no_trajectory(tmp_path):
+def test_a_runs_averages_are_no_trajectory(tmp_path, capsys):
     from averaged_files import trajectory
 
     run = trajectory(tmp_path / "run", range(5, 20, 5))
@@ -342,6 +343,9 @@ def test_a_runs_averages_are_no_trajectory(tmp_path):
     with pytest.raises(UserError, match="these are averages already; --include-averages"):
         find_checkpoints(run / "averages" / "lawa-k2-s5", "RUN")
     assert list(find_checkpoints(run / "averages" / "lawa-k2-s5", "RUN", Choice(None, True)).paths) == [5, 10, 15]
+    one = run / "averages" / "lawa-k2-s5" / "step_00000010"
+    for path in (one, one / "model.safetensors"):
+        assert "is an average already" in refused(capsys, path, "--out", tmp_path / "x")
 
 
 def test_listed_files_are_never_ordered_by_a_metric(tmp_path, capsys):
