@@ -14,10 +14,8 @@ from __future__ import annotations
 import argparse
 import errno
 import gc
-import glob
 import math
 import os
-import re
 import signal
 import sys
 import time
@@ -26,19 +24,24 @@ from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from types import FrameType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lawa_exp.averaging import AVERAGERS, AveragerSettings, LawaSettings, observed_steps, observes
 from lawa_exp.averaging.flags import FROM_FLAGS, KINDS, PERIODS, add_flags, plain, start_note
 from lawa_exp.averaging.settings import WindowSettings, unresolved
 from lawa_exp.config.rules import build, default_of, setting_names
-from lawa_exp.formats.inputs import named_steps, natural, oldest_first, trajectory
+from lawa_exp.formats.about import about
+from lawa_exp.formats.flags import add_flags as add_input_flags
+from lawa_exp.formats.flags import choice_of
 from lawa_exp.formats.stored import Average, Checkpoint, Writer
 from lawa_exp.storage.commit import step_name
 from lawa_exp.system.bar import Bar
 from lawa_exp.system.cli import Parser, exit_code, leave
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import clear, size_text
+
+if TYPE_CHECKING:
+    from lawa_exp.formats.steps import Series
 
 DTYPES = (
     "float64",
@@ -92,12 +95,13 @@ def parser() -> Parser:
         "inputs",
         nargs="*",
         metavar="A",
-        help="files, folders or quoted patterns; ordered by the steps in their names (of Lightning's also in the "
-        "files), else as listed (oldest first)",
+        help="files, folders or quoted patterns; ordered by the steps in the files or in their names, else as listed "
+        "(oldest first)",
     )
-    p.add_argument("--trajectory", metavar="DIR", help="instead: a run, or a folder of checkpoints with steps in names")
+    p.add_argument("--trajectory", metavar="DIR", help="instead: a run, or a folder of checkpoints")
     p.add_argument("--out", metavar="DIR", required=True, help="folder for the result")
     p.add_argument("--overwrite", action="store_true", help="replace other results that are there")
+    add_input_flags(p)
     p.add_argument(
         "--dtype",
         type=lambda text: ALIASES.get(text, text),
@@ -143,22 +147,25 @@ class Fixed(WindowSettings):
 
 def average(args: argparse.Namespace) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads are not used, and take long to start
-    paths = checkpoints_of(args)
-    planned = plan(args, list(paths), requested_end(args, paths))
+    series = checkpoints_of(args)
+    paths = series.paths
+    planned = plan(args, list(paths), requested_end(args, series))
     from lawa_exp.formats.checkpoint import open_checkpoint
     from lawa_exp.formats.output import Output, file_name, real_path, refuse_inputs
+    from lawa_exp.formats.steps import summary
     from lawa_exp.formats.stream import Stream
 
     start = time.perf_counter()
     _raise_file_limit()
     numbers = sorted({i for _, a in planned for i in a.inputs})
     steps = list(paths)
-    lasts = {a.inputs[-1] for _, a in planned}
+    lasts = {a.inputs[-1]: a for _, a in planned}
     opened: list[Checkpoint] = []
     writers: dict[int, list[Writer]] = {}
     for i in numbers:
         checkpoint = open_checkpoint(paths[steps[i]])
         if i in lasts:
+            checkpoint.describe(description(args, series, lasts[i]))
             writers[len(opened)] = checkpoint.writers(args.dtype)
         checkpoint.forget()
         opened.append(checkpoint)
@@ -193,18 +200,14 @@ def average(args: argparse.Namespace) -> int:
     of = f"{len(opened)} checkpoints" if len(opened) > 1 else "1 checkpoint"
     print(f"{out}: {what} of {of} ({size_text(stream.total)} in {seconds:.2f} s){were}")
     names = [str(step) for step in steps] if args.trajectory else labels(list(paths.values()))
-    in_order = bool(args.trajectory) or named_steps(list(paths.values())) is not None
-    listed = "in step order" if in_order else "as listed"
+    print("\n".join(summary(series, [paths[steps[i]] for i in numbers], args.verbose)))
+    order = "in step order: " if series.steps is not None else "as listed: "
+    unit = series.unit
     lines = [
-        (f"after step {step}: steps " if args.trajectory else f"{listed}: ") + made_of(each, names)
+        (f"after {unit} {step}: {unit}s " if args.trajectory else order) + made_of(each, names)
         for step, each in planned
     ]
     print("\n".join(lines if len(lines) <= SHOWN else [lines[0], f"... {len(lines) - 2} more", lines[-1]]))
-    if not in_order and len({tuple(re.findall(r"\d+", path.name)) for path in paths.values()}) > 1:
-        print(
-            "warning: no steps could be read from the numbers in the inputs' names, so they are taken as listed, "
-            f"{names[-1]} as the latest; list them oldest first"
-        )
     left_out = dict.fromkeys(key for output in outputs for key in output.left_out)
     if left_out:
         print(
@@ -233,42 +236,35 @@ def made_of(average: Average, names: list[str]) -> str:
     return ", ".join([*parts, f"each {shares[0]:.4g}"] if equal and len(inputs) > 1 else parts)
 
 
-def checkpoints_of(args: argparse.Namespace) -> dict[int, Path]:
+def checkpoints_of(args: argparse.Namespace) -> Series:
     """The checkpoints by step, ascending: 1, 2, ... for those that are listed, oldest first."""
+    from lawa_exp.formats.inputs import listed, trajectory  # with numpy
+
     if bool(args.inputs) == bool(args.trajectory):
         raise UserError("expected checkpoints, or --trajectory DIR, and not both")
     if args.trajectory:
-        return trajectory(Path(args.trajectory))
-    found: list[Path] = []
-    for text in args.inputs:
-        if Path(text).exists() or not glob.has_magic(text):
-            found.append(Path(text))
-            continue
-        matches = sorted(glob.glob(text), key=natural)  # noqa: PTH207  (patterns may be absolute)
-        if not matches:
-            raise UserError(f"{text}: no file matches")
-        found += oldest_first([Path(match) for match in matches])
-    ordered = oldest_first(found)
-    if args.weights is not None and ordered != found:
-        late = next(path for path, other in zip(found, ordered, strict=True) if path != other)
-        raise UserError(
-            f"--weights={args.weights}: which weight is whose is not clear, as the inputs are not in the order of the "
-            f"steps in their names ({late} is too early); list them in it, or quote the pattern"
-        )
-    return dict(enumerate(ordered, start=1))
+        return trajectory(Path(args.trajectory), choice_of(args))
+    return listed(args.inputs, choice_of(args), args.weights)
 
 
-def requested_end(args: argparse.Namespace, paths: dict[int, Path]) -> int | None:
-    """Which of `paths` --at means, as `checkpoints_of` numbers them."""
+def requested_end(args: argparse.Namespace, series: Series) -> int | None:
+    """Which of the checkpoints --at means, as `checkpoints_of` numbers them."""
     if args.at is None:
         return None
-    named = None if args.trajectory else named_steps(list(paths.values()))
-    numbers = dict(zip(named or paths, paths, strict=True))
+    numbers = dict(zip(series.steps or series.paths, series.paths, strict=True))
     if args.at not in numbers:
         shown = [f"{step:,}" for step in numbers]
         shown = [*shown[:SHOWN], "...", shown[-1]] if len(shown) > 2 * SHOWN else shown
         raise UserError(f"--at={args.at}: no checkpoint of that step, but of {', '.join(shown)}")
     return numbers[args.at]
+
+
+def description(args: argparse.Namespace, series: Series, average: Average) -> str:
+    """What an average's metadata says."""
+    steps = None if series.steps is None else [series.steps[i] for i in average.inputs]
+    settings = settings_of(args, list(series.paths), len(average.inputs))
+    values = {name: getattr(settings, name) for name in setting_names(type(settings))}
+    return about("weighted" if args.weights else args.method, values, steps, len(average.inputs))
 
 
 def settings_of(args: argparse.Namespace, steps: list[int], inputs: int) -> AveragerSettings:

@@ -16,7 +16,7 @@ from lawa_exp.axes.model.gpt.settings import GPTSettings
 from lawa_exp.axes.model.pythia.settings import PythiaSettings
 from lawa_exp.axes.model.roberta.settings import RobertaSettings
 from lawa_exp.config.rules import build
-from lawa_exp.formats.steps import step_in
+from lawa_exp.formats.names import step_in
 from lawa_exp.storage.commit import commit, step_name, steps_in
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.cli import Parser, exit_code

@@ -69,6 +69,12 @@ def average(*arguments: str | Path) -> None:
     assert main([str(a) for a in arguments]) == 0
 
 
+def data_of(path: Path) -> bytes:
+    """The tensors' bytes of a safetensors file, whose header also says what it is an average of."""
+    content = path.read_bytes()
+    return content[8 + int.from_bytes(content[:8], "little") :]
+
+
 def refused(capsys, *arguments: str | Path) -> str:
     """The one line of a command that is refused with exit code 2."""
     capsys.readouterr()

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lawa_exp.formats.dtypes import FLOATS, SIZES
-from lawa_exp.formats.stored import Checkpoint, Index, Writer, count, using
+from lawa_exp.formats.stored import ABOUT, Checkpoint, Index, Writer, count, using
 from lawa_exp.formats.stream import OutFile
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import sync, temporary
@@ -62,6 +62,8 @@ class Output:
             self._write(self.like.index_name, json.dumps(self._index(), indent=2, sort_keys=True) + "\n")
         if self.like.convert:
             self.left_out += self.like.convert(self.partial)
+            if self.like.about:
+                self._write(f"{ABOUT}.json", self.like.about + "\n")
         sync(self.partial)
 
     def publish(self, overwrite: bool) -> bool:

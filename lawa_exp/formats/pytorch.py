@@ -25,7 +25,7 @@ from typing import BinaryIO
 from lawa_exp.formats.copies import Copies
 from lawa_exp.formats.dtypes import FLOATS, SIZES
 from lawa_exp.formats.pickles import Call, Inert, Reader, Refused, Rewriter, Storage, Tensor, tensor_in, walk
-from lawa_exp.formats.stored import Place, Region, contiguous, count, damaged, extent, may_overlap_itself
+from lawa_exp.formats.stored import ABOUT, Place, Region, contiguous, count, damaged, extent, may_overlap_itself
 from lawa_exp.system.errors import UserError
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -41,6 +41,7 @@ class TorchFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.keep: object = None  # what must live as long as the file (a temporary folder)
+        self.about = ""  # what an output like it says of itself
         try:
             with path.open("rb") as file:
                 if file.read(4) == ZIP_MAGIC:
@@ -163,6 +164,9 @@ class TorchFile:
         strides = _strides(tensor.shape, tensor.strides)
         return Place(begin + tensor.offset * SIZES[tensor.dtype], tensor.dtype, tensor.shape, strides, region)
 
+    def describe(self, about: str) -> None:
+        self.about = about
+
     def writer(self, dtype: str | None) -> TorchWriter:
         return TorchWriter(self, dtype)
 
@@ -243,6 +247,8 @@ class TorchWriter:
         rewriter.dump(top)
         self.root = source.root
         self.records: list[tuple[str, bytes | Region]] = [("data.pkl", pickled.getvalue()), ("byteorder", b"little")]
+        if source.about:
+            self.records.append((f"{ABOUT}.json", source.about.encode()))  # torch.load does not look at it
         self.offsets: list[int] = []  # of each record's header
         self.end = 0
         for name, content in self.records:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lawa_exp.formats.dtypes import FLOATS, SIZES
-from lawa_exp.formats.stored import Place, Region, contiguous, count, damaged
+from lawa_exp.formats.stored import ABOUT, Place, Region, contiguous, count, damaged
 from lawa_exp.system.errors import UserError
 
 NAMES = {
@@ -88,6 +88,9 @@ class SafetensorsFile:
         if first != begin or last - first != count(shape) * SIZES[dtype]:
             raise damaged(self.path, f"the header's entry of {name} does not fit its shape and place")
         return Place(base + first, dtype, shape, contiguous(shape), region), last
+
+    def describe(self, about: str) -> None:
+        self.metadata = {**(self.metadata or {}), ABOUT: about}
 
     def writer(self, dtype: str | None) -> SafetensorsWriter:
         return SafetensorsWriter(self, dtype)

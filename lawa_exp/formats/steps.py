@@ -1,133 +1,345 @@
-"""A folder of checkpoints: which of its files and folders are some, and which step each is of."""
+"""Which step each of several checkpoints is of, and which of them are left out.
+
+A step is what the file says inside, else what its name says (names.py); where both count the same and differ, the file
+is right, and a note says so. All are counted in one unit: epochs and updates are never mixed.
+"""
 
 from __future__ import annotations
 
 import re
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from lawa_exp.formats.checkpoint import DCP, INDEX, WHOLE
+from lawa_exp.formats.flags import DEFAULT, Choice
+from lawa_exp.formats.inside import Inside, inside
+from lawa_exp.formats.names import EPOCHS, NUMBER, UNITS, UPDATES, Named, named, of_entry
 from lawa_exp.formats.stored import SUFFIXES
 from lawa_exp.storage.commit import steps_in
 from lawa_exp.system.errors import UserError
 
-TOKEN = re.compile(r"(?P<number>\d+(?:\.\d+)*(?:[eE][-+]\d+)?)|(?P<word>[A-Za-z]+)")
-STEP = re.compile(r".*(step|iter|iteration|update)s?", re.IGNORECASE)
-COUNTER = re.compile(
-    r"epochs?|ep|it|itr|rounds?|ba|batch(es)?|samples|tokens|images|kimg|ckpt|checkpoint|snapshot", re.IGNORECASE
+SHOWN = 3  # files that a message names; of more it gives the number
+NO_WEIGHTS = re.compile(
+    r"opt(im)?|optimizers?|schedulers?|rng|random|scaler|sampler|train(er|ing)?|args", re.IGNORECASE
 )
-KEY = re.compile(r"[ent]", re.IGNORECASE)  # these count before `=` alone
-METRIC = re.compile(
-    r".*(loss|acc|accuracy|error|score)|err|metric|val|valid|auc|auroc|iou|miou|dice|precision|recall|psnr|"
-    r"ssim|fid|bleu|rouge|ppl|perplexity|bpb|bpc|nll|wer|cer|mse|rmse|mae|reward",
-    re.IGNORECASE,
-)
-NUMBERED_METRIC = re.compile(r"top|f|map|ap", re.IGNORECASE)  # top1, F1, mAP50
-SETTING = re.compile(r"lr|wd|bs|dropout|seed|fold|rank|gpu|v|ver|version|fp|bf|int", re.IGNORECASE)
+NAMES = "the names"
+AGAIN = "--include-averages averages them again"
 
 
-def find_checkpoints(folder: Path, key: str) -> dict[int, Path]:
-    """The checkpoints in `folder` by their step, ascending; what has no step in its name is passed over.
+@dataclass(frozen=True)
+class Candidate:
+    """A file or folder that may be a checkpoint. label: its name in messages, which --step-from reads."""
 
-    Snapshots of one of our runs are those that were committed. A folder that holds a single file is that file. Where no
-    name has a step, or two have the same, Lightning's files say theirs.
-    key: names the folder in messages. UserError: there is none, or two are of one step.
+    path: Path
+    label: str
+    name: Named
+    inside: Inside
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {**self.name.counts, **self.inside.counts}
+
+    def average(self, choice: Choice) -> str:
+        """Why what is chosen of it is taken for an average; empty where it is none."""
+        if self.inside.average and (not self.inside.live or choice.key != self.inside.live):
+            return self.inside.average
+        return "an average by its name" if self.name.is_average else ""
+
+
+@dataclass
+class Series:
+    """Checkpoints in order. paths: by step, or listed ones by 1, 2, ..., whose steps are in `steps`, where known.
+
+    unit: what a step counts, for messages; how: where it was read. left_out: names, and why.
+    """
+
+    paths: dict[int, Path]
+    steps: list[int] | None
+    unit: str = "step"
+    how: str = ""
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def find_checkpoints(folder: Path, key: str, choice: Choice = DEFAULT) -> Series:
+    """The checkpoints in `folder` by their step, ascending.
+
+    Snapshots of one of our runs are those that were committed. A folder that holds a single file is that file.
+    key: names the folder in messages. UserError: there is none, two are of one step, they count in different units, or
+    all are averages.
     """
     if not folder.is_dir():
         raise UserError(f"{key}={folder}: no such folder")
-    found = steps_in(folder)
-    if found:
-        return found
-    numbered = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and re.search(r"\d", p.name)]
-    opened = [checkpoint_in(p) if p.is_dir() else p if p.name.endswith(SUFFIXES) else None for p in numbered]
-    paths = [(entry, path) for entry, path in zip(numbered, opened, strict=True) if path is not None]
-    named = [step_in(entry.name) for entry, _ in paths]
-    known = [step for step in named if step is not None]
-    unclear = not known or len(set(known)) < len(known)
-    inside = steps_inside([path for _, path in paths]) if unclear else None
-    for step, (_, path) in zip(inside or named, paths, strict=True):
-        if step is None:
-            continue
-        if step in found:
-            raise UserError(
-                f"{key}={folder}: {found[step].relative_to(folder)} and {path.relative_to(folder)} are both of "
-                f"step {step:,}; leave one of them in the folder"
-            )
-        found[step] = path
-    if not found:
+    where = f"{key}={folder}"
+    ours = {} if choice.step_from else steps_in(folder)
+    if ours:
+        if folder.resolve().parent.name == "averages" and not choice.include_averages:
+            raise UserError(f"{where}: these are averages already; {AGAIN}")
+        return Series(ours, list(ours), how="the names of our snapshots")
+    candidates, left_out = candidates_in(folder)
+    taken, not_taken = without_averages(candidates, choice)
+    left_out += not_taken
+    if not taken and not_taken and all(c.average(choice) for c in candidates):
+        raise UserError(f"{where}: all {len(candidates)} are averages already ({_and_why(left_out[-1])}); {AGAIN}")
+    if not taken:
         raise UserError(
-            f"{key}={folder}: no checkpoints there: files ({', '.join(SUFFIXES)}) or folders of them with the step in "
-            "their names (ckpt_1000.pt, epoch=3-val_loss=0.12.ckpt, step_00001000/)"
+            f"{where}: no checkpoints there{_why(left_out)}: files ({', '.join(SUFFIXES)}) or folders of them with the "
+            "step in their names (ckpt_1000.pt, epoch=3-val_loss=0.12.ckpt, step_00001000/)"
         )
-    return dict(sorted(found.items()))
+    series = ordered(taken, where, choice)
+    series.left_out += left_out
+    series.notes += included(taken, choice)
+    return series
 
 
-def step_in(name: str) -> int | None:
-    """The number after `step`, `iter` or `update`; else the last one that may count something; None without.
-
-    None of these may: a decimal, what stands behind a metric up to the next word that counts, a setting's own number
-    (`lr0.1`, `seed1`), and what stands behind the `=` of any other key. `resnet18` and `fold_2` are taken only where
-    nothing else is there.
-    """
-    after_step: list[int] = []
-    loose: list[int] = []
-    weak: list[int] = []
-    owned = counts = False  # whether a metric owns the numbers that follow, and whether the word before counts
-    word = ""
-    for token in TOKEN.finditer(name):
-        if token["word"]:
-            word = token["word"]
-            is_key = name[token.end() :][:1] == "=" and KEY.fullmatch(word) is not None
-            counts = is_key or any(words.fullmatch(word) for words in (STEP, COUNTER))
-            owned = not counts and bool(owned or METRIC.fullmatch(word) or (loose and NUMBERED_METRIC.fullmatch(word)))
-            continue
-        before = name[: token.start()][-1:]
-        if not owned and token["number"].isdigit() and (counts or before != "="):
-            is_setting = SETTING.fullmatch(word) is not None
-            if STEP.fullmatch(word):
-                after_step.append(int(token["number"]))
-            elif not NUMBERED_METRIC.fullmatch(word) and not (is_setting and before.isalpha()):
-                is_weak = is_setting or (before.isalpha() and not counts)
-                (weak if is_weak else loose).append(int(token["number"]))
-        word, counts = "", False
-    numbers = after_step or loose or weak
-    return numbers[-1] if numbers else None
+def included(candidates: Sequence[Candidate], choice: Choice) -> list[str]:
+    """A note on the averages among them."""
+    averages = [each.label for each in candidates if each.average(choice)]
+    return [f"note: averages that --include-averages takes in: {_names(averages)}"] if averages else []
 
 
-def steps_inside(paths: list[Path]) -> list[int] | None:
-    """The `global_step`, else the `epoch`, of Lightning's files; None where one has none, or two have the same."""
-    entries = [_lightning(path) for path in paths]
-    for field in ("global_step", "epoch"):
-        steps = [number for content in entries if type(number := content.get(field)) is int]
-        if paths and len(set(steps)) == len(paths):
-            return steps
-    return None
-
-
-def _lightning(path: Path) -> dict[str, object]:
-    """The plain entries of a Lightning checkpoint; empty for anything else."""
-    if path.suffix != ".ckpt" or not path.is_file():
-        return {}
-    stat = path.stat()
-    return _plain_entries(path, stat.st_mtime_ns, stat.st_size)
-
-
-@cache  # the command asks several times
-def _plain_entries(path: Path, modified: int, size: int) -> dict[str, object]:
-    from lawa_exp.formats.pytorch import TorchFile  # takes milliseconds
-
-    try:
-        content = TorchFile(path).content
-    except UserError:  # it says so when it is read
-        return {}
-    if "pytorch-lightning_version" not in content:
-        return {}
-    return {field: content.get(field) for field in ("global_step", "epoch")}
+def candidates_in(folder: Path) -> tuple[list[Candidate], list[tuple[str, str]]]:
+    """Whatever may be a checkpoint in `folder`, and the folders that look as if and hold none."""
+    candidates: list[Candidate] = []
+    left_out: list[tuple[str, str]] = []
+    for entry in sorted(p for p in folder.iterdir() if not p.name.startswith(".")):
+        path = checkpoint_in(entry) if entry.is_dir() else entry if entry.name.endswith(SUFFIXES) else None
+        if path is not None and entry.is_dir() and not re.search(r"\d", entry.name):
+            left_out.append((entry.name, "a folder without a number in its name"))
+        elif path is not None:
+            inner = "" if path == entry else str(path.relative_to(entry))
+            name = of_entry(entry.name, path.name) if inner else named(entry.name)
+            candidates.append(Candidate(path, f"{entry.name}/{inner}" if inner else entry.name, name, inside(path)))
+        elif entry.is_dir() and named(entry.name).counts:
+            left_out.append((entry.name, "a folder without a checkpoint, or with several files that may be it"))
+    return candidates, left_out
 
 
 def checkpoint_in(folder: Path) -> Path | None:
-    """What a folder holds: itself where it is a checkpoint, the only file that may be one, or None."""
+    """What a folder holds: itself where it is a checkpoint, the only file or folder that may be one, or None."""
+    from lawa_exp.formats.checkpoint import DCP, INDEX, WHOLE  # with numpy
+
     if any((folder / name).is_file() for name in (*WHOLE, *(f"{w}{INDEX}" for w in WHOLE), DCP)):
         return folder
-    files = [p for p in sorted(folder.iterdir()) if p.name.endswith(SUFFIXES)]
+    files = [p for p in sorted(folder.iterdir()) if p.name.endswith(SUFFIXES) and p.is_file()]
+    if len(files) > 1:  # an optimizer's beside them
+        files = [p for p in files if not any(NO_WEIGHTS.fullmatch(word) for word in re.findall("[A-Za-z]+", p.name))]
+    if not files:
+        inner = [p for p in folder.iterdir() if p.is_dir() and not p.is_symlink()]
+        return checkpoint_in(inner[0]) if len(inner) == 1 and _is_of_a_rank(inner[0]) else None
     return files[0] if len(files) == 1 else None
+
+
+def _is_of_a_rank(folder: Path) -> bool:
+    """Megatron-LM's mp_rank_00: the only one, so that it is all of the model."""
+    return "rank" in folder.name and not named(folder.name).counts
+
+
+def without_averages(candidates: Sequence[Candidate], choice: Choice) -> tuple[list[Candidate], list[tuple[str, str]]]:
+    """Those that are checkpoints of weights while they were trained, and why others are not taken."""
+    taken: list[Candidate] = []
+    left_out: list[tuple[str, str]] = []
+    for each in candidates:
+        if each.inside.no_weights:
+            left_out.append((each.label, each.inside.no_weights))
+        elif (average := each.average(choice)) and not choice.include_averages:
+            left_out.append((each.label, average))
+        elif each.name.is_shard and each.path.is_file():
+            left_out.append((each.label, "one shard of several; a folder with their index is a checkpoint"))
+        else:
+            taken.append(each)
+    return taken, left_out
+
+
+def ordered(candidates: list[Candidate], where: str, choice: Choice) -> Series:
+    """The checkpoints of a folder by step. where: begins messages. UserError as `find_checkpoints`."""
+    if choice.step_from is not None:
+        return by_expression(candidates, where, choice.step_from)
+    left_out: list[tuple[str, str]] = []
+    is_numbered = any(each.name.counts for each in candidates)
+    for each in candidates:
+        if is_numbered and not each.name.counts:
+            more = f", {_said(each.inside)} inside" if each.inside.counts else ""
+            left_out.append((each.label, f"no step in its name, as others have{more}"))
+        elif not each.counts:
+            left_out.append((each.label, "no step inside or in its name"))
+    known = [each for each in candidates if (each.name.counts if is_numbered else each.counts)]
+    if not known:
+        raise UserError(
+            f"{where}: no step is known of {_names([c.label for c in candidates])}; --step-from REGEX says it"
+        )
+    options = units_of(known)
+    copies = [each for each in known if each.name.is_copy]
+    if not options and (others := [each for each in known if not each.name.is_copy]):
+        options, known = units_of(others), others
+        left_out += [(each.label, "by its name a copy of another (best, last, recovery, ...)") for each in copies]
+    if not options:
+        raise UserError(f"{where}: {mixture(known)}")
+    tried = [_without_copies(known, [each.counts[unit] for each in known]) for unit in options]
+    best = next((i for i, (taken, steps, _) in enumerate(tried) if len(set(steps)) == len(taken)), 0)
+    unit, (taken, steps, dropped) = options[best], tried[best]
+    how = read_from(taken, unit)
+    series = _series(taken, steps, where, word_of(unit), how, [*left_out, *dropped])
+    if how == NAMES:
+        _refuse_two_orders(taken, steps, where)
+    series.notes += contradictions(taken, unit)
+    return series
+
+
+def by_expression(candidates: list[Candidate], where: str, expression: str) -> Series:
+    """The checkpoints by what --step-from finds in their names."""
+    steps = {each.label: step_from(expression, each.label) for each in candidates}
+    left_out = [(label, f"no match of --step-from={expression}") for label, step in steps.items() if step is None]
+    if len(left_out) == len(steps):
+        raise UserError(f"--step-from={expression} matches none of {_names(list(steps))}")
+    taken = [each for each in candidates if steps[each.label] is not None]
+    matched = [step for step in steps.values() if step is not None]
+    return _series(taken, matched, where, "step", f"--step-from={expression}", left_out)
+
+
+def read_from(candidates: Sequence[Candidate], unit: str) -> str:
+    """Where the steps stand, for messages."""
+    fields = {each.inside.fields.get(unit, "") for each in candidates}
+    return NAMES if "" in fields else f"{' or '.join(sorted(fields))} in the files"
+
+
+def _series(
+    candidates: list[Candidate], steps: list[int], where: str, unit: str, how: str, left_out: list[tuple[str, str]]
+) -> Series:
+    paths: dict[int, Candidate] = {}
+    for step, each in zip(steps, candidates, strict=True):
+        if step in paths:
+            raise UserError(
+                f"{where}: {paths[step].label} and {each.label} are both of {unit} {step:,}; leave one of them in the "
+                "folder, or --step-from REGEX takes one kind of names"
+            )
+        paths[step] = each
+    by_step = {step: paths[step].path for step in sorted(paths)}
+    return Series(by_step, list(by_step), unit, how, left_out)
+
+
+def step_from(expression: str, label: str) -> int | None:
+    try:
+        pattern = re.compile(expression)
+    except re.error as error:
+        raise UserError(f"--step-from={expression}: no regular expression ({error})") from None
+    if pattern.groups != 1:
+        raise UserError(rf"--step-from={expression}: expected one group, which is the step, as in 'step=(\d+)'")
+    match = pattern.search(label)
+    if match is None or match[1] is None:
+        return None
+    if not re.fullmatch("[0-9]{1,18}", match[1]):
+        raise UserError(f"--step-from={expression}: the group is {match[1]!r} in {label}; expected a whole number")
+    return int(match[1])
+
+
+def units_of(candidates: Sequence[Candidate]) -> list[str]:
+    """The units that all are counted in, finest first; numbers without one have to stand behind the same words."""
+    is_one_kind = len({each.name.kind for each in candidates}) == 1
+    return [u for u in UNITS if all(u in each.counts for each in candidates) and (u != NUMBER or is_one_kind)]
+
+
+def mixture(candidates: list[Candidate]) -> str:
+    """That they count different things, which are which, and what takes one kind."""
+    groups: dict[tuple[str, str], list[Candidate]] = {}
+    for each in candidates:
+        unit = next(u for u in UNITS if u in each.counts)
+        groups.setdefault((unit, each.name.kind if unit == NUMBER else ""), []).append(each)
+    said = [f"{_names([c.label for c in group])} by {unit}" for (unit, _), group in groups.items()]
+    ways = dict.fromkeys(group[0].name.pattern for group in groups.values())
+    flags = " or ".join(f"--step-from '{way}'" for way in ways if way)
+    return f"not counted alike: {'; '.join(said)}; {flags or '--step-from REGEX'} takes one kind"
+
+
+def _without_copies(
+    candidates: list[Candidate], steps: list[int]
+) -> tuple[list[Candidate], list[int], list[tuple[str, str]]]:
+    """Without the best, the last, or a link, where another file is of the same step."""
+    groups: dict[int, list[Candidate]] = {}
+    for step, each in zip(steps, candidates, strict=True):
+        groups.setdefault(step, []).append(each)
+    dropped: dict[str, str] = {}
+    for step, group in groups.items():
+        own = next((each for each in group if not each.name.is_copy), group[0])
+        for each in group:
+            if each is not own and ((each.name.is_copy and not own.name.is_copy) or each.path.samefile(own.path)):
+                dropped[each.label] = f"of step {step:,}, as {own.label}"
+    pairs = [(each, step) for each, step in zip(candidates, steps, strict=True) if each.label not in dropped]
+    return [each for each, _ in pairs], [step for _, step in pairs], list(dropped.items())
+
+
+def _refuse_two_orders(candidates: list[Candidate], steps: list[int], where: str) -> None:
+    """UserError where a name's numbers give two orders, as `epoch_batch` does where batches begin anew."""
+    last: tuple[tuple[int, ...], str] | None = None
+    for _, each in sorted(zip(steps, candidates, strict=True), key=lambda pair: pair[0]):
+        counts = each.name.counts
+        numbers = (counts[EPOCHS], counts[UPDATES]) if {EPOCHS, UPDATES} <= counts.keys() else each.name.numbers
+        if len(numbers) > 1:
+            if last and len(last[0]) == len(numbers) and numbers[:-1] < last[0][:-1]:
+                raise UserError(
+                    f"{where}: which number is the step is not clear: {last[1]} is before {each.label} by the last "
+                    f"number and after it by the others; --step-from REGEX says it"
+                )
+            last = numbers, each.label
+
+
+def contradictions(candidates: list[Candidate], unit: str) -> list[str]:
+    """A note on names that say another step than the files, which are right. Epochs may begin at 0 or at 1."""
+
+    def differs(each: Candidate) -> bool:
+        own, held = each.name.counts, each.inside.counts
+        if unit not in held or (unit not in own and len(each.name.numbers) != 1):
+            return False
+        said = own[unit] if unit in own else each.name.numbers[0]
+        may_be = {unit: held[unit]} if unit in own else held
+        return not any(abs(said - value) <= (u == EPOCHS) for u, value in may_be.items())
+
+    different = [each for each in candidates if differs(each)]
+    if not different:
+        return []
+    first = different[0]
+    more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
+    is_of = f"{word_of(unit)} {first.inside.counts[unit]:,}, by {first.inside.fields[unit]} in it"
+    return [f"note: {first.label}{more} is of {is_of}; its name says another, which does not count"]
+
+
+def word_of(unit: str) -> str:
+    return {UPDATES: "step", EPOCHS: "epoch", NUMBER: "step", "batches": "batch"}.get(unit, unit.removesuffix("s"))
+
+
+def _said(content: Inside) -> str:
+    return ", ".join(f"{content.fields[unit]}={count:,}" for unit, count in content.counts.items())
+
+
+def _names(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:SHOWN]) + (f", ... ({len(labels)} files)" if len(labels) > SHOWN else "")
+
+
+def _and_why(entry: tuple[str, str]) -> str:
+    return f"{entry[0]}: {entry[1]}"
+
+
+def _why(left_out: list[tuple[str, str]]) -> str:
+    return f" ({'; '.join(_and_why(entry) for entry in left_out[:SHOWN])})" if left_out else ""
+
+
+def summary(series: Series, used: Sequence[Path], verbose: bool) -> list[str]:
+    """Which checkpoints were read, the first and the last, and which were left out, in lines. used: in order."""
+    keys = {path: key for key, path in series.paths.items()}
+    steps = dict(zip(series.paths, series.steps, strict=True)) if series.steps is not None else {}
+
+    def one(path: Path) -> str:
+        step = steps.get(keys[path])
+        name = path.parent.name if path.stem in ("model", "pytorch_model") else path.name
+        return name if step is None else f"{series.unit} {step:,} ({name})"
+
+    number = f"{len(used)}" if len(used) == len(series.paths) else f"{len(used)} of {len(series.paths)}"
+    ends = [one(path) for path in dict.fromkeys((used[0], used[-1]))]
+    how = f", by {series.how}" if series.how else ""
+    lines = [f"read {number} checkpoint{'s' * (len(series.paths) > 1)}: {' to '.join(ends)}{how}", *series.notes]
+    if series.left_out:
+        few = series.left_out if verbose else series.left_out[:SHOWN]
+        more = len(series.left_out) - len(few)
+        said = "; ".join(f"{name} ({why})" for name, why in few)
+        lines.append(f"left out: {said}" + (f"; ... {more} more (--verbose lists them)" if more else ""))
+    return lines

@@ -13,6 +13,7 @@ from typing import NotRequired, Protocol, TypedDict
 from lawa_exp.system.errors import UserError
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin", ".ckpt")  # of files that may be checkpoints
+ABOUT = "lawa_exp"  # in the metadata of our averages; of PyTorch files a record, of DCP folders a file, ABOUT.json
 STATISTICS = re.compile(r"(^|\.)(running_mean|running_var)$")  # of BatchNorm: floats that are not averaged
 
 
@@ -67,6 +68,10 @@ class Source(Protocol):
     path: Path
     tensors: dict[str, Place]
 
+    def describe(self, about: str) -> None:
+        """Writes `about` into the metadata of the output. To be called before `writer`."""
+        ...
+
     def writer(self, dtype: str | None) -> Writer:
         """For an output like this file; dtype: of its floating-point tensors, None: their own."""
         ...
@@ -86,6 +91,7 @@ class Checkpoint:
     index: Index | None = None  # a sharded Hugging Face folder's index, and its name
     index_name: str = ""
     convert: Callable[[Path], list[str]] | None = None  # makes the output folder a DCP one; returns what it left out
+    about: str = ""  # what the output says of itself
 
     def writers(self, dtype: str | None) -> list[Writer]:
         """Of an output like this, in the order of the sources. UserError where one is too odd to be written again."""
@@ -94,6 +100,12 @@ class Checkpoint:
             with reading(source.path):
                 made.append(source.writer(dtype))
         return made
+
+    def describe(self, about: str) -> None:
+        """What the output's metadata says of it."""
+        self.about = about
+        for source in self.sources:
+            source.describe(about)
 
     def forget(self) -> None:
         """Drops what only `writers` needs."""

@@ -10,6 +10,8 @@ from lawa_exp.averaging import AVERAGERS
 from lawa_exp.averaging.flags import KINDS, add_flags
 from lawa_exp.config.names import BN_POLICIES
 from lawa_exp.evaluation.views import VIEWS
+from lawa_exp.formats.flags import add_flags as add_input_flags
+from lawa_exp.formats.flags import choice_of
 from lawa_exp.readout.evaluators import EVALUATORS
 from lawa_exp.readout.evaluators.settings import add_flags as add_evaluator_flags
 from lawa_exp.readout.evaluators.settings import flags_of
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
     from lawa_exp.readout.request import Request
 
 FOREIGN = """
-RUN may be any folder of checkpoints: files or folders whose names hold the step (ckpt_1000.pt, step_1000/,
-checkpoint-500/model.safetensors). Then say what evaluates them:
+RUN may be any folder of checkpoints: files or folders that say their step inside, or in their names (ckpt_1000.pt,
+step_1000/, checkpoint-500/model.safetensors). Then say what evaluates them:
   --model gpt2_small --dataset openwebtext [KEY=VALUE ...]   choices and settings as for python -m lawa_exp
   --evaluate package.module:function                         function(tensors by name) -> loss, or {"loss": ...,
                                                              "losses": one for each sample or batch, for the noise}
@@ -54,7 +56,9 @@ def request_of(args: argparse.Namespace) -> Request:
 
     settings = {name: text for name in KINDS if (text := getattr(args, name)) is not None}
     return Request(
-        target=Target(args.run, args.trust, args.device, args.threads, args.bn, views_in(args.view)),
+        target=Target(
+            args.run, args.trust, args.device, args.threads, args.bn, views_in(args.view), choice_of(args), args.verbose
+        ),
         averages=Averages(tuple(args.avg.split(",")), settings),
         evaluation=Evaluation(
             how=args.evaluate,
@@ -128,6 +132,7 @@ def parser() -> Parser:
         help="step1000..step143000, or single ones with commas (default: all); with --every N only multiples of N are "
         "evaluated",
     )
+    add_input_flags(p)
     add_evaluator_flags(p, EVALUATORS)
     return p
 

@@ -47,6 +47,9 @@ def read(request: Request) -> int:
     views_named(request.target.views)  # a wrong one is refused before anything is read
     if e.overrides and not (e.model or e.dataset or request.target.repository is not None):
         raise UserError(f"{e.overrides[0]}: settings are for --model and --dataset; a run has its own")
+    choice, is_folder = request.target.choice, request.of_checkpoints and request.target.repository is None
+    if (choice.step_from or choice.include_averages) and not is_folder:
+        raise UserError("--step-from and --include-averages are for folders of checkpoints that are no run of ours")
     with ExitStack() as locks:
         subject = checkpoints(request, locks) if request.of_checkpoints else our_run(request)
         return read_subject(subject, request, locks)

@@ -47,7 +47,7 @@ def checkpoints(request: Request, locks: ExitStack) -> Subject:
     if target.repository is None:
         for path in averages.paths.values():  # headers only: what does not fit is told before hours of evaluation
             read(path)
-    notes = [*e.notes, *notes_on(read), *averages.gaps]
+    notes = [*source.notes, *e.notes, *notes_on(read), *averages.gaps]
     notes += period_note(request.averages.settings.get("every"), averages.replayed, period)
     notes += start_note(request.averages.settings.get("start"), {s.kind for s in averages.replayed})
     steps_of = {path: step for step, path in source.paths.items()}
@@ -86,7 +86,7 @@ def source_of(request: Request, locks: ExitStack) -> tuple[Source, str]:
     root = run.trajectory if request.evaluation.how and run.config.exists() else Path(target.run)
     if results.resolve().is_relative_to(root.resolve()):
         raise UserError(f"--out={results} is inside RUN, where nothing is written; choose another folder")
-    return Folder(root), root.resolve().name
+    return Folder(root, target.choice, target.verbose), root.resolve().name
 
 
 class Sources:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from lawa_exp.formats.flags import DEFAULT, Choice
+
 HUB = "hf:"  # what RUN begins with where it is a model on the Hugging Face hub
 
 
@@ -13,7 +15,8 @@ class Target:
     """RUN, and how its weights are evaluated. None: as the run has it.
 
     run: a run directory, a folder of checkpoints, or hf:OWNER/NAME. trust: see `custom.admit`. bn: as evaluate.bn.
-    views: names in `evaluation.views`, besides the weights as they are.
+    views: names in `evaluation.views`, besides the weights as they are. choice: which of a folder's checkpoints are
+    taken, and of which step each is; verbose: all that are left out are named.
     """
 
     run: str
@@ -22,6 +25,8 @@ class Target:
     threads: int | None = None
     bn: str | None = None
     views: tuple[str, ...] = ()
+    choice: Choice = DEFAULT
+    verbose: bool = False
 
     @property
     def repository(self) -> str | None:

@@ -18,7 +18,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from lawa_exp.formats.checkpoint import INDEX, WHOLE
-from lawa_exp.formats.steps import find_checkpoints, step_in
+from lawa_exp.formats.flags import Choice
+from lawa_exp.formats.names import step_in
+from lawa_exp.formats.steps import find_checkpoints, summary
 from lawa_exp.readout.request import HUB
 from lawa_exp.system.errors import Failed, UserError
 from lawa_exp.system.files import locked
@@ -37,6 +39,7 @@ class Source(Protocol):
     name: str
     paths: dict[int, Path]
     identity: dict[str, Any]  # of the checkpoints, as far as it is known without reading them
+    notes: list[str]  # which of the checkpoints are taken, and which are left out
 
     def folder_of(self, step: int) -> Path:
         """The folder that has the checkpoint's configuration and tokenizer, if there are any."""
@@ -58,8 +61,10 @@ class Source(Protocol):
 class Folder:
     """Checkpoints on the disk: nothing is fetched, and nothing removed."""
 
-    def __init__(self, root: Path) -> None:
-        self.name, self.paths = root.resolve().name, find_checkpoints(root, "RUN")
+    def __init__(self, root: Path, choice: Choice, verbose: bool) -> None:
+        series = find_checkpoints(root, "RUN", choice)
+        self.name, self.paths = root.resolve().name, series.paths
+        self.notes = summary(series, list(series.paths.values()), verbose)
         self.identity = {"folder": str(root.resolve()), "checkpoints": {s: _stamp(p) for s, p in self.paths.items()}}
 
     def folder_of(self, step: int) -> Path:
@@ -101,6 +106,7 @@ class Hub:
         self.commits = {step: commits[revision] for step, revision in named.items()}
         self.paths = {step: root / named[step] for step in sorted(named)}
         self.identity = {"repository": repository, "commits": self.commits}
+        self.notes: list[str] = []
         self._whole: set[int] = set()
 
     def folder_of(self, step: int) -> Path:

@@ -9,6 +9,7 @@ import torch
 from averaged_files import (
     assert_same,
     average,
+    data_of,
     expected,
     refused,
     safetensors,
@@ -40,9 +41,9 @@ def test_a_sliding_window_is_as_separate_averages(tmp_path):
         steps = [end - 20, end - 10, end]
         files = [tmp_path / f"run/trajectory/step_{s:08d}/model.safetensors" for s in steps]
         average(*files, "--out", tmp_path / "listed", "--overwrite")
-        found = (tmp_path / "out" / f"step_{end:08d}" / "model.safetensors").read_bytes()
-        assert found == (tmp_path / "one" / "model.safetensors").read_bytes()
-        assert found == (tmp_path / "listed" / "model.safetensors").read_bytes()
+        found = tmp_path / "out" / f"step_{end:08d}" / "model.safetensors"
+        assert found.read_bytes() == (tmp_path / "one" / "model.safetensors").read_bytes()
+        assert data_of(found) == data_of(tmp_path / "listed" / "model.safetensors")
         wanted = expected(steps=steps)
         assert_same(
             load_file(tmp_path / "listed/model.safetensors"), {n: wanted[n].contiguous() for n in sorted(wanted)}
@@ -77,7 +78,7 @@ def test_what_went_into_each_average_is_said(tmp_path, capsys):
 
     def said(*flags: object) -> list[str]:
         average("--trajectory", tmp_path / "run", *flags, "--out", tmp_path / "out", "--overwrite")
-        return capsys.readouterr().out.splitlines()[1:]
+        return capsys.readouterr().out.splitlines()[2:]
 
     assert said("--k", 2, "--spacing", 25) == ["after step 50: steps 25, 50, each 0.5"]
     assert said("--method", "wma", "--k", 3, "--at", 30) == ["after step 30: steps 20 (0.1667), 25 (0.3333), 30 (0.5)"]
@@ -91,10 +92,10 @@ def test_what_went_into_each_average_is_said(tmp_path, capsys):
     inputs = safetensors(tmp_path)
     average(*inputs, "--weights", "2,-1,3", "--out", tmp_path / "listed")
     line = "in step order: s1.safetensors (0.5), s2.safetensors (-0.25), s3.safetensors (0.75)"
-    assert capsys.readouterr().out.splitlines()[1:] == [line]
+    assert capsys.readouterr().out.splitlines()[2:] == [line]
     same = [tmp_path / f"run/trajectory/step_{s:08d}/model.safetensors" for s in (5, 10)]
     average(*same, "--out", tmp_path / "same")
-    assert capsys.readouterr().out.splitlines()[1:] == [f"in step order: {same[0]}, {same[1]}, each 0.5"]
+    assert capsys.readouterr().out.splitlines()[2:] == [f"in step order: {same[0]}, {same[1]}, each 0.5"]
 
 
 def test_the_same_bytes_as_a_runs_own_averages(tmp_path):
@@ -104,12 +105,12 @@ def test_the_same_bytes_as_a_runs_own_averages(tmp_path):
     out = tmp_path / "out"
     average("--trajectory", folder, "--k", 3, "--spacing", 10, "--out", out)
     for made in (folder / "averages" / "lawa-k3-s10").iterdir():
-        assert (made / "model.safetensors").read_bytes() == (out / made.name / "model.safetensors").read_bytes()
+        assert data_of(made / "model.safetensors") == data_of(out / made.name / "model.safetensors")
     average(
         "--trajectory", folder, "--method", "swa", "--every", 10, "--start", 20, "--at", 60, "--out", tmp_path / "swa"
     )
     online = folder / "averages" / "swa-e10-from20" / "step_00000060" / "model.safetensors"
-    assert online.read_bytes() == (tmp_path / "swa" / "model.safetensors").read_bytes()
+    assert data_of(online) == data_of(tmp_path / "swa" / "model.safetensors")
 
 
 @pytest.mark.parametrize("snapshots", [4, 5, 6, 7, 8, 11])

@@ -20,7 +20,8 @@ from lawa_exp.averaging.needs import problem_with
 from lawa_exp.evaluation.read_out import ReadOut, evaluations, live_rows, read_out
 from lawa_exp.evaluation.replay import Replay, Snapshots, read_snapshot
 from lawa_exp.evaluation.score import OnModel
-from lawa_exp.formats.steps import find_checkpoints, step_in
+from lawa_exp.formats.names import step_in
+from lawa_exp.formats.steps import find_checkpoints
 from lawa_exp.readout.attached import Rebuilt, tracked_widths
 from lawa_exp.readout.checkpoints import read_checkpoint
 from lawa_exp.readout.comparison import Comparison, compare
@@ -426,13 +427,24 @@ def stop(tensors):
 """
 
 
+def test_the_flags_of_steps_are_those_of_average(theirs: Path, tmp_path: Path) -> None:
+    asked = [theirs, "--evaluate", "builtins:len", "--k", "2"]
+    done = readout(*asked, "--step-from", r"ckpt_(\d0)", "--verbose", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert r"read 6 checkpoints: step 10 (ckpt_10.pt) to step 60 (ckpt_60.pt), by --step-from=ckpt_(\d0)" in done.stdout
+    assert r"left out: ckpt_15.pt (no match of --step-from=ckpt_(\d0)); " in (tmp_path / "out/summary.md").read_text()
+    refused = readout(*asked, "--step-from", "ckpt", "--out", tmp_path / "x")
+    assert refused.returncode == 2 and "expected one group" in refused.stderr
+
+
 def test_stop_between_two_evaluations_of_a_step(theirs: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(STOPPED)
     asked = ["--evaluate", "mine:stop", "--k", "1,2,3", "--spacing", "20", "--out", tmp_path / "out"]
     done = readout(theirs, *asked, cwd=tmp_path)
     assert done.returncode == 1
     # Live at 12 steps (k=1 is one of them), k=2 at steps 40 and 60, k=3 at step 60; no test
-    said, *lines = done.stdout.splitlines()
+    read, said, *lines = done.stdout.splitlines()
+    assert read == "read 12 checkpoints: step 5 (ckpt_5.pt) to step 60 (ckpt_60.pt), by iter_num in the files"
     assert said == "3 averages at 12 steps: 15 evaluations on val"
     assert lines[-1].startswith("step      35"), "not after the second weights of step 40"
     assert "SIGTERM: stopping after this evaluation" in done.stderr
@@ -487,7 +499,7 @@ NAMES = {
     "fp16_1000.pt": 1000,
     "v2_1000.pt": 1000,
     "gpu8_100.pt": 100,
-    "fold_2.pt": 2,
+    "fold_2.pt": None,
     "top1_10.pt": 10,
     "epoch_3_top1_95.pt": 3,
     "epoch3_it300.pt": 300,
@@ -511,27 +523,27 @@ def test_layouts_that_are_read(trained: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     tensors = read_tensors(trained / "trajectory" / "step_00000060" / "model.safetensors")
-    (tmp_path / "checkpoint-1").mkdir()
-    save_file(tensors, tmp_path / "checkpoint-1" / "model.safetensors")
+    (tmp_path / "step_1").mkdir()
+    save_file(tensors, tmp_path / "step_1" / "model.safetensors")
     (tmp_path / "step_2").mkdir()
     torch.save(tensors, tmp_path / "step_2" / "weights.pt")
-    torch.save({"state_dict": {f"module.{n}": t for n, t in tensors.items()}, "epoch": 3}, tmp_path / "ckpt_3.pth")
-    (tmp_path / "checkpoint-4").mkdir()
+    torch.save({"state_dict": {f"module.{n}": t for n, t in tensors.items()}, "epoch": 3}, tmp_path / "step_3.pth")
+    (tmp_path / "step_4").mkdir()
     halves = [dict(list(tensors.items())[i::2]) for i in (0, 1)]
     files = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
     for file, half in zip(files, halves, strict=True):
-        save_file(half, tmp_path / "checkpoint-4" / file)
+        save_file(half, tmp_path / "step_4" / file)
     index = {"weight_map": {n: file for file, half in zip(files, halves, strict=True) for n in half}}
-    (tmp_path / "checkpoint-4" / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "step_4" / "model.safetensors.index.json").write_text(json.dumps(index))
     torch.save(tensors, tmp_path / "ckpt_best.pt")  # without a number: passed over
     (tmp_path / "tokenizer-5").mkdir()
-    found = find_checkpoints(tmp_path, "RUN")
+    found = find_checkpoints(tmp_path, "RUN").paths
     assert list(found) == [1, 2, 3, 4]
     for path in found.values():
         read = read_checkpoint(path)
         assert read.keys() == tensors.keys() and all(torch.equal(read[n], t) for n, t in tensors.items()), path
-    torch.save(tensors, tmp_path / "other-3.bin")
-    with pytest.raises(UserError, match=r"ckpt_3\.pth and other-3\.bin are both of step 3"):
+    torch.save(tensors, tmp_path / "step-3.bin")
+    with pytest.raises(UserError, match=r"step-3\.bin and step_3\.pth are both of step 3"):
         find_checkpoints(tmp_path, "RUN")
 
 

@@ -1,0 +1,241 @@
+"""What a checkpoint's name says: its step and in which unit, or that it is an average or another file's copy.
+
+The rules, in order (docs/checkpoints.md has what trainers write, and the tests put numbers into it):
+
+1. The number behind `step`, `iter`, `update`, `ba`, `epoch`, `ep`, `e`, `samples`, `tokens` or `images` (`step_500`,
+   `epoch=3`), or before it (`12epoch`, `500_steps`), counts these; the last one where there are several.
+2. Never a step: decimals and `1e-3`; what stands behind a metric up to the next word that counts; the number of a
+   setting (`seed1`, `rank_0`, `fold_2`, `lr_3`), or behind the `=` of any other key; dates, times, hashes, versions
+   (`v2-1`), shards (`00001-of-00004`); a number that touches letters (`124M`, `resnet50`), but for `checkpoint12`.
+3. Else the last number that is left. Two of them behind `checkpoint` are an epoch and an update, as fairseq's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from lawa_exp.formats.stored import SUFFIXES
+
+UPDATES, EPOCHS, NUMBER = "updates", "epochs", "numbers without a unit"
+UNITS = (UPDATES, EPOCHS, NUMBER, "batches", "samples", "tokens", "images")  # what is preferred where there are several
+WORDS = {
+    UPDATES: r"(global|train|training|optim|optimizer|n|num)?(steps?|iter(ation)?s?|updates?)|itr?|ba",
+    EPOCHS: r"epochs?|ep",
+    NUMBER: r"rounds?",
+    "batches": r"batch(es)?",
+    "samples": r"samples?",
+    "tokens": r"tokens?|toks?",
+    "images": r"images?|imgs?|kimg",
+}
+COUNTS = {unit: re.compile(words, re.IGNORECASE) for unit, words in WORDS.items()}
+KEYS = {"e": EPOCHS, "n": NUMBER, "t": NUMBER}  # these count before `=` alone; `e3`, too
+PLAIN = re.compile(r"(check|chk|ckp?|cp)(point|pt|t)?s?|model|weights?|snapshot|state|params|saved?", re.IGNORECASE)
+TOTAL = re.compile(r"total|max|warmup|decay|accum(ulation)?|every|per|eval|log|inference|denoising", re.IGNORECASE)
+METRIC = re.compile(
+    r".*(loss|acc|accuracy|error|score)|err|metric|val|valid|dev|auc|auroc|auprc|iou|miou|dice|precision|recall|psnr|"
+    r"ssim|lpips|fid|kid|bleu|rouge|meteor|cider|ppl|perplexity|bpb|bpc|nll|elbo|kl|wer|cer|eer|mse|rmse|mae|reward|"
+    r"return|elo|mos|pesq|stoi|ndcg|mrr|mcc|kappa|fitness",
+    re.IGNORECASE,
+)
+NUMBERED_METRIC = re.compile(r"top|f|map|ap|r|hit|hits", re.IGNORECASE)  # top1, F1, mAP50
+SETTING = re.compile(
+    r"lr|wd|bs|dropout|seed|fold|[mtpd]p|rank|gpus?|nodes?|workers?|shard|part|split|fp|bf|int|bits?|size|layers?|dim|"
+    r"hidden|width|depth|heads?|ctx|context|len|length|seq|crop|res|patch|runs?|exp|experiment|trial|job|stage|phase|"
+    r"attempt|try|top|k",
+    re.IGNORECASE,
+)
+AVERAGE = re.compile(r"ema|swa|lawa|wma|bema|ewa|avg|ave|averaged?|averages|averaging|polyak|soup", re.IGNORECASE)
+POOLING = re.compile(r"pool(ing)?|precision|max", re.IGNORECASE)  # what else may be `average`
+COPY = re.compile(r"best|last|latest|final|current|recent|recovery|interrupted|emergency|milestone", re.IGNORECASE)
+TOKEN = re.compile(r"(?P<number>\d+(?:\.\d+)*(?:[eE][-+]\d+)?)|(?P<word>[A-Za-z]+)")
+TIMES = {"k": 10**3, "m": 10**6, "b": 10**9}  # behind the number of a word that counts
+
+_TIME = r"(?:[-_T.+ ]*(?:[01]\d|2[0-3])(?:[-_:.h]?[0-5]\d){1,2}(?:[-+]\d\d)?)?"
+_MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*[-_. ]?[0-3]?\d"
+NEVER = re.compile(
+    rf"(?<!\d)(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01]){_TIME}(?!\d)"  # a date
+    rf"|(?<![A-Za-z]){_MONTH}{_TIME}(?!\d)"
+    r"|(?<!\d)1[4-9]\d{8}(?:\d{3})?(?!\d)"  # seconds or milliseconds since 1970
+    r"|(?<!\d)\d+[-_]?of[-_]?\d+(?!\d)"  # a shard
+    r"|mp_rank_\d+(?:_\d+)?"
+    r"|(?<![A-Za-z])v(?:er|ersion)?[-_.]?\d+(?:[-_.]\d(?!\d))*(?![A-Za-z])"
+    r"|patch\d+[-_]\d+|(?<![A-Za-z])(?:vit|deit|beit|swin|clip)[-_][a-z][-_]?\d+"
+    r"|(?<![A-Za-z])e5[-_](?:small|base|large|mistral)"  # of models
+    r"|(?<![A-Za-z0-9])(?!(?:e|ba|ep)\d+(?![A-Za-z0-9]))(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{7,}(?![A-Za-z0-9])",  # a hash
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a name says. counts: by unit; numbers: those without a unit; glued: the last that touches another word.
+
+    kind: the name up to its step, with `#` for numbers: names of another kind may count something else.
+    """
+
+    counts: Mapping[str, int]
+    numbers: tuple[int, ...] = ()
+    glued: int | None = None
+    kind: str = ""
+    pattern: str = ""  # a regular expression whose group is the step
+    is_average: bool = False
+    is_copy: bool = False  # the best or latest of others
+    is_shard: bool = False
+
+    @property
+    def step(self) -> int | None:
+        return next((self.counts[unit] for unit in UNITS if unit in self.counts), None)
+
+    @property
+    def is_labelled(self) -> bool:
+        return bool(self.counts.keys() - {NUMBER})
+
+
+def step_in(name: str) -> int | None:
+    """The step that a name says; None without."""
+    return named(name).step
+
+
+@cache
+def named(name: str) -> Named:
+    """Reads a file's or folder's name, by the rules above."""
+    suffix = max((s for s in SUFFIXES if name.endswith(s)), key=len, default="")
+    whole = name.removesuffix(suffix)
+    text = _masked(whole)
+    counts: dict[str, int] = {}
+    places: dict[str, re.Match[str]] = {}
+    loose: list[re.Match[str]] = []
+    glued: int | None = None
+    owned = False  # whether a metric owns the numbers that follow
+    tokens = list(TOKEN.finditer(text))
+    for i, token in enumerate(tokens):
+        if word := token["word"]:
+            owned = not _unit(text, tokens, i) and bool(
+                owned or METRIC.fullmatch(word) or ((loose or counts) and NUMBERED_METRIC.fullmatch(word))
+            )
+            continue
+        if not token["number"].isdigit():
+            continue
+        value, behind = int(token["number"]), text[token.end() :]
+        before = tokens[i - 1] if i and tokens[i - 1]["word"] else None
+        touches = before is not None and before.end() == token.start()
+        unit = _unit(text, tokens, i - 1) if before else None
+        after = re.match(r"(?:(?P<times>[kKmMbB])(?![A-Za-z]))?(?P<letters>[A-Za-z]*)", behind)
+        assert after
+        if unit is None and (trailing := _unit_behind(text, tokens, i, behind)) and not owned:
+            unit = trailing
+        if unit:
+            if not after["letters"] or _counting(after["letters"]) or after["times"]:
+                counts[unit] = value * TIMES.get((after["times"] or "").lower(), 1)
+                places[unit] = token
+        elif owned or after[0] or text[: token.start()][-1:] == "=" or (before and _is_setting(before[0], touches)):
+            continue
+        elif touches and before and not PLAIN.fullmatch(before[0]):
+            glued = value
+        else:
+            loose.append(token)
+    if loose:
+        _count_loose(text, loose, counts, places)
+    unit = next((u for u in UNITS if u in counts), None)
+    return Named(
+        counts,
+        tuple(int(t[0]) for t in loose),
+        glued,
+        _kind(text[: places[unit].start()]) if unit else "",
+        _pattern(whole, places[unit]) if unit else "",
+        _is_average(text, tokens),
+        any(COPY.fullmatch(t[0]) for t in tokens),
+        re.search(r"(?<!\d)\d{5}-of-\d{5}(?!\d)", name) is not None,
+    )
+
+
+def of_entry(first: str, second: str) -> Named:
+    """What two names say together, as of a folder and the file in it: the first, unless the second says more."""
+    one, two = named(first), named(second)
+    chosen = two if (two.is_labelled and not one.is_labelled) or not one.counts else one
+    average, copy = one.is_average or two.is_average, one.is_copy or two.is_copy
+    pattern = chosen.pattern if chosen is one or not chosen.pattern else f"/{chosen.pattern}"
+    return Named(chosen.counts, chosen.numbers, chosen.glued, chosen.kind, pattern, average, copy, chosen.is_shard)
+
+
+def _masked(text: str) -> str:
+    """Without what looks like a count and never is one. The number of a word that counts stays."""
+
+    def blank(match: re.Match[str]) -> str:
+        tokens = list(TOKEN.finditer(text[: match.start()]))
+        last = tokens[-1] if tokens else None
+        ends = last is not None and re.fullmatch(r"[-_=.: ]?", text[last.end() : match.start()])
+        counts = match[0].isdigit() and last is not None and ends and last["word"] and _counting(last[0])
+        return match[0] if counts else "_" * len(match[0])
+
+    return NEVER.sub(blank, text)
+
+
+def _is_setting(word: str, touches: bool) -> bool:
+    """Whether the number behind this word is its own."""
+    return bool(SETTING.fullmatch(word) or (touches and NUMBERED_METRIC.fullmatch(word)))
+
+
+def _counting(word: str) -> str | None:
+    return next((unit for unit, words in COUNTS.items() if words.fullmatch(word)), None)
+
+
+def _unit(text: str, tokens: list[re.Match[str]], i: int) -> str | None:
+    """What the word at `i` counts, where it stands before a number."""
+    word = tokens[i][0]
+    if i and tokens[i - 1]["word"] and TOTAL.fullmatch(tokens[i - 1][0]):
+        return None
+    behind = text[tokens[i].end() :]
+    if word.lower() in KEYS:
+        is_epoch = word.lower() == "e" and re.match(r"\d+(?![\d.A-Za-z])", behind) is not None
+        return KEYS[word.lower()] if is_epoch or behind[:1] == "=" else None
+    if PLAIN.fullmatch(word) and behind[:1] == "=":
+        return NUMBER
+    return _counting(word)
+
+
+def _unit_behind(text: str, tokens: list[re.Match[str]], i: int, behind: str) -> str | None:
+    """What a number counts whose word stands behind it: `12epoch`, `500_steps`, `100k_steps`."""
+    match = re.match(r"[kKmM]?[-_ ]?([A-Za-z]+)(?![-_=.:]?\d)", behind)
+    if not match or match[1].lower() == "ba":
+        return None
+    touching = not re.match(r"[-_ ]", behind)
+    return _counting(match[1]) if touching or match[1].lower().endswith(("s", "epoch", "iter")) else None
+
+
+def _count_loose(
+    text: str, loose: list[re.Match[str]], counts: dict[str, int], places: dict[str, re.Match[str]]
+) -> None:
+    """Gives the numbers without a word their meaning."""
+    if not counts and len(loose) == 2 and re.fullmatch(r"checkpoint_\d+_\d+", text[: loose[1].end()]):
+        counts[EPOCHS], counts[UPDATES] = (int(t[0]) for t in loose)  # fairseq's
+        places[EPOCHS], places[UPDATES] = loose
+    else:
+        counts[NUMBER] = int(loose[-1][0])
+        places[NUMBER] = loose[-1]
+
+
+def _kind(text: str) -> str:
+    return re.sub(r"\d+(\.\d+)*", "#", text)
+
+
+def _pattern(text: str, place: re.Match[str]) -> str:
+    """Matches `text`, and names like it, up to the step, which is its group."""
+    parts = re.split(r"(\d+(?:\.\d+)*)", text[: place.start()])
+    before = "".join(r"[\d.]+" if part[:1].isdigit() else re.sub(r"([^\w=-])", r"\\\1", part) for part in parts)
+    return rf"{before or '^'}(\d+)"
+
+
+def _is_average(text: str, tokens: list[re.Match[str]]) -> bool:
+    for i, token in enumerate(tokens):
+        following = next((t["word"] for t in tokens[i + 1 :] if t["word"]), "")
+        touching = bool(re.match(r"[-_]?[A-Za-z]", text[token.end() :]))
+        if token["word"] and AVERAGE.fullmatch(token[0]):
+            if not (touching and (METRIC.fullmatch(following) or POOLING.fullmatch(following))):
+                return True
+        elif token["word"] and re.search(r"[a-z](EMA|SWA|LAWA)$", token[0]):
+            return True
+    return False

@@ -1,0 +1,357 @@
+"""Which step a checkpoint is of: what trainers write (docs/checkpoints.md), with random numbers, in random mixtures."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from averaged_files import average, refused, state
+from safetensors.torch import load_file, save_file
+from torch.distributed import checkpoint as dcp
+
+from lawa_exp.formats.flags import Choice
+from lawa_exp.formats.names import UNITS, of_entry
+from lawa_exp.formats.steps import Series, find_checkpoints
+from lawa_exp.system.errors import UserError
+
+TABLE = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text()
+ROWS = [
+    [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+    for line in TABLE.splitlines()
+    if re.match(r"\| [^|]+ \| `", line)
+]
+SERIES = [row for row in ROWS if row[5] != "-" and "{" in row[1] and "best" not in row[1] and "-v1" not in row[1]]
+COMPANIONS = {  # what lies beside checkpoints and is no step of them
+    "best.pt": "no step in its name",
+    "last.ckpt": "no step in its name",
+    "model_best.pth.tar": "no step in its name",
+    "checkpoint_last.pt": "no step in its name",
+    "model_ema.pt": "an average by its name",
+    "ema_0.9999_000700.pt": "an average by its name",
+    "valid.acc.ave_10best.pth": "an average by its name",
+    "swa_5.safetensors": "an average by its name",
+    "checkpoint.best_loss_4.1234.pt": "no step in its name",
+    "resnet50-0676ba61.pth": "no step in its name",
+    "model-00001-of-00004.safetensors": "shard",
+    "run-2024-05-01.pt": "no step in its name",
+    "training_args.bin": "no step in its name",
+}
+
+
+def number(seed: random.Random) -> int:
+    return seed.choice((seed.randint(1, 20), seed.randint(1, 999), seed.randint(1, 10**6)))
+
+
+def filled(name: str, seed: random.Random, **given: int) -> str:
+    """The pattern with random numbers, but for those that are given."""
+    fields: dict[str, object] = {
+        "epoch": seed.randint(0, 400),
+        "step": number(seed),
+        "number": number(seed),
+        "loss": f"{seed.uniform(0, 9):.{seed.randint(1, 4)}f}",
+        "acc": seed.choice((f"{seed.uniform(0, 99):.2f}", str(seed.randint(0, 99)))),
+        "rank": seed.randint(0, 63),
+        "hash": f"{seed.randint(0, 9)}{seed.randint(0, 16**6 - 1):06x}a",
+        "date": seed.choice(("{:04d}{:02d}{:02d}", "{:04d}-{:02d}-{:02d}", "{:04d}_{:02d}_{:02d}")).format(
+            seed.randint(1995, 2040), seed.randint(1, 12), seed.randint(1, 28)
+        ),
+        "time": f"{seed.randint(0, 23):02d}-{seed.randint(0, 59):02d}-{seed.randint(0, 59):02d}",
+    }
+    return name.format(**{**fields, **given})
+
+
+def step_of(name: str) -> tuple[int | None, str]:
+    """The step that a path's name says, and its unit."""
+    folder, _, file = name.partition("/")
+    said = of_entry(folder, file.rpartition("/")[2]) if file else of_entry(folder, folder)
+    return said.step, next((unit for unit in UNITS if unit in said.counts), "-")
+
+
+def make(folder: Path, names: list[str]) -> Path:
+    """Empty files: their names alone say something."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[4])
+def test_what_trainers_write(row):
+    _, name, _, unit, example, step = row
+    assert step_of(example) == (None if step == "-" else int(step), unit)
+    seed = random.Random(name)
+    for _ in range(200):
+        counts = {"epoch": seed.randint(0, 400), "step": number(seed)}
+        counted = next((counts[field] for field in ("step", "epoch") if f"{{{field}" in name), None)
+        text = filled(name, seed, **counts)
+        assert step_of(text) == (None if step == "-" else counted, unit), text
+
+
+def test_the_table_has_the_trainers():
+    assert len({row[0].partition(",")[0] for row in SERIES}) >= 20
+
+
+@pytest.mark.parametrize("trial", range(3))
+@pytest.mark.parametrize("row", SERIES, ids=lambda row: row[4])
+def test_a_series_in_a_random_mixture(row, trial, tmp_path):
+    name, seed = row[1], random.Random(f"{row[1]} {trial}")
+    field = "step" if "{step" in name else "epoch"
+    steps = sorted(seed.sample(range(1, 400) if trial else range(10**5, 10**6), seed.randint(1, 6)))
+    epochs = sorted(seed.randint(0, 400) for _ in steps)
+    texts = [
+        filled(name, seed, **({"epoch": epoch, "step": step} if field == "step" else {"epoch": step}))
+        for step, epoch in zip(steps, epochs, strict=True)
+    ]
+    beside = seed.sample(sorted(COMPANIONS), seed.randint(0, 6))
+    found = find_checkpoints(make(tmp_path, [*texts, *beside]), "RUN")
+    assert list(found.paths) == found.steps == steps
+    for path, text in zip(found.paths.values(), texts, strict=True):
+        assert str(path.relative_to(tmp_path)) in (text, text.rpartition("/")[0])
+    reasons = dict(found.left_out)
+    assert reasons.keys() == set(beside) and all(COMPANIONS[each] in reasons[each] for each in beside)
+
+
+def test_epochs_and_updates_are_not_mixed(tmp_path):
+    """F8. The message prints the expression that takes one kind."""
+    names = [f"epoch-{e}.pt" for e in (1, 2, 3)] + ["checkpoint-4000.pt", "checkpoint-8000.pt"]
+    make(tmp_path / "icefall", names)
+    names = [f"checkpoint{e}.pt" for e in (1, 2, 3)] + [f"checkpoint_{e}_{e * 500}.pt" for e in (1, 2, 3)]
+    make(tmp_path / "fairseq", [*names, "checkpoint.best_loss_4.1234.pt", "checkpoint_last.pt"])
+    make(tmp_path / "basicsr", [f"net_{part}_{step}.pth" for part in "gd" for step in (5000, 10000)])
+    make(tmp_path / "plain", ["500.pt", "step_600.pt"])
+    make(tmp_path / "epochs", ["epoch=1-loss=0.5.ckpt", "step=700-loss=0.4.ckpt"])
+    kinds = {
+        "icefall": [[1, 2, 3], [4000, 8000]],
+        "fairseq": [[1, 2, 3], [500, 1000, 1500]],
+        "basicsr": [[5000, 10000], [5000, 10000]],
+        "plain": [[500], [600]],
+        "epochs": [[1], [700]],
+    }
+    for folder, wanted in kinds.items():
+        with pytest.raises(UserError, match="not counted alike") as refusal:
+            find_checkpoints(tmp_path / folder, "RUN")
+        ways = re.findall(r"--step-from '(\S+)'", str(refusal.value))
+        found = [find_checkpoints(tmp_path / folder, "RUN", Choice(way)) for way in ways]
+        assert sorted(list(each.paths) for each in found) == wanted
+        others = {name for each in found for name, why in each.left_out if "no match of --step-from" in why}
+        assert others
+
+
+LIBRARIES = {  # what the files of each hold, as far as steps go, and the step they are of
+    "Lightning": ({"epoch": 3, "global_step": 700, "pytorch-lightning_version": "2.6.6"}, "step", 700),
+    "timm": ({"epoch": 7, "arch": "resnet18", "version": 2}, "epoch", 7),
+    "nanoGPT": ({"iter_num": 250, "best_val_loss": 1.0, "config": {}}, "step", 250),
+    "LitGPT": ({"iter_num": 800, "step_count": 100}, "step", 100),
+    "DeepSpeed": ({"global_steps": 40, "global_samples": 640}, "step", 40),
+    "Megatron-LM": ({"iteration": 500, "checkpoint_version": 3.0}, "step", 500),
+    "icefall": ({"batch_idx_train": 900, "cur_epoch": 2}, "step", 900),
+    "mmengine": ({"meta": {"epoch": 2, "iter": 60}}, "step", 60),
+    "nnU-Net": ({"current_epoch": 50, "init_args": {}}, "epoch", 50),
+    "OpenNMT-py": ({"optim": {"training_step": 35, "optimizer": {}}}, "step", 35),
+    "Composer": ({"state": {"timestamp": {"epoch": 1, "batch": 90, "sample": 720}}}, "step", 90),
+    "fairseq": (
+        {"optimizer_history": [{"num_updates": 15}], "extra_state": {"train_iterator": {"epoch": 4}}},
+        "step",
+        15,
+    ),
+}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_step_inside_comes_first(library, tmp_path):
+    """With nothing in the names; with the epoch's or another number in them; and older files of torch."""
+    fields, unit, step = LIBRARIES[library]
+    weights = {"state_dict": {"w": torch.ones(2)}}
+    torch.save({**weights, **fields}, tmp_path / "a.pt")
+    torch.save({**weights, **fields}, tmp_path / "last.ckpt", _use_new_zipfile_serialization=False)
+    found = find_checkpoints(tmp_path, "RUN")
+    assert (list(found.paths), found.unit) == ([step], unit) and "in the files" in found.how
+    assert found.left_out == [("last.ckpt", f"of step {step:,}, as a.pt")]
+    (tmp_path / "a.pt").rename(tmp_path / f"{unit}={step + 31}.pt")
+    found = find_checkpoints(tmp_path, "RUN")
+    assert list(found.paths) == [step] and "last.ckpt" in dict(found.left_out)
+    assert f"{unit}={step + 31}.pt is of {unit} {step:,}, by" in found.notes[0]
+    assert find_checkpoints(tmp_path, "RUN", Choice(r"=(\d+)")).steps == [step + 31]
+
+
+def test_a_trainers_folder_says_its_step(tmp_path):
+    for step in (10, 20):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        save_file({"w": torch.ones(2)}, folder / "model.safetensors", {"format": "pt"})
+        torch.save({"state": {}, "param_groups": []}, folder / "optimizer.pt")
+        content = {"epoch": 1.0, "global_step": step + 5, "log_history": [{"step": 3}]}
+        (folder / "trainer_state.json").write_text(json.dumps(content, indent=2, sort_keys=True))
+    found = find_checkpoints(tmp_path, "RUN")
+    assert list(found.paths) == [15, 25] and found.how == "global_step in trainer_state.json in the files"
+    assert "note: checkpoint-10 (and 1 more) is of step 15" in found.notes[0]
+    torch.save({"state": {}, "param_groups": []}, tmp_path / "optimizer-30.pt")
+    assert ("optimizer-30.pt", "an optimizer's state") in find_checkpoints(tmp_path, "RUN").left_out
+
+
+def test_two_files_of_one_step(tmp_path):
+    make(tmp_path, ["checkpoint_100.pth", "checkpoint_200.pth", "best_model_200.pth"])
+    (tmp_path / "checkpoint_300.pth").symlink_to("checkpoint_200.pth")
+    found = find_checkpoints(tmp_path, "RUN")
+    assert list(found.paths) == [100, 200, 300] and "by its name a copy" in dict(found.left_out)["best_model_200.pth"]
+    make(tmp_path / "lightning", ["epoch=1-step=20.ckpt", "epoch=1-step=20-v1.ckpt"])
+    with pytest.raises(UserError, match=r"epoch=1-step=20-v1.ckpt and epoch=1-step=20.ckpt are both of step 20;"):
+        find_checkpoints(tmp_path / "lightning", "RUN")
+    make(tmp_path / "mmengine", ["epoch_1.pth", "epoch_2.pth", "best_acc_epoch_2.pth"])
+    found = find_checkpoints(tmp_path / "mmengine", "RUN")
+    assert list(found.paths) == [1, 2] and found.left_out == [("best_acc_epoch_2.pth", "of step 2, as epoch_2.pth")]
+    make(tmp_path / "batches", ["model_0_500.pt", "model_1_100.pt"])  # of the batch in the epoch
+    with pytest.raises(UserError, match="which number is the step is not clear"):
+        find_checkpoints(tmp_path / "batches", "RUN")
+    make(tmp_path / "none", ["resnet50.pth", "gpt2-124M.pt"])
+    with pytest.raises(UserError, match=r"no step is known of gpt2-124M.pt, resnet50.pth; --step-from REGEX"):
+        find_checkpoints(tmp_path / "none", "RUN")
+
+
+def test_step_from(tmp_path, capsys):
+    for i, name in enumerate(("a7b20.pt", "a3b30.pt", "a5b10.pt"), start=1):
+        torch.save(state(i), tmp_path / name)
+    out = ("--out", tmp_path / "out", "--overwrite")
+    average("--trajectory", tmp_path, "--step-from", r"b(\d+)", "--k", 2, *out)
+    said = capsys.readouterr().out
+    assert r"read 3 checkpoints: step 10 (a5b10.pt) to step 30 (a3b30.pt), by --step-from=b(\d+)" in said
+    average(*(tmp_path / f"{name}.pt" for name in ("a7b20", "a3b30", "a5b10")), "--step-from", r"a(\d+)", *out)
+    assert "in step order: a3b30.pt, a5b10.pt, a7b20.pt" in capsys.readouterr().out
+    average("--trajectory", tmp_path, "--step-from", r"b([13]\d)", "--k", 1, *out)
+    assert r"left out: a7b20.pt (no match of --step-from=b([13]\d))" in capsys.readouterr().out
+    for expression, words in {
+        "b": "expected one group",
+        r"(a)(\d)": "expected one group",
+        "b(": "no regular expression",
+        "(b)": "the group is 'b' in a3b30.pt; expected a whole number",
+        r"z(\d)": "matches none of a3b30.pt, a5b10.pt, a7b20.pt",
+        r"b\d(0)": "are both of step 0;",
+    }.items():
+        assert words in refused(capsys, "--trajectory", tmp_path, "--step-from", expression, *out)
+
+
+def test_what_was_read_and_what_was_left_out(tmp_path, capsys):
+    for i in (10, 20, 30):
+        torch.save(state(i), tmp_path / f"ckpt_{i}.pth.tar")  # F11
+    make(tmp_path, ["best.pt", "last.pt", "model_ema.pt", "swa.pt", "x-v2.pt"])
+    average("--trajectory", tmp_path, "--k", 2, "--at", 20, "--out", tmp_path / "out")
+    said = capsys.readouterr().out.splitlines()
+    assert said[1] == "read 2 of 3 checkpoints: step 10 (ckpt_10.pth.tar) to step 20 (ckpt_20.pth.tar), by the names"
+    assert said[2].startswith("left out: ") and said[2].endswith("; ... 2 more (--verbose lists them)")
+    average("--trajectory", tmp_path, "--k", 2, "--at", 20, "--out", tmp_path / "out", "--verbose")
+    said = capsys.readouterr().out.splitlines()
+    assert (
+        said[2].count(" (") == 6 and "out (a folder without" in said[2] and "swa.pt (an average by its name)" in said[2]
+    )
+
+
+def hugging_face(folder: Path, i: int) -> Path:
+    folder.mkdir()
+    tensors = {name: t.contiguous().clone() for name, t in state(i).items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def distributed_checkpoint(folder: Path, i: int) -> Path:
+    dcp.save({"model": {"w": torch.full((3,), float(i))}}, checkpoint_id=folder)
+    return folder
+
+
+def pytorch(path: Path, i: int) -> Path:
+    torch.save({"model": state(i), "iter_num": i}, path)
+    return path
+
+
+def plain(path: Path, i: int) -> Path:
+    torch.save(state(i), path)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize("kind", [hugging_face, distributed_checkpoint, pytorch, plain])
+def test_our_averages_say_what_they_are_and_are_not_averaged_again(kind, tmp_path, capsys):
+    suffix = "" if "_" in kind.__name__ else ".pt"
+    made = [kind(tmp_path / f"ckpt_{i}{suffix}", i) for i in (1, 2, 3, 4)]
+    for out in ("one", "two"):
+        average(*made[:2], "--out", tmp_path / out)
+    names = sorted(p.name for p in (tmp_path / "one").iterdir())
+    assert [(tmp_path / "one" / n).read_bytes() for n in names if n != ".metadata"] == [
+        (tmp_path / "two" / n).read_bytes() for n in names if n != ".metadata"
+    ]
+    again = tmp_path / "one" / ("" if suffix == "" else "ckpt_2.pt")
+    (tmp_path / f"ckpt_9{suffix}").symlink_to(again)
+    average("--trajectory", tmp_path, "--k", 4, "--out", tmp_path / "x")
+    said = capsys.readouterr().out
+    assert "read 4 checkpoints" in said and f"ckpt_9{suffix}" in said
+    assert "an average of ours (lawa of 2 checkpoints)" in said.partition("left out: ")[2]
+    assert "is an average already" in refused(capsys, made[0], again, "--out", tmp_path / "x")
+    average(made[0], again, "--include-averages", "--out", tmp_path / "y")
+    assert "note: averages that --include-averages takes in: " in capsys.readouterr().out
+    by_hand = ("--include-averages", "--step-from", r"ckpt_(\d+)")
+    average("--trajectory", tmp_path, "--k", 1, "--at", 9, *by_hand, "--out", tmp_path / "z")
+    if kind is pytorch:
+        assert torch.load(again, weights_only=True)["iter_num"] == 2
+    if kind is plain:
+        assert list(torch.load(again, weights_only=True)) == list(state(1))
+
+
+def test_the_metadata_of_an_average(tmp_path):
+    for i in (10, 20, 30):
+        save_file({"w": torch.full((2,), float(i))}, tmp_path / f"ckpt_{i}.safetensors", {"format": "pt"})
+    average(tmp_path / "ckpt_*.safetensors", "--method", "ema", "--decay", 0.5, "--out", tmp_path / "out")
+    header = (tmp_path / "out" / "model.safetensors").read_bytes()
+    metadata = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])["__metadata__"]
+    about = json.loads(metadata["lawa_exp"])
+    assert metadata["format"] == "pt" and about["averager"] == "ema" and about["settings"]["decay"] == 0.5
+    assert about["steps"] == [10, 20, 30] and about["inputs"] == 3 and about["version"]
+    assert load_file(tmp_path / "out" / "model.safetensors")["w"].tolist() == [22.5, 22.5]
+    average("--trajectory", tmp_path, "--k", 2, "--out", tmp_path / "windows")
+    with pytest.raises(UserError, match="all 2 are averages already"):
+        find_checkpoints(tmp_path / "windows", "RUN")
+
+
+def test_other_libraries_averages_are_known_by_their_content(tmp_path):
+    """torch's by a real AveragedModel; Lightning's and mmengine's by the keys that their code writes."""
+    linear = torch.nn.Linear(2, 1)
+    averaged = torch.optim.swa_utils.AveragedModel(linear)
+    averaged.update_parameters(linear)
+    weights = linear.state_dict()
+    torch.save(averaged.state_dict(), tmp_path / "model_1.pt")
+    torch.save({"state_dict": weights, "current_model_state": weights, "averaging_state": {}}, tmp_path / "model_2.pt")
+    mmengine = {"state_dict": weights, "ema_state_dict": weights, "meta": {"mmengine_version": "0.10", "epoch": 3}}
+    torch.save(mmengine, tmp_path / "model_3.pt")
+    torch.save({"state_dict": weights, "state_dict_ema": weights, "epoch": 4}, tmp_path / "model_4.pt")  # timm's
+    found: Series = find_checkpoints(tmp_path, "RUN")
+    assert list(found.paths) == [4]
+    whose = dict(found.left_out)
+    for name, words in {"1": "AveragedModel", "2": "current_model_state", "3": "EMAHook"}.items():
+        assert words in whose[f"model_{name}.pt"]
+    assert list(find_checkpoints(tmp_path, "RUN", Choice(key="current_model_state")).paths) == [2, 4]
+
+
+def test_a_runs_averages_are_no_trajectory(tmp_path, capsys):
+    from averaged_files import trajectory
+
+    run = trajectory(tmp_path / "run", range(5, 20, 5))
+    (run / "averages").mkdir()
+    (run / "trajectory").rename(run / "averages" / "lawa-k2-s5")
+    with pytest.raises(UserError, match="these are averages already; --include-averages"):
+        find_checkpoints(run / "averages" / "lawa-k2-s5", "RUN")
+    assert list(find_checkpoints(run / "averages" / "lawa-k2-s5", "RUN", Choice(None, True)).paths) == [5, 10, 15]
+    one = run / "averages" / "lawa-k2-s5" / "step_00000010"
+    for path in (one, one / "model.safetensors"):
+        assert "is an average already" in refused(capsys, path, "--out", tmp_path / "x")
+
+
+def test_listed_files_are_never_ordered_by_a_metric(tmp_path, capsys):
+    names = ["acc_95-a.pt", "acc_91-b.pt", "acc_93-c.pt"]
+    for i, name in enumerate(names):
+        torch.save(state(i), tmp_path / name)
+    average(*(tmp_path / name for name in names), "--out", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert f"as listed: {', '.join(names)}" in said and "warning: no step is known of acc_95-a.pt" in said
