@@ -235,7 +235,9 @@ def test_a_setting_before_the_step_leaves_it_the_step(tmp_path, capsys):
 def test_each_lightning_file_is_opened_once_for_its_step(tmp_path, monkeypatch):
     paths = [lightning_file(tmp_path / f"val_loss=0.{9 - i}.ckpt", i, 500 * i) for i in (1, 2, 3)]
     opened, begin = [], TorchFile.__init__
-    monkeypatch.setattr(TorchFile, "__init__", lambda self, path: (opened.append(path), begin(self, path))[1])
+    monkeypatch.setattr(
+        TorchFile, "__init__", lambda self, path, *key: (opened.append(path), begin(self, path, *key))[1]
+    )
     average(tmp_path / "val_loss*.ckpt", "--at", 1000, "--out", tmp_path / "out")
     assert sorted(opened) == sorted([*paths, *paths[:2]]), "and once more to average it"
 
