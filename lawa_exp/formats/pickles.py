@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copyreg
 import pickle
-import re
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar
 
 from lawa_exp.formats.dtypes import SIZES
+from lawa_exp.formats.names import GETATTR, PARAMETERS, is_refused
 
 STORAGES = {  # the storage classes of torch that say their dtype; the others are kept as UntypedStorage
     "DoubleStorage": "float64",
@@ -35,37 +35,6 @@ STORAGES = {  # the storage classes of torch that say their dtype; the others ar
 CLASSES = {dtype: name for name, dtype in STORAGES.items()}
 UNTYPED = ("torch.storage", "UntypedStorage")
 TENSOR_V2, TENSOR_V3 = ("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_tensor_v3")
-PARAMETERS = {("torch._utils", "_rebuild_parameter"), ("torch._utils", "_rebuild_parameter_with_state")}
-NAME = re.compile(r"[A-Za-z_<][\w.<>]*")
-RUNS = re.compile(  # modules that run programs, touch files or change the process
-    r"(os|posix|nt|sys|subprocess|shutil|socket|runpy|pty|importlib|imp|ctypes|webbrowser|code|codeop|signal|marshal|"
-    r"_?pickle|dill|cloudpickle|joblib|multiprocessing|asyncio|pip|pydoc|timeit|tempfile|urllib|http|ftplib|requests|"
-    r"bdb|pdb|c?[Pp]rofile|commands|platform|_?operator|types|gc|inspect|atexit|threading|_thread)(\.|$)"
-)
-BUILTINS = {  # of which these alone are let in, and exceptions
-    *(
-        "getattr",
-        "object",
-        "type",
-        "list",
-        "dict",
-        "tuple",
-        "int",
-        "float",
-        "str",
-        "bool",
-        "slice",
-        "range",
-        "Ellipsis",
-    ),
-    *("NotImplemented", "len", "abs", "min", "max", "sum", "print"),
-}
-LET_IN = {("types", "SimpleNamespace"), ("operator", "itemgetter"), ("operator", "attrgetter")}
-OTHER_TENSORS = re.compile(
-    r"torch\.(_utils|_tensor|sparse|nested|_subclasses|distributed\.(tensor|_tensor|_shard)|ao\.nn)(\.|$)|torchao(\.|$)"
-)
-USUAL = re.compile(r"(torch|numpy|collections|argparse|builtins|copyreg|fairseq)(\.|$)")  # not worth a word
-GETATTR = ("builtins", "getattr")  # how protocol 2 spells classes in classes, and methods
 EXTRA_DTYPES = {"float", "double", "half"}
 DTYPES = SIZES.keys() | EXTRA_DTYPES
 
@@ -239,16 +208,6 @@ PLAIN: dict[tuple[str, str], type | Function] = {
 }
 
 
-def _is_refused(module: str, name: str) -> bool:
-    if (module, name) in PARAMETERS or (module, name) in LET_IN:
-        return False
-    if module == "builtins":
-        return name not in BUILTINS and not name.endswith(("Error", "Exception", "Warning"))
-    if (module, name) == ("copyreg", "__newobj_ex__") or not (NAME.fullmatch(module) and NAME.fullmatch(name)):
-        return True
-    return bool(RUNS.match(module) or OTHER_TENSORS.match(module) or (module == "torch" and name.endswith("Storage")))
-
-
 class Reader(pickle.Unpickler):
     """`load()` gives the object with stand-ins. `Refused` names what is not let in."""
 
@@ -268,7 +227,7 @@ class Reader(pickle.Unpickler):
         is_storage = address == UNTYPED or (module == "torch" and name in STORAGES)
         if is_storage or (module == "torch" and name in DTYPES):
             return self.names.setdefault(address, Name(module, name))
-        if _is_refused(module, name):
+        if is_refused(module, name):
             raise Refused(ascii(f"{module}.{name}")[1:-1])
         return stand_in(self.classes, address)
 
@@ -276,7 +235,7 @@ class Reader(pickle.Unpickler):
         """Of a class the class in it; of an object its attribute, a method."""
         if isinstance(owner, type) and issubclass(owner, Inert) and isinstance(name, str):
             address = owner.__module__, f"{owner.__name__}.{name}"
-            if _is_refused(*address):
+            if is_refused(*address):
                 raise Refused(ascii(".".join(address))[1:-1])
             return stand_in(self.classes, address)
         return stand_in({}, GETATTR)(owner, name)

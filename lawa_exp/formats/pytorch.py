@@ -24,7 +24,8 @@ from typing import BinaryIO
 
 from lawa_exp.formats.copies import Copies
 from lawa_exp.formats.dtypes import FLOATS, SIZES
-from lawa_exp.formats.pickles import USUAL, Reader, Refused, Rewriter, Storage, Tensor, address_of, tensor_in, walk
+from lawa_exp.formats.names import USUAL
+from lawa_exp.formats.pickles import Reader, Refused, Rewriter, Storage, Tensor, address_of, tensor_in, walk
 from lawa_exp.formats.state_dicts import Finder, text_of, value_at
 from lawa_exp.formats.stored import Place, Region, contiguous, count, damaged, extent, may_overlap_itself
 from lawa_exp.system.errors import UserError

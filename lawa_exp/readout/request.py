@@ -13,7 +13,7 @@ class Target:
     """RUN, and how its weights are evaluated. None: as the run has it.
 
     run: a run directory, a folder of checkpoints, or hf:OWNER/NAME. trust: see `custom.admit`. bn: as evaluate.bn.
-    views: names in `evaluation.views`, besides the weights as they are.
+    views: names in `evaluation.views`, besides the weights as they are. key: of the state dict in a checkpoint's files.
     """
 
     run: str
@@ -22,6 +22,7 @@ class Target:
     threads: int | None = None
     bn: str | None = None
     views: tuple[str, ...] = ()
+    key: str | None = None
 
     @property
     def repository(self) -> str | None:
