@@ -10,7 +10,11 @@ from lawa_exp.formats.stored import Checkpoint, Region, Source, damaged, read_in
 from lawa_exp.storage.commit import MANIFEST, Manifest
 from lawa_exp.system.errors import UserError
 
-WHOLE = ("model.safetensors", "pytorch_model.bin")  # a folder's only file of weights
+WHOLE = (  # a folder's only file of weights: transformers', diffusers', open_clip's, PEFT's
+    *("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+    *("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin"),
+)
+ADAPTER = "adapter_config.json"  # which PEFT does not open an adapter_model without
 INDEX = ".index.json"  # of a folder's shards: {"weight_map": {tensor: file}}
 CARRIED = {".json", ".txt", ".model", ".py", ".jinja", ".tiktoken", ".bpe"}  # configuration and tokenizer files
 NOT_CARRIED = {MANIFEST, "trainer_state.json", "optimizer.json"}
@@ -33,7 +37,9 @@ def _open(path: Path, key: str | None) -> Checkpoint:
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     if not path.is_dir():
-        return Checkpoint(path, [open_file(path, None, key)])
+        config = path.parent / ADAPTER
+        extras = [config] if path.name in WHOLE and path.stem == "adapter_model" and config.is_file() else []
+        return Checkpoint(path, [open_file(path, None, key)], extras)
     if (path / DCP).is_file():
         from lawa_exp.formats.dcp import open_dcp  # needs torch
 
@@ -48,7 +54,9 @@ def _open(path: Path, key: str | None) -> Checkpoint:
         if index.is_file():
             return _sharded(path, index, manifest, [p for p in carried if not p.name.endswith(INDEX)])
     hint = "; for a run or its snapshots: --trajectory" if (path / "trajectory").is_dir() or _has_steps(path) else ""
-    raise UserError(f"{path}: no checkpoint in this folder ({', '.join(WHOLE)}, their shards, or {DCP}){hint}")
+    raise UserError(
+        f"{path}: no checkpoint in this folder ({', '.join(WHOLE[:2])}, an adapter_model, their shards, or {DCP}){hint}"
+    )
 
 
 def open_file(path: Path, manifest: Manifest | None, key: str | None = None) -> Source:
