@@ -47,6 +47,10 @@ def read(request: Request) -> int:
     views_named(request.target.views)  # a wrong one is refused before anything is read
     if e.overrides and not (e.model or e.dataset or request.target.repository is not None):
         raise UserError(f"{e.overrides[0]}: settings are for --model and --dataset; a run has its own")
+    if request.target.key is not None and not request.of_checkpoints:
+        raise UserError(
+            f"--key={request.target.key}: is for --model, --dataset and --evaluate; a run has its own weights"
+        )
     with ExitStack() as locks:
         subject = checkpoints(request, locks) if request.of_checkpoints else our_run(request)
         return read_subject(subject, request, locks)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 from averaged_files import average
+from helpers import rows
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed import checkpoint as dcp
@@ -21,6 +22,7 @@ from lawa_exp.config.shared import Init
 from lawa_exp.convert.hugging_face import to_hugging_face
 from lawa_exp.convert.weights import load_weights
 from lawa_exp.export import of_checkpoint
+from lawa_exp.readout.__main__ import main as readout
 from lawa_exp.readout.checkpoints import Fitted
 from lawa_exp.storage.origin import find_origin
 from lawa_exp.storage.safetensors import write_tensors
@@ -32,9 +34,12 @@ SETTINGS = GPTSettings(
 )  # fmt: skip
 
 
-def network(seed: int = 0) -> GPT:
+ARGUMENTS = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 16, "bias": True, "vocab_size": 50, "dropout": 0.0}
+
+
+def network(seed: int = 0, settings: GPTSettings = SETTINGS) -> GPT:
     torch.manual_seed(seed)
-    model = SETTINGS.build().eval()
+    model = settings.build().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_()
@@ -42,15 +47,16 @@ def network(seed: int = 0) -> GPT:
 
 
 def nanogpt(weights: dict[str, Tensor], prefix: str = "") -> dict:
-    arguments = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 16, "bias": True, "vocab_size": 50}
     tensors = {prefix + name: tensor for name, tensor in weights.items()}
     tensors[f"{prefix}lm_head.weight"] = weights["transformer.wte.weight"]
-    return {"model": tensors, "model_args": arguments | {"dropout": 0.0}, "iter_num": 7, "optimizer": {}}
+    return {"model": tensors, "model_args": ARGUMENTS, "iter_num": 7, "optimizer": {}}
 
 
-def hugging_face(weights: dict[str, Tensor], path: Path, sharded: bool = False) -> None:
+def hugging_face(
+    weights: dict[str, Tensor], path: Path, sharded: bool = False, settings: GPTSettings = SETTINGS
+) -> None:
     path.mkdir()
-    tensors, config = to_hugging_face(weights, SETTINGS)
+    tensors, config = to_hugging_face(weights, settings)
     (path / "config.json").write_text(json.dumps(config))
     if not sharded:
         save_file(tensors, path / "model.safetensors")
@@ -128,3 +134,32 @@ def test_what_is_no_checkpoint_to_begin_from_is_named(tmp_path: Path) -> None:
     for name in ("a.txt", "empty"):
         with pytest.raises(UserError, match=rf"init\.from=.*{name}: neither a run nor a checkpoint"):
             find_origin(Init(str(tmp_path / name), None, None))
+
+
+def test_a_read_out_is_the_same_of_every_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """nanoGPT's files, transformers' GPT-2 folders (F34), and a state dict that only --key names."""
+    monkeypatch.chdir(tmp_path)
+    settings = replace(SETTINGS, vocab_size=256)
+    for i in (1, 2):
+        weights = live_tensors(network(i, settings))
+        for kind in ("nanogpt", "huggingface", "keyed"):
+            (tmp_path / kind).mkdir(exist_ok=True)
+        torch.save(
+            nanogpt(weights) | {"model_args": ARGUMENTS | {"vocab_size": 256}}, tmp_path / f"nanogpt/ckpt_{i}.pt"
+        )
+        hugging_face(weights, tmp_path / f"huggingface/checkpoint-{i}", settings=settings)
+        nets = {"gen": {f"net.{n}": t for n, t in weights.items()}, "critic": {"w": torch.ones(3)}}
+        torch.save({"nets": nets}, tmp_path / f"keyed/step_{i}.pt")
+    shape = [
+        f"model.{name}={getattr(settings, name)}" for name in ("layers", "heads", "width", "context", "vocab_size")
+    ]
+    plain = ["model.bias=true", "model.scale_attn_by_inverse_layer_idx=false", "trainer.threads=1"]
+    small = ["--k", "2", "--model", "gpt_tiny", "--dataset", "pydocs", "evaluate.samples=4", *plain]
+    losses = {}
+    for kind, flags in {"nanogpt": [], "huggingface": [], "keyed": ["--key", "nets.gen", *shape]}.items():
+        assert readout([kind, *small, *flags, "--out", f"out_{kind}"]) == 0, capsys.readouterr().err
+        losses[kind] = [row["loss"] for row in rows(tmp_path / f"out_{kind}") if row["split"] == "val"]
+    assert len(losses["nanogpt"]) == 3 and losses["nanogpt"] == losses["keyed"] == losses["huggingface"]
+    capsys.readouterr()
+    assert readout(["keyed", *small, *shape, "--out", "no"]) == 2
+    assert "choose one with --key: nets.gen, nets.critic" in capsys.readouterr().err
