@@ -3,10 +3,10 @@
     python -m lawa_exp.average A B C --out DIR
     python -m lawa_exp.average --trajectory RUN --k 5 --spacing 1000 --out DIR
 
-Floating-point tensors are averaged as float64 sums in step order, divided once and rounded once; integers, and
-BatchNorm's `running_mean` and `running_var`, come from the latest input. (Online it is parameters that are averaged.
-Files do not tell them from buffers but by these names: a floating-point buffer of another name is averaged here and
-taken from the latest online.)
+Floating-point tensors are averaged as float64 sums in step order, divided once and rounded once; integers, BatchNorm's
+`running_mean` and `running_var`, and constants with infinite or complex numbers come from the latest input. (Online it
+is parameters that are averaged. Files do not tell them from buffers but by these names: a floating-point buffer of
+another name is averaged here and taken from the latest online.)
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import errno
 import gc
+import itertools
 import math
 import os
 import signal
@@ -89,7 +90,7 @@ def parser() -> Parser:
         description="Averages checkpoints: safetensors, PyTorch files, Hugging Face and DCP folders. The output is of "
         "the last input's kind, and loads where it did; it appears whole or not at all. Integers and BatchNorm "
         "statistics come from the last input, and so does the rest of a PyTorch file, but for the optimizer's state, "
-        "which is left empty, and second copies of the weights (an EMA), which are left out.",
+        "which is left empty, and second copies of the weights (an EMA), which are left out; the output counts them.",
     )
     p.add_argument(
         "inputs",
@@ -100,6 +101,17 @@ def parser() -> Parser:
     )
     p.add_argument("--trajectory", metavar="DIR", help="instead: a run, or a folder of checkpoints")
     p.add_argument("--out", metavar="DIR", required=True, help="folder for the result")
+    p.add_argument(
+        "--key",
+        metavar="NAME",
+        help="of the state dict in the files (generator, state.model; '.': all on the top level)",
+    )
+    p.add_argument(
+        "--each-factor",
+        action="store_true",
+        help="average factors of one weight (LoRA's A and B, weight_norm's g and v) one by one, else refused: "
+        "the product of their means is not the mean of the products",
+    )
     p.add_argument("--overwrite", action="store_true", help="replace other results that are there")
     add_input_flags(p)
     p.add_argument(
@@ -152,6 +164,7 @@ def average(args: argparse.Namespace) -> int:
     planned = plan(args, list(paths), requested_end(args, series))
     from lawa_exp.formats.checkpoint import open_checkpoint
     from lawa_exp.formats.output import Output, file_name, real_path, refuse_inputs
+    from lawa_exp.formats.remarks import remarks
     from lawa_exp.formats.steps import summary
     from lawa_exp.formats.stream import Stream
 
@@ -163,7 +176,7 @@ def average(args: argparse.Namespace) -> int:
     opened: list[Checkpoint] = []
     writers: dict[int, list[Writer]] = {}
     for i in numbers:
-        checkpoint = open_checkpoint(paths[steps[i]])
+        checkpoint = open_checkpoint(paths[steps[i]], args.key)
         if i in lasts:
             checkpoint.describe(description(args, series, lasts[i]))
             writers[len(opened)] = checkpoint.writers(args.dtype)
@@ -183,7 +196,8 @@ def average(args: argparse.Namespace) -> int:
             outputs.append(Output(target, last, writers.pop(each.inputs[-1]), args.dtype, name))
         for folder in {folder for o in outputs for folder in (o.partial.parent, o.target.parent)}:
             clear(folder)  # of what a kill left
-        stream = Stream(opened, averages, [o.files for o in outputs], processes())
+        files = [o.files for o in outputs]
+        stream = Stream(opened, averages, files, processes(), args.dtype is not None, args.each_factor)
         with Bar(stream.total) as show:
             stream.run(show, 0.1)
         for output in outputs:
@@ -208,12 +222,9 @@ def average(args: argparse.Namespace) -> int:
         for step, each in planned
     ]
     print("\n".join(lines if len(lines) <= SHOWN else [lines[0], f"... {len(lines) - 2} more", lines[-1]]))
-    left_out = dict.fromkeys(key for output in outputs for key in output.left_out)
-    if left_out:
-        print(
-            "left out, as they have the names and shapes of the weights, or their shapes, and could be loaded for "
-            f"the average (the last input still has them): {', '.join(left_out)}"
-        )
+    left_out = [key for output in outputs for key in output.left_out]
+    for line in remarks(stream.copied, left_out, [file.writer for file in itertools.chain(*files)]):
+        print(line)
     for note in start_note(args.start, {args.method} if args.trajectory else ()):
         print(note)
     return 0

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMATS = ("huggingface", "nanogpt", "fairseq")
+SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")  # of files of PyTorch
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Source:
     tokenizer: str | None = None  # gpt2, neox or bytes
     tokenizer_path: str | None = None
     data: str | None = None
+    note: str = ""  # what the written weights compute otherwise
 
 
 def main(arguments: list[str]) -> int:
@@ -63,7 +65,8 @@ def parser() -> Parser:
     p.add_argument(
         "source",
         metavar="RUN_OR_CHECKPOINT",
-        help="a run, a snapshot or average in it, nanoGPT's ckpt.pt, or a checkpoint of fairseq's (.pt)",
+        help="a run, a snapshot or average in it, nanoGPT's ckpt.pt, a checkpoint of fairseq's, a folder of "
+        "transformers' GPT-2, or what average has made of these",
     )
     p.add_argument("--to", choices=FORMATS, required=True)
     p.add_argument("--out", metavar="DIR", required=True, help="a folder, for fairseq a file, that is not there yet")
@@ -79,12 +82,13 @@ def export(
     """Writes `out`; returns a line that says what it holds. UserError: it cannot be had, or `out` is there."""
     if out.exists():
         raise UserError(f"--out {out}: is there already; choose a new folder")
-    source = of_file(path) if path.suffix == ".pt" else of_run(path, weights, step)
+    source = of_checkpoint(path) or of_run(path, weights, step)
     writers = TARGETS.get(type(source.model), {})
     if to not in writers:
         there = f"expected {' or '.join(writers)}" if writers else "it is not exported"
         raise UserError(f"--to {to}: {path} has model={source.model.name}; {there}")
-    return writers[to](source, out, tokenizer_path)
+    said = writers[to](source, out, tokenizer_path)
+    return f"{said}. {source.note}" if source.note else said
 
 
 def to_nanogpt(source: Source, out: Path, tokenizer_path: str | None) -> str:
@@ -225,6 +229,22 @@ def of_run(path: Path, weights: str, step: int | None) -> Source:
     return Source(map_stored(folder), config.model, step, tokenizer, where, data)
 
 
+def of_checkpoint(path: Path) -> Source | None:
+    """Others' checkpoints, which say of what model they are: nanoGPT's, fairseq's and transformers' GPT-2.
+
+    None: a run, or what is in one. UserError: a PyTorch file that is something else.
+    """
+    from lawa_exp.convert.checkpoints import read_checkpoint, recorded
+    from lawa_exp.convert.hugging_face import activation_note, from_hugging_face, is_hugging_face
+
+    if path.is_dir() and is_hugging_face(path):
+        shape = {"name": path.resolve().name, "bias": True, "dropout": 0.0, "scale_attn_by_inverse_layer_idx": False}
+        model = build(GPTSettings, {**shape, **recorded(path)}, "config.json")
+        tensors, step = from_hugging_face(read_checkpoint(path), path, model), step_in(path.resolve().name) or 0
+        return Source(tensors, model, step, note=activation_note(path))
+    return of_file(path) if path.suffix in SUFFIXES else None
+
+
 def of_file(path: Path) -> Source:
     """A checkpoint of fairseq's, which has its arguments and the model, or one of nanoGPT's."""
     from lawa_exp.convert import fairseq
@@ -238,23 +258,25 @@ def of_file(path: Path) -> Source:
 def of_nanogpt(path: Path) -> Source:
     """What nanoGPT's train.py saves. UserError: it is something else."""
     from lawa_exp.convert import nanogpt
-    from lawa_exp.convert.fairseq import opened
+    from lawa_exp.convert.checkpoints import read_checkpoint
+    from lawa_exp.formats.pytorch import TorchFile
 
     if not path.is_file():
         raise UserError(f"RUN_OR_CHECKPOINT={path}: no such file")
     try:
-        saved = opened(path)
-        model = build(GPTSettings, {"name": path.stem, **nanogpt.of_nanogpt(saved["model_args"])}, "model_args")
-        tensors = {name.removeprefix("_orig_mod."): t for name, t in saved["model"].items()}  # of a compiled model
-        tensors = {n: t for n, t in tensors.items() if n != "lm_head.weight" and not n.endswith(".attn.bias")}
-        step = int(saved.get("iter_num", 0))
-        data = (saved.get("config") or {}).get("dataset")
-    except Exception as error:  # torch has many for a file that is not what it should be
-        raise UserError(
-            f"RUN_OR_CHECKPOINT={path}: no checkpoint of nanoGPT or fairseq ({type(error).__name__}: {error})"
-        ) from None
+        saved = TorchFile(path).content
+        arguments = nanogpt.of_nanogpt(saved.get("model_args"))
+        if not arguments:
+            raise UserError("it has no model_args")
+        model = build(GPTSettings, {"name": path.stem, **arguments}, "model_args")
+        tensors = {n: t for n, t in read_checkpoint(path).items() if n != "lm_head.weight"}
+        tensors = {n: t for n, t in tensors.items() if not n.endswith(".attn.bias")}
+        step, config = saved.get("iter_num", 0), saved.get("config")
+        data = config.get("dataset") if isinstance(config, Mapping) else None
+    except UserError as error:
+        raise UserError(f"RUN_OR_CHECKPOINT={path}: no checkpoint of nanoGPT or fairseq ({error})") from None
     tokenizer = "gpt2" if model.vocab_size in (50257, 50304) else None
-    return Source(tensors, model, step, tokenizer, data=data)
+    return Source(tensors, model, step if isinstance(step, int) else 0, tokenizer, data=data)
 
 
 def write_nanogpt(source: Source, dataset: str | None, target: Path) -> None:

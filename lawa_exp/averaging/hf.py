@@ -146,7 +146,7 @@ class AveragingCallback(TrainerCallback):
             if not averager.defined:
                 logger.warning(f"{averager.id} is not defined after {state.global_step} steps: it is not saved")
                 continue
-            weights = averager.full_average()
+            weights = averager.full_average(tied_once=True)
             if weights is not None:
                 self._write(_folder(args) / "averages" / averager.id, weights, model, processing_class)
 

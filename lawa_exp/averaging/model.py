@@ -55,7 +55,9 @@ class ModelAverager:
         self.window.bind(unwrapped(model))
         self.averager = build_averager(self.settings, averaged_names(model), self.window)
         self._observed = Observed(model)
-        self._devices = _devices(live_tensors(model))  # of the weights that it has observed
+        live = live_tensors(model)
+        self._devices = _devices(live)  # of the weights that it has observed
+        self._shapes = {name: live[name].shape for name in self.averager.averaged}
         self._updated: int | None = None  # the last step that `update` was called with
         self._warned = False  # of steps that were left out
 
@@ -80,8 +82,8 @@ class ModelAverager:
         """Call after each optimizer update; step: the number of updates completed, so 1 after the first.
 
         ValueError for a step that does not come after the last observed one, and where the model has other parameters
-        than it was made with; RuntimeError inside `applied`. A warning, once, where steps that it would have observed
-        were left out.
+        than the averager was made with, or a parameter of another shape; RuntimeError inside `applied`. A warning,
+        once, where steps that it would have observed were left out.
         """
         self._refuse_while_applied()
         if 0 < step <= self.averager.step:
@@ -96,6 +98,12 @@ class ModelAverager:
             for name in sorted(averaged ^ self.averager.averaged):
                 change = "a parameter that it did not have" if name in averaged else "no parameter of it any more"
                 raise ValueError(f"{self.id}: the model has changed, {name} is {change}; make a new averager")
+            for name, shape in self._shapes.items():
+                if live[name].shape != shape:
+                    raise ValueError(
+                        f"{self.id}: the model has changed, {name} had shape {list(shape)} and has "
+                        f"{list(live[name].shape)}; make a new averager"
+                    )
             if _devices(live) != self._devices:  # the model has been moved
                 tensors, scalars = self.averager.state()
                 self._take_over(tensors, scalars, live)
@@ -108,15 +116,16 @@ class ModelAverager:
         """
         return self.averager.average()
 
-    def full_average(self) -> dict[str, Tensor] | None:
+    def full_average(self, tied_once: bool = False) -> dict[str, Tensor] | None:
         """The whole average on the CPU of rank 0, to be written or loaded into an unsharded model; None elsewhere.
 
-        All ranks of a sharded model must call it. Tensors share no memory, as safetensors asks. RuntimeError where the
-        average is not defined yet.
+        It has every name of the model's state dict, for `load_state_dict`. tied_once: of tied weights the first name
+        alone, for safetensors' `load_model` and transformers' `save_pretrained`. Tensors share no memory, as
+        safetensors asks. All ranks of a sharded model must call it. RuntimeError where the average is not defined yet.
         """
         from torch import distributed as dist
 
-        from lawa_exp.averaging.tensors import gathered, named_tensors
+        from lawa_exp.averaging.tensors import all_names, gathered, named_tensors
 
         weights = self._defined_average()
         is_first = not dist.is_initialized() or dist.get_rank() == 0
@@ -125,7 +134,12 @@ class ModelAverager:
             whole = gathered(weights.pop(name), tensor)
             if is_first:
                 average[name] = whole.cpu().contiguous()
-        return average if is_first else None
+        if not is_first:
+            return None
+        if tied_once:
+            return average
+        names = all_names(self.model)
+        return {name: average[first] if name == first else average[first].clone() for name, first in names.items()}
 
     @contextmanager
     def applied(self, model: nn.Module | None = None) -> Iterator[None]:
@@ -202,6 +216,11 @@ class ModelAverager:
         for step, saved in snapshots.items():
             copies = {n: local_part(t).to("cpu", copy=True) for n, t in saved.items()}
             self.window.put(Snapshot(step, copies))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles. RuntimeError inside `applied`: the copy would take the average for live weights."""
+        self._refuse_while_applied()
+        return self.__dict__
 
     def _check_settings(self, saved: Mapping[str, Any]) -> None:
         from lawa_exp.averaging import AVERAGERS

@@ -55,18 +55,27 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def _stored(model: nn.Module) -> dict[str, Tensor]:
     """`named_tensors`, of which each is the very object that the model computes with."""
+    seen: dict[int, str] = {}
+    return {name: tensor for name, tensor in _entries(model) if seen.setdefault(id(tensor), name) == name}
+
+
+def all_names(model: nn.Module) -> dict[str, str]:
+    """Every name of a tensor in the model's state dict, and its name in `named_tensors`: of tied weights the first."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in _entries(model)}
+
+
+def _entries(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """The tensors of its state dict by their names without torch.compile's. UserError: two tensors have one name."""
     model = unwrapped(model)
     reshard(model)
-    seen: set[int] = set()
     tensors: dict[str, Tensor] = {}
     for wrapped, tensor in model.state_dict(keep_vars=True).items():
-        if isinstance(tensor, Tensor) and id(tensor) not in seen:
-            seen.add(id(tensor))
+        if isinstance(tensor, Tensor):
             name = wrapped.replace(COMPILED, "")
-            if name in tensors:
+            if tensors.setdefault(name, tensor) is not tensor:
                 raise UserError(f"{wrapped}: the model has two tensors of this name without torch.compile's {COMPILED}")
-            tensors[name] = tensor
-    return tensors
+    return list(tensors.items())
 
 
 def live_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -75,13 +84,19 @@ def live_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 class Observed:
-    """A model's tensors, step after step: its state dict is made again only where the model has changed."""
+    """A model's tensors, step after step: its state dict is made again only where the model has changed.
+
+    A copy or a pickle has those of the model's copy.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.signature: list[Any] | None = None  # of the model that has these tensors
         self.stored: dict[str, Tensor] = {}
         self.averaged: frozenset[str] = frozenset()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Observed, (self.model,)
 
     def tensors(self) -> tuple[dict[str, Tensor], frozenset[str]]:
         """(`live_tensors`, the names of those that are parameters to be averaged). UserError as of `averaged_names`."""
@@ -112,8 +127,11 @@ def averaged_names(model: nn.Module) -> frozenset[str]:
 
     Names are those of the state dict, whatever the modules are called: what is averaged is known by the tensor itself.
     UserError names a parameter that the state dict does not hold itself, a complex one that is trained, and what lies
-    in the memory of a parameter under a name of its own.
+    in the memory of a parameter under a name of its own, and a lazy module's parameter that has no shape yet.
     """
+    lazy = next((name for name, p in model.named_parameters() if nn.parameter.is_lazy(p)), None)
+    if lazy is not None:
+        raise UserError(f"{unwrapped_name(lazy)} has no shape yet: run one forward pass, then make the averager")
     stored = _stored(model)
     averaged = _parameters(model, stored)
     taken: dict[int, list[tuple[int, int, str]]] = {}

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,6 +56,9 @@ class Snapshot:
             return self._load()
         return tensors
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return Snapshot, (self.step, self.tensors)
+
     def spill(self, load: Callable[[], dict[str, Tensor]]) -> None:
         """It is on the disk, from where `load` reads it: the copy in memory goes."""
         self._load, self._tensors, self.on_disk = load, None, True
@@ -69,11 +73,26 @@ class Window:
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.snapshots: dict[int, Snapshot] = {}
+        self._folder = folder
         self._disk = None if folder is None else Disk(Path(folder))
         self._needs: list[Callable[[int], Sequence[int]]] = []
         self._copier = Copier()
         self._fenced = False
         self._model: weakref.ref[nn.Module] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles. All tensors are complete; no optimizer waits for a copied window."""
+        self.fence()
+        model = self._model and self._model()
+        return {"folder": self._folder, "snapshots": self.snapshots, "needs": self._needs, "model": model}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__init__(state["folder"])  # type: ignore[misc]
+        self._needs = state["needs"]
+        for snapshot in state["snapshots"].values():
+            self.put(snapshot)
+        if state["model"] is not None:
+            self.bind(state["model"])
 
     def add_reader(self, needs: Callable[[int], Sequence[int]]) -> None:
         """needs: step -> the steps whose snapshots must stay after it, oldest first."""

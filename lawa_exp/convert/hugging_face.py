@@ -5,24 +5,67 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lawa_exp.axes.model.gpt.gpt import GPT
 from lawa_exp.axes.model.gpt.settings import GPTSettings
+from lawa_exp.formats.stored import reading
+from lawa_exp.system.errors import UserError
 
 TURNED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")  # Conv1D there: [in, out]
 
 
+SETTINGS = {  # ours, and what config.json calls them
+    "layers": "n_layer",
+    "heads": "n_head",
+    "width": "n_embd",
+    "context": "n_positions",
+    "vocab_size": "vocab_size",
+}
+
+
+def config_file(path: Path) -> Path:
+    """The config.json of a folder, or of the folder of a file."""
+    return (path if path.is_dir() else path.parent) / "config.json"
+
+
 def is_hugging_face(path: Path) -> bool:
-    """Whether a folder is a GPT-2 as transformers saves it."""
-    config = path / "config.json"
-    return config.is_file() and json.loads(config.read_text()).get("model_type") == "gpt2"
+    """Whether a folder, or what lies with a file, is a GPT-2 as transformers saves it."""
+    config = config_file(path)
+    return config.is_file() and _read(config).get("model_type") == "gpt2"
 
 
-def from_hugging_face(tensors: dict[str, Tensor], path: Path, model: GPT) -> dict[str, Tensor]:
-    """The tensors of transformers' GPT-2 in folder `path` under our names and in our shapes, for `model`.
+def hugging_face_settings(path: Path) -> dict[str, int]:
+    """The settings of a GPT-2 that its config.json has, under our names. UserError: one is no number."""
+    config = config_file(path)
+    content = _read(config)
+    settings = {ours: content[theirs] for ours, theirs in SETTINGS.items() if theirs in content}
+    for ours, value in settings.items():
+        if type(value) is not int:
+            raise UserError(f"{config}: {SETTINGS[ours]} is no whole number")
+    return settings
+
+
+def activation_note(path: Path) -> str:
+    """Where the GPT-2 in `path` has another activation than ours; empty where it has the same."""
+    activation = _read(config_file(path)).get("activation_function", "gelu_new") if is_hugging_face(path) else "gelu"
+    same = activation == "gelu"
+    return (
+        "" if same else f"config.json has activation_function={activation}; our model has the exact GELU in its place."
+    )
+
+
+def _read(config: Path) -> dict[str, Any]:
+    with reading(config):
+        content: dict[str, Any] = json.loads(config.read_text())
+        content.get("model_type")
+    return content
+
+
+def from_hugging_face(tensors: dict[str, Tensor], path: Path, settings: GPTSettings) -> dict[str, Tensor]:
+    """The tensors of transformers' GPT-2 in `path` under our names and in our shapes, for a GPT of `settings`.
 
     Where only one of the two divides the attention's logits by the layer's number, the query weights make up for it.
     Biases that are all zero are left out for a model without them.
@@ -32,11 +75,11 @@ def from_hugging_face(tensors: dict[str, Tensor], path: Path, model: GPT) -> dic
         ours = name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}"
         if ours.endswith((".attn.bias", ".attn.masked_bias")) or ours == "lm_head.weight":  # masks, the tied head
             continue
-        if not model.settings.bias and ours.endswith(".bias") and not tensor.any():
+        if not settings.bias and ours.endswith(".bias") and not tensor.any():
             continue
         found[ours] = tensor.T if ours.endswith(TURNED) else tensor
-    there = bool(json.loads((path / "config.json").read_text()).get("scale_attn_by_inverse_layer_idx"))
-    here = model.settings.scale_attn_by_inverse_layer_idx
+    there = bool(_read(config_file(path)).get("scale_attn_by_inverse_layer_idx"))
+    here = settings.scale_attn_by_inverse_layer_idx
     if here and not there:
         return scaled_queries(found, lambda layer: layer + 1)
     if there and not here:

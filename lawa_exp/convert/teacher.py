@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from lawa_exp.averaging.tensors import live_tensors, load_live
+from lawa_exp.averaging.tensors import live_tensors
 from lawa_exp.axes.configuration import Config
 from lawa_exp.axes.layers import LAYERS
 from lawa_exp.axes.model import MODELS
 from lawa_exp.config.rules import build
-from lawa_exp.storage.safetensors import map_tensors
+from lawa_exp.convert.weights import load_weights
 from lawa_exp.storage.teacher import find_teacher
 from lawa_exp.system.errors import UserError
 
@@ -22,7 +22,7 @@ def teacher_of(config: Config, device: torch.device) -> nn.Module | None:
     source = find_teacher(config.teacher)
     if source is None:
         return None
-    files, written = source.files(), source.written()
+    path, written = source.weights(), source.written()
     for builder in builders_in(written or {}) - {
         config.model.builder,
         *(vars(s).get("builder") for _, s in config.layers),
@@ -32,10 +32,7 @@ def teacher_of(config: Config, device: torch.device) -> nn.Module | None:
             "choices of ours, or those that the trained model has too"
         )
     model = built(written) if written else config.model.build()
-    try:
-        load_live(live_tensors(model), {name: t for file in files for name, t in map_tensors(file).items()})
-    except UserError as error:
-        raise UserError(f"teacher.from={source.source}: {error}") from None
+    load_weights(model, live_tensors(model), path, key="teacher.from")
     return model.eval().requires_grad_(False).to(device)
 
 

@@ -1,4 +1,4 @@
-"""Weights of a file or a folder, ours or Hugging Face's, into a model."""
+"""Weights of a file or a folder of any kind into a model."""
 
 from __future__ import annotations
 
@@ -7,23 +7,44 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lawa_exp.averaging.tensors import load_live
-from lawa_exp.axes.model.gpt.gpt import GPT
-from lawa_exp.convert.hugging_face import from_hugging_face, is_hugging_face
-from lawa_exp.storage.origin import weight_files
-from lawa_exp.storage.safetensors import map_tensors
+from lawa_exp.axes.model.gpt.gpt import GPT, not_weights
+from lawa_exp.axes.model.gpt.settings import GPTSettings
+from lawa_exp.convert.checkpoints import as_ours, read_checkpoint, recorded
+from lawa_exp.convert.hugging_face import is_hugging_face, scaled_queries
 from lawa_exp.storage.store import Store
 from lawa_exp.system.errors import UserError
 
+SCALE = "scale_attn_by_inverse_layer_idx"
 
-def load_weights(model: nn.Module, live: dict[str, Tensor], path: Path, store: Store | None = None) -> None:
-    """Copies the weights of a safetensors file or folder over the live ones. UserError where they do not fit.
 
-    A Hugging Face folder of GPT-2 fits our GPT, which has the activation's exact form where GPT-2 has its tanh form.
+def load_weights(
+    model: nn.Module, live: dict[str, Tensor], path: Path, store: Store | None = None, key: str = "init.from"
+) -> None:
+    """Copies the weights of a checkpoint over the live ones. UserError, which begins with `key`: they do not fit.
+
+    GPT-2 of transformers or of nanoGPT fits our GPT, which has the activation's exact form where transformers' GPT-2
+    has its tanh form.
     """
-    tensors = {name: t for file in weight_files(path) for name, t in map_tensors(file).items()}
-    if isinstance(model, GPT) and is_hugging_face(path):
-        tensors = from_hugging_face(tensors, path, model)
+    gpt = model.settings if isinstance(model, GPT) else None
+    names = {*model.state_dict()} | (not_weights(gpt.layers) if gpt else set())
     try:
+        tensors = as_ours(read_checkpoint(path), path, live, gpt)
+        if gpt:
+            tensors = _for_gpt(tensors, path, gpt)
+        tensors = {name: t for name, t in tensors.items() if name in live or name not in names}  # ties, masks
         load_live(live, tensors, store.rows if store else None)
     except UserError as error:
-        raise UserError(f"init.from={path}: {error}") from None
+        text = str(error)
+        raise UserError(f"{key}={text}" if text.startswith(str(path)) else f"{key}={path}: {text}") from None
+
+
+def _for_gpt(tensors: dict[str, Tensor], path: Path, settings: GPTSettings) -> dict[str, Tensor]:
+    """With nanoGPT's scale of the attention. UserError: it has other heads, which shapes do not show."""
+    own = recorded(path)
+    if (heads := own.get("heads", settings.heads)) != settings.heads:
+        raise UserError(
+            f"it was trained with {heads} heads, the model has {settings.heads}; choose model.heads={heads}"
+        )
+    if not is_hugging_face(path) and settings.scale_attn_by_inverse_layer_idx and own.get(SCALE) is False:
+        return scaled_queries(tensors, lambda layer: layer + 1)
+    return tensors

@@ -8,8 +8,8 @@ an average that is complete is divided, rounded once and written. A window that 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -53,10 +53,18 @@ class Block:
     ins: dict[int, End]
     outs: dict[int, End]
     slides: bool = False  # one window of `slots` inputs, from input to input
+    dtypes: Mapping[int, str] = field(default_factory=dict)  # of inputs with another dtype
+    tensor: Callable[[], Iterator[Block]] | None = None  # all blocks of the tensor that it is of
 
     @property
     def itemsize(self) -> int:
         return SIZES[self.dtype] if self.dtype else 1
+
+    def dtype_of(self, i: int) -> str:
+        return self.dtypes.get(i) or self.dtype or "uint8"
+
+    def itemsize_of(self, i: int) -> int:
+        return SIZES[self.dtype_of(i)]
 
     @property
     def written_itemsize(self) -> int:
@@ -74,12 +82,16 @@ class Block:
 
 
 class Work:
-    """Does parts of blocks, in memory that is reused. checksums: their numbers, and the parts done of each."""
+    """Does parts of blocks, in memory that is reused. checksums: their numbers, and the parts done of each.
+
+    constants: the tensors that hold NaN or infinity and are equal in all inputs, each with whether that is so.
+    """
 
     def __init__(self, averages: Sequence[Average], tell: Callable[[int], None]) -> None:
         """tell: called with the bytes that were read."""
         self.averages, self.tell = averages, tell
         self.checksums: list[tuple[int, Part]] = []
+        self.constants: dict[str, bool] = {}
         self._bytes = np.empty(0, np.uint8)
         self._floats = np.empty(0)
         self._out = np.empty(0, np.uint8)
@@ -92,13 +104,13 @@ class Work:
             for begin, behind, n in ((first, whole, step), (whole, last, last - whole)):
                 if begin < behind:
                     (self._average if block.dtype else self._copy)(block, range(begin, behind, n), n)
-        self.tell((last - first) * block.itemsize * len(block.ins))
-        for ends, itemsize in ((block.ins, block.itemsize), (block.outs, block.written_itemsize)):
-            for end in ends.values():
-                if end.checksum is not None:
-                    part = (end.offset + first * itemsize, end.offset + last * itemsize, end.crc)
-                    self.checksums.append((end.checksum, part))
-                    end.crc = 0
+        self.tell((last - first) * sum(block.itemsize_of(i) for i in block.ins))
+        sides = [(end, block.itemsize_of(i)) for i, end in block.ins.items()]
+        for end, itemsize in [*sides, *((end, block.written_itemsize) for end in block.outs.values())]:
+            if end.checksum is not None:
+                part = (end.offset + first * itemsize, end.offset + last * itemsize, end.crc)
+                self.checksums.append((end.checksum, part))
+                end.crc = 0
 
     def _copy(self, block: Block, firsts: range, n: int) -> None:
         raw = self._raw(n)
@@ -111,15 +123,15 @@ class Work:
     def _average(self, block: Block, firsts: range, n: int) -> None:
         """The chunks of n elements that begin at each of `firsts`."""
         assert block.dtype and block.written
-        raw = self._raw(n * block.itemsize)
+        raw = self._raw(n * max(block.itemsize_of(i) for i in block.ins))
         floats, out = self._memory(n, block.slots + 2, n * block.written_itemsize)
         if block.slides:
             self._slide(block, firsts, raw, floats, out)
             return
-        sums, view = floats[2:], raw.data
-        operations = _operations(block, raw, floats)
+        sums = floats[2:]
+        operations = _operations(block, raw, floats, n)
         for first in firsts:
-            for i, calls, ends in operations:
+            for i, view, calls, ends in operations:
                 self._read(block, i, first, view)
                 for call in calls:
                     call()
@@ -157,8 +169,51 @@ class Work:
         """Divides, rounds and writes a sum that is complete."""
         assert block.written
         if not encode(total, divisor, block.written, out, surely_finite):
-            raise self._not_finite(block, a, first, len(total))
+            if not self._is_constant(block):
+                raise self._not_finite(block, a, first, len(total))
+            self._convert_last(block, a, first, len(total), out)
         self._write(block, a, first, out)
+
+    def _is_constant(self, block: Block) -> bool:
+        """Whether the block's tensor holds NaN or infinity and has the same bytes in all inputs."""
+        if block.name not in self.constants:
+            assert block.tensor
+            self.constants[block.name] = all(map(self._is_equal, block.tensor()))
+        return self.constants[block.name]
+
+    def _is_equal(self, block: Block) -> bool:
+        step = block.chunk
+        for first in range(0, block.elements, step):
+            n = min(step, block.elements - first)
+            contents = (
+                (
+                    block.dtype_of(i),
+                    os.pread(end.fd, n * block.itemsize_of(i), end.offset + first * block.itemsize_of(i)),
+                )
+                for i, end in block.ins.items()
+            )
+            if len(set(contents)) > 1:
+                return False
+        return True
+
+    def _convert_last(self, block: Block, a: int, first: int, n: int, out: NDArray[np.uint8]) -> None:
+        """The chunk of the average's last input, in the written dtype. UserError where that has no such numbers."""
+        assert block.written
+        i = self.averages[a].inputs[-1]
+        end, size, dtype = block.ins[i], block.itemsize_of(i), block.dtype_of(i)
+        content = np.frombuffer(os.pread(end.fd, n * size, end.offset + first * size), np.uint8).copy()
+        if dtype == block.written:
+            np.copyto(out, content)
+            return
+        values = np.array(decode(content, dtype, np.empty(n)))
+        encode(values.copy(), 1, block.written, out)
+        after = np.array(decode(out.copy(), block.written, np.empty(n)))
+        special = ~np.isfinite(values)
+        if not special.any():
+            raise self._not_finite(block, a, first, n)
+        same = np.array_equal(after[special], values[special], equal_nan=True) and np.isfinite(after[~special]).all()
+        if not same:
+            raise UserError(f"{end.path}: {block.name} holds numbers that {block.written} does not have")
 
     def _not_finite(self, block: Block, a: int, first: int, n: int) -> UserError:
         """Who it was: an input that holds NaN or infinity, or a result that its type cannot hold."""
@@ -166,17 +221,18 @@ class Work:
         for i in self.averages[a].inputs:
             if i in block.ins:
                 end = block.ins[i]
-                raw = os.pread(end.fd, n * block.itemsize, end.offset + first * block.itemsize)
-                x = decode(np.frombuffer(raw, np.uint8).copy(), block.dtype, np.empty(n))
+                size = block.itemsize_of(i)
+                raw = os.pread(end.fd, n * size, end.offset + first * size)
+                x = decode(np.frombuffer(raw, np.uint8).copy(), block.dtype_of(i), np.empty(n))
                 if not np.isfinite(x).all():
-                    return UserError(f"{end.path}: {block.name} holds NaN or infinity")
+                    return UserError(f"{end.path}: {block.name} holds NaN or infinity, and is not equal in all inputs")
         return UserError(f"{block.name}: the average is too large for {block.written}")
 
     # Files
 
     def _read(self, block: Block, i: int, first: int, view: memoryview) -> None:
         end = block.ins[i]
-        at = end.offset + first * block.itemsize
+        at = end.offset + first * block.itemsize_of(i)
         try:
             got = os.preadv(end.fd, [view], at)
             while 0 < got < len(view) and (more := os.preadv(end.fd, [view[got:]], at + got)):
@@ -214,29 +270,31 @@ class Work:
         return self._floats[: n * rows].reshape(rows, n), self._out[:results]
 
 
-Operations = list[tuple[int, list[Callable[[], object]], list[tuple[int, int, float]]]]
+Operations = list[tuple[int, memoryview, list[Callable[[], object]], list[tuple[int, int, float]]]]
 
 
-def _operations(block: Block, raw: NDArray[np.uint8], floats: Floats) -> Operations:
-    """For each input: its number, what is done with its chunk once that is in `raw`, and the averages complete then.
+def _operations(block: Block, memory: NDArray[np.uint8], floats: Floats, n: int) -> Operations:
+    """For each input: its number, where its chunk of n elements goes, what is done with it, and the averages complete.
 
     Bound to the memory beforehand: with small chunks, looking it up each time would take as long as adding.
     floats: [2 + slots, n], scratch and the sums.
     """
     assert block.dtype
     values, scaled, sums = floats[0], floats[1], floats[2:]
-    direct = block.slots == 1 and block.dtype in NATIVE  # used once: numpy converts it as it adds
     operations: Operations = []
     for i, event in block.schedule.items():
+        dtype = block.dtype_of(i)
+        raw = memory[: n * SIZES[dtype]]
+        direct = block.slots == 1 and dtype in NATIVE  # used once: numpy converts it as it adds
         calls: list[Callable[[], object]] = []
         x: NDArray[np.floating]
         begun: int | None = None  # the slot that x lies in already
-        if direct or block.dtype == "float64":
-            x = raw.view(NATIVE[block.dtype])
+        if direct or dtype == "float64":
+            x = raw.view(NATIVE[dtype])
         else:
             begun = next((slot for slot, weight in event.begins if weight == 1), None)
             x = decoded = values if begun is None else sums[begun]
-            calls.append(partial(decode, raw, block.dtype, decoded))
+            calls.append(partial(decode, raw, dtype, decoded))
         for slot, weight in event.begins:
             if weight != 1:
                 calls.append(partial(np.multiply, x, weight, out=sums[slot], dtype=np.float64))
@@ -248,7 +306,7 @@ def _operations(block: Block, raw: NDArray[np.uint8], floats: Floats) -> Operati
                 term = scaled
                 calls.append(partial(np.multiply, x, weight, out=scaled, dtype=np.float64))
             calls.append(partial(np.add, sums[low:high], term, out=sums[low:high], dtype=np.float64))
-        operations.append((i, calls, event.ends))
+        operations.append((i, raw.data, calls, event.ends))
     return operations
 
 

@@ -10,48 +10,62 @@ from lawa_exp.formats.stored import Checkpoint, Region, Source, damaged, read_in
 from lawa_exp.storage.commit import MANIFEST, Manifest
 from lawa_exp.system.errors import UserError
 
-WHOLE = ("model.safetensors", "pytorch_model.bin")  # a folder's only file of weights
+WHOLE = (  # a folder's only file of weights: transformers', diffusers', open_clip's, PEFT's
+    *("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+    *("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin"),
+)
+ADAPTER = "adapter_config.json"  # which PEFT does not open an adapter_model without
 INDEX = ".index.json"  # of a folder's shards: {"weight_map": {tensor: file}}
 CARRIED = {".json", ".txt", ".model", ".py", ".jinja", ".tiktoken", ".bpe"}  # configuration and tokenizer files
 NOT_CARRIED = {MANIFEST, "trainer_state.json", "optimizer.json"}
 DCP = ".metadata"  # of torch.distributed.checkpoint
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
-    """The headers of a file or folder; nothing of the tensors is read. UserError says what is wrong with it."""
+def open_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
+    """The headers of a file or folder; nothing of the tensors is read. UserError says what is wrong with it.
+
+    key: where the state dict is in a PyTorch file or DCP folder, with dots between the levels.
+    """
     with reading(path):
-        return _open(path)
+        checkpoint = _open(path, key)
+    if key is not None and not any(source.keyed for source in checkpoint.sources):
+        raise UserError(f"--key={key}: {path} is of safetensors, which hold one state dict; drop --key")
+    return checkpoint
 
 
-def _open(path: Path) -> Checkpoint:
+def _open(path: Path, key: str | None) -> Checkpoint:
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     if not path.is_dir():
-        return Checkpoint(path, [open_file(path, None)])
+        config = path.parent / ADAPTER
+        extras = [config] if path.name in WHOLE and path.stem == "adapter_model" and config.is_file() else []
+        return Checkpoint(path, [open_file(path, None, key)], extras)
     if (path / DCP).is_file():
         from lawa_exp.formats.dcp import open_dcp  # needs torch
 
-        return open_dcp(path)
+        return open_dcp(path, key)
     manifest = _manifest(path)
     carried = [p for p in sorted(path.iterdir()) if p.suffix in CARRIED and p.is_file() and p.name not in NOT_CARRIED]
     for name in WHOLE:
         index = path / f"{name}{INDEX}"
         if (path / name).is_file():
             extras = [p for p in carried if not p.name.endswith(INDEX)]
-            return Checkpoint(path, [open_file(path / name, manifest)], extras)
+            return Checkpoint(path, [open_file(path / name, manifest, key)], extras)
         if index.is_file():
             return _sharded(path, index, manifest, [p for p in carried if not p.name.endswith(INDEX)])
     hint = "; for a run or its snapshots: --trajectory" if (path / "trajectory").is_dir() or _has_steps(path) else ""
-    raise UserError(f"{path}: no checkpoint in this folder ({', '.join(WHOLE)}, their shards, or {DCP}){hint}")
+    raise UserError(
+        f"{path}: no checkpoint in this folder ({', '.join(WHOLE[:2])}, an adapter_model, their shards, or {DCP}){hint}"
+    )
 
 
-def open_file(path: Path, manifest: Manifest | None) -> Source:
-    """manifest: that of its folder."""
+def open_file(path: Path, manifest: Manifest | None, key: str | None = None) -> Source:
+    """manifest: that of its folder; key: of its state dict."""
     with reading(path):
-        return _open_file(path, manifest)
+        return _open_file(path, manifest, key)
 
 
-def _open_file(path: Path, manifest: Manifest | None) -> Source:
+def _open_file(path: Path, manifest: Manifest | None, key: str | None) -> Source:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     entry = (manifest or {}).get(path.name)
@@ -65,7 +79,7 @@ def _open_file(path: Path, manifest: Manifest | None) -> Source:
     if head[:2] in (b"PK", b"\x80\x02"):
         from lawa_exp.formats.pytorch import TorchFile  # with zipfile and pickle takes milliseconds
 
-        return TorchFile(path)
+        return TorchFile(path, key)
     if path.suffix == ".safetensors":
         raise damaged(path, "it does not begin with a header")
     raise UserError(f"{path} is neither a safetensors file nor one of torch.save")

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 
-from lawa_exp.formats.matching import canonical
+from lawa_exp.formats.matching import canonical, common_prefix
+from lawa_exp.formats.pickles import Inert, Tensor, walk
 from lawa_exp.formats.stored import STATISTICS, count
 
 Shape = tuple[int, ...]
@@ -24,14 +25,14 @@ class Copies:
 
     shape_of: the shape of a floating-point tensor that is none of the weights themselves; None of anything else. A copy
     is a mapping in which at least half of the weights have their names (behind a common prefix) and shapes, and which
-    they are at least half of; a list of at least nine tenths of the weights' shapes and no others, which lacks buffers
-    and the second names of tied weights; or a tuple with one of these. Tensors of one element (`n_averaged`, `steps`)
-    say nothing. Mappings whose keys say that they are something else (`KEPT`) are none.
+    they are at least half of; a list or an object with at least nine tenths of the weights' shapes and no others, which
+    lacks buffers and the second names of tied weights; or a tuple with one of these. Tensors of one element
+    (`n_averaged`, `steps`) say nothing. Mappings whose keys say that they are something else (`KEPT`) are none.
     """
 
     def __init__(self, weights: Mapping[str, Shape], shape_of: Callable[[object], Shape | None]) -> None:
         full = {canonical(name): shape for name, shape in weights.items() if count(shape) > 1}
-        common = _common_prefix(list(full))
+        common = common_prefix(list(full))
         self.shape_by_name = {name.removeprefix(common): shape for name, shape in full.items()} | full
         self.shapes = Counter(full.values())
         self.averaged = sum(not STATISTICS.search(name) for name in full)
@@ -60,11 +61,16 @@ class Copies:
             return self._is_named(dict(self._tensors(value.items())))
         if isinstance(value, tuple) and any(self.is_copy(part) for part in value):
             return True
+        if isinstance(value, Inert):
+            return self._has_shapes([part for part in walk(value) if isinstance(part, Tensor)])
         if isinstance(value, list | tuple):
             inner = [part for part in value if isinstance(part, list | tuple)]
-            shapes = Counter(shape for part in (value, *inner) for _, shape in self._tensors(enumerate(part)))
-            return 0 < 9 * self.averaged <= 10 * shapes.total() and shapes <= self.shapes
+            return self._has_shapes([item for part in (value, *inner) for item in part])
         return False
+
+    def _has_shapes(self, values: Sequence[object]) -> bool:
+        shapes = Counter(shape for _, shape in self._tensors(enumerate(values)))
+        return 0 < 9 * self.averaged <= 10 * shapes.total() and shapes <= self.shapes
 
     def _tensors(self, items: Iterable[tuple[object, object]]) -> Iterator[tuple[object, Shape]]:
         for key, value in items:
@@ -104,14 +110,3 @@ def _delete(content: object, key: object) -> None:
     else:
         assert isinstance(content, list) and isinstance(key, int)
         del content[key]
-
-
-def _common_prefix(names: list[str]) -> str:
-    """What all names begin with, up to a dot (`model.`)."""
-    parts = [name.split(".")[:-1] for name in names]
-    common: list[str] = []
-    for column in zip(*parts, strict=False):
-        if len(set(column)) > 1:
-            break
-        common.append(column[0])
-    return "".join(f"{part}." for part in common)

@@ -28,8 +28,9 @@ from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 from lawa_exp.formats.copies import Copies
 from lawa_exp.formats.dtypes import SIZES
-from lawa_exp.formats.pytorch import WEIGHTS, TorchFile
-from lawa_exp.formats.stored import Checkpoint, damaged, reading
+from lawa_exp.formats.pytorch import TorchFile
+from lawa_exp.formats.state_dicts import Finder
+from lawa_exp.formats.stored import Checkpoint, count, damaged, reading
 from lawa_exp.system.errors import UserError
 
 Value = TypeVar("Value")
@@ -42,7 +43,7 @@ ALLOWED = {
         "ChunkStorageMetadata", "_MEM_FORMAT_ENCODING",
     )),
     *((module, name) for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "PurePosixPath")),
-    *(("torch", dtype) for dtype in (*SIZES, "complex32", "complex64", "complex128")),
+    *(("torch", dtype) for dtype in SIZES),
 }  # fmt: skip
 
 
@@ -88,13 +89,16 @@ class EverythingPlanner(_EmptyStateDictLoadPlanner):
         super().load_bytes(read_item, plain)
 
 
-def open_dcp(path: Path) -> Checkpoint:
-    """Copies the folder's weights into a temporary PyTorch file, which goes with the checkpoint."""
+def open_dcp(path: Path, key: str | None = None) -> Checkpoint:
+    """Copies the folder's weights into a temporary PyTorch file, which goes with the checkpoint.
+
+    key: where they are, with dots between the levels.
+    """
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
     try:
         with reading(path):
             metadata = FolderReader(path).read_metadata()
-            names = weights_of(metadata, path)
+            names = weights_of(metadata, key)
             tensors = {
                 fqn: torch.empty(entry.size, dtype=entry.properties.dtype)
                 for fqn, entry in metadata.state_dict_metadata.items()
@@ -161,22 +165,25 @@ def _check(metadata: Metadata, names: Mapping[str, str], folder: Path) -> None:
                 raise damaged(path, f"{index.fqn} does not have its checksum")
 
 
-def weights_of(metadata: Metadata, path: Path) -> dict[str, str]:
-    """The entries that are averaged, with their names in the model."""
+def weights_of(metadata: Metadata, key: str | None) -> dict[str, str]:
+    """The entries that are averaged, with their names in the model. UserError: where they are is not clear."""
     paths = metadata.planner_data or {}
-    tensors = {
-        fqn: tuple(str(part) for part in paths.get(fqn, (fqn,)))
-        for fqn, entry in metadata.state_dict_metadata.items()
-        if isinstance(entry, TensorStorageMetadata)
-    }
-    for depth in (1, 2):
-        under = {fqn: ".".join(p[depth:]) for fqn, p in tensors.items() if len(p) > depth and p[depth - 1] in WEIGHTS}
-        if under:
-            return under
-    on_top = {fqn: p[0] for fqn, p in tensors.items() if len(p) == 1}
-    if not on_top:
-        raise UserError(f"no state dict found, neither on top nor under {', '.join(WEIGHTS)}")
-    return on_top
+    top: dict[object, object] = {}
+    for fqn, entry in metadata.state_dict_metadata.items():
+        if isinstance(entry, TensorStorageMetadata):
+            *parents, last = paths.get(fqn, (fqn,))
+            inner = top
+            for part in parents:
+                inner = inner.setdefault(part, {})  # type: ignore[assignment]
+            inner[last] = fqn
+    finder = Finder(lambda value: value if isinstance(value, str) else None, lambda fqn: _is_large(metadata, fqn))
+    return {fqn: name for name, fqn in finder.find(top, key).tensors.items()}
+
+
+def _is_large(metadata: Metadata, fqn: str) -> bool:
+    entry = metadata.state_dict_metadata[fqn]
+    assert isinstance(entry, TensorStorageMetadata)
+    return entry.properties.dtype.is_floating_point and count(tuple(entry.size)) > 1
 
 
 def _is_optimizer_state(fqn: str, flat: Mapping[str, object]) -> bool:

@@ -31,7 +31,14 @@ INTEGERS = {
     "uint8": 1,
     "bool": 1,
 }
-SIZES = FLOATS | INTEGERS
+OPAQUE = {  # no mean of these is made; equal in all inputs they are copied
+    "complex32": 4,
+    "complex64": 8,
+    "complex128": 16,
+    "float8_e8m0fnu": 1,
+    "float4_e2m1fn_x2": 1,
+}
+SIZES = FLOATS | INTEGERS | OPAQUE
 NATIVE = {"float64": np.float64, "float32": np.float32, "float16": np.float16}
 F8 = {  # mantissa bits, exponent bias, magnitudes that are finite numbers (codes 0 .. n-1), whether -0 exists
     "float8_e4m3fn": (3, 7, 127, True),

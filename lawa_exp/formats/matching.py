@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from lawa_exp.formats.dtypes import FLOATS
 from lawa_exp.formats.stored import Checkpoint, Place
 from lawa_exp.system.errors import UserError
 
@@ -34,9 +35,17 @@ def pieces_of(checkpoint: Checkpoint) -> dict[str, Piece]:
     return short if len(short) == len(found) else dict(found)
 
 
-def matched(checkpoints: Sequence[Checkpoint]) -> list[dict[str, Piece]]:
-    """The tensors of all. UserError names file and tensor where names, shapes or dtypes differ."""
+def matched(checkpoints: Sequence[Checkpoint], cast: bool = False) -> list[dict[str, Piece]]:
+    """The tensors of all. UserError names file and tensor where names, shapes or dtypes differ.
+
+    One prefix that all names of a checkpoint have (`model.`) may be missing in another. cast: floating-point tensors
+    may be of other types.
+    """
     pieces = [pieces_of(c) for c in checkpoints]
+    if any(others.keys() != pieces[0].keys() for others in pieces):
+        bare = [{n.removeprefix(common_prefix(list(p))): piece for n, piece in p.items()} for p in pieces]
+        if all(others.keys() == bare[0].keys() for others in bare):
+            pieces = bare
     first = pieces[0]
     for checkpoint, others in zip(checkpoints[1:], pieces[1:], strict=True):
         for name in sorted(first.keys() ^ others.keys()):
@@ -45,9 +54,29 @@ def matched(checkpoints: Sequence[Checkpoint]) -> list[dict[str, Piece]]:
         for name, piece in others.items():
             for what in ("shape", "dtype"):
                 here, there = getattr(piece.place, what), getattr(first[name].place, what)
-                if here != there:
-                    raise UserError(f"{checkpoint.path}: {name} has {what} {here}, in {checkpoints[0].path} {there}")
+                floats = what == "dtype" and here in FLOATS and there in FLOATS
+                if here != there and not (floats and cast):
+                    how = f"; --dtype {max(here, there, key=_precision)} averages them all the same" if floats else ""
+                    raise UserError(
+                        f"{checkpoint.path}: {name} has {what} {here}, in {checkpoints[0].path} {there}{how}"
+                    )
     return pieces
+
+
+def _precision(dtype: str) -> tuple[int, bool]:
+    """Orders floating-point types by their size; of two of one size bfloat16 has the larger range."""
+    return FLOATS[dtype], dtype == "bfloat16"
+
+
+def common_prefix(names: Sequence[str]) -> str:
+    """What all names begin with, up to a dot (`model.`)."""
+    parts = [name.split(".")[:-1] for name in names]
+    common: list[str] = []
+    for column in zip(*parts, strict=False):
+        if len(set(column)) > 1:
+            break
+        common.append(column[0])
+    return "".join(f"{part}." for part in common)
 
 
 def runs(shape: tuple[int, ...], strides: Sequence[tuple[int, ...]]) -> tuple[int, Iterator[tuple[int, ...]]]:

@@ -148,10 +148,16 @@ def _with_dtype(text: str, dtype: str) -> str:
 
 
 def file_name(last: Checkpoint) -> str | None:
-    """The output's name where it is not that of the input: model.safetensors for a lone safetensors file."""
+    """The output's name where it is not that of the input: model.safetensors for a lone safetensors file.
+
+    Names that a library looks for stay.
+    """
+    from lawa_exp.formats.checkpoint import WHOLE
     from lawa_exp.formats.safetensors import SafetensorsFile
 
-    return "model.safetensors" if not last.path.is_dir() and isinstance(last.sources[0], SafetensorsFile) else None
+    path, (source, *_) = last.path, last.sources
+    lone = not path.is_dir() and isinstance(source, SafetensorsFile) and path.name not in WHOLE
+    return "model.safetensors" if lone else None
 
 
 def refuse_inputs(target: Path, name: str | None, last: Checkpoint, inputs: set[str]) -> None:

@@ -1,21 +1,21 @@
 """Pickles of PyTorch checkpoints, read without torch and without running anything that they name, and written again.
 
-What is let in: tensors, plain data, and by name numpy's arrays and scalars of numbers (as in its random state),
-argparse.Namespace and the classes of fairseq that its checkpoints hold (dictionaries, meters, settings). Names become
-stand-ins that keep what the pickle said of them; no class or function outside this file is looked up. Everything else
-is refused.
+Tensors and plain data are read. Whatever else a pickle names, a class or a function, becomes a stand-in that keeps what
+the pickle said of it, and is written back as it was; nothing outside this file is looked up. Refused are tensors of
+other kinds than dense ones, and names that run programs or touch files, which no checkpoint needs.
 """
 
 from __future__ import annotations
 
 import copyreg
 import pickle
-import re
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar
 
+from lawa_exp.formats.classes import GETATTR, PARAMETERS, is_refused
 from lawa_exp.formats.dtypes import SIZES
 
 STORAGES = {  # the storage classes of torch that say their dtype; the others are kept as UntypedStorage
@@ -35,28 +35,8 @@ STORAGES = {  # the storage classes of torch that say their dtype; the others ar
 CLASSES = {dtype: name for name, dtype in STORAGES.items()}
 UNTYPED = ("torch.storage", "UntypedStorage")
 TENSOR_V2, TENSOR_V3 = ("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_tensor_v3")
-PARAMETERS = {("torch._utils", "_rebuild_parameter"), ("torch._utils", "_rebuild_parameter_with_state")}
-METERS = ("AverageMeter", "Meter", "MetersDict", "StopwatchMeter", "SumMeter", "TimeMeter")
-CLASSES_BY_NAME = {
-    ("argparse", "Namespace"),
-    ("collections", "Counter"),
-    ("fairseq.data.dictionary", "Dictionary"),
-    *((module, name) for module in ("fairseq.meters", "fairseq.logging.meters") for name in METERS),
-}
-CLASSES_OF = {"fairseq.dataclass.configs", "fairseq.dataclass.constants"}  # modules whose classes are all let in
-CLASS = re.compile(r"[A-Z][A-Za-z0-9_]*")
-NUMPY_DTYPE = ("numpy", "dtype")
-NUMPY_ARRAY = ("numpy", "ndarray")  # named by the call of _reconstruct, and not called
-NUMBERS = re.compile(r"b1|[iufc]\d{1,2}")  # the dtypes of numpy that are let in
-NUMPY = {
-    NUMPY_DTYPE,
-    NUMPY_ARRAY,
-    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-}
-CALLED = PARAMETERS | NUMPY | {("torch", "Size"), ("torch", "device")}  # functions that are kept as calls
-EXTRA_DTYPES = {"complex32", "complex64", "complex128", "float8_e8m0fnu", "float4_e2m1fn_x2", "float", "double", "half"}
+EXTRA_DTYPES = {"float", "double", "half"}
 DTYPES = SIZES.keys() | EXTRA_DTYPES
-OTHER_SIZES = {"complex64": 8, "complex128": 16}
 
 
 class Refused(Exception):
@@ -65,34 +45,16 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Name:
-    """Something that the pickle names; called, it keeps the call."""
+    """A dtype or a class of storages that the pickle names; what makes a tensor, where one is written."""
 
     module: str
     name: str
 
-    def __call__(self, *args: object) -> Call:
-        if (self.module, self.name) == NUMPY_DTYPE:
-            code = args[0] if args and isinstance(args[0], str) else "of an odd kind"
-            if not NUMBERS.fullmatch(code):
-                raise Refused(ascii(f"numpy.dtype {code}")[1:-1])
-        if (self.module, self.name) == NUMPY_ARRAY:
-            raise Refused("numpy.ndarray called")
-        return Call(self, args)
+    def __call__(self, *args: object) -> object:
+        raise pickle.UnpicklingError(f"a call of {self.module}.{self.name}")
 
     def __setstate__(self, state: object) -> None:
         raise pickle.UnpicklingError("a change of what it names")
-
-
-@dataclass(eq=False)
-class Call:
-    """The result of a function that is named and not called."""
-
-    function: Name
-    args: tuple[object, ...]
-    state: object = None
-
-    def __setstate__(self, state: object) -> None:
-        self.state = state
 
 
 @dataclass(eq=False)
@@ -111,7 +73,7 @@ class Storage:
     def nbytes(self) -> int:
         if self.dtype is None:
             return self.numel
-        return self.numel * (SIZES.get(self.dtype) or OTHER_SIZES[self.dtype])
+        return self.numel * SIZES[self.dtype]
 
 
 @dataclass(eq=False)
@@ -131,22 +93,27 @@ class Tensor:
 
 
 class Inert:
-    """Base of the stand-ins for classes: keeps its arguments, state and items, and does nothing."""
+    """Base of the stand-ins for classes and functions: keeps its arguments, state and items, and does nothing."""
 
     args: tuple[object, ...]
+    function: object = None  # the stand-in that was called; None: its class
     called = False  # made by a call of its class, not by __new__ alone
     state: object = None
+    pairs: list[tuple[object, object]]
+    listed: list[object]
 
     def __new__(cls, *args: object) -> Inert:
         made = super().__new__(cls)
         made.args, made.pairs, made.listed = args, [], []
         return made
 
-    pairs: list[tuple[object, object]]
-    listed: list[object]
-
     def __init__(self, *args: object) -> None:
         self.called = True
+
+    def __call__(self, *args: object) -> Inert:
+        made = Inert(*args)
+        made.function = self
+        return made
 
     def __setstate__(self, state: object) -> None:
         self.state = state
@@ -159,8 +126,29 @@ class Inert:
 
     def reduced(self) -> tuple[object, ...]:
         """What pickle's `__reduce__` of the original gave."""
-        made = (type(self), self.args) if self.called else (copyreg.__newobj__, (type(self), *self.args))  # type: ignore[attr-defined]
+        if self.called:
+            made: tuple[object, object] = (self.function or type(self), self.args)
+        else:
+            made = (copyreg.__newobj__, (type(self), *self.args))  # type: ignore[attr-defined]
         return (*made, self.state, iter(self.listed) if self.listed else None, iter(self.pairs) if self.pairs else None)
+
+    def inside(self) -> list[object]:
+        """All that it keeps."""
+        return [self.function, self.args, self.state, *(part for pair in self.pairs for part in pair), self.listed]
+
+
+def stand_in(classes: dict[tuple[str, str], type], address: tuple[str, str]) -> type:
+    """The class among `classes`, which is made where it is not there."""
+    if address not in classes:
+        classes[address] = type(address[1], (Inert,), {"__module__": address[0]})
+    return classes[address]
+
+
+def address_of(value: object) -> tuple[str, str] | None:
+    """Module and name of the class or function that made a stand-in; None of anything else."""
+    if not isinstance(value, Inert):
+        return None
+    return address_of(value.function) if value.function else (type(value).__module__, type(value).__name__)
 
 
 class Function:
@@ -200,6 +188,14 @@ def _bytearray(*args: object) -> bytearray:
     return bytearray(content)
 
 
+@Function
+def _new(cls: type, *args: object) -> object:
+    """copyreg.__newobj__, where a pickle calls it by name."""
+    if not (isinstance(cls, type) and issubclass(cls, Inert)):
+        raise pickle.UnpicklingError("an object of what is no class")
+    return cls.__new__(cls, *args)
+
+
 PLAIN: dict[tuple[str, str], type | Function] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("builtins", "set"): set,
@@ -208,11 +204,8 @@ PLAIN: dict[tuple[str, str], type | Function] = {
     ("builtins", "bytearray"): _bytearray,
     ("builtins", "bytes"): _no_bytes,
     ("_codecs", "encode"): _bytes,
+    ("copyreg", "__newobj__"): _new,
 }
-
-
-def _is_allowed_class(module: str, name: str) -> bool:
-    return (module, name) in CLASSES_BY_NAME or (module in CLASSES_OF and CLASS.fullmatch(name) is not None)
 
 
 class Reader(pickle.Unpickler):
@@ -225,19 +218,31 @@ class Reader(pickle.Unpickler):
         self.storages: dict[str, Storage] = {}
 
     def find_class(self, module: str, name: str) -> type | Function | Name:
-        module = "builtins" if module == "__builtin__" else module  # protocol 2 has Python 2's name
-        address = module, name  # all that is let in is spelled out, but for names of classes: none holds a line break
+        # Protocol 2 has Python 2's names.
+        address = module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        if address == GETATTR:
+            return Function(self._attribute)
         if address in LOADED:
             return LOADED[address]
-        if _is_allowed_class(module, name):
-            return self.classes.setdefault(address, type(name, (Inert,), {"__module__": module}))
-        is_dtype = module == "torch" and name in DTYPES
         is_storage = address == UNTYPED or (module == "torch" and name in STORAGES)
-        if is_dtype or is_storage or address in CALLED:
+        if is_storage or (module == "torch" and name in DTYPES):
             return self.names.setdefault(address, Name(module, name))
-        raise Refused(ascii(f"{module}.{name}")[1:-1])
+        if is_refused(module, name):
+            raise Refused(ascii(f"{module}.{name}")[1:-1])
+        return stand_in(self.classes, address)
 
-    def persistent_load(self, pid: object) -> Storage:
+    def _attribute(self, owner: object, name: str) -> object:
+        """Of a class the class in it; of an object its attribute, a method."""
+        if isinstance(owner, type) and issubclass(owner, Inert) and isinstance(name, str):
+            address = owner.__module__, f"{owner.__name__}.{name}"
+            if is_refused(*address):
+                raise Refused(ascii(".".join(address))[1:-1])
+            return stand_in(self.classes, address)
+        return stand_in({}, GETATTR)(owner, name)
+
+    def persistent_load(self, pid: object) -> object:
+        if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module":  # a class with its code, before torch 1.6
+            return pid[1]
         tag, kind, key, location, numel, *view = pid if isinstance(pid, tuple) and len(pid) >= 5 else (None,) * 5
         if tag != "storage" or not isinstance(kind, Name) or type(numel) is not int or numel < 0:
             raise pickle.UnpicklingError("a storage that cannot be read")
@@ -277,8 +282,8 @@ def _tensor(
 
 def _ints(values: object) -> tuple[int, ...]:
     """A shape or strides: a sequence, or a call of torch.Size."""
-    if isinstance(values, Call):
-        values = values.args[0]
+    if address_of(values) == ("torch", "Size"):
+        values = values.args[0]  # type: ignore[attr-defined]
     if isinstance(values, tuple | list):
         numbers = tuple(v for v in values if type(v) is int and v >= 0)
         if len(numbers) == len(values):
@@ -291,8 +296,8 @@ LOADED: dict[tuple[str, str], type | Function] = {**PLAIN, TENSOR_V2: _tensor_v2
 
 def tensor_in(value: object) -> Tensor | None:
     """The tensor that a value is, as a plain tensor or a Parameter."""
-    if isinstance(value, Call) and (value.function.module, value.function.name) in PARAMETERS:
-        value = value.args[0]
+    if isinstance(value, Inert) and address_of(value) in PARAMETERS:
+        value = value.args[0] if value.args else None
     return value if isinstance(value, Tensor) else None
 
 
@@ -306,6 +311,8 @@ class Rewriter(pickle._Pickler):
         self.storages: dict[str, Storage] = {}
         self.keys: dict[int, str] = {}
         self.names: dict[tuple[str, str], Name] = {}
+        self.classes: dict[tuple[str, str], type] = {}  # that others are inside
+        self.getattr = stand_in(self.classes, GETATTR)
 
     def named(self, module: str, name: str) -> Name:
         return self.names.setdefault((module, name), Name(module, name))
@@ -322,8 +329,6 @@ class Rewriter(pickle._Pickler):
     def reducer_override(self, obj: object) -> Any:  # a tuple, or NotImplemented
         if isinstance(obj, Inert):
             return obj.reduced()
-        if isinstance(obj, Call):
-            return (obj.function, obj.args, obj.state)
         if isinstance(obj, Tensor):
             view = (obj.storage, obj.offset, obj.shape, obj.strides)
             if obj.dtype in CLASSES:
@@ -339,7 +344,11 @@ class Rewriter(pickle._Pickler):
         self.memoize(obj)  # type: ignore[attr-defined]
 
     def _save_class(self, obj: type) -> None:
-        if issubclass(obj, Inert):
+        if issubclass(obj, Inert) and "." in obj.__name__:  # protocol 2 has no such names
+            owner, _, name = obj.__name__.rpartition(".")
+            parent = stand_in(self.classes, (obj.__module__, owner))
+            self.save_reduce(self.getattr, (parent, name), obj=obj)  # type: ignore[attr-defined]
+        elif issubclass(obj, Inert):
             self.write(b"c" + f"{obj.__module__}\n{obj.__name__}\n".encode())  # type: ignore[attr-defined]
             self.memoize(obj)  # type: ignore[attr-defined]
         else:
@@ -363,7 +372,5 @@ def walk(value: object, seen: set[int] | None = None) -> Iterator[object]:
             stack += value.values()
         elif isinstance(value, list | tuple | set | frozenset):
             stack += value
-        elif isinstance(value, Call):
-            stack += [value.args, value.state]
         elif isinstance(value, Inert):
-            stack += [value.args, value.state, [v for _, v in value.pairs], value.listed]
+            stack += value.inside()

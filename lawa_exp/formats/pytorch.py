@@ -3,10 +3,10 @@
 Two containers are read: the zip of torch >= 1.6 (a pickle and one stored record for each storage, with CRC-32), and the
 older sequence of pickles (no checksums). The zip is what is written.
 
-What is averaged is the state dict: the file's own top level, or under `model` (nanoGPT, fairseq), `state_dict`
-(Lightning, pytorch-examples) or `model_state_dict`. Everything else comes from the last input, except what belongs to
-its live weights and would be wrong for an average: an optimizer's state is left as a new optimizer has it (empty,
-`param_groups` kept), `best_val_loss` (nanoGPT) becomes infinite, and second copies of the weights are left out.
+What is averaged is the state dict (`state_dicts.py` says where that is). Everything else comes from the last input,
+except what belongs to its live weights and would be wrong for an average: an optimizer's state is left as a new
+optimizer has it (empty, `param_groups` kept), `best_val_loss` (nanoGPT) becomes infinite, and second copies of the
+weights are left out.
 """
 
 from __future__ import annotations
@@ -22,15 +22,25 @@ from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+from lawa_exp.formats.classes import USUAL
 from lawa_exp.formats.copies import Copies
 from lawa_exp.formats.dtypes import FLOATS, SIZES
-from lawa_exp.formats.pickles import Call, Inert, Reader, Refused, Rewriter, Storage, Tensor, tensor_in, walk
+from lawa_exp.formats.pickles import (
+    Reader,
+    Refused,
+    Rewriter,
+    Storage,
+    Tensor,
+    address_of,
+    tensor_in,
+    walk,
+)
+from lawa_exp.formats.state_dicts import Finder, text_of, value_at
 from lawa_exp.formats.stored import ABOUT, Place, Region, contiguous, count, damaged, extent, may_overlap_itself
 from lawa_exp.system.errors import UserError
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-WEIGHTS = ("model", "state_dict", "model_state_dict")
 ALIGNMENT = 64  # of a storage in the file, as torch has it
 ZIP64 = 0xFFFFFFFF  # sizes and offsets from here on stand in an extra field
 
@@ -38,10 +48,12 @@ ZIP64 = 0xFFFFFFFF  # sizes and offsets from here on stand in an extra field
 class TorchFile:
     """Reads the pickle. UserError names the file, and the tensor or class where there is one."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, key: str | None = None) -> None:
+        """key: where its state dict is, with dots between the levels."""
+        self.path, self.keyed = path, True
         self.keep: object = None  # what must live as long as the file (a temporary folder)
         self.about = ""  # what an output like it says of itself
+        self.carried: list[str] = []  # classes and functions that stand-ins are of
         try:
             with path.open("rb") as file:
                 if file.read(4) == ZIP_MAGIC:
@@ -50,14 +62,19 @@ class TorchFile:
                     self.root, content, ranges = self._read_legacy(file)
         except Refused as refused:
             raise UserError(
-                f"{path} holds {refused}, which is not loaded: only tensors, plain data, numpy's numbers, "
-                "argparse.Namespace and fairseq's own classes are; of a whole model save model.state_dict() instead"
+                f"{path} holds {refused}, which is not read: a checkpoint has dense tensors, plain data and "
+                "objects that are carried along unread; of a whole model save model.state_dict() instead"
             ) from None
         if not isinstance(content, Mapping):
-            raise UserError(f"{path} holds a {_kind(content)}; what can be averaged is a saved state dict")
+            raise UserError(f"{path} holds {_kind(content)}, not a state dict; save model.state_dict() instead")
         self.content: Mapping[object, object] = content
         self.ranges = ranges
-        self.weights = self._find_weights()
+        try:
+            state_dict = FINDER.find(content, key)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        self.key, self.weights, self.others = state_dict.key, state_dict.tensors, state_dict.others
+        self._refuse_hidden(value_at(content, self.key))
         self.tensors = {name: self._place(name, tensor) for name, tensor in self.weights.items()}
 
     def _read_zip(self, file: BinaryIO) -> tuple[str, object, dict[str, tuple[int, int, Region | None]]]:
@@ -128,26 +145,21 @@ class TorchFile:
     def _unpickle(self, file: BinaryIO) -> tuple[object, dict[str, Storage]]:
         reader = Reader(file)
         try:
-            return reader.load(), reader.storages
+            content = reader.load()
+            self.carried += [".".join(address) for address in reader.classes if not USUAL.match(address[0])]
+            return content, reader.storages
         except (Refused, UserError):
             raise
         except Exception as error:  # a damaged pickle can raise anything
             raise damaged(self.path, f"its pickle cannot be read ({error or type(error).__name__})") from None
 
-    def _find_weights(self) -> dict[str, Tensor]:
-        """Name -> tensor of the state dict."""
-        top = self.content
-        inner = {key: value for key in WEIGHTS if isinstance(value := top.get(key), Mapping)}
-        under = next((key for key, value in inner.items() if _named_tensors(value)), None)
-        weights = _named_tensors(top if under is None else inner[under])
-        nested = under is None and any(isinstance(v, Mapping) and _named_tensors(v) for v in top.values())
-        if nested or not weights:
-            keys = ", ".join(str(k) for k in list(top)[:10])
-            raise UserError(
-                f"{self.path}: no state dict found, neither on top nor under {', '.join(WEIGHTS)}; it has {keys}"
-            )
-        self.under = under
-        return weights
+    def _refuse_hidden(self, state_dict: object) -> None:
+        """UserError names what is no tensor in the state dict, but holds some."""
+        assert isinstance(state_dict, Mapping)
+        for name in self.others:
+            value = state_dict.get(name)
+            if address_of(value) and any(isinstance(part, Tensor | Storage) for part in walk(value)):
+                raise UserError(f"{self.path}: {name} is {_kind(value)}, which holds tensors that are not averaged")
 
     def _place(self, name: str, tensor: Tensor) -> Place:
         storage = tensor.storage
@@ -181,20 +193,21 @@ def _strides(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...
 
 
 def _kind(value: object) -> str:
-    if isinstance(value, Inert | Call):
-        return type(value).__name__ if isinstance(value, Inert) else value.function.name
-    return type(value).__name__
+    address = address_of(value)
+    return ".".join(address) if address else f"a {type(value).__name__}"
 
 
-def _named_tensors(mapping: Mapping[object, object]) -> dict[str, Tensor]:
-    entries = {str(key): tensor_in(value) for key, value in mapping.items()}
-    return {name: tensor for name, tensor in entries.items() if tensor is not None}
+def _is_large(tensor: Tensor) -> bool:
+    return tensor.dtype in FLOATS and count(tensor.shape) > 1
+
+
+FINDER = Finder(tensor_in, _is_large)
 
 
 def _reset_what_is_not_the_averages(top: object, weights: object) -> None:
     """Empties the states of optimizers, and forgets the best loss, in place."""
     for value in walk(top, {id(weights)} if weights is not top else None):
-        if isinstance(value, dict) and isinstance(value.get("state"), dict) and "param_groups" in value:
+        if isinstance(value, dict) and "state" in value and "param_groups" in value:
             value["state"] = {}
     if isinstance(top, dict) and "best_val_loss" in top:
         top["best_val_loss"] = math.inf
@@ -229,12 +242,16 @@ class TorchWriter:
 
     def __init__(self, source: TorchFile, dtype: str | None) -> None:
         self.name = source.path.name
-        top, under = source.content, source.under
+        top = source.content
         averaged = {id(t.storage): t.storage for t in source.weights.values()}
         self.left_out: list[str] = []
-        if under is not None:
-            _reset_what_is_not_the_averages(top, top[under])
+        self.carried, self.others = source.carried, source.others
+        self.kept: list[str] = []
+        if source.key:
+            _reset_what_is_not_the_averages(top, value_at(top, source.key))
             self.left_out = _second_copies(source, averaged.keys()).drop(top)
+            own = len(source.key)
+            self.kept = [text_of(key) for key in FINDER.keys(top) if key[:own] != source.key]
         were = {id(storage): storage.dtype for storage in averaged.values()}
         if dtype:
             for value in walk(top):

@@ -32,6 +32,8 @@ NAMES = {
     "U16": "uint16",
     "U8": "uint8",
     "BOOL": "bool",
+    "C64": "complex64",
+    "F8_E8M0": "float8_e8m0fnu",
 }
 WRITTEN = {dtype: name for name, dtype in NAMES.items()}
 LONGEST_HEADER = 100_000_000  # bytes, the library's own limit
@@ -42,7 +44,7 @@ class SafetensorsFile:
 
     def __init__(self, path: Path, region: Region | None = None) -> None:
         """region: the whole file's, where its checksum is known."""
-        self.path = path
+        self.path, self.keyed = path, False
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -108,6 +110,9 @@ class SafetensorsWriter:
         self.beneath: list[tuple[str, Place, Place]] = []
         self.regions: list[Region] = []
         self.left_out: list[str] = []
+        self.carried: list[str] = []
+        self.others: list[str] = []
+        self.kept: list[str] = []
         dtypes = {n: dtype if dtype and p.dtype in FLOATS else p.dtype for n, p in source.tensors.items()}
         names = list(source.tensors)
         if dtype:

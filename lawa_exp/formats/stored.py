@@ -56,6 +56,9 @@ class Writer(Protocol):
     beneath: list[tuple[str, Place, Place]]  # the same, before everything else, which may be written over it
     regions: list[Region]
     left_out: list[str]  # keys of the input that the output is without
+    carried: list[str]  # objects of the input that were not made, by the names of their classes
+    others: list[str]  # names in the state dict that are no tensor's
+    kept: list[str]  # keys of other state dicts, which are as the input has them
 
     def finish(self, write: Callable[[int, bytes], None]) -> None:
         """Writes everything else, once the checksums of `regions` are known. write: offset, bytes."""
@@ -67,6 +70,7 @@ class Source(Protocol):
 
     path: Path
     tensors: dict[str, Place]
+    keyed: bool  # whether it can hold several state dicts
 
     def describe(self, about: str) -> None:
         """Writes `about` into the metadata of the output. To be called before `writer`."""

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lawa_exp.formats.blocks import Block, End, Work, write
 from lawa_exp.formats.checksums import Checksum, Part
-from lawa_exp.formats.dtypes import FLOATS, SIZES
-from lawa_exp.formats.matching import matched, runs
+from lawa_exp.formats.constants import EQUAL, REASONS, equal, why_copied
+from lawa_exp.formats.dtypes import FLOATS, OPAQUE, SIZES
+from lawa_exp.formats.factors import groups, inseparable
+from lawa_exp.formats.matching import Piece, matched, runs
 from lawa_exp.formats.schedule import Schedule, schedule
 from lawa_exp.formats.sliding import LAYOUT, window_of
 from lawa_exp.formats.stored import (
-    STATISTICS,
     Average,
     Checkpoint,
     Place,
@@ -77,9 +79,16 @@ class Stream:
         averages: Sequence[Average],
         outputs: Sequence[Sequence[OutFile]],
         processes: int,
+        cast: bool = False,
+        each_factor: bool = False,
     ) -> None:
-        """outputs: of each average, the files in the order of its last checkpoint's sources."""
-        self.processes = processes
+        """outputs: of each average, the files in the order of its last checkpoint's sources.
+
+        cast: the dtype of floating-point tensors may differ between the checkpoints. each_factor: factors of one
+        product are averaged one by one. UserError names what cannot be averaged.
+        """
+        self.processes, self.cast, self.each_factor = processes, cast, each_factor
+        self.copied = Counter(dict.fromkeys(REASONS, 0))  # tensors that are the last input's, by the reason
         self.checksums: list[Checksum] = []
         self.numbers: dict[int, int] = {}  # of a region's checksum
         self.opened: list[int] = []
@@ -103,7 +112,8 @@ class Stream:
     # Planning
 
     def _plan(self) -> None:
-        pieces = matched(self.checkpoints)
+        pieces = matched(self.checkpoints, self.cast)
+        self._check(pieces)
         numbered = dict(enumerate(self.averages))
         means, latest = schedule(numbered), schedule({a: average.latest for a, average in numbered.items()})
         last = {a: average.inputs[-1] for a, average in numbered.items()}
@@ -118,14 +128,16 @@ class Stream:
         for name in order:
             place = pieces[0][name].place
             if count(place.shape):
-                averaged = place.dtype in FLOATS and not STATISTICS.search(name)
-                plan, _ = means if averaged else latest
+                why = why_copied(name, place.dtype)
+                if why:
+                    self.copied[why] += 1
+                plan, _ = latest if why else means
                 ins = {i: (pieces[i][name].source, pieces[i][name].place) for i in plan}
-                tensors[name] = Sides(ins, {a: out_place(name, a) for a in numbered}, averaged)
+                tensors[name] = Sides(ins, {a: out_place(name, a) for a in numbered}, not why)
         seconds = {name for a in numbered for name in self._second_names(a, tensors)}
         for name, sides in tensors.items():
             if name not in seconds:
-                dtype, written = pieces[0][name].place.dtype, sides.outs[final][1].dtype
+                dtype, written = next(iter(sides.ins.values()))[1].dtype, sides.outs[final][1].dtype
                 plan, slots = means if sides.averaged else latest
                 self._add(
                     self.blocks, name, dtype if dtype in FLOATS else None, written, plan, slots, sides.ins, sides.outs
@@ -139,6 +151,25 @@ class Stream:
                             converted = there.dtype if there.dtype != here.dtype else None
                             ins, outs = {last[a]: (source, there)}, {a: (source, here)}
                             self._add(blocks, what, converted, here.dtype, plan, slots, ins, outs)
+
+    def _check(self, pieces: Sequence[Mapping[str, Piece]]) -> None:
+        """UserError names tensors that mean something only together, or have no mean, and differ between the inputs."""
+
+        def differs(name: str) -> bool:
+            places = [
+                (c.sources[p[name].source].path, p[name].place) for c, p in zip(self.checkpoints, pieces, strict=True)
+            ]
+            return not equal(places)
+
+        last, places = self.checkpoints[-1].path, {name: piece.place for name, piece in pieces[0].items()}
+        for name, place in places.items():
+            if place.dtype in OPAQUE and differs(name):
+                raise UserError(
+                    f"{last}: {name} has dtype {place.dtype}, which cannot be averaged, and is not equal in all inputs"
+                )
+        for group in groups(places):
+            if not (self.each_factor and group.factors) and inseparable(group, differs):
+                raise UserError(f"{last}: {', '.join(group.names[:3])} {group.why}")
 
     def _second_names(self, a: int, tensors: dict[str, Sides]) -> Iterator[str]:
         """The tensors that are others under a second name. UserError where memory is shared in output `a` alone.
@@ -191,6 +222,8 @@ class Stream:
         elements = length if dtype else length * itemsizes[0]
         self.total += count(shape) * sum(itemsizes[: len(ins)])
 
+        dtypes = {i: place.dtype for i, (_, place) in ins.items() if dtype and place.dtype != dtype}
+
         def blocks() -> Iterator[Block]:
             for start in [(0,) * len(sides)] if whole else starts:
                 moved = [
@@ -199,8 +232,8 @@ class Stream:
                 ]
                 sides_in = dict(zip(ins, moved[: len(ins)], strict=True))
                 sides_out = dict(zip(outs, moved[len(ins) :], strict=True))
-                slides = dtype in LAYOUT and slots == self.window
-                yield Block(name, elements, dtype, written, plan, slots, sides_in, sides_out, slides)
+                slides = dtype in LAYOUT and slots == self.window and not dtypes
+                yield Block(name, elements, dtype, written, plan, slots, sides_in, sides_out, slides, dtypes, blocks)
 
         into.append(blocks)
 
@@ -244,8 +277,12 @@ class Stream:
         plan = PLAN * sum(len(source.tensors) for c in self.checkpoints for source in c.sources)
         workers = max(1, min(self.processes, self.total // SHARE, PLANS // max(1, plan)))
         found = shared(self._work, workers, lambda done: progress(before + done), every)
-        for number, part in itertools.chain(beneath.checksums, *found):
-            self.checksums[number].parts.append(part)
+        constants: set[str] = set()
+        for parts, equal_in_all in [(beneath.checksums, {}), *found]:
+            constants |= {name for name, is_so in equal_in_all.items() if is_so}
+            for number, part in parts:
+                self.checksums[number].parts.append(part)
+        self.copied[EQUAL] += len(constants)
         for file in itertools.chain(*self.outputs):
             for region in file.writer.regions:  # nothing was written to some: empty storages
                 self._checksum(region, file.path, file.fd)
@@ -255,14 +292,19 @@ class Stream:
             with using(file.path):
                 file.writer.finish(lambda at, data, fd=file.fd: write(fd, memoryview(data), at))  # type: ignore[misc]
 
-    def _work(self, claim: Callable[[], int], tell: Callable[[int], None]) -> list[tuple[int, Part]]:
-        """Does the parts whose numbers it claims; returns the checksums' numbers with the parts it did of each."""
+    def _work(
+        self, claim: Callable[[], int], tell: Callable[[int], None]
+    ) -> tuple[list[tuple[int, Part]], dict[str, bool]]:
+        """Does the parts whose numbers it claims; returns the checksums' numbers with the parts it did of each.
+
+        And the `constants` of the work.
+        """
         work, mine = Work(self.averages, tell), claim()
         for number, part in enumerate(_parts(self.blocks)):
             if number == mine:
                 work.do(*part)
                 mine = claim()
-        return work.checksums
+        return work.checksums, work.constants
 
 
 def _parts(of: list[Callable[[], Iterator[Block]]]) -> Iterator[tuple[Block, int, int]]:

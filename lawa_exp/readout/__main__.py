@@ -57,7 +57,15 @@ def request_of(args: argparse.Namespace) -> Request:
     settings = {name: text for name in KINDS if (text := getattr(args, name)) is not None}
     return Request(
         target=Target(
-            args.run, args.trust, args.device, args.threads, args.bn, views_in(args.view), choice_of(args), args.verbose
+            run=args.run,
+            trust=args.trust,
+            device=args.device,
+            threads=args.threads,
+            bn=args.bn,
+            views=views_in(args.view),
+            choice=choice_of(args),
+            verbose=args.verbose,
+            key=args.key,
         ),
         averages=Averages(tuple(args.avg.split(",")), settings),
         evaluation=Evaluation(
@@ -123,6 +131,7 @@ def parser() -> Parser:
     p.add_argument("--steps-per-epoch", type=amount, metavar="N", help="for savings in epochs (default: the run's)")
     p.add_argument("--model", help="of checkpoints that are no run of ours")
     p.add_argument("--dataset", help="that they are evaluated on")
+    p.add_argument("--key", metavar="NAME", help="of the state dict in their files (generator, state.model)")
     p.add_argument(
         "--evaluate", metavar="HOW", help=f"evaluates them instead: {', '.join(EVALUATORS)} or MODULE:FUNCTION"
     )

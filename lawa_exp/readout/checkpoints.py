@@ -8,46 +8,19 @@ from typing import Any
 
 from torch import Tensor
 
-from lawa_exp.convert.fairseq import under_our_names
-from lawa_exp.convert.nanogpt import of_nanogpt
-from lawa_exp.formats.checkpoint import open_checkpoint, open_file
-from lawa_exp.formats.matching import canonical
-from lawa_exp.formats.pytorch import TorchFile
-from lawa_exp.storage.safetensors import map_places
+from lawa_exp.convert.checkpoints import as_ours, plain_settings, read_checkpoint, recorded
+from lawa_exp.convert.hugging_face import activation_note
 from lawa_exp.system.errors import UserError
-
-
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The weights of a file or folder by name, in its mapped pages. UserError names what cannot be read, and why."""
-    opened = open_checkpoint(path)
-    tensors: dict[str, Tensor] = {}
-    for source in opened.sources:
-        tensors |= {canonical(name): t for name, t in map_places(source.path, source.tensors).items()}
-    return tensors
-
-
-def recorded(path: Path) -> dict[str, Any]:
-    """The settings of its model that a checkpoint itself holds (nanoGPT's `model_args`); empty where it has none.
-
-    Without `dropout`, which no evaluation uses.
-    """
-    source = open_file(path, None) if path.is_file() else None
-    settings = of_nanogpt(source.content.get("model_args")) if isinstance(source, TorchFile) else {}
-    settings.pop("dropout", None)
-    for key, value in settings.items():
-        if not isinstance(value, int | float):
-            raise UserError(f"{path}: {key} in its model_args is no number")
-    return settings
 
 
 class Fitted:
     """Reads checkpoints as the tensors of `own`, names and shapes alike.
 
     others: names that may be in a checkpoint, too, without a note (of tied weights the others). what: whose tensors
-    `own` are, for messages; settings: of that model, by name. Further tensors are in `left_out`: integers, `masks`,
-    rotary frequencies, and floats outside the model, as of a loss. UserError: a weight is missing or has another shape,
-    weights of a layer that the model has, or has siblings of, would be left out, or the checkpoint records other
-    settings.
+    `own` are, for messages; settings: of that model, by name. key: of the state dict in the files. Further tensors are
+    in `left_out`: integers, `masks`, rotary frequencies, and floats outside the model, as of a loss. UserError: a
+    weight is missing or has another shape, weights of a layer that the model has, or has siblings of, would be left
+    out, or the checkpoint records other settings.
     """
 
     def __init__(
@@ -57,13 +30,15 @@ class Fitted:
         what: str,
         settings: Mapping[str, object] | None = None,
         masks: Iterable[str] = (),
+        key: str | None = None,
     ) -> None:
         self.own, self.expected, self.what = own, {*own, *others}, what
-        self.settings, self.masks = settings, set(masks)
+        self.settings, self.masks, self.key = settings, set(masks), key
         self.owner = what if settings is None else "the model"  # without settings it is another checkpoint
         self.layers = {place for name in own for place in _layers(name)}
         self.left_out: set[str] = set()
         self.recorded: dict[str, Any] = {}
+        self.note = ""  # what our model computes otherwise than the checkpoints' own
 
     def __call__(self, path: Path) -> dict[str, Tensor]:
         tensors = self._named(path)
@@ -88,7 +63,8 @@ class Fitted:
         return {name: tensors[name] for name in self.own}
 
     def _check_record(self, path: Path) -> None:
-        self.recorded = recorded(path)
+        self.recorded = recorded(path, self.key)
+        self.note = activation_note(path) if plain_settings(self.settings) else ""
         for key, value in self.recorded.items():
             own = (self.settings or {}).get(key, value)
             if own != value:
@@ -98,9 +74,9 @@ class Fitted:
         return UserError(f"{path} does not fit {self.what}: {why}")
 
     def _named(self, path: Path) -> dict[str, Tensor]:
-        tensors = read_checkpoint(path)
+        tensors = read_checkpoint(path, self.key)
         try:
-            return under_our_names(tensors)
+            return as_ours(tensors, path, self.own, plain_settings(self.settings))
         except UserError as error:
             raise self._misfit(path, str(error)) from None
 

@@ -50,6 +50,10 @@ def read(request: Request) -> int:
     choice, is_folder = request.target.choice, request.of_checkpoints and request.target.repository is None
     if (choice.step_from or choice.include_averages) and not is_folder:
         raise UserError("--step-from and --include-averages are for folders of checkpoints that are no run of ours")
+    if request.target.key is not None and not request.of_checkpoints:
+        raise UserError(
+            f"--key={request.target.key}: is for --model, --dataset and --evaluate; a run has its own weights"
+        )
     with ExitStack() as locks:
         subject = checkpoints(request, locks) if request.of_checkpoints else our_run(request)
         return read_subject(subject, request, locks)

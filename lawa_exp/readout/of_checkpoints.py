@@ -44,6 +44,7 @@ def checkpoints(request: Request, locks: ExitStack) -> Subject:
     if by_revisions:
         return_freed_memory()
     read = e.fitted
+    read.key = target.key
     if target.repository is None:
         for path in averages.paths.values():  # headers only: what does not fit is told before hours of evaluation
             read(path)
@@ -54,6 +55,7 @@ def checkpoints(request: Request, locks: ExitStack) -> Subject:
     snapshots = Snapshots(averages.paths, lambda path: read(source.fetch(steps_of[path])))
     identity = {"averages": [s.id for s in averages.replayed], "live": live, **source.identity, **e.identity}
     identity |= {"views": list(target.views)} if target.views else {}
+    identity |= {"key": target.key} if target.key else {}
     return Subject(
         named=e.named,
         root=Path("readouts"),
@@ -115,7 +117,7 @@ class Sources:
 
 def notes_on(read: Fitted) -> list[str]:
     """What the checkpoints record of their model, and what of them is not in it."""
-    notes = []
+    notes = [read.note] if read.note else []
     if read.recorded and read.settings is not None:
         recorded = ", ".join(f"{key}={json.dumps(value)}" for key, value in read.recorded.items())
         notes.append(f"The model is as the checkpoints record it: {recorded}.")

@@ -17,6 +17,7 @@ class Target:
     run: a run directory, a folder of checkpoints, or hf:OWNER/NAME. trust: see `custom.admit`. bn: as evaluate.bn.
     views: names in `evaluation.views`, besides the weights as they are. choice: which of a folder's checkpoints are
     taken, and of which step each is; verbose: all that are left out are named.
+    key: of the state dict in a checkpoint's files.
     """
 
     run: str
@@ -27,6 +28,7 @@ class Target:
     views: tuple[str, ...] = ()
     choice: Choice = DEFAULT
     verbose: bool = False
+    key: str | None = None
 
     @property
     def repository(self) -> str | None:

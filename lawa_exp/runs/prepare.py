@@ -157,7 +157,7 @@ def check_teacher(config: Config, plan: bool) -> None:
     if config.objective.takes_teacher and not teacher:
         raise UserError("teacher.from is missing: the objective learns from a teacher")
     if teacher and not plan:
-        teacher.files()
+        teacher.weights()
 
 
 def branch_point(config: Config, stable: Prepared) -> Origin:

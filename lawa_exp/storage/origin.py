@@ -40,7 +40,7 @@ class Origin:
         return whole(kept_state(self.source, self.step))
 
     def weights(self) -> Path:
-        """The folder of the weights, or the safetensors file."""
+        """The folder of the weights, or their file."""
         if not is_run(self.source):
             return self.source
         run = RunDir(self.source)
@@ -124,17 +124,20 @@ def fingerprint(source: Path) -> str:
 
 
 def weight_files(source: Path) -> list[Path]:
-    """The safetensors file itself, or those of a folder, shards in order."""
-    if source.is_file():
-        if source.suffix != ".safetensors":
-            raise UserError(f"init.from={source}: expected a run, a folder or file of safetensors weights")
-        return [source]
+    """The files of a checkpoint that hold its weights, shards in order. UserError: it is none."""
     index = source / f"{WEIGHTS}.index.json"
     if (source / WEIGHTS).is_file():
         return [source / WEIGHTS]
     if index.is_file():
         return shards_of(index)
-    raise UserError(f"init.from={source}: neither a run nor a folder with {WEIGHTS}")
+    from lawa_exp.formats.checkpoint import DCP, open_checkpoint  # which takes milliseconds
+
+    if (source / DCP).is_file():
+        return sorted(path for path in source.rglob("*") if path.is_file())
+    try:
+        return [file.path for file in open_checkpoint(source).sources]
+    except UserError as error:
+        raise UserError(f"init.from={source}: neither a run nor a checkpoint: {error}") from None
 
 
 def snapshots_of(run: RunDir) -> dict[int, Path]:

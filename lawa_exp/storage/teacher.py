@@ -25,30 +25,31 @@ class TeacherSource:
     """source: a run directory, or a folder or file of weights. identity: what determines the weights."""
 
     source: Path
-    weights: str
+    of: str  # live, or an averager's id
     step: int | None
     identity: dict[str, Any]
 
-    def files(self) -> list[Path]:
-        """The safetensors files. UserError: the run has no such weights."""
+    def weights(self) -> Path:
+        """The file or folder. UserError: the run has no such weights, or it is no checkpoint."""
         if not self.source.exists():
             raise UserError(f"teacher.from={self.source}: no such run, file or folder; train it first")
         if not is_run(self.source):
-            return weight_files(self.source)
+            weight_files(self.source)
+            return self.source
         run = RunDir(self.source)
-        saved = snapshots_of(run) if self.weights == LIVE else steps_in(run.averages / self.weights)
+        saved = snapshots_of(run) if self.of == LIVE else steps_in(run.averages / self.of)
         if self.step not in saved:
             steps = ", ".join(f"{s:,}" for s in saved) or "none"
             ids = ", ".join([LIVE, *sorted(path.name for path in run.averages.glob("*/"))])
             raise UserError(
-                f"teacher.step={self.step}: {self.source} has no weights {self.weights} of that step (it has: {steps}; "
+                f"teacher.step={self.step}: {self.source} has no weights {self.of} of that step (it has: {steps}; "
                 f"weights: {ids})"
             )
         try:
             verify(saved[self.step])
         except Damaged as error:
             raise UserError(f"teacher.from: {error}") from None
-        return weight_files(saved[self.step])
+        return saved[self.step]
 
     def written(self) -> dict[str, Any] | None:
         """The configuration of its run; None of a folder of weights, which are of the model that is trained."""

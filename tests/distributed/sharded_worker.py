@@ -136,7 +136,7 @@ def assert_same(a: dict[str, Tensor] | None, b: dict[str, Tensor] | None) -> Non
 
 def assert_whole(averager: ModelAverager, expected: dict[str, Tensor] | None) -> None:
     """Its whole average, on rank 0, is `expected`; this rank's is its part of that."""
-    whole = averager.full_average() if averager.defined else None
+    whole = averager.full_average(tied_once=True) if averager.defined else None
     if dist.get_rank() == 0:
         assert_same(whole, expected)
     else:
@@ -171,7 +171,7 @@ def check_ddp(folder: Path) -> None:
     observe(model, 1, 9, observers)
     for averager, expected in zip(observers, unsharded(9), strict=True):
         assert_same(averager.average(), expected)
-        whole = averager.full_average()
+        whole = averager.full_average(tied_once=True)
         assert_same(whole, expected if dist.get_rank() == 0 else None)
     before = logits(model)
     with observers[0].applied():
@@ -220,7 +220,7 @@ def check_evaluation(folder: Path) -> None:
                 inside = logits(model)
             assert torch.equal(logits(model), live)
             assert_same(before, live_tensors(model))
-            whole = [lawa.full_average()]
+            whole = [lawa.full_average(tied_once=True)]
             dist.broadcast_object_list(whole, src=0)
             by_hand = plain(1)
             by_hand.load_state_dict(whole[0], strict=False)
@@ -236,7 +236,7 @@ def check_export(folder: Path) -> None:
     for averager in observers:
         with averager.applied():
             expected = logits(model)
-        whole = averager.full_average()
+        whole = averager.full_average(tied_once=True)
         if whole is None:
             continue
         assert "head.weight" not in whole and not any(isinstance(t, DTensor) for t in whole.values())
@@ -310,7 +310,7 @@ def go_on(model: nn.Module, last: int, observers: list[ModelAverager]) -> None:
     for step in range(last, last + 4):
         for averager, expected in zip(observers, unsharded(step), strict=True):
             main = not dist.is_initialized() or dist.get_rank() == 0
-            whole = averager.full_average() if averager.defined else None
+            whole = averager.full_average(tied_once=True) if averager.defined else None
             assert_same(whole, expected if main else None)
         observe(model, step + 1, step + 1, observers)
 

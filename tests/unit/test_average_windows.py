@@ -78,7 +78,9 @@ def test_what_went_into_each_average_is_said(tmp_path, capsys):
 
     def said(*flags: object) -> list[str]:
         average("--trajectory", tmp_path / "run", *flags, "--out", tmp_path / "out", "--overwrite")
-        return capsys.readouterr().out.splitlines()[2:]
+        *lines, copied = capsys.readouterr().out.splitlines()[2:]
+        assert copied == "copied from the last input, not averaged: 2 integer or bool, 1 running statistics"
+        return lines
 
     assert said("--k", 2, "--spacing", 25) == ["after step 50: steps 25, 50, each 0.5"]
     assert said("--method", "wma", "--k", 3, "--at", 30) == ["after step 30: steps 20 (0.1667), 25 (0.3333), 30 (0.5)"]
@@ -92,10 +94,10 @@ def test_what_went_into_each_average_is_said(tmp_path, capsys):
     inputs = safetensors(tmp_path)
     average(*inputs, "--weights", "2,-1,3", "--out", tmp_path / "listed")
     line = "in step order: s1.safetensors (0.5), s2.safetensors (-0.25), s3.safetensors (0.75)"
-    assert capsys.readouterr().out.splitlines()[2:] == [line]
+    assert capsys.readouterr().out.splitlines()[2:-1] == [line]
     same = [tmp_path / f"run/trajectory/step_{s:08d}/model.safetensors" for s in (5, 10)]
     average(*same, "--out", tmp_path / "same")
-    assert capsys.readouterr().out.splitlines()[2:] == [f"in step order: {same[0]}, {same[1]}, each 0.5"]
+    assert capsys.readouterr().out.splitlines()[2:-1] == [f"in step order: {same[0]}, {same[1]}, each 0.5"]
 
 
 def test_the_same_bytes_as_a_runs_own_averages(tmp_path):

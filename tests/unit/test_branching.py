@@ -154,7 +154,7 @@ def test_what_cannot_be_gone_on_from_is_said_in_one_line(stable, tmp_path):
     empty.mkdir()
     cases = [
         (tmp_path / "nowhere", (), "no such run, file or folder"),
-        (empty, (), "neither a run nor a folder with model.safetensors"),
+        (empty, (), "neither a run nor a checkpoint"),
         (stable, ("init.step=41",), "has no state of that step (it has: 40, 45, 60)"),
         (stable, ("init.step=40", "steps=40"), "the budget of 40 steps is over by then"),
         (stable, ("init.step=40", "optimizer=sgd"), "init.optimizer=keep: the optimizer is that of the source"),

@@ -339,7 +339,7 @@ def test_the_whole_average_as_a_file(tmp_path):
     loop = Loop()
     swa = Swa(loop.model)
     loop.train(8, swa)
-    save_file(swa.full_average(), tmp_path / "model.safetensors")
+    save_file(swa.full_average(tied_once=True), tmp_path / "model.safetensors")
     model = Net()
     load_model(model, tmp_path / "model.safetensors")
     assert_same(live_tensors(model), swa.average())

@@ -17,13 +17,13 @@ from helpers import lines_of, rows, run, tiny
 
 from lawa_exp.averaging import LawaSettings, WmaSettings, row_fields
 from lawa_exp.averaging.needs import problem_with
+from lawa_exp.convert.checkpoints import read_checkpoint
 from lawa_exp.evaluation.read_out import ReadOut, evaluations, live_rows, read_out
 from lawa_exp.evaluation.replay import Replay, Snapshots, read_snapshot
 from lawa_exp.evaluation.score import OnModel
 from lawa_exp.formats.names import step_in
 from lawa_exp.formats.steps import find_checkpoints
 from lawa_exp.readout.attached import Rebuilt, tracked_widths
-from lawa_exp.readout.checkpoints import read_checkpoint
 from lawa_exp.readout.comparison import Comparison, compare
 from lawa_exp.readout.heatmap import Cell, compared_at, compared_line, differences, draw_panel
 from lawa_exp.readout.noise import paired, scatter

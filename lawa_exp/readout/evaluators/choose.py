@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lawa_exp.config.rules import near
-from lawa_exp.readout.checkpoints import recorded
+from lawa_exp.convert.checkpoints import recorded
 from lawa_exp.readout.evaluators import EVALUATORS
 from lawa_exp.readout.evaluators.base import Checkpoints, Evaluator
 from lawa_exp.readout.evaluators.dataset import on_dataset
@@ -24,9 +24,9 @@ def evaluator_for(request: Request, name: str, first: Callable[[], Path], folder
         if ":" not in e.how:
             raise UserError(f"--evaluate={e.how}: {near(e.how, EVALUATORS)}, or package.module:function")
         return by_function(request, e.how, name, first())
-    on_hub = request.target.repository is not None
+    shape = {} if request.target.repository is not None else recorded(first(), request.target.key)
     if settings is None:
-        return on_dataset(request, Checkpoints(name, folder, {} if on_hub else recorded(first())))
+        return on_dataset(request, Checkpoints(name, folder, shape))
     if e.dataset and not settings.on_dataset:
         raise UserError(f"--dataset={e.dataset}: not with --evaluate {e.how}")
-    return settings.evaluator(request, Checkpoints(name, folder, {} if on_hub else recorded(first())))
+    return settings.evaluator(request, Checkpoints(name, folder, shape))

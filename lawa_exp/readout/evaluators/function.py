@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
+from lawa_exp.convert.checkpoints import read_checkpoint
 from lawa_exp.evaluation.score import ByFunction, floating_names
-from lawa_exp.readout.checkpoints import Fitted, read_checkpoint
+from lawa_exp.readout.checkpoints import Fitted
 from lawa_exp.readout.evaluators.base import Evaluator
 from lawa_exp.readout.request import Request
 from lawa_exp.readout.subject import Named
@@ -21,7 +22,7 @@ def by_function(request: Request, reference: str, name: str, first: Path) -> Eva
     if target.bn:
         raise UserError(f"--bn={target.bn}: not with --evaluate, whose function gets the latest statistics")
     torch.set_num_threads(target.threads or default_threads(1))
-    own = read_checkpoint(first)
+    own = read_checkpoint(first, target.key)
     return Evaluator(
         score=ByFunction(reference),
         fitted=Fitted(own, (), str(first)),

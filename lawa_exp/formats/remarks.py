@@ -1,0 +1,37 @@
+"""What the output of `average` says of tensors that are no means, and of what else is in the files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from lawa_exp.formats.stored import Writer
+
+SHOWN = 5  # names in a line
+
+
+def remarks(copied: Mapping[str, int], left_out: Iterable[str], writers: Iterable[Writer]) -> list[str]:
+    """A line each. copied: tensors that are the last input's, by the reason; left_out: keys of second copies."""
+    lines = []
+    counts = [f"{number} {reason}" for reason, number in copied.items() if number]
+    others = dict.fromkeys(name for writer in writers for name in writer.others)
+    if others:
+        counts.append(f"{len(others)} no tensor ({_listed(others)})")
+    if counts:
+        lines.append(f"copied from the last input, not averaged: {', '.join(counts)}")
+    if names := dict.fromkeys(left_out):
+        lines.append(
+            "left out, as they have the names and shapes of the weights, or their shapes, and could be loaded for "
+            f"the average (the last input still has them): {', '.join(names)}"
+        )
+    if kept := dict.fromkeys(key for writer in writers for key in writer.kept):
+        lines.append(
+            f"other state dicts, which are as the last input has them (--key averages another): {_listed(kept)}"
+        )
+    if carried := dict.fromkeys(name for writer in writers for name in writer.carried):
+        lines.append(f"objects that are carried along as they are, unread and not run: {_listed(carried)}")
+    return lines
+
+
+def _listed(names: Iterable[str]) -> str:
+    texts = [ascii(name)[1:-1] for name in names]
+    return ", ".join(texts if len(texts) <= SHOWN else [*texts[: SHOWN - 1], f"... ({len(texts)} in all)"])
