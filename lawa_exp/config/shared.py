@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lawa_exp.config.names import BN_POLICIES
 from lawa_exp.config.rules import (
+    LARGEST_BATCH,
     boolean,
     defaulted,
     either,
@@ -13,10 +14,12 @@ from lawa_exp.config.rules import (
     list_of,
     one_of,
     optional,
+    plain_name,
     setting,
     steps,
     text,
 )
+from lawa_exp.system.files import MOST_THREADS
 
 FORMAT_VERSION = 1
 
@@ -49,12 +52,12 @@ class Trainer:
     device: str = setting(text())
     dtype: str = setting(one_of("auto", "float32", "bfloat16"))
     compile: bool = setting(boolean())
-    threads: int = setting(defaulted(integer(1)))
+    threads: int = setting(defaulted(integer(1, MOST_THREADS)))
     deterministic: bool = setting(boolean())
     micro_batch: int | None = setting(optional(integer(1)))
     parallel: str = setting(one_of("auto", "ddp", "fsdp"))
     checkpoint_activations: bool = setting(boolean())
-    workers: int = setting(defaulted(integer(0)))
+    workers: int = setting(defaulted(integer(0, MOST_THREADS)))
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Evaluate:
 
     every: int = setting(steps(1))
     samples: int | str = setting(either(integer(1), one_of("all")))
-    batch_size: int = setting(integer(1))
+    batch_size: int = setting(integer(1, LARGEST_BATCH))
     bn: str = setting(one_of(*BN_POLICIES))
     bn_samples: int | str = setting(either(integer(1), one_of("all")))
 
@@ -105,6 +108,6 @@ class Options:
 
     run_dir: str | None = setting(optional(text()))
     runs_root: str = setting(text())
-    sweep: str | None = setting(optional(text()))
+    sweep: str | None = setting(optional(plain_name()))
     plan: bool = setting(boolean())
     rerun: bool = setting(boolean())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from lawa_exp.axes.model.gpt.gpt import GPT
 from lawa_exp.axes.model.gpt.settings import GPTSettings
+from lawa_exp.system.files import read_json
 
 TURNED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")  # Conv1D there: [in, out]
 
@@ -18,7 +18,7 @@ TURNED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_
 def is_hugging_face(path: Path) -> bool:
     """Whether a folder is a GPT-2 as transformers saves it."""
     config = path / "config.json"
-    return config.is_file() and json.loads(config.read_text()).get("model_type") == "gpt2"
+    return config.is_file() and read_json(config).get("model_type") == "gpt2"
 
 
 def from_hugging_face(tensors: dict[str, Tensor], path: Path, model: GPT) -> dict[str, Tensor]:
@@ -35,7 +35,7 @@ def from_hugging_face(tensors: dict[str, Tensor], path: Path, model: GPT) -> dic
         if not model.settings.bias and ours.endswith(".bias") and not tensor.any():
             continue
         found[ours] = tensor.T if ours.endswith(TURNED) else tensor
-    there = bool(json.loads((path / "config.json").read_text()).get("scale_attn_by_inverse_layer_idx"))
+    there = bool(read_json(path / "config.json").get("scale_attn_by_inverse_layer_idx"))
     here = model.settings.scale_attn_by_inverse_layer_idx
     if here and not there:
         return scaled_queries(found, lambda layer: layer + 1)

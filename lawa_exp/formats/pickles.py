@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar
 
 from lawa_exp.formats.dtypes import SIZES
+from lawa_exp.formats.unpickling import Bounded
 
 STORAGES = {  # the storage classes of torch that say their dtype; the others are kept as UntypedStorage
     "DoubleStorage": "float64",
@@ -215,7 +216,7 @@ def _is_allowed_class(module: str, name: str) -> bool:
     return (module, name) in CLASSES_BY_NAME or (module in CLASSES_OF and CLASS.fullmatch(name) is not None)
 
 
-class Reader(pickle.Unpickler):
+class Reader(Bounded):
     """`load()` gives the object with stand-ins. `Refused` names what is not let in."""
 
     def __init__(self, file: BinaryIO) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Required, TypedDict, cast
 
 from lawa_exp.system.errors import Failed, UserError
-from lawa_exp.system.files import write_text_atomically
+from lawa_exp.system.files import lines_in, open_regular, write_text_atomically
 
 
 class Row(TypedDict, total=False):
@@ -121,13 +121,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    text = path.read_text(errors="replace")
     rows = []
-    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            raise Failed(f"{path}: line {number} is damaged; mend it or choose another run_dir") from None
+    with open_regular(path) as file:
+        for number, line in enumerate(lines_in(file, path), 1):
+            if line.endswith(b"\n"):
+                try:
+                    rows.append(json.loads(line))
+                except (ValueError, RecursionError):
+                    raise Failed(f"{path}: line {number} is damaged; mend it or choose another run_dir") from None
     return rows
 
 

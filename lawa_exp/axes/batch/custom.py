@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from lawa_exp.axes.batch.batches import NORM_GROUP, BatchSizes
-from lawa_exp.config.rules import arguments, integer, setting, text
+from lawa_exp.config.rules import LARGEST_BATCH, arguments, integer, setting, text
 from lawa_exp.seams.batches import Batches
 
 
@@ -17,7 +17,7 @@ class CustomBatch(BatchSizes):
 
     builder: str = setting(text())
     args: dict[str, Any] | None = arguments()
-    size: int = setting(integer(1))
+    size: int = setting(integer(1, LARGEST_BATCH))
     norm_group: int | None = setting(NORM_GROUP, before=None)
 
     @cached_property

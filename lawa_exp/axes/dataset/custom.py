@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lawa_exp.axes.dataset.base import BaseSettings
-from lawa_exp.config.rules import arguments, one_of, setting, text
+from lawa_exp.config.rules import arguments, one_of, plain_name, setting, text
 from lawa_exp.seams.dataset import Dataset
 
 
@@ -18,7 +18,7 @@ class CustomDataset(BaseSettings):
     """
 
     places: ClassVar[frozenset[str]] = BaseSettings.places | {"inputs"}
-    name: str = setting(text())
+    name: str = setting(plain_name())
     builder: str = setting(text())
     args: dict[str, Any] | None = arguments()
     inputs: str = setting(one_of("any", "tokens", "masked tokens", "images"), default="any")  # type: ignore[misc]

@@ -13,7 +13,7 @@ import numpy as np
 from lawa_exp.axes.dataset.base import BaseDataset, BaseSettings
 from lawa_exp.axes.dataset.order import NOISE, permuted
 from lawa_exp.axes.dataset.places import sole
-from lawa_exp.config.rules import boolean, integer, number, setting, text
+from lawa_exp.config.rules import boolean, integer, number, plain_name, setting
 from lawa_exp.seams.dataset import Batch, Inputs, Parts
 from lawa_exp.seams.samples import Samples
 from lawa_exp.system.errors import UserError
@@ -42,7 +42,7 @@ class ImageSettings(BaseSettings):
     """
 
     inputs: ClassVar[str] = "images"
-    name: str = setting(text())
+    name: str = setting(plain_name())
     flip: bool = setting(boolean())
     mixup: float = setting(number(low=0))
     label_smoothing: float = setting(number(low=0, high=0.999))

@@ -15,7 +15,7 @@ from lawa_exp.axes.dataset.blocks import Blocks, fingerprint_files, sampled
 from lawa_exp.axes.dataset.fairseq import EOS, UNK, count_dictionary, encode_lines, is_binary, open_binary
 from lawa_exp.axes.dataset.places import find, sole
 from lawa_exp.axes.dataset.text import kept, read_splits
-from lawa_exp.config.rules import one_of, optional, setting, text
+from lawa_exp.config.rules import one_of, optional, plain_name, setting, text
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class WordsSettings(BaseSettings):
     """
 
     inputs: ClassVar[str] = "tokens"
-    name: str = setting(text())
+    name: str = setting(plain_name())
     path: str | None = setting(optional(text()))
     folder: str | None = setting(optional(text()))
     format: str = setting(one_of("auto", "fairseq", "text"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from lawa_exp.axes.model.transformer import TransformerSettings
 from lawa_exp.axes.model.vocabulary import check_vocabulary
-from lawa_exp.config.rules import integer, number, setting, text
+from lawa_exp.config.rules import MOST_LAYERS, integer, number, plain_name, setting
 from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.system.errors import UserError
 
@@ -22,8 +22,8 @@ class PythiaSettings(TransformerSettings):
     """Pythia (Biderman et al. 2023): a GPT-NeoX with parallel residuals and untied embeddings."""
 
     inputs: ClassVar[str] = "tokens"
-    name: str = setting(text())
-    layers: int = setting(integer(1))
+    name: str = setting(plain_name())
+    layers: int = setting(integer(1, MOST_LAYERS))
     heads: int = setting(integer(1))
     width: int = setting(integer(1))
     context: int = setting(integer(1))

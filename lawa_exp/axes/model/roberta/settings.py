@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from lawa_exp.axes.model.transformer import TransformerSettings
 from lawa_exp.axes.model.vocabulary import same_vocabulary
-from lawa_exp.config.rules import integer, number, optional, setting, text
+from lawa_exp.config.rules import MOST_LAYERS, integer, number, optional, plain_name, setting
 from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.system.errors import UserError
 
@@ -25,8 +25,8 @@ class RobertaSettings(TransformerSettings):
     """
 
     inputs: ClassVar[str] = "masked tokens"
-    name: str = setting(text())
-    layers: int = setting(integer(1))
+    name: str = setting(plain_name())
+    layers: int = setting(integer(1, MOST_LAYERS))
     heads: int = setting(integer(1))
     width: int = setting(integer(1))
     context: int = setting(integer(2))
