@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Required, TypedDict, cast
 
 from lawa_exp.system.errors import Failed, UserError
-from lawa_exp.system.files import lines_in, open_regular, write_text_atomically
+from lawa_exp.system.files import lines_in, open_regular, read_small, write_text_atomically
 
 
 class Row(TypedDict, total=False):
@@ -69,6 +69,7 @@ class Timing(TypedDict, total=False):
 
 
 LIVE = {"weights": "live"}  # how a row names the live weights
+MOST_STARTS = 8 << 20  # bytes of their lines: some thousands of starts
 FLUSH_SECONDS = 5.0  # rows are in the file after so long, and at each evaluation
 
 
@@ -112,6 +113,14 @@ class Rows:
 
     def close(self) -> None:
         self.file.close()
+
+
+def read_starts(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's provenance.jsonl, one for each start, as `read_lines` reads them. UserError: too many."""
+    path = run / "provenance.jsonl"
+    if path.exists():
+        read_small(path, MOST_STARTS)
+    return read_lines(path)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

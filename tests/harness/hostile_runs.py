@@ -99,7 +99,7 @@ CONFIGURATIONS: dict[str, Make] = {
     **{f"{name} is a FIFO": replaced(name, os.mkfifo) for name in SMALL_FILES},
     **{f"{name} is a device": replaced(name, lambda p: p.symlink_to("/dev/zero")) for name in SMALL_FILES},
     "one endless line": replaced("metrics.jsonl", lambda p: p.write_bytes(b"x" * 100_000_000)),
-    "100 MB of provenance": replaced("provenance.jsonl", lambda p: p.write_bytes(b"{}\n" * 33_000_000)),
+    "15 MB of provenance": replaced("provenance.jsonl", lambda p: p.write_bytes(b"{}\n" * 5_000_000)),
 }
 LINKS: dict[str, Make] = {
     "the report is a link": linked_out("report.md"),

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from lawa_exp.axes.dataset.places import is_hidden
 from lawa_exp.system.errors import Failed, UserError
@@ -141,7 +141,7 @@ def _read_jsonl(path: Path, offset: int) -> Iterator[tuple[object, int]]:
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         try:
             file.seek(offset)
-            for line in lines_in(file, path):
+            for line in lines_in(cast(BinaryIO, file), path):
                 start, offset = offset, offset + len(line)
                 if line.strip():
                     yield _text_field(line, path, start), offset
