@@ -27,7 +27,7 @@ test: lint ## lint, types and the everyday tests
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not gpu and not fairseq"
 
 test-all: setup ## every test that this machine can run, the slow ones too
-	$(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest $(PARALLEL) --harness-whole
 
 test-gpu: setup ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

@@ -39,7 +39,7 @@ from lawa_exp.storage.commit import step_name
 from lawa_exp.system.bar import Bar
 from lawa_exp.system.cli import Parser, exit_code, leave
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import clear, size_text
+from lawa_exp.system.files import check_output, clear, size_text
 
 if TYPE_CHECKING:
     from lawa_exp.formats.steps import Series
@@ -159,6 +159,10 @@ class Fixed(WindowSettings):
 
 def average(args: argparse.Namespace) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads are not used, and take long to start
+    out = Path(args.out)
+    check_output("--out", out)
+    if args.trajectory and out.resolve() == Path(args.trajectory).resolve():
+        raise UserError(f"--out={out}: is what --trajectory reads; choose another folder")
     series = checkpoints_of(args)
     paths = series.paths
     planned = plan(args, list(paths), requested_end(args, series))
@@ -184,7 +188,6 @@ def average(args: argparse.Namespace) -> int:
         opened.append(checkpoint)
     averages = [_renumbered(a, numbers) for _, a in planned]
     inputs = {real_path(path) for c in opened for path in (c.path, *(source.path for source in c.sources))}
-    out = Path(args.out)
     outputs: list[Output] = []
     stream = None
     try:

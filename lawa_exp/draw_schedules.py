@@ -26,7 +26,9 @@ def main(arguments: list[str]) -> int:
 
 
 def draw(out: Path, overrides: list[str]) -> int:
-    names = sorted({path.stem for path in (CONF / "lr").glob("*.yaml")} - {"on_the_fly"})  # measured: no curve
+    names = sorted(
+        {path.stem for path in (CONF / "lr").glob("*.yaml")} - {"on_the_fly", "custom"}
+    )  # measured; of a builder
     columns = 3
     figure, axes = pyplot().subplots(-(-len(names) // columns), columns, figsize=(9, 7), dpi=120, sharex=True)
     for name, panel in zip(names, axes.flat, strict=False):

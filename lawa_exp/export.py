@@ -19,9 +19,9 @@ from lawa_exp.config.rules import build
 from lawa_exp.formats.names import step_in
 from lawa_exp.storage.commit import commit, step_name, steps_in
 from lawa_exp.storage.rundir import RunDir
-from lawa_exp.system.cli import Parser, exit_code
+from lawa_exp.system.cli import Parser, exit_code, plain_name
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import clear, sync, temporary
+from lawa_exp.system.files import check_output, clear, sync, temporary
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,8 +80,13 @@ def export(
     path: Path, to: str, out: Path, weights: str = "live", step: int | None = None, tokenizer_path: str | None = None
 ) -> str:
     """Writes `out`; returns a line that says what it holds. UserError: it cannot be had, or `out` is there."""
-    if out.exists():
+    if out.exists() or out.is_symlink():
         raise UserError(f"--out {out}: is there already; choose a new folder")
+    check_output("--out", out)
+    if tokenizer_path and to != "huggingface":
+        raise UserError("--tokenizer-path is for --to huggingface")
+    if tokenizer_path and not Path(tokenizer_path).exists():
+        raise UserError(f"--tokenizer-path={tokenizer_path}: no such file or folder")
     source = of_checkpoint(path) or of_run(path, weights, step)
     writers = TARGETS.get(type(source.model), {})
     if to not in writers:
@@ -207,6 +212,7 @@ def of_run(path: Path, weights: str, step: int | None) -> Source:
     if found is None:
         raise UserError(f"RUN_OR_CHECKPOINT={path}: expected a run, a snapshot or average in one, or nanoGPT's ckpt.pt")
     run = RunDir(found)
+    plain_name("--weights", weights)
     if folder is None:
         root = run.trajectory if weights == "live" else run.averages / weights
         there = steps_in(root)

@@ -14,11 +14,13 @@ import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from lawa_exp.config.rules import near
 from lawa_exp.storage.rows import Row, encode
 from lawa_exp.system.cli import Parser, exit_code
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import check_output, lines_in, open_regular, write_text_atomically
 
 COLUMNS = ("suite", "model", "shot", "step", "task", "metric", "value", "stderr")
 SUITE = "pythia-v1"  # the models that are on the hub under these names; v0 are earlier trainings
@@ -63,8 +65,9 @@ def pythia_rows(path: Path, model: str, tasks: Sequence[str] = PAPER_TASKS, suit
 
 def _lines(path: Path) -> Iterator[dict[str, str]]:
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            reader = csv.DictReader(file)
+        with open_regular(path) as stored:
+            file = cast(BinaryIO, gzip.GzipFile(fileobj=stored) if path.suffix == ".gz" else stored)
+            reader = csv.DictReader(line.decode() for line in lines_in(file, path))
             if not set(COLUMNS) <= set(reader.fieldnames or ()):
                 raise UserError(f"{path}: expected a table with the columns {', '.join(COLUMNS)}")
             for line in reader:
@@ -109,8 +112,9 @@ def main(arguments: list[str]) -> int:
 
     def command() -> int:
         from lawa_exp.results.tables import markdown
-        from lawa_exp.system.files import write_text_atomically
 
+        if args.out:
+            check_output("--out", Path(args.out))
         rows = pythia_rows(Path(args.file), args.model, args.tasks.split(","), args.suite)
         text = markdown(table(rows))
         print(text)

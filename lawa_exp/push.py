@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 
 from lawa_exp.status.runs import list_runs
+from lawa_exp.storage import manifest
 from lawa_exp.storage.metrics import metrics_of, together
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.cli import Parser, exit_code
 from lawa_exp.system.errors import Failed, UserError
-from lawa_exp.system.files import locked
+from lawa_exp.system.files import check_links, locked
+
+NOT_IN_PROJECTS = "/\\#?%:"  # of W&B
 
 
 def main(arguments: list[str]) -> int:
@@ -21,6 +24,8 @@ def main(arguments: list[str]) -> int:
         parser().error("expected RUN, --workspace, or both")
 
     def command() -> int:
+        if args.project and set(args.project) & set(NOT_IN_PROJECTS):
+            raise UserError(f"--project={args.project}: expected a name without {' '.join(NOT_IN_PROJECTS)}")
         if importlib.util.find_spec("wandb") is None:
             raise UserError("the package wandb is missing; pip install 'lawa_exp[wandb]'")
         runs = [run for path in args.runs for run in runs_of(Path(path))]
@@ -69,6 +74,10 @@ def runs_of(path: Path) -> list[RunDir]:
     UserError: it is neither.
     """
     found = [RunDir(listed.path) for listed in list_runs(path, "RUN")]
+    root = path.resolve().parent.parent
+    for run in found if (path / manifest.NAME).is_file() else []:
+        if run.path.resolve().parent != root:
+            raise UserError(f"RUN={path}: its {manifest.NAME} names {run.path}, outside of {root}; name the run itself")
     for run in found:
         if not run.config.exists():
             print(f"{run.path}: no run there yet, nothing to send", flush=True)
@@ -89,6 +98,7 @@ def push(run: RunDir, project: str | None = None, entity: str | None = None, off
     if not run.metrics.exists():
         raise UserError(f"RUN={run.path}: no metrics.jsonl there yet")
     patience = logger.get("finish_timeout", 0)  # of a sender that a stopped training has left to its end
+    check_links(run.path, "RUN")  # what they point at is no part of the run, and would be sent
     with locked(run.path / ".lock", f"RUN={run.path}"), waiting_lock(run, patience):
         id = run_id(run)
         if offline and in_file(run, id):

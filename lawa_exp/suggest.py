@@ -7,7 +7,7 @@ import sys
 
 from lawa_exp.readout.request import Target
 from lawa_exp.system import signals
-from lawa_exp.system.cli import Parser, add_trust, exit_code
+from lawa_exp.system.cli import Parser, add_trust, exit_code, threads
 
 EPILOG = """
 Candidates: the live weights, the averages that were attached and kept, and of the snapshots LAWA over k x spacing, WMA
@@ -53,7 +53,7 @@ def parser() -> Parser:
     p.add_argument("--json", action="store_true", help="the suggestion as JSON, and nothing else")
     p.add_argument("--device", help="auto, cpu or cuda (default: the run's)")
     add_trust(p)
-    p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the run's)")
+    p.add_argument("--threads", type=threads, metavar="N", help="CPU threads (default: the run's)")
     return p
 
 

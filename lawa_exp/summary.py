@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lawa_exp.results.summary import summarise
 from lawa_exp.system.cli import Parser, exit_code
+from lawa_exp.system.files import check_output
 
 
 def main(arguments: list[str]) -> int:
@@ -14,6 +15,8 @@ def main(arguments: list[str]) -> int:
     args = parser().parse_args(arguments)
 
     def command() -> int:
+        if args.out:
+            check_output("--out", Path(args.out))
         print(summarise(Path(args.sweep), Path(args.out or args.sweep)))
         return 0
 

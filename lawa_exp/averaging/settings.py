@@ -76,12 +76,15 @@ class AveragerSettings(ABC):
         """
 
 
+MOST_SNAPSHOTS = 1_000_000  # of a window: their numbers alone take time to count
+
+
 @dataclass(frozen=True)
 class WindowSettings(AveragerSettings):
     """Those of an averager of the latest k snapshots at multiples of spacing, undefined before k of them exist."""
 
     windowed: ClassVar[bool] = True
-    k: int = setting(integer(1), "snapshots in the window", default=5)
+    k: int = setting(integer(1, MOST_SNAPSHOTS), "snapshots in the window", default=5)
     spacing: int = setting(steps(1), "steps between two snapshots of the window", default=1000)
     start: int = setting(steps(), "the first step that is observed", default=0)
 

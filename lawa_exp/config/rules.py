@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Generic, NamedTuple, NoReturn, Protocol, TypeVar, cast
 
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.limits import PLAIN_NAME, is_plain_name
 
 ARGUMENTS = "keyword arguments of the builder, as {name: value}"
 LARGEST = 10**15  # of integers: what floats and indices hold with room to spare
+MOST_LAYERS = 10_000  # thirty times as many as any model has, and counted in a minute
+LARGEST_BATCH = 10**8  # samples: more are no data set's, and their numbers alone take gigabytes
 T = TypeVar("T")
 U = TypeVar("U")
 Value = TypeVar("Value", covariant=True)
@@ -85,15 +88,15 @@ def _reject() -> NoReturn:
     raise ValueError
 
 
-def integer(low: int) -> Rule[int]:
+def integer(low: int, high: int = LARGEST) -> Rule[int]:
     def parse(value: Any) -> int:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= LARGEST:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             _reject()
         return value
 
-    return Rule(f"an integer of at least {low}", parse)
+    return Rule(f"an integer of at least {low}" + (f" and at most {high:,}" if high < LARGEST else ""), parse)
 
 
 def number(low: float | None = None, high: float | None = None, above: float | None = None) -> Rule[float]:
@@ -121,7 +124,24 @@ def boolean() -> Rule[bool]:
 
 
 def text() -> Rule[str]:
-    return Rule("text", lambda v: str(v) if isinstance(v, str | int | float) and not isinstance(v, bool) else _reject())
+    """Not empty: that is what an unset variable of the shell gives."""
+
+    def parse(value: Any) -> str:
+        if value == "" or isinstance(value, bool) or not isinstance(value, str | int | float):
+            _reject()
+        return str(value)
+
+    return Rule("text", parse)
+
+
+def plain_name() -> Rule[str]:
+    """What a folder can be called: it leads nowhere else."""
+
+    def parse(value: Any) -> str:
+        chosen = text().parse(value)
+        return chosen if is_plain_name(chosen) else _reject()
+
+    return Rule(PLAIN_NAME, parse)
 
 
 def one_of(*choices: str) -> Rule[str]:
@@ -203,6 +223,8 @@ def steps(low: int = 0, at_end: bool = False) -> Rule[int]:
         if not match:
             return integer(low).parse(int(value))
         number, unit = float(match["number"]), match["unit"].removesuffix("s")
+        if number > LARGEST:
+            _reject()
         if unit == "step":
             return integer(low).parse(number)
         return Amount(number, unit if unit == "%" else f"{unit}s", value.strip())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lawa_exp.config.names import BN_POLICIES
 from lawa_exp.config.rules import (
+    LARGEST_BATCH,
     boolean,
     defaulted,
     either,
@@ -13,10 +14,12 @@ from lawa_exp.config.rules import (
     list_of,
     one_of,
     optional,
+    plain_name,
     setting,
     steps,
     text,
 )
+from lawa_exp.system.limits import MOST_THREADS
 
 FORMAT_VERSION = 1
 
@@ -62,7 +65,7 @@ class Trainer:
     )
     compile: bool = setting(boolean(), "compile the model with torch.compile")
     threads: int = setting(
-        defaulted(integer(1)), "CPU threads of a rank; null: OMP_NUM_THREADS, else its share of the cores"
+        defaulted(integer(1, MOST_THREADS)), "CPU threads of a rank; null: OMP_NUM_THREADS, else its share of the cores"
     )
     deterministic: bool = setting(boolean(), "deterministic algorithms only, so that a resumed run has the same bytes")
     micro_batch: int | None = setting(
@@ -73,7 +76,8 @@ class Trainer:
     )
     checkpoint_activations: bool = setting(boolean(), "compute activations again in the backward pass, to save memory")
     workers: int = setting(
-        defaulted(integer(0)), "processes of a rank that decode image files; null: chosen by the number of cores"
+        defaulted(integer(0, MOST_THREADS)),
+        "processes of a rank that decode image files; null: chosen by the number of cores",
     )
 
 
@@ -96,7 +100,7 @@ class Evaluate:
         either(integer(1), one_of("all")),
         "samples of val that an evaluation takes, evenly spaced and always the same; or all",
     )
-    batch_size: int = setting(integer(1), "samples in one forward pass of an evaluation")
+    batch_size: int = setting(integer(1, LARGEST_BATCH), "samples in one forward pass of an evaluation")
     bn: str = setting(
         one_of(*BN_POLICIES), "BatchNorm statistics of live weights and averages: recalibrate, average, latest"
     )
@@ -139,7 +143,7 @@ class Options:
 
     run_dir: str | None = setting(optional(text()), "the run's folder; null: a name in runs_root")
     runs_root: str = setting(text(), "the folder of all runs")
-    sweep: str | None = setting(optional(text()), "name of a multirun; null: a hash of its overrides")
+    sweep: str | None = setting(optional(plain_name()), "name of a multirun; null: a hash of its overrides")
     plan: bool = setting(boolean(), "print the plan of the run and stop (a dry run)")
     rerun: bool = setting(
         boolean(), "train a finished run again, check that the bytes are the same, and save what was missing"

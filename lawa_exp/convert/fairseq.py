@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,9 @@ from lawa_exp.axes.model.adaptive_lm import adaptive_lm
 from lawa_exp.axes.model.adaptive_lm.settings import AdaptiveLMSettings
 from lawa_exp.axes.model.roberta import roberta
 from lawa_exp.axes.model.roberta.settings import RobertaSettings
+from lawa_exp.formats.unpickling import check_bounded
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import open_regular
 
 Settings = RobertaSettings | AdaptiveLMSettings
 ROBERTA, ADAPTIVE = "encoder.sentence_encoder.", "decoder.embed_tokens.embeddings."  # how their names begin
@@ -110,8 +113,12 @@ def write(tensors: Mapping[str, Tensor], model: Settings, data: str | None, step
 
 def opened(path: Path) -> Any:
     """What `torch.save` wrote, without running it; mapped, but for the format from before PyTorch 1.6."""
+    with open_regular(path) as file:
+        check_bounded(file, path)
     mapped = zipfile.is_zipfile(path)
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of protocols and storages: what it says is of no use to the user
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def content_of(path: Path) -> Mapping[str, object] | None:
@@ -119,7 +126,7 @@ def content_of(path: Path) -> Mapping[str, object] | None:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = opened(path)
-    except (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError):
+    except (UserError, RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError):
         return None
     has_weights = isinstance(content, Mapping) and isinstance(content.get("model"), Mapping)
     return content if has_weights and {"args", "cfg"} & content.keys() else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from lawa_exp.axes.model.gpt.settings import GPTSettings
 from lawa_exp.formats.stored import reading
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import read_json
 
 TURNED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")  # Conv1D there: [in, out]
 
@@ -59,9 +59,7 @@ def activation_note(path: Path) -> str:
 
 def _read(config: Path) -> dict[str, Any]:
     with reading(config):
-        content: dict[str, Any] = json.loads(config.read_text())
-        content.get("model_type")
-    return content
+        return read_json(config)
 
 
 def from_hugging_face(tensors: dict[str, Tensor], path: Path, settings: GPTSettings) -> dict[str, Tensor]:

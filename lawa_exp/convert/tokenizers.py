@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from lawa_exp.axes.dataset.fairseq import SPECIAL, read_dictionary
 from lawa_exp.axes.dataset.tokenizers import END_OF_TEXT, find_gpt2, find_neox, read_tokenizer, symbols, vocabulary
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import read_json
 
 MASK = "<mask>"
 
@@ -32,7 +32,7 @@ def carried(name: str | None, path: str | None, context: int) -> Carried | None:
     if name == "neox":
         file = find_neox(path)
         whole = read_tokenizer(file, name)  # UserError where it is damaged
-        return Carried(_files(json.loads(file.read_bytes()), context, _ends()), whole.vocab_size, whole.end_of_text)
+        return Carried(_files(read_json(file), context, _ends()), whole.vocab_size, whole.end_of_text)
     if name == "gpt2":
         ids, merges = vocabulary(path)
         described = _byte_pairs(ids, merges, {END_OF_TEXT: ids[END_OF_TEXT]}, regex=True)

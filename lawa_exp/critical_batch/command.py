@@ -16,7 +16,7 @@ from lawa_exp.critical_batch.fits import Fit
 from lawa_exp.critical_batch.runs import FEWEST, Measured, is_sweep, measure, read_runs
 from lawa_exp.results.statistics import T95, noise_scale
 from lawa_exp.system.errors import Failed, UserError
-from lawa_exp.system.files import write_text_atomically
+from lawa_exp.system.files import check_output, write_text_atomically
 
 POOR = 0.1  # relative error of a fit that is told
 LEVELS = 8  # loss levels where --levels names none
@@ -27,6 +27,8 @@ def analyse(args: argparse.Namespace, command: list[str]) -> int:
     """Fits, predicts, writes critical_batch.* and prints the page; the exit code."""
     if args.smooth < 1 or args.smooth % 2 == 0:
         raise UserError(f"--smooth={args.smooth}: expected an odd number of evaluations")
+    if args.out:
+        check_output("--out", Path(args.out))
     runs, left_out = read_runs(args.paths)
     measured = measure(runs, args.weights, args.smooth)
     losses = chosen_levels(measured, args.levels)

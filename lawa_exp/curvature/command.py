@@ -32,9 +32,10 @@ from lawa_exp.storage.commit import Damaged, steps_in, verify
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.storage.safetensors import map_stored
 from lawa_exp.system import signals
+from lawa_exp.system.cli import plain_name
 from lawa_exp.system.distributed import start_device
 from lawa_exp.system.errors import Failed, UserError
-from lawa_exp.system.files import write_text_atomically
+from lawa_exp.system.files import check_links, check_output, write_text_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,10 +103,18 @@ def measure(args: argparse.Namespace) -> int:
     written = run.read_config()
     if written is None:
         raise UserError(f"RUN={args.run}: no run there (config.yaml is missing)")
+    check_links(run.path, "RUN")
+    if args.out:
+        check_output("--out", Path(args.out))
+    if args.name:
+        plain_name("--name", args.name)
     step, folder = snapshot(run, args.weights, args.step)
     loss, config = loss_of(run, written, folder, args.device, args.trust)
     training_set = loss.data.sizes["train"]
-    whole = fixed_set(training_set, flag("samples", args.samples, either(integer(2), one_of("all"))))
+    samples = flag("samples", args.samples, either(integer(2), one_of("all")))
+    if isinstance(samples, int) and samples > training_set:
+        raise UserError(f"--samples={samples}: the training set has {training_set:,}; all takes them")
+    whole = fixed_set(training_set, samples)
     sizes = batch_sizes(args.batch, batches_of(config, loss.data).sizes[-1], len(whole))
     say: Callable[[str], None] = functools.partial(print, flush=True) if loss.ranks.is_main else lambda _: None
     like = loss.parameters[0].detach()

@@ -23,7 +23,7 @@ from lawa_exp.status.runs import list_runs
 from lawa_exp.status.standing import STATES, Standing, duration, standings
 from lawa_exp.storage import manifest
 from lawa_exp.storage.metrics import KEY, Metrics, metrics_in, own_metrics, together
-from lawa_exp.storage.rows import Row, averager_ids, name_of, read_rows
+from lawa_exp.storage.rows import Row, averager_ids, name_of, read_rows, read_starts
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import Failed, UserError
 
@@ -210,7 +210,7 @@ def run_item(
 def starts(run: Path) -> list[str]:
     """When, where and from which commit each start was, in words."""
     said = []
-    for line in undamaged(run / "provenance.jsonl"):
+    for line in undamaged(run, read_starts):
         git = line.get("git") or {}
         commit = f", commit {git['commit'][:10]}{' with changes' if git.get('dirty') else ''}" if git else ""
         said.append(f"{line['time']} on {line['hardware']['node']}, {line.get('ranks', 1)} rank(s){commit}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from lawa_exp.results.statistics import curve
 from lawa_exp.results.tables import saved_text
 from lawa_exp.storage.metrics import KNOWN, Metrics, shown_metrics
 from lawa_exp.storage.rows import Row, averager_ids, metric_in, read_lines
-from lawa_exp.system.errors import Failed
+from lawa_exp.system.errors import Failed, UserError
 
 POINTS = 400  # of a curve; of more, every second, third, ... and the last
 
@@ -126,11 +126,11 @@ def test_rows(run: Path) -> Rows:
     return cast(Rows, undamaged(run / "readouts" / "test" / "metrics.jsonl"))
 
 
-def undamaged(path: Path) -> list[dict[str, Any]]:
+def undamaged(path: Path, read: Callable[[Path], list[dict[str, Any]]] = read_lines) -> list[dict[str, Any]]:
     """The lines of a JSONL file; none of a damaged one, so that it does not hide the other files."""
     try:
-        return read_lines(path)
-    except Failed:
+        return read(path)
+    except (Failed, UserError, OSError):
         return []
 
 

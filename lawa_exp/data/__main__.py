@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from lawa_exp.axes.dataset.sources import CORPORA
 from lawa_exp.data.prepare import prepare
-from lawa_exp.system.cli import Parser, exit_code
+from lawa_exp.system.cli import Parser, exit_code, threads
 from lawa_exp.system.machine import usable_cores
 
 
@@ -76,7 +76,7 @@ def parser() -> Parser:
     )
     prepare_parser.add_argument(
         "--workers",
-        type=int,
+        type=threads,
         default=cores,
         metavar="N",
         help="threads that encode; the bytes do not depend on it; default: all cores (%(default)s)",

@@ -37,7 +37,7 @@ from lawa_exp.axes.dataset.sources import (
 )
 from lawa_exp.axes.dataset.tokenizers import END_OF_TEXT, Tokenizer, load_tokenizer
 from lawa_exp.system.errors import Failed, UserError
-from lawa_exp.system.files import DISK_FULL, locked, sync, write_text_atomically
+from lawa_exp.system.files import DISK_FULL, locked, read_json, sync, write_text_atomically
 from lawa_exp.system.hashing import hash_of
 
 FORMAT_VERSION = 1
@@ -92,8 +92,6 @@ def prepare(
     """
     if not 0 <= val_fraction < 1:
         raise UserError(f"--val-fraction {val_fraction:g}: expected a number of at least 0 and below 1")
-    if workers < 1:
-        raise UserError(f"--workers {workers}: expected an integer of at least 1")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: expected a folder, this is a file")
     source = str(Path(source).expanduser())
@@ -317,7 +315,7 @@ def _read_json(path: Path) -> dict[str, object] | None:
     if not path.exists():
         return None
     try:
-        content: dict[str, object] = json.loads(path.read_bytes())
+        content: dict[str, object] = read_json(path)
         version = content["format_version"]
     except (ValueError, KeyError, TypeError):
         raise Failed(f"{path} is damaged: delete the folder {path.parent} and prepare it again") from None

@@ -17,7 +17,7 @@ from lawa_exp.axes.objective.task_loss import Scorer, TaskLoss
 from lawa_exp.config.shared import Trainer
 from lawa_exp.seams.callback import Callback
 from lawa_exp.seams.task import Task
-from lawa_exp.system.memory import keep_freed_memory
+from lawa_exp.system.memory import allocating, keep_freed_memory
 
 Autocast: TypeAlias = Callable[[], AbstractContextManager[object]]  # a fresh context at each call
 
@@ -63,9 +63,11 @@ def seeded_model(config: Setup, device: torch.device) -> nn.Module:
 def layered_model(config: Setup, device: torch.device) -> tuple[nn.Module, dict[int, Callback]]:
     """`seeded_model`, and what the layers need in training, by their places in the list."""
     torch.manual_seed(config.seed)
-    model = config.model.build()
-    callbacks = [settings.apply(model) for _, settings in config.layers]
-    return model.to(device), {place: callback for place, callback in enumerate(callbacks) if callback}
+    with allocating(f"model={config.model.name}"):
+        model = config.model.build()
+        callbacks = [settings.apply(model) for _, settings in config.layers]
+        model = model.to(device)
+    return model, {place: callback for place, callback in enumerate(callbacks) if callback}
 
 
 def task_loss(config: Setup, model: nn.Module, task: Task) -> TaskLoss:

@@ -23,6 +23,7 @@ from lawa_exp.evaluation.evaluate import evaluating
 from lawa_exp.evaluation.score import InModel, LanguageModel, Scored
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import Failed, UserError
+from lawa_exp.system.files import LARGE, read_small
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -107,7 +108,7 @@ def read_documents(name: str, path: Path) -> list[dict[str, object]]:
     """The lines of a task's local file. UserError names the first that is not as its task needs it."""
     kind = str(LOCAL[name].get("doc_to_choice", "context"))
     fields, documents = FIELDS[kind], []
-    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), 1):
+    for number, line in enumerate(read_small(path, LARGE).removesuffix(b"\n").split(b"\n"), 1):
         try:
             document = json.loads(line)
             needed = {field: document[field] for field in fields}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from lawa_exp.formats.safetensors import SafetensorsFile
 from lawa_exp.formats.stored import Checkpoint, Region, Source, damaged, read_index, reading, shards_of
 from lawa_exp.storage.commit import MANIFEST, Manifest
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import LARGE, read_json, size_text
 
 WHOLE = (  # a folder's only file of weights: transformers', diffusers', open_clip's, PEFT's
     *("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
@@ -46,6 +46,8 @@ def _open(path: Path, key: str | None) -> Checkpoint:
         return open_dcp(path, key)
     manifest = _manifest(path)
     carried = [p for p in sorted(path.iterdir()) if p.suffix in CARRIED and p.is_file() and p.name not in NOT_CARRIED]
+    for file in carried:
+        _check_carried(file)
     for name in WHOLE:
         index = path / f"{name}{INDEX}"
         if (path / name).is_file():
@@ -57,6 +59,18 @@ def _open(path: Path, key: str | None) -> Checkpoint:
     raise UserError(
         f"{path}: no checkpoint in this folder ({', '.join(WHOLE[:2])}, an adapter_model, their shards, or {DCP}){hint}"
     )
+
+
+def _check_carried(file: Path) -> None:
+    """UserError: it would be copied from elsewhere, or is too large for what it is.
+
+    In the cache of the Hugging Face hub a model's files are links into its folder blobs/.
+    """
+    places = [file.parent.resolve(), file.parent.resolve().parents[1] / "blobs"]
+    if file.is_symlink() and not any(file.resolve().is_relative_to(place) for place in places):
+        raise UserError(f"{file} is a link that leads out of its folder, and is not copied: put the file itself there")
+    if file.stat().st_size > LARGE:
+        raise UserError(f"{file} has {size_text(file.stat().st_size)}, expected at most {size_text(LARGE)}")
 
 
 def open_file(path: Path, manifest: Manifest | None, key: str | None = None) -> Source:
@@ -106,7 +120,7 @@ def _manifest(folder: Path) -> Manifest | None:
     if not path.is_file():
         return None
     with reading(path):
-        content: Manifest = json.loads(path.read_text())
+        content: Manifest = read_json(path)
     try:
         ours = all("bytes" in entry and "crc32" in entry for entry in content.values())
     except (AttributeError, TypeError):

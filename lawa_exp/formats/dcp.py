@@ -31,7 +31,9 @@ from lawa_exp.formats.dtypes import SIZES
 from lawa_exp.formats.pytorch import TorchFile
 from lawa_exp.formats.state_dicts import Finder
 from lawa_exp.formats.stored import Checkpoint, count, damaged, reading
+from lawa_exp.formats.unpickling import Bounded, check_bounded
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import LARGE, open_regular, read_small
 
 Value = TypeVar("Value")
 ALLOWED = {
@@ -65,7 +67,7 @@ def stand_in(named: type) -> type:
     return Fixed(named.__name__, (), {"made": staticmethod(named), **new})
 
 
-class MetadataReader(pickle.Unpickler):
+class MetadataReader(Bounded):
     def find_class(self, module: str, name: str) -> type | torch.dtype:
         if (module, name) not in ALLOWED:
             raise UserError(f"it holds {module}.{name}, which is not loaded")
@@ -75,7 +77,8 @@ class MetadataReader(pickle.Unpickler):
 
 class FolderReader(dcp.FileSystemReader):
     def read_metadata(self, *args: object, **kwargs: object) -> Metadata:
-        metadata: Metadata = MetadataReader(io.BytesIO((Path(self.path) / ".metadata").read_bytes())).load()
+        metadata: Metadata = MetadataReader(io.BytesIO(read_small(Path(self.path) / ".metadata", LARGE))).load()
+        check_inside(metadata, Path(self.path))
         metadata.storage_meta = getattr(metadata, "storage_meta", None) or dcp.metadata.StorageMeta()
         metadata.storage_meta.load_id = self.load_id
         return metadata
@@ -84,6 +87,7 @@ class FolderReader(dcp.FileSystemReader):
 class EverythingPlanner(_EmptyStateDictLoadPlanner):
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         plain = io.BytesIO()
+        check_bounded(value, read_item.storage_index.fqn)
         torch.save(torch.load(value, weights_only=True), plain)
         plain.seek(0)
         super().load_bytes(read_item, plain)
@@ -136,6 +140,27 @@ def open_dcp(path: Path, key: str | None = None) -> Checkpoint:
     return Checkpoint(path, [source], convert=convert)
 
 
+def check_inside(metadata: Metadata, folder: Path) -> None:
+    """UserError: it names files elsewhere, is of more than the folder holds, or has lists longer than itself."""
+    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    whole = True
+    for index, stored in metadata.storage_data.items():
+        place = Path(stored.relative_path)
+        if ".." in place.parts or not (folder / place).resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{folder} names a file outside of it: {stored.relative_path}")
+        if type(stored.offset) is not int or type(stored.length) is not int or min(stored.offset, stored.length) < 0:
+            raise damaged(folder, f"the place of {index.fqn} cannot be read")
+        whole = whole and (folder / place).is_file()  # one that is missing is named later
+    for fqn, entry in metadata.state_dict_metadata.items():
+        is_tensor = whole and isinstance(entry, TensorStorageMetadata)
+        if is_tensor and entry.size.numel() * entry.properties.dtype.itemsize > size:
+            raise damaged(folder, f"{fqn} is of {entry.size.numel():,} elements, more than its files hold")
+    most = len(metadata.state_dict_metadata)
+    for fqn, path in (metadata.planner_data or {}).items():
+        if any(isinstance(part, int) and not 0 <= part < most for part in path):
+            raise damaged(folder, f"{fqn} is element {max(p for p in path if isinstance(p, int)):,} of a list")
+
+
 def _second_copies(averages: Mapping[str, torch.Tensor]) -> Copies:
     own = {id(tensor) for tensor in averages.values()}
 
@@ -155,12 +180,12 @@ def _check(metadata: Metadata, names: Mapping[str, str], folder: Path) -> None:
         path = folder / stored.relative_path
         if not path.is_file():
             raise damaged(path, "the file is missing")
-        with path.open("rb") as file:
+        if stored.offset + stored.length > path.stat().st_size:
+            raise damaged(path, f"{index.fqn} is cut short")
+        with open_regular(path) as file:
             file.seek(stored.offset)
             entry = file.read(stored.length)
         with reading(path):
-            if len(entry) < stored.length:
-                raise damaged(path, f"{index.fqn} is cut short")
             if entry[:2] == b"PK" and zipfile.ZipFile(io.BytesIO(entry)).testzip() is not None:
                 raise damaged(path, f"{index.fqn} does not have its checksum")
 

@@ -14,7 +14,7 @@ from lawa_exp.formats.dtypes import FLOATS, SIZES
 from lawa_exp.formats.stored import ABOUT, Checkpoint, Index, Writer, count, using
 from lawa_exp.formats.stream import OutFile
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import sync, temporary
+from lawa_exp.system.files import read_text, sync, temporary
 
 CONFIG = "config.json"  # of transformers; says the dtype
 
@@ -54,7 +54,7 @@ class Output:
         self._close()
         for path in self.like.extras:
             if self.dtype and path.name == CONFIG:
-                self._write(CONFIG, _with_dtype(path.read_text(), self.dtype))
+                self._write(CONFIG, _with_dtype(read_text(path), self.dtype))
             else:
                 shutil.copyfile(path, self.partial / path.name)
                 sync(self.partial / path.name)

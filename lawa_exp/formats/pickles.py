@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, ClassVar
 
 from lawa_exp.formats.classes import GETATTR, PARAMETERS, is_refused
 from lawa_exp.formats.dtypes import SIZES
+from lawa_exp.formats.unpickling import Bounded
 
 STORAGES = {  # the storage classes of torch that say their dtype; the others are kept as UntypedStorage
     "DoubleStorage": "float64",
@@ -208,7 +209,7 @@ PLAIN: dict[tuple[str, str], type | Function] = {
 }
 
 
-class Reader(pickle.Unpickler):
+class Reader(Bounded):
     """`load()` gives the object with stand-ins. `Refused` names what is not let in."""
 
     def __init__(self, file: BinaryIO) -> None:

@@ -38,10 +38,12 @@ from lawa_exp.formats.pickles import (
 from lawa_exp.formats.state_dicts import Finder, text_of, value_at
 from lawa_exp.formats.stored import ABOUT, Place, Region, contiguous, count, damaged, extent, may_overlap_itself
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import SMALL, size_text
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 ALIGNMENT = 64  # of a storage in the file, as torch has it
+MOST_EXPANDED = 100_000_000  # elements of a tensor that shows a smaller storage several times
 ZIP64 = 0xFFFFFFFF  # sizes and offsets from here on stand in an extra field
 
 
@@ -87,6 +89,10 @@ class TorchFile:
                 raise UserError(f"{self.path} is a TorchScript archive; what can be averaged is a saved state dict")
             if "data.pkl" not in records:
                 raise UserError(f"{self.path} is a zip file, but not one of torch.save (no data.pkl)")
+            for name in ("data.pkl", "byteorder"):
+                if name in records and records[name].file_size > SMALL:
+                    size = size_text(records[name].file_size)
+                    raise UserError(f"{self.path}: its {name} has {size}, expected at most {size_text(SMALL)}")
             if "byteorder" in records and archive.read(records["byteorder"]) != b"little":
                 raise UserError(f"{self.path} was written by a big-endian machine")
             pickled = archive.read(records["data.pkl"])
@@ -170,6 +176,8 @@ class TorchFile:
         last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
         if count(tensor.shape) and last >= storage.numel:
             raise damaged(self.path, f"{name} reaches beyond its storage")
+        if count(tensor.shape) > max(storage.numel, MOST_EXPANDED):
+            raise damaged(self.path, f"{name} has {count(tensor.shape):,} elements in a storage of {storage.numel:,}")
         begin, _, region = self.ranges[storage.key]
         if region:
             region.what = name

@@ -13,6 +13,7 @@ from pathlib import Path
 from lawa_exp.formats.dtypes import FLOATS, SIZES
 from lawa_exp.formats.stored import ABOUT, Place, Region, contiguous, count, damaged
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import SMALL
 
 NAMES = {
     "F64": "float64",
@@ -36,7 +37,7 @@ NAMES = {
     "F8_E8M0": "float8_e8m0fnu",
 }
 WRITTEN = {dtype: name for name, dtype in NAMES.items()}
-LONGEST_HEADER = 100_000_000  # bytes, the library's own limit
+LONGEST_HEADER = SMALL  # bytes; the library's limit is 100 MB, of which JSON can take gigabytes
 
 
 class SafetensorsFile:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import NotRequired, Protocol, TypedDict
 
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import read_json
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin", ".ckpt")  # of files that may be checkpoints
 ABOUT = "lawa_exp"  # in the metadata of our averages; of PyTorch files a record, of DCP folders a file, ABOUT.json
@@ -169,7 +169,7 @@ def damaged(path: Path, why: str) -> UserError:
 def read_index(path: Path) -> Index:
     """The content of a sharded Hugging Face folder's index. UserError: it is none, or names files elsewhere."""
     with reading(path):
-        content: Index = json.loads(path.read_text())
+        content: Index = read_json(path)
         content["weight_map"] = dict(content["weight_map"])
         files = set(content["weight_map"].values())
         if any(Path(name).name != name for name in files):

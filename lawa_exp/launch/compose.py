@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import io
 import itertools
 import os
 import re
@@ -20,6 +22,7 @@ from lawa_exp.launch.recipes import chosen_model, with_recipe
 from lawa_exp.system import signals
 from lawa_exp.system.cli import exit_code
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.limits import PLAIN_NAME, is_plain_name
 
 if TYPE_CHECKING:
     from hydra.experimental.callback import Callback
@@ -36,6 +39,9 @@ FLAGS = {  # Hydra's own
     *("-cd", "--config-dir"),  # --experimental-rerun is not among them: it unpickles a file, and checks nothing
 }
 HELP = {"-h", "--help", "--hydra-help"}
+NEEDED = {"run_dir", "runs_root", "sweep", "plan", "rerun", "k", "spacing", "averagers", "dataset"} | {
+    *("layers", "update", "watch")
+}
 COLLECT, SLURM = (f"hydra_plugins.lawa_exp_launcher.{name}" for name in ("Collect", "Slurm"))
 SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
@@ -83,15 +89,20 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
 
     read_defaults()
     for argument in arguments:
+        if argument == "":
+            raise UserError("an argument is empty: is a variable of the shell not set?")
         if argument.startswith("-") and argument.split("=")[0] not in FLAGS:
             raise UserError(f"{argument}: not a flag; settings are given as key=value, flags are in --hydra-help")
     overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
     multirun = "-m" in arguments or "--multirun" in arguments
     check_budgets(overrides)
     if multirun:
-        given = {o.split("=")[0].lstrip("+") for o in overrides}
+        given = {o.split("=")[0].lstrip("+"): o.partition("=")[2] for o in overrides}
         if "run_dir" in given:
             raise UserError("run_dir: not under -m, where every run has a folder of its own; choose runs_root=DIR")
+        name = given.get("sweep", "sweep").strip("'\"")
+        if "$" in name or not is_plain_name(name):  # Hydra writes there before it is checked as a setting
+            raise UserError(f"sweep={name}: expected {PLAIN_NAME}")
         if "sweep" not in given:
             asked = sorted(o for o in overrides if not o.startswith("hydra"))  # what is trained, not where
             arguments = [
@@ -114,7 +125,8 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
             arguments = with_recipe(arguments, chosen_model(overrides), recipes[-1])
         words = [a for a in arguments if a.startswith("~") or ("=" in a and not a.startswith("-"))]
         sys.argv = [before[0], *words, *(a for a in arguments if a not in words)]  # Hydra wants them without a gap
-        collect()
+        with one_line_of_hydras():
+            collect()
         from hydra_plugins import lawa_exp_launcher  # only now: Hydra loads its plugins anew
 
         if lawa_exp_launcher.Collect.started and not lawa_exp_launcher.COMPOSED:
@@ -152,6 +164,22 @@ def list_groups_once() -> None:
             return last[1]
 
         ConfigLoaderImpl._parse_overrides_and_create_caching_repo = remembered  # type: ignore[method-assign,assignment]
+
+
+@contextlib.contextmanager
+def one_line_of_hydras() -> Iterator[None]:
+    """Its parser's usage text and error as a UserError."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            yield
+    except SystemExit as ended:
+        if ended.code == 2:
+            raise UserError(said.getvalue().strip().rpartition("error: ")[2]) from None
+        raise
+    finally:
+        if "error: " not in said.getvalue():
+            print(said.getvalue(), end="", file=sys.stderr)
 
 
 class Fixed(TypedDict):
@@ -216,6 +244,8 @@ def read(values: dict[str, Any], overrides: list[str]) -> tuple[Unresolved, Opti
     from lawa_exp.storage import custom
 
     values = dict(values)
+    if missing := sorted(NEEDED - values.keys()):
+        raise UserError(f"{missing[0]} is missing: it cannot be left out")
     named = {o.split("=")[0].lstrip("+") for o in overrides}
     if named & set(BUDGET_UNITS):  # one on the command line replaces the recipe's
         values |= {unit: None for unit in BUDGET_UNITS if unit not in named}
@@ -225,18 +255,28 @@ def read(values: dict[str, Any], overrides: list[str]) -> tuple[Unresolved, Opti
         values[group] = [{"name": name, **settings} for name, settings in values[group].items()]
     for key in ("path", "tokenizer_path"):  # so that the run can be read out from another folder
         if isinstance(values["dataset"], dict) and values["dataset"].get(key):
-            values["dataset"][key] = str(Path(values["dataset"][key]).expanduser().resolve())
+            values["dataset"][key] = whole_path(values["dataset"][key])
     init = values.get("init")
     if isinstance(init, dict) and init.get("from") not in (None, STABLE):
-        init["from"] = str(Path(init["from"]).expanduser().resolve())
+        init["from"] = whole_path(init["from"])
     teacher = values.get("teacher")
     if isinstance(teacher, dict) and teacher.get("from") is not None:
-        teacher["from"] = str(Path(teacher["from"]).expanduser().resolve())
+        teacher["from"] = whole_path(teacher["from"])
     for key in ("k", "spacing"):  # read by the averagers through interpolation
         values.pop(key)
     unresolved = unresolved_from(values)
     custom.allow(builders(unresolved).values())  # these are the user's own words
     return unresolved, options
+
+
+def whole_path(value: object) -> object:
+    """A path from the root; `2024` is one, too. What is none is refused by the setting's rule."""
+    if value == "" or isinstance(value, bool) or not isinstance(value, str | int | float):
+        return value
+    path = Path(str(value))
+    with contextlib.suppress(RuntimeError):  # ~NAME of nobody
+        path = path.expanduser()
+    return str(path.resolve())
 
 
 def expand(averagers: object) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,7 @@ from lawa_exp.readout.evaluators import EVALUATORS
 from lawa_exp.readout.evaluators.settings import add_flags as add_evaluator_flags
 from lawa_exp.readout.evaluators.settings import flags_of
 from lawa_exp.system import signals
-from lawa_exp.system.cli import Parser, add_trust, exit_code
+from lawa_exp.system.cli import Parser, add_trust, exit_code, threads
 
 if TYPE_CHECKING:
     from lawa_exp.readout.request import Request
@@ -117,7 +117,7 @@ def parser() -> Parser:
     add_trust(p)
     p.add_argument(
         "--threads",
-        type=positive,
+        type=threads,
         metavar="N",
         help="CPU threads (default: the run's; of checkpoints OMP_NUM_THREADS, else the cores); losses depend on them "
         "in their last bits",
@@ -159,13 +159,6 @@ def amount(text: str) -> float:
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
-
-
-def positive(text: str) -> int:
-    """argparse's error for what is no whole number from 1 on."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text}: expected a whole number from 1 on")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from lawa_exp.evaluation.score import Scored
 from lawa_exp.evaluation.views import view_field, views_named
 from lawa_exp.readout.averagers import readout_name
 from lawa_exp.readout.comparison import Comparison, compare
+from lawa_exp.readout.evaluators import EVALUATORS
+from lawa_exp.readout.evaluators.settings import settings_from
 from lawa_exp.readout.noise import paired
 from lawa_exp.readout.of_checkpoints import checkpoints
 from lawa_exp.readout.of_run import our_run
@@ -35,8 +37,9 @@ from lawa_exp.readout.subject import Subject
 from lawa_exp.results.savings import Price
 from lawa_exp.storage.metrics import FILE, own_metrics, write_metrics
 from lawa_exp.storage.rows import Row, evaluation_row, fields_in, name_in_view, name_of, write_rows
+from lawa_exp.system.cli import plain_name
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import locked
+from lawa_exp.system.files import check_output, locked
 
 WRITTEN = ("metrics.jsonl", FILE, "summary.md", "curves.png", "heatmap.png")
 
@@ -44,6 +47,12 @@ WRITTEN = ("metrics.jsonl", FILE, "summary.md", "curves.png", "heatmap.png")
 def read(request: Request) -> int:
     """Does what is requested; the exit code."""
     e = request.evaluation
+    if e.how is None:
+        settings_from(EVALUATORS, None, e.flags)  # they are an evaluator's
+    if request.name:
+        plain_name("--name", request.name)
+    if request.out:
+        check_output("--out", Path(request.out))
     views_named(request.target.views)  # a wrong one is refused before anything is read
     if e.overrides and not (e.model or e.dataset or request.target.repository is not None):
         raise UserError(f"{e.overrides[0]}: settings are for --model and --dataset; a run has its own")

@@ -37,6 +37,7 @@ from lawa_exp.storage.rows import averager_ids, read_rows
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.distributed import Ranks, start_device
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import check_links
 
 RESERVED = ("test", "before-rerun")  # folders of readouts/ that the training writes
 
@@ -80,6 +81,7 @@ def averages_of(
     cut, where there are as many samples: the noise is measured on them. states: complete states by step, whose live
     weights are taken where there is no snapshot.
     """
+    check_links(run.path, "RUN")
     config = config_from(written)
     p, device, ranks = prepared(target, run, written, config, entries)
     rows = read_rows(run.metrics)

@@ -13,7 +13,7 @@ from lawa_exp.storage.commit import Damaged, commit, remove, verify
 from lawa_exp.storage.rows import Row, encode, read_lines
 from lawa_exp.storage.safetensors import read_tensors, write_tensors
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import write_text_atomically
+from lawa_exp.system.files import read_json, write_text_atomically
 
 FILE, STATE = "progress.jsonl", "progress_state"
 
@@ -104,7 +104,7 @@ class Revisiting:
         folder = self.out / STATE
         try:
             verify(folder)
-            saved = json.loads((folder / "state.json").read_text())
+            saved = read_json(folder / "state.json")
             tensors = read_tensors(folder / "tensors.safetensors")
         except (Damaged, OSError, ValueError):
             self.done = {}

@@ -6,7 +6,6 @@ Those of the hub are fetched when they are read and removed when no window needs
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -23,7 +22,7 @@ from lawa_exp.formats.names import step_in
 from lawa_exp.formats.steps import find_checkpoints, summary
 from lawa_exp.readout.request import HUB
 from lawa_exp.system.errors import Failed, UserError
-from lawa_exp.system.files import locked
+from lawa_exp.system.files import locked, read_json
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -152,7 +151,7 @@ class Hub:
             if name + INDEX in listed:
                 index = self._download(step, name + INDEX)
                 try:
-                    shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+                    shards = sorted(set(read_json(index)["weight_map"].values()))
                 except (ValueError, KeyError, TypeError, AttributeError):
                     raise UserError(f"{index} is damaged: it is no index of shards") from None
                 if lacking := [shard for shard in shards if shard not in listed]:

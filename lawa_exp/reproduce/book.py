@@ -11,10 +11,11 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import TypedDict, TypeVar
 
 from lawa_exp.config.rules import near
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import read_yaml
 
 T = TypeVar("T")
 FOLDER = Path(__file__).parent / "papers"
@@ -107,19 +108,17 @@ class ClaimEntry(TypedDict, total=False):
     rules: list[str]
 
 
-def read_yaml(path: Path) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
-
-
 def load(folder: Path = FOLDER) -> Book:
     """All papers, sets and forms. UserError names the file and the entry of what is wrong there."""
     if not (folder / f"{TRAININGS}.yaml").exists():
         raise UserError(f"--claims {folder}: expected a folder with {TRAININGS}.yaml and claims (see {FOLDER})")
+    try:
+        return _load(folder)
+    except (TypeError, KeyError, AttributeError) as error:  # of another shape than ours
+        raise UserError(f"--claims {folder}: not claims like ours ({type(error).__name__}: {error})") from None
+
+
+def _load(folder: Path) -> Book:
     content = read_yaml(folder / f"{TRAININGS}.yaml")
     sets = {
         name: made(TrainingSet, {"name": name, **s}, f"trainings.yaml: {name}") for name, s in content["sets"].items()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lawa_exp.reproduce.book import FOLDER, PAPERS, SCALES
 from lawa_exp.system import signals
-from lawa_exp.system.cli import Parser, exit_code
+from lawa_exp.system.cli import Parser, exit_code, threads
 
 LAUNCHERS = ("local", "slurm")
 
@@ -43,7 +43,7 @@ def parser() -> Parser:
     p.add_argument("--read", action="store_true", help="train nothing: judge from the runs that are there")
     p.add_argument("--out", type=Path, help="where tables and plots go (default: RUNS_ROOT/reproduce/SCALE)")
     p.add_argument("--runs-root", default="runs", metavar="DIR", help="where the runs are (default: runs)")
-    p.add_argument("--jobs", type=int, default=1, help="sets of trainings at a time on this machine (default: 1)")
+    p.add_argument("--jobs", type=threads, default=1, help="sets of trainings at a time on this machine (default: 1)")
     p.add_argument("--launcher", choices=LAUNCHERS, default="local", help="slurm: queue what is missing and return")
     p.add_argument("--claims", type=Path, default=FOLDER, metavar="DIR", help="claims of your own, in files like ours")
     p.usage = p.format_usage().removeprefix("usage: ").rstrip() + " [-- KEY=VALUE ...]\n"

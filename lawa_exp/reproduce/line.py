@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lawa_exp.reproduce.figures import Sheet, ramp
 from lawa_exp.reproduce.material import Material
 from lawa_exp.results.tables import NATS
-from lawa_exp.system.files import write_text_atomically
+from lawa_exp.system.files import read_json, write_text_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,7 +113,7 @@ def measure_line(folder: Path, id: str) -> Along | None:
 
 def lines(folders: Sequence[Path], id: str, kept: Path) -> list[Along]:
     """`measure_line` of each run; what was computed before is read from the JSON file `kept`."""
-    known: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    known: dict[str, Any] = read_json(kept) if kept.exists() else {}
     for folder in folders:
         key = f"{folder.name} {id}"
         if key not in known and (found := measure_line(folder, id)):

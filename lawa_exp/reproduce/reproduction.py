@@ -15,7 +15,7 @@ from lawa_exp.reproduce.costs import cost_table, in_words, made_by
 from lawa_exp.reproduce.material import Material
 from lawa_exp.storage.rundir import EXIT
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import write_text_atomically
+from lawa_exp.system.files import check_output, write_text_atomically
 
 
 def reproduce(args: argparse.Namespace) -> int:
@@ -26,12 +26,17 @@ def reproduce(args: argparse.Namespace) -> int:
         raise UserError(f"{args.paper}: {near(args.paper, [*known, 'all'])}")
     papers = [p for p in book.papers if args.paper in (p.name, "all")]
     out = args.out or Path(args.runs_root) / "reproduce" / args.scale
+    check_output("--out", out)
     for line in unknown_names(book):
         say(f"warning: {line}")
     names = judged.needed(book, papers, args.scale)
     words = [*args.words, *(["hydra/launcher=slurm"] if args.launcher == "slurm" else [])]
     plans = {n: trained.plan_set(book.sets[n], args.scale, args.runs_root, words) for n in names}
     gpt_tiny = trained.unit()
+    if plans and (problems := [p.problem for p in plans.values()]) and all(problems):
+        raise UserError(str(problems[0]))  # of the words that all have in common
+    if not args.plan:
+        out.mkdir(parents=True, exist_ok=True)  # a mistake in it is told before hours of work
     say(cost_table(list(plans.values()), gpt_tiny))
     for p in plans.values():
         if p.problem and not p.set.optional and args.scale in p.set.words:

@@ -24,7 +24,7 @@ from lawa_exp.runs.cost import flops_of, planned_model
 from lawa_exp.runs.prepare import Prepared, prepare
 from lawa_exp.runs.sweep import gather
 from lawa_exp.storage.metrics import metrics_in
-from lawa_exp.storage.rows import averager_ids, read_lines, read_rows
+from lawa_exp.storage.rows import averager_ids, read_lines, read_rows, read_starts
 from lawa_exp.storage.rundir import EXIT, RunDir
 from lawa_exp.system import signals
 from lawa_exp.system.distributed import start_device
@@ -73,7 +73,7 @@ class Training:
 
     def seconds(self) -> tuple[float, float] | None:
         """(of the steps alone, of the whole run); None where it was not trained in one go."""
-        rows, starts = read_lines(self.folder / "timing.jsonl"), read_lines(self.folder / "provenance.jsonl")
+        rows, starts = read_lines(self.folder / "timing.jsonl"), read_starts(self.folder)
         marker = self.folder / "DONE"
         if not rows or len(starts) != 1 or not marker.exists():
             return None

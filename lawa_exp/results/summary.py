@@ -14,7 +14,7 @@ from lawa_exp.results.tables import markdown
 from lawa_exp.seams.task import Metric
 from lawa_exp.storage import manifest
 from lawa_exp.storage.metrics import KNOWN, Metrics, metrics_of, own_metrics, together
-from lawa_exp.storage.rows import Row, averager_ids, name_of, read_lines, read_rows, with_newer
+from lawa_exp.storage.rows import Row, averager_ids, name_of, read_rows, read_starts, with_newer
 from lawa_exp.system.errors import UserError
 
 SHOWN = 3  # runs that an error names
@@ -93,7 +93,7 @@ def named(runs: list[str]) -> str:
 
 def made_with(runs: Sequence[Path]) -> str:
     """One line on the machine, versions and data of the runs, from where each began."""
-    starts = [read_lines(run / "provenance.jsonl") for run in runs]
+    starts = [read_starts(run) for run in runs]
     found = {
         f"Python {s['versions']['python']}, torch {s['versions']['torch']}, {s['device']} ({s['hardware']['cpu']}), "
         f"{s['ranks']} rank(s) of {s['threads']} thread(s); data fingerprint {s['data_fingerprint'][:12]}"

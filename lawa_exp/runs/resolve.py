@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from lawa_exp.axes.configuration import Config, Unresolved
 from lawa_exp.config.parts import NoAmounts, Part
-from lawa_exp.config.rules import Amount
+from lawa_exp.config.rules import LARGEST, Amount
 from lawa_exp.config.shared import Trainer, Trajectory
 from lawa_exp.seams.batches import Batches
 from lawa_exp.seams.dataset import DatasetFacts
@@ -58,6 +58,8 @@ def resolve(unresolved: Unresolved, data: DatasetFacts, trainer: Trainer) -> Con
     batches: Batches = unresolved.batch.batches(data.tokens_per_sample, data.sizes["train"])
     in_samples = {"epochs": data.sizes["train"], "samples": 1, "tokens": 1 / data.tokens_per_sample}
     unit, budget = unresolved.budget
+    if unit != "steps" and budget * in_samples[unit] > LARGEST:
+        raise UserError(f"{unit}={budget:g}: expected at most {LARGEST:.0e} samples in all")
     steps = int(budget) if unit == "steps" else batches.steps(budget * in_samples[unit])
     lr = unresolved.lr.filled(horizon=steps)
     horizon = lr.value("horizon", Amounts(batches, in_samples, steps))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lawa_exp.system.cli import Parser, exit_code
+from lawa_exp.system.errors import one_line
 
 if TYPE_CHECKING:
     from lawa_exp.status.standing import Standing
@@ -71,7 +72,7 @@ def positive(text: str) -> float:
 
 def refresh(text: str) -> None:
     """In place on a terminal, below what was printed elsewhere."""
-    print(f"\x1b[H\x1b[J{text}" if sys.stdout.isatty() else text, flush=True)
+    print(f"\x1b[H\x1b[J{text}" if on_terminal() else text, flush=True)
 
 
 def show(sweep: Path, as_json: bool, height: int | None) -> str:
@@ -87,9 +88,9 @@ def show(sweep: Path, as_json: bool, height: int | None) -> str:
     said = ", ".join(f"{counts[state]:,} {state}" for state in STATES if counts[state])
     lines = [f"{len(found):,} run{'s' * (len(found) != 1)}: {said}", *([f"warning: {problem}"] if problem else []), ""]
     shown = table(sorted(found, key=lambda s: STATES.index(s.state)), now)
-    room = len(shown) if height is None or not sys.stdout.isatty() else max(height - len(lines) - 2, 5)
+    room = len(shown) if height is None or not on_terminal() else max(height - len(lines) - 2, 5)
     left = [f"... and {len(shown) - room:,} more"] if len(shown) > room else []
-    return "\n".join([*lines, *shown[:room], *left])
+    return "\n".join([one_line(line) for line in lines] + [*shown[:room], *left])
 
 
 def table(standings: list[Standing], now: float) -> list[str]:
@@ -106,14 +107,18 @@ def table(standings: list[Standing], now: float) -> list[str]:
         since = f"since {moment(s.since, now)}" if s.since and s.state not in ("running", "done") else ""
         note = ": ".join(part for part in (since, s.note) if part)
         name = " ".join(s.run.overrides) or s.run.path.resolve().name
-        cells.append((name, s.state, step, speed, left, f"{s.restarts or ''}", note))
+        cells.append((one_line(name), s.state, step, speed, left, f"{s.restarts or ''}", one_line(note)))
     widths = [max(len(row[i]) for row in cells) for i in range(6)]
     lines = []
     for row in cells:
         padded = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=False))]
         lines.append("  ".join([*padded, row[6]]).rstrip())
     width = shutil.get_terminal_size().columns
-    return [line[:width] for line in lines] if sys.stdout.isatty() else lines
+    return [line[:width] for line in lines] if on_terminal() else lines
+
+
+def on_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()  # None: it was closed
 
 
 def moment(at: float, now: float) -> str:

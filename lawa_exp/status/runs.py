@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lawa_exp.launch.slurm.queue import SUBMITTED, read_record
 from lawa_exp.storage import manifest
-from lawa_exp.system.errors import Failed, UserError
+from lawa_exp.system.errors import UserError
 
 AVERAGING = ("k", "spacing", "avg")  # overrides that may differ between the entries of one training
 
@@ -52,6 +52,8 @@ def is_run(path: Path) -> bool:
 def of_manifest(sweep: Path) -> list[Listed]:
     """The runs of a sweep, each once."""
     entries = manifest.read(sweep)["entries"]
+    if not entries:
+        raise UserError(f"{sweep / manifest.NAME} has no entries: there is no run in this sweep")
     by_run: dict[Path, list[manifest.Entry]] = {}
     for entry in entries:
         by_run.setdefault(entry["run_dir"], []).append(entry)
@@ -59,7 +61,7 @@ def of_manifest(sweep: Path) -> list[Listed]:
         shared = set.intersection(*(set(e["overrides"]) for e in entries)) if len(by_run) > 1 else set()
         return [Listed(path, own_overrides(own, shared), max(e["steps"] for e in own)) for path, own in by_run.items()]
     except (ValueError, KeyError, TypeError):
-        raise Failed(f"{sweep / manifest.NAME} is damaged: start the sweep again, which writes it anew") from None
+        raise manifest.damaged(sweep) from None
 
 
 def own_overrides(entries: Sequence[manifest.Entry], shared: set[str]) -> tuple[str, ...]:

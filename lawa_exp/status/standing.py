@@ -16,7 +16,8 @@ from lawa_exp.status.runs import Listed
 from lawa_exp.storage.commit import steps_in
 from lawa_exp.storage.rundir import MARKERS, Facts, RunDir
 from lawa_exp.system import heartbeat
-from lawa_exp.system.errors import Failed
+from lawa_exp.system.errors import Failed, UserError
+from lawa_exp.system.files import open_regular, read_json, read_small, read_text
 from lawa_exp.system.heartbeat import Beat
 
 # In the order in which they are shown: what needs a person, what goes on, what is over.
@@ -112,7 +113,7 @@ def look_at(run: Listed) -> Files:
         files.beat = heartbeat.read(run.path / heartbeat.NAME)
     if "provenance.jsonl" in files.names:
         with suppress(OSError, ValueError, AttributeError):
-            lines = (run.path / "provenance.jsonl").read_bytes().splitlines()
+            lines = read_small(run.path / "provenance.jsonl").splitlines()
             files.started = len(lines)
             files.last_job = (json.loads(lines[-1]).get("slurm") or {}).get("job")
     return files
@@ -170,22 +171,22 @@ def stand(files: Files, queued: dict[str, Job] | None, now: float) -> Standing:
 def read_facts(path: Path) -> Facts:
     """What a marker says; nothing where it cannot be read."""
     with suppress(OSError, ValueError):
-        content = json.loads(path.read_text())
+        content = read_json(path)
         if isinstance(content, dict):
             return cast(Facts, content)  # `RunDir.mark` wrote it
     return {}
 
 
 def read_steps(run: Path) -> int | None:
-    with suppress(OSError):
-        line = STEPS.search((run / "config.yaml").read_text())
+    with suppress(OSError, UserError):
+        line = STEPS.search(read_text(run / "config.yaml"))
         return int(line[1]) if line else None
     return None
 
 
 def last_step(path: Path) -> int | None:
     """The step of the last whole row."""
-    with suppress(OSError, ValueError, KeyError, IndexError), path.open("rb") as file:
+    with suppress(OSError, ValueError, KeyError, IndexError), open_regular(path) as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
         step: int = json.loads(file.read().rpartition(b"\n")[0].splitlines()[-1])["step"]
         return step

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypedDict
 
-from lawa_exp.system.files import LOCK, PARTIAL, clear, discard, sync, temporary, written_by
+from lawa_exp.system.files import LOCK, PARTIAL, clear, discard, read_json, sync, temporary, written_by
 
 MANIFEST = "manifest.json"
 REPLACED = ".replaced-"  # the folder that it replaces, for an instant
@@ -166,7 +166,14 @@ def file_crc32(path: Path) -> int:
 
 def _manifest(target: Path) -> Manifest | None:
     try:
-        content: Manifest = json.loads((target / MANIFEST).read_text())
+        content: Manifest = read_json(target / MANIFEST)
     except (OSError, ValueError):
         return None
+    if not isinstance(content, dict) or not all(map(_is_inside, content)):
+        return None
     return content
+
+
+def _is_inside(name: str) -> bool:
+    """Whether it leads into the folder and nowhere else."""
+    return not Path(name).is_absolute() and ".." not in Path(name).parts

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TypedDict, cast
 
-from lawa_exp.system.errors import Failed, UserError
+from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import read_json
 
 NAME = "manifest.json"
 
@@ -29,18 +29,23 @@ class Manifest(TypedDict):
 
 
 def read(sweep: Path) -> Manifest:
-    """The manifest, with the path of each entry's run as its run_dir. UserError: there is none. Failed: damaged."""
+    """The manifest, with the path of each entry's run as its run_dir. UserError: there is none, or it is damaged."""
     if not (sweep / NAME).is_file():
         raise UserError(f"SWEEP={sweep}: no {NAME} in this folder")
     try:
-        content = json.loads((sweep / NAME).read_text())
+        content = read_json(sweep / NAME)
         entries = [
             cast(Entry, {**entry, "run_dir": find_run(entry["run_dir"], sweep)})  # as `runs.sweep` wrote it
             for entry in content["entries"]
         ]
         return {"command": content["command"], "entries": entries}
-    except (ValueError, KeyError, TypeError):
-        raise Failed(f"{sweep / NAME} is damaged: start the sweep again, which writes it anew") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise damaged(sweep) from None
+
+
+def damaged(sweep: Path) -> UserError:
+    """That the manifest is no such thing."""
+    return UserError(f"{sweep / NAME} is damaged: start the sweep again, which writes it anew")
 
 
 def find_run(run_dir: str, sweep: Path) -> Path:

@@ -17,7 +17,7 @@ from lawa_exp.seams.task import SHARE, Metric
 from lawa_exp.storage.rows import Row
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import Failed, UserError
-from lawa_exp.system.files import write_text_atomically
+from lawa_exp.system.files import read_yaml, write_text_atomically
 
 Metrics: TypeAlias = Mapping[str, Metric]
 
@@ -75,7 +75,7 @@ def metrics_in(content: Mapping[str, Any] | None) -> Metrics:
 def metrics_of(folder: Path) -> Metrics:
     """Those of the rows in a run directory, or in the folder of a read-out."""
     own = folder / FILE
-    return metrics_in(yaml.safe_load(own.read_text()) if own.is_file() else RunDir(folder).read_config())
+    return metrics_in(read_yaml(own) if own.is_file() else RunDir(folder).read_config())
 
 
 def write_metrics(folder: Path, metrics: Metrics) -> None:

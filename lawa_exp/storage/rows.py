@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Required, TypedDict, cast
 
 from lawa_exp.system.errors import Failed, UserError
-from lawa_exp.system.files import write_text_atomically
+from lawa_exp.system.files import lines_in, open_regular, read_small, write_text_atomically
 
 
 class Row(TypedDict, total=False):
@@ -69,6 +69,7 @@ class Timing(TypedDict, total=False):
 
 
 LIVE = {"weights": "live"}  # how a row names the live weights
+MOST_STARTS = 8 << 20  # bytes of their lines: some thousands of starts
 FLUSH_SECONDS = 5.0  # rows are in the file after so long, and at each evaluation
 
 
@@ -114,6 +115,14 @@ class Rows:
         self.file.close()
 
 
+def read_starts(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's provenance.jsonl, one for each start, as `read_lines` reads them. UserError: too many."""
+    path = run / "provenance.jsonl"
+    if path.exists():
+        read_small(path, MOST_STARTS)
+    return read_lines(path)
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a JSONL file; a last line that a kill cut short is left out. A missing file has none.
 
@@ -121,13 +130,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    text = path.read_text(errors="replace")
     rows = []
-    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            raise Failed(f"{path}: line {number} is damaged; mend it or choose another run_dir") from None
+    with open_regular(path) as file:
+        for number, line in enumerate(lines_in(file, path), 1):
+            if line.endswith(b"\n"):
+                try:
+                    rows.append(json.loads(line))
+                except (ValueError, RecursionError):
+                    raise Failed(f"{path}: line {number} is damaged; mend it or choose another run_dir") from None
     return rows
 
 

@@ -17,7 +17,15 @@ import yaml
 from lawa_exp.storage.commit import Damaged, remove, step_name, steps_in, tidy, verify
 from lawa_exp.storage.rows import read_rows
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import locked, write_text_atomically
+from lawa_exp.system.files import (
+    check_links,
+    locked,
+    read_json,
+    read_small,
+    read_text,
+    read_yaml,
+    write_text_atomically,
+)
 from lawa_exp.system.heartbeat import NAME as HEARTBEAT
 from lawa_exp.system.heartbeat import Heartbeat
 from lawa_exp.system.machine import cpu_name, git_state, this_job, versions
@@ -85,6 +93,7 @@ class RunDir:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"run_dir={self.path}: cannot be made ({error.strerror})") from None
+        check_links(self.path, "run_dir")
         with locked(self.path / ".lock", f"run_dir={self.path}"):
             tidy(self.path)
             with self.heartbeat.beating():
@@ -96,7 +105,7 @@ class RunDir:
             path = self.path / name
             if path.exists():
                 try:
-                    facts: Facts = {"step": 0, **json.loads(path.read_text())}
+                    facts: Facts = {"step": 0, **read_json(path)}
                     return name, facts
                 except (ValueError, TypeError):
                     return name, {"step": 0}
@@ -129,16 +138,13 @@ class RunDir:
     def errors(self) -> list[Ended]:
         """What was noted, oldest first."""
         path = self.path / "errors.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [json.loads(line) for line in read_text(path).splitlines()] if path.exists() else []
 
     def read_config(self) -> dict[str, Any] | None:
         """What config.yaml holds, or None where there is none; UserError where it cannot be read."""
         if not self.config.exists():
             return None
-        try:
-            content = yaml.safe_load(self.config.read_text())
-        except yaml.YAMLError:
-            content = None
+        content = read_yaml(self.config)
         if not isinstance(content, dict) or "trajectory_id" not in content:
             raise UserError(f"{self.config} is damaged; choose another run_dir")
         return content
@@ -175,7 +181,7 @@ class RunDir:
         """`Damaged` names what is not what was written, in this rank's share of it."""
         verify(folder, ranks.rank, ranks.world)
         try:
-            described = json.loads((folder / "state.json").read_text())
+            described = read_json(folder / "state.json")
         except (OSError, ValueError):
             raise Damaged(
                 f"{folder / 'state.json'} cannot be read"
@@ -199,7 +205,7 @@ class RunDir:
     def data_content(self) -> str | None:
         """The content of the data that the run began on, see `axes.dataset.content`; None where no start tells it."""
         path = self.path / "provenance.jsonl"
-        for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        for line in read_small(path).decode(errors="replace").splitlines() if path.exists() else []:
             with suppress(ValueError, AttributeError):
                 content: str | None = json.loads(line).get("data_content")
                 if content:
@@ -222,7 +228,7 @@ class RunDir:
             **facts,
         }
         path = self.path / "provenance.jsonl"
-        before = len(path.read_text().splitlines()) if path.exists() else 0
+        before = read_small(path).count(b"\n") if path.exists() else 0
         with path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         return before

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import errno
 import os
 import sys
 from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn
 
-from lawa_exp.system.errors import Failed, UserError
+from lawa_exp.system.errors import Failed, UserError, one_line
+from lawa_exp.system.limits import MOST_THREADS, PLAIN_NAME, is_plain_name
 from lawa_exp.system.slurm_step import join_ranks
 
 MODULES = "python -m lawa_exp."
+OF_A_PATH = {  # mistakes in a path, where others are failures of the disk
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENXIO, errno.EINVAL),
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,7 +30,16 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=prog.replace(MODULES, self.prefix), **options)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"error: {one_line(message)} (see {self.prog} --help)\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """An empty argument is what an unset variable of the shell gives, and would be the current folder."""
+        words = sys.argv[1:] if args is None else list(args)
+        for before, word in zip(["", *words], words, strict=False):
+            if word == "" or (word.startswith("--") and word.endswith("=")):
+                name = word[:-1] or (before if before.startswith("-") else "an argument")
+                self.error(f"{name} is empty: is a variable of the shell not set?")
+        return super().parse_known_args(words, namespace)
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +49,20 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run the builders that RUN names; without, only what you have trained with yourself",
     )
+
+
+def threads(text: str) -> int:
+    """argparse's error for what is no number of threads."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 9 and 0 < int(text) <= MOST_THREADS):
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number from 1 to {MOST_THREADS:,}")
+    return int(text)
+
+
+def plain_name(flag: str, name: str) -> str:
+    """The name of a folder of results. UserError: it would lead elsewhere."""
+    if not is_plain_name(name):
+        raise UserError(f"{flag}={name}: expected {PLAIN_NAME}")
+    return name
 
 
 def exit_code(command: Callable[[], int]) -> int:
@@ -53,12 +82,18 @@ def _exit_code(command: Callable[[], int]) -> int:
         return command()
     except UserError as error:
         code, line = 2, str(error)
-    except (Failed, OSError) as error:
+    except OSError as error:
+        code, line = 2 if error.errno in OF_A_PATH else 1, str(error)
+    except Failed as error:
         code, line = 1, str(error)
     except KeyboardInterrupt:
         code, line = 1, "interrupted"
+    except RuntimeError as error:
+        if not str(error).startswith("Symlink loop"):  # of Path.resolve
+            raise
+        code, line = 2, str(error)
     if code != 2 or os.environ.get("RANK", "0") == "0":  # every rank makes the same mistake
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {one_line(line)}", file=sys.stderr)
     return code
 
 

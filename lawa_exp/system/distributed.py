@@ -202,7 +202,7 @@ def start_device(name: str, plan: bool = False) -> tuple[torch.device, Ranks]:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    if device is None or device.type not in ("cpu", "cuda"):
+    if device is None or device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
         raise UserError(f"trainer.device={name}: expected auto, cpu or cuda")
     if plan and "RANK" not in os.environ:
         world = int(os.environ.get("WORLD_SIZE", "1"))

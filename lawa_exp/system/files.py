@@ -1,20 +1,27 @@
-"""Small files that have either their old content or all of the new, locks that the system frees, sizes as text."""
+"""Small files that have either their old content or all of the new, locks that the system frees, sizes as text.
+
+What is read whole is a regular file of a stated size (`read_small` and those made of it): a FIFO waits without end, a
+device has none, and a few bytes of YAML or JSON can stand for gigabytes.
+"""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import glob
+import json
 import os
 import platform
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, BinaryIO
 
-from lawa_exp.system.errors import InUse
+from lawa_exp.system.errors import InUse, UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PARTIAL = ".partial-"  # begins the name of what is being written, until it is whole
@@ -22,6 +29,88 @@ PROCESS = re.compile(r"(\d{1,7})@([^@]*)@")  # goes on so, where no lock says wh
 ABANDONED = 86_400  # seconds without a change, after which another machine's is a leftover: containers change names
 LOCK = ".lock"  # of the whole folder that it is in
 LOCKED: list[Path] = []  # such folders, whose locks this process holds
+SMALL = 32 << 20  # bytes of a file that is read whole: as JSON it takes at most some 20 times as much memory
+LARGE = 1 << 30  # of a document, a text or a tokenizer
+LARGEST = 1 << 40  # of a data set's file: only what has no end is refused
+SMALL_YAML = 1 << 20  # which is parsed in seconds
+LONGEST_LINE = 32 << 20  # bytes of a document or row
+YAML_NODES = 1_000_000  # as a tree: an anchor counts as often as it is named
+
+OF_A_RUN = {  # what a training writes, or may come to write, in the run's folder
+    *("config.yaml", "provenance.jsonl", "metrics.jsonl", "timing.jsonl", "errors.jsonl", "report.md", "curves.png"),
+    *("trajectory", "averages", "readouts", "resume", "states", "code", "wandb", "curvature"),
+    *("DONE", "FAILED", "DIVERGED", "STOPPED", ".lock", ".heartbeat"),
+}
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """The file, opened for reading. UserError: it is none (a FIFO, a device, links in a circle)."""
+    try:
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # a FIFO does not wait
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise UserError(f"{path} is no file that can be read ({error.strerror})") from None
+        raise
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise UserError(f"{path} is no regular file")
+
+
+def read_small(path: Path, limit: int = SMALL) -> bytes:
+    """The whole content of a regular file. UserError: it is none, or has more than `limit` bytes."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise UserError(f"{path} has {size_text(size)}, expected at most {size_text(limit)}")
+        return file.read()
+
+
+def read_text(path: Path, limit: int = SMALL) -> str:
+    """`read_small` as text. UserError: it is not UTF-8."""
+    try:
+        return read_small(path, limit).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8 ({error.reason} at byte {error.start:,})") from None
+
+
+def read_json(path: Path, limit: int = SMALL) -> Any:
+    """The value in a small JSON file. UserError: it is none."""
+    try:
+        return json.loads(read_small(path, limit))
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: no JSON ({str(error)[:80]})") from None
+
+
+def lines_in(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    """The lines of an opened file with their ends. UserError: one has no end in sight."""
+    number = 0
+    while line := file.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise UserError(f"{path}: line {number:,} has more than {size_text(LONGEST_LINE)}")
+        yield line
+
+
+def read_yaml(path: Path) -> Any:
+    """The value in a small YAML file, of plain data alone. UserError: it is none, or its anchors make it endless."""
+    import yaml
+
+    text = read_text(path, SMALL_YAML)
+    try:
+        content = yaml.safe_load(text)  # not libyaml's: lists in lists end the process
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: no YAML ({' '.join(str(error).split())[:80]})") from None
+    nodes, stack = 0, [content]
+    while stack:
+        nodes += 1
+        if nodes > YAML_NODES:
+            raise UserError(f"{path} is damaged: more than {YAML_NODES:,} values")
+        value = stack.pop()
+        stack += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return content
 
 
 def temporary(target: Path, prefix: str = PARTIAL) -> Path:
@@ -68,6 +157,41 @@ def clear(folder: Path, name: str = "*") -> None:
     for path in folder.glob(f"{PARTIAL}*@{name}"):
         if written_by(path)[1] is False:
             discard(path)
+
+
+def check_output(flag: str, out: Path) -> None:
+    """UserError: `out`, of a command's flag, is a run, or what a training wrote in it, or may come to write."""
+    whole = out.resolve()
+    for folder in (whole, *whole.parents):
+        if is_run(folder):
+            first = (*whole.relative_to(folder).parts, "")[0]
+            if first in ("", *OF_A_RUN) or (folder / first).is_file():
+                raise UserError(f"{flag}={out}: would write over the run {folder}; choose another folder")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether it holds the config.yaml of a run of ours."""
+    with suppress(OSError, UserError), open_regular(folder / "config.yaml") as file:
+        return file.read(14) == b"trajectory_id:"
+    return False
+
+
+def check_links(folder: Path, key: str) -> None:
+    """UserError: an entry of `folder`, or of one in it, is a link that leads out of it, and would be written through.
+
+    key: how the command line names the folder.
+    """
+    root = folder.resolve()
+    inner = [entry for entry in _entries(root) if entry.is_dir(follow_symlinks=False)]
+    for entry in [*_entries(root), *(e for folder in inner for e in _entries(Path(folder.path)))]:
+        if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
+            raise UserError(f"{key}={folder}: {Path(entry.path).relative_to(root)} is a link that leads out of it")
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+    return []
 
 
 def discard(path: Path) -> None:

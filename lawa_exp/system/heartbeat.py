@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypedDict, cast
 
-from lawa_exp.system.files import temporary
+from lawa_exp.system.files import read_json, temporary
 from lawa_exp.system.machine import this_job
 
 NAME = ".heartbeat"
@@ -86,7 +86,7 @@ class Heartbeat:
 def read(path: Path) -> Beat | None:
     """What the file says; None where there is none, or it cannot be read."""
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path, 1 << 20)
     except (OSError, ValueError):
         return None
     if not isinstance(content, dict) or not isinstance(content.get("time"), int | float):

@@ -5,10 +5,28 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import resource
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+
+NOT_ALLOCATED = ("Storage size calculation overflowed", "can't allocate memory", "out of memory", "Invalid size")
+
+
+@contextlib.contextmanager
+def allocating(what: str) -> Iterator[None]:
+    """UserError where `what` does not fit into the memory, or into any."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        if isinstance(error, RuntimeError) and not any(text in str(error) for text in NOT_ALLOCATED):
+            raise
+        why = [*str(error).strip().splitlines(), type(error).__name__][0]
+        raise UserError(f"{what}: does not fit into the memory ({why[:120]})") from None
 
 
 def keep_freed_memory() -> None:

@@ -18,6 +18,7 @@ from lawa_exp.seams.callback import Saved
 from lawa_exp.storage.commit import step_name
 from lawa_exp.storage.safetensors import map_stored, stored
 from lawa_exp.storage.store import Store
+from lawa_exp.system.files import read_json
 
 AVERAGERS, FEEDBACK, SAMPLING, WINDOW = "averagers/", "feedback", "sampling", "window"  # names of what is carried
 
@@ -92,7 +93,7 @@ class State:
     def load(self, folder: Path) -> tuple[dict[str, Any], frozenset[str]]:
         """Takes over a committed state, for what is carried here; returns the scalars saved with it, and the names of
         what it holds a state of. UserError where its tensors are not the model's."""
-        described = json.loads((folder / "state.json").read_text())
+        described = read_json(folder / "state.json")
         self.step = described["step"]
         load_live(self.live, map_stored(folder), self.store.rows)
         device = next(iter(self.live.values())).device
@@ -112,5 +113,5 @@ def parameter_of(key: str) -> str:
 
 def saved_averagers(folder: Path) -> list[str]:
     """The ids of the averagers that a committed state holds."""
-    carried = json.loads((folder / "state.json").read_text())["carried"]
+    carried = read_json(folder / "state.json")["carried"]
     return [name.removeprefix(AVERAGERS) for name in carried if name.startswith(AVERAGERS)]

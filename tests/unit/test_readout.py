@@ -384,7 +384,7 @@ def test_threads_of_a_read_out(theirs: Path, trained: Path, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert set(losses(rows(tmp_path / "out"), "live").values()) == {3}
     refused = readout(trained, "--threads", "0")
-    assert refused.returncode == 2 and "--threads: 0: expected a whole number from 1 on" in refused.stderr
+    assert refused.returncode == 2 and "--threads: 0: expected a whole number from 1 to 1,024" in refused.stderr
 
 
 FAILING = """

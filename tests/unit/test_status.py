@@ -251,7 +251,7 @@ def test_a_submitted_run_of_which_nothing_is_there_yet(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "{}", '{"entries": [{}]}', "[]"])
 def test_a_damaged_manifest_is_one_line(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "manifest.json").write_text(content)
-    assert main([str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == 2
     assert re.fullmatch(r"error: .*manifest.json is damaged.*\n", capsys.readouterr().err)
 
 

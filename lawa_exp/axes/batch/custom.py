@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from lawa_exp.axes.batch.batches import NORM_GROUP, BatchSizes
-from lawa_exp.config.rules import arguments, integer, setting, text
+from lawa_exp.config.rules import LARGEST_BATCH, arguments, integer, setting, text
 from lawa_exp.seams.batches import Batches
 
 
@@ -17,7 +17,7 @@ class CustomBatch(BatchSizes):
 
     builder: str = setting(text(), "package.module:function that builds it")
     args: dict[str, Any] | None = arguments()
-    size: int = setting(integer(1), "samples in one update, over all ranks together")
+    size: int = setting(integer(1, LARGEST_BATCH), "samples in one update, over all ranks together")
     norm_group: int | None = setting(
         NORM_GROUP, "samples that share BatchNorm statistics; null: those of one forward pass of a rank", before=None
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lawa_exp.axes.batch.batches import NORM_GROUP, UNITS, BatchSizes, batch_samples
-from lawa_exp.config.rules import integer, number, setting
+from lawa_exp.config.rules import LARGEST_BATCH, integer, number, setting
 from lawa_exp.seams.batches import Batches
 from lawa_exp.system.errors import UserError
 
@@ -15,7 +15,7 @@ class RampBatch(BatchSizes):
     """From `first` to `size` in increments, evenly over the first `over` (in `unit`), as Megatron-LM's ramp-up."""
 
     first: int = setting(integer(1), "samples in the first update")
-    size: int = setting(integer(1), "samples in an update after the ramp")
+    size: int = setting(integer(1, LARGEST_BATCH), "samples in an update after the ramp")
     increment: int = setting(integer(1), "samples that each stage of the ramp adds")
     over: float = setting(number(above=0), "how much data the ramp takes, in `unit`")
     unit: str = setting(UNITS, "unit of `over`")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lawa_exp.axes.batch.batches import NORM_GROUP, UNITS, BatchSizes, batch_samples
-from lawa_exp.config.rules import integer, list_of, number, setting
+from lawa_exp.config.rules import LARGEST_BATCH, integer, list_of, number, setting
 from lawa_exp.seams.batches import Batches
 from lawa_exp.system.errors import UserError
 
@@ -14,7 +14,7 @@ from lawa_exp.system.errors import UserError
 class StepsBatch(BatchSizes):
     """`size`, then `sizes` from the first update after each of `at` (in `unit`) was seen (Smith et al. 2018)."""
 
-    size: int = setting(integer(1), "samples in the first update")
+    size: int = setting(integer(1, LARGEST_BATCH), "samples in the first update")
     sizes: tuple[int, ...] = setting(list_of(integer(1)), "the later batch sizes, in order")
     at: tuple[float, ...] = setting(
         list_of(number(above=0)), "how much data was seen when each of `sizes` begins, in `unit`"

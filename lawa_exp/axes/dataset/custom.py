@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lawa_exp.axes.dataset.base import BaseSettings
-from lawa_exp.config.rules import arguments, one_of, setting, text
+from lawa_exp.config.rules import arguments, one_of, plain_name, setting, text
 from lawa_exp.seams.dataset import Dataset
 
 
@@ -18,14 +18,14 @@ class CustomDataset(BaseSettings):
     """
 
     places: ClassVar[frozenset[str]] = BaseSettings.places | {"inputs"}
-    name: str = setting(text(), "what the run's folder and tables call it")
+    name: str = setting(plain_name(), "what the run's folder and tables call it")
     builder: str = setting(text(), "package.module:function that builds it")
     args: dict[str, Any] | None = arguments()
-    inputs: str = setting(  # type: ignore[misc]
+    inputs: str = setting(
         one_of("any", "tokens", "masked tokens", "images"),
         "the kind of inputs, which the model must take; any: not checked",
         default="any",
-    )
+    )  # type: ignore[misc]
 
     def open(self, context: int | None) -> Dataset:
         from lawa_exp.storage import custom

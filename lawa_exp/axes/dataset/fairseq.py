@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import LARGEST, read_small
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # the first symbols of every dictionary
 BOS, PAD, EOS, UNK = range(4)
@@ -65,7 +66,7 @@ def read_indexed(prefix: Path) -> Lines:
     for path in (index, data):
         if not path.is_file():
             raise UserError(f"{path} is missing: fairseq-preprocess --only-source writes it")
-    head = index.read_bytes()
+    head = read_small(index, LARGEST)
     if head.startswith(OLD):
         raise UserError(f"{index} is of the old kind: expected what fairseq-preprocess --dataset-impl mmap writes")
     code, count = (head[17], int.from_bytes(head[18:26], "little")) if len(head) >= 26 else (0, 0)
@@ -109,6 +110,6 @@ def open_binary(folder: Path, name: str) -> tuple[dict[str, int], dict[str, Line
 
 def _text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8")
+        return read_small(path, LARGEST).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from lawa_exp.axes.dataset.images import Images, Part, SmallImageSettings, compl
 from lawa_exp.axes.dataset.places import find
 from lawa_exp.config.rules import one_of, optional, setting, text
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import LARGE, LARGEST, read_small, size_text
 
 UNSIGNED_BYTE = 0x08  # the type code of idx files
 IDX = {"train": "train", "test": "t10k"}
@@ -189,7 +191,7 @@ def read_idx(name: str, path: Path, dimensions: int) -> np.ndarray:
     if not path.is_file() and not packed.is_file():
         raise UserError(f"dataset={name}: {path} is missing (and {packed.name})")
     try:
-        content = path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
+        content = read_small(path, LARGEST) if path.is_file() else _inflated(packed)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"dataset={name}: {packed} is damaged ({error})") from None
     header = 4 + 4 * dimensions
@@ -201,13 +203,33 @@ def read_idx(name: str, path: Path, dimensions: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
+def _inflated(packed: Path) -> bytes:
+    with gzip.open(packed) as file:
+        content: bytes = file.read(LARGE + 1)
+    if len(content) > LARGE:
+        raise UserError(f"{packed} has more than {size_text(LARGE)} once inflated")
+    return content
+
+
+def _check_inflated(place: Path) -> None:
+    """UserError: arrays that inflate a hundredfold, and into gigabytes."""
+    with zipfile.ZipFile(place) as archive:
+        size = sum(record.file_size for record in archive.infolist())
+    if size > max(LARGE, 100 * place.stat().st_size):
+        raise UserError(f"dataset.path={place}: {size_text(place.stat().st_size)} that inflate to {size_text(size)}")
+
+
 def read_arrays(place: Path) -> dict[str, np.ndarray]:
     """The arrays of a .npz file, or of the .npy files of a folder, by name."""
     try:
         if place.is_dir():
             return {p.stem: np.load(p) for p in sorted(place.glob("*.npy"))}
+        if zipfile.is_zipfile(place):
+            _check_inflated(place)
         with np.load(place) as content:
             return dict(content)
+    except UserError:
+        raise
     except Exception as error:  # whatever a damaged file raises
         raise UserError(f"dataset.path={place}: expected numpy arrays ({type(error).__name__}: {error})") from None
 

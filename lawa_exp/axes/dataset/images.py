@@ -13,7 +13,7 @@ import numpy as np
 from lawa_exp.axes.dataset.base import BaseDataset, BaseSettings
 from lawa_exp.axes.dataset.order import NOISE, permuted
 from lawa_exp.axes.dataset.places import sole
-from lawa_exp.config.rules import boolean, integer, number, setting, text
+from lawa_exp.config.rules import boolean, integer, number, plain_name, setting
 from lawa_exp.seams.dataset import Batch, Inputs, Parts
 from lawa_exp.seams.samples import Samples
 from lawa_exp.system.errors import UserError
@@ -42,7 +42,7 @@ class ImageSettings(BaseSettings):
     """
 
     inputs: ClassVar[str] = "images"
-    name: str = setting(text(), "what the run's folder and tables call it")
+    name: str = setting(plain_name(), "what the run's folder and tables call it")
     flip: bool = setting(boolean(), "mirror half of the training images")
     mixup: float = setting(
         number(low=0), "alpha of Beta(alpha, alpha), with which training images and labels are mixed in pairs (0: not)"

@@ -32,11 +32,12 @@ from lawa_exp.axes.dataset.order import NOISE
 from lawa_exp.axes.dataset.places import find, sole
 from lawa_exp.axes.dataset.text import kept, read_pydocs, read_splits
 from lawa_exp.axes.dataset.tokenizers import find_gpt2, load_tokenizer
-from lawa_exp.config.rules import one_of, optional, setting, text
+from lawa_exp.config.rules import one_of, optional, plain_name, setting, text
 from lawa_exp.seams.dataset import Batch
 from lawa_exp.seams.samples import Samples
 from lawa_exp.seams.task import Task
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import read_small
 from lawa_exp.system.hashing import keys_of, uniform
 
 MASKED, UNCHANGED, RANDOM = 0.15, 0.1, 0.1  # share of the tokens; of these, left as they are; replaced at random
@@ -53,7 +54,7 @@ class MaskedLMSettings(BaseSettings):
     """
 
     inputs: ClassVar[str] = "masked tokens"
-    name: str = setting(text(), "what the run's folder and tables call it")
+    name: str = setting(plain_name(), "what the run's folder and tables call it")
     path: str | None = setting(optional(text()), "where the files are; null: in LAWA_DATA, then in data/")
     folder: str | None = setting(optional(text()), "the folder below LAWA_DATA that holds the files")
     format: str = setting(one_of("auto", "fairseq", "text"), "how the files are written; auto looks at them")
@@ -83,7 +84,7 @@ class MaskedLMSettings(BaseSettings):
             )
         ids = read_dictionary(dictionary)
         table = np.array([ids.get(str(token), UNK) for token in range(tokenizer.vocab_size)], np.int32)
-        head = hashlib.sha256(tokenizer.fingerprint.encode() + dictionary.read_bytes())
+        head = hashlib.sha256(tokenizer.fingerprint.encode() + read_small(dictionary))
         splits, whole = {}, head.copy()
         for split, content in texts.items():
             digest = head.copy()
@@ -100,7 +101,7 @@ class PydocsMLMSettings(BaseSettings):
     ones, and <mask> is the last, number 260."""
 
     inputs: ClassVar[str] = "masked tokens"
-    name: str = setting(text(), "what the run's folder and tables call it")
+    name: str = setting(plain_name(), "what the run's folder and tables call it")
 
     def open(self, context: int) -> MaskedBlocks:
         splits, note = read_pydocs()

@@ -13,10 +13,11 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from lawa_exp.axes.dataset.places import is_hidden
 from lawa_exp.system.errors import Failed, UserError
+from lawa_exp.system.files import LARGE, lines_in, read_small
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -140,7 +141,7 @@ def _read_jsonl(path: Path, offset: int) -> Iterator[tuple[object, int]]:
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         try:
             file.seek(offset)
-            for line in file:
+            for line in lines_in(cast(BinaryIO, file), path):
                 start, offset = offset, offset + len(line)
                 if line.strip():
                     yield _text_field(line, path, start), offset
@@ -157,7 +158,7 @@ def _text_field(line: bytes, path: Path, start: int) -> object:
 
 def _read_txt(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8")
+        return read_small(path, LARGE).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
 

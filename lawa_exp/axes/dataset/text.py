@@ -15,8 +15,9 @@ from lawa_exp.axes.dataset.base import BaseSettings
 from lawa_exp.axes.dataset.blocks import Blocks
 from lawa_exp.axes.dataset.places import find, is_hidden, sole
 from lawa_exp.axes.dataset.tokenizers import Tokenizer, load_tokenizer
-from lawa_exp.config.rules import one_of, optional, setting, text
+from lawa_exp.config.rules import one_of, optional, plain_name, setting, text
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import LARGEST, read_small
 
 PYDOCS = Path(__file__).with_name("pydocs.txt.xz")  # README.md here says what it was made from and how
 HELD_OUT = 0.05  # of the text: the last twentieth is test, the one before it val
@@ -35,7 +36,7 @@ class PydocsSettings(BaseSettings):
     """The documentation of CPython 3.11.7 (its `pydoc_data.topics`, topics in alphabetical order), embedded."""
 
     inputs: ClassVar[str] = "tokens"
-    name: str = setting(text(), "what the run's folder and tables call it")
+    name: str = setting(plain_name(), "what the run's folder and tables call it")
 
     def open(self, context: int) -> Blocks:
         return _blocks(*read_pydocs(), load_tokenizer("bytes", None), context, self.name)
@@ -49,7 +50,7 @@ class TextSettings(BaseSettings):
     """
 
     inputs: ClassVar[str] = "tokens"
-    name: str = setting(text(), "what the run's folder and tables call it")
+    name: str = setting(plain_name(), "what the run's folder and tables call it")
     path: str | None = setting(optional(text()), "where the files are; null: in LAWA_DATA, then in data/")
     folder: str | None = setting(optional(text()), "the folder below LAWA_DATA that holds the files")
     tokenizer: str = setting(one_of("bytes", "gpt2", "neox"), "bytes, GPT-2's BPE or GPT-NeoX's")
@@ -110,7 +111,7 @@ def _cut_splits(content: str) -> tuple[dict[str, str], str]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8")
+        return read_small(path, LARGEST).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"dataset.path={path}: not UTF-8 text (byte {error.start})") from None
 

@@ -15,6 +15,7 @@ import numpy as np
 from lawa_exp.config.rules import near
 from lawa_exp.seams.dataset import DatasetSettings
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import LARGE, read_small
 
 GPT2_FILES = ("encoder.json", "vocab.bpe")
 NEOX_FILES = ("20B_tokenizer.json", "tokenizer.json")  # either
@@ -58,7 +59,7 @@ def _load_gpt2(path: str | None) -> Tokenizer:
     folder = find_gpt2(path)
     import tiktoken
 
-    contents = [(folder / name).read_bytes() for name in GPT2_FILES]
+    contents = [read_small(folder / name) for name in GPT2_FILES]
     ids, end_of_text = _read_gpt2(contents[0], contents[1], folder)
     encoding = tiktoken.Encoding(
         "gpt2", pat_str=GPT2_PIECES, mergeable_ranks=ids, special_tokens={END_OF_TEXT: end_of_text}
@@ -127,7 +128,7 @@ def _read_gpt2(encoder: bytes, merges: bytes, folder: Path) -> tuple[dict[bytes,
 def vocabulary(path: str | None) -> tuple[dict[str, int], list[str]]:
     """GPT-2's (id of each token as it is written there, merges in their order). UserError as in `load_tokenizer`."""
     folder = find_gpt2(path)
-    encoder, merges = ((folder / name).read_bytes() for name in GPT2_FILES)
+    encoder, merges = (read_small(folder / name) for name in GPT2_FILES)
     _read_gpt2(encoder, merges, folder)
     return json.loads(encoder), [line for line in merges.decode("utf-8").split("\n")[1:] if line]
 
@@ -158,7 +159,7 @@ def read_tokenizer(file: Path, name: str) -> Tokenizer:
         import tokenizers
     except ImportError:
         raise UserError(f"{file} needs the package tokenizers: pip install 'lawa_exp[transformers]'") from None
-    content = file.read_bytes()
+    content = read_small(file, LARGE)
     try:
         loaded = tokenizers.Tokenizer.from_str(content.decode())
     except Exception as error:  # the package raises plain Exception

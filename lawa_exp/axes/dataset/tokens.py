@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -13,8 +12,9 @@ from lawa_exp.axes.dataset.base import BaseSettings
 from lawa_exp.axes.dataset.blocks import Blocks, fingerprint_files, pieces, sampled
 from lawa_exp.axes.dataset.places import find, sole
 from lawa_exp.axes.dataset.sources import CORPORA
-from lawa_exp.config.rules import integer, optional, setting, text
+from lawa_exp.config.rules import integer, optional, plain_name, setting, text
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import read_json
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class TokensSettings(BaseSettings):
     """`path` holds train.bin, val.bin and, if there is one, test.bin; `vocab_size` is checked against the model's."""
 
     inputs: ClassVar[str] = "tokens"
-    name: str = setting(text(), "what the run's folder and tables call it")
+    name: str = setting(plain_name(), "what the run's folder and tables call it")
     path: str | None = setting(
         optional(text()), "the folder of train.bin and val.bin; null: in LAWA_DATA, then in data/"
     )
@@ -40,7 +40,7 @@ class OpenWebTextSettings(BaseSettings):
     """OpenWebText as GPT-2 tokens, written by `python -m lawa_exp.data prepare openwebtext`."""
 
     inputs: ClassVar[str] = "tokens"
-    name: str = setting(text(), "what the run's folder and tables call it")
+    name: str = setting(plain_name(), "what the run's folder and tables call it")
     path: str | None = setting(optional(text()), "where the files are; null: in LAWA_DATA, then in data/")
 
     def open(self, context: int) -> Blocks:
@@ -77,6 +77,6 @@ def open_bins(folder: Path, name: str, vocab_size: int, context: int) -> Blocks:
 
 def _vocab_size(meta: Path) -> int:
     try:
-        return int(json.loads(meta.read_text())["vocab_size"])
+        return int(read_json(meta)["vocab_size"])
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{meta} is damaged: expected a JSON object with vocab_size") from None

@@ -15,7 +15,7 @@ from lawa_exp.axes.dataset.blocks import Blocks, fingerprint_files, sampled
 from lawa_exp.axes.dataset.fairseq import EOS, UNK, count_dictionary, encode_lines, is_binary, open_binary
 from lawa_exp.axes.dataset.places import find, sole
 from lawa_exp.axes.dataset.text import kept, read_splits
-from lawa_exp.config.rules import one_of, optional, setting, text
+from lawa_exp.config.rules import one_of, optional, plain_name, setting, text
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class WordsSettings(BaseSettings):
     """
 
     inputs: ClassVar[str] = "tokens"
-    name: str = setting(text(), "what the run's folder and tables call it")
+    name: str = setting(plain_name(), "what the run's folder and tables call it")
     path: str | None = setting(optional(text()), "where the files are; null: in LAWA_DATA, then in data/")
     folder: str | None = setting(optional(text()), "the folder below LAWA_DATA that holds the files")
     format: str = setting(one_of("auto", "fairseq", "text"), "how the files are written; auto looks at them")

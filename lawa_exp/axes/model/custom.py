@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lawa_exp.axes.model.settings import ModelSettings
 from lawa_exp.axes.model.vocabulary import check_vocabulary
-from lawa_exp.config.rules import integer, mapping, optional, setting, text
+from lawa_exp.config.rules import integer, mapping, optional, plain_name, setting, text
 from lawa_exp.seams.dataset import DatasetFacts
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class CustomSettings(ModelSettings):
     """A model from outside: `builder=package.module:function`, called as `function(**args)`."""
 
     inputs: ClassVar[str] = "any"
-    name: str = setting(text(), "what the run's folder and tables call it")
+    name: str = setting(plain_name(), "what the run's folder and tables call it")
     builder: str = setting(text(), "package.module:function that builds it")
     args: dict[str, Any] | None = setting(optional(mapping()), "keyword arguments of the builder, as {name: value}")
     context: int = setting(integer(1), "tokens in one sequence")

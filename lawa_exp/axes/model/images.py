@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from lawa_exp.axes.model.settings import ModelSettings
-from lawa_exp.config.rules import integer, optional, setting, text
+from lawa_exp.config.rules import integer, optional, plain_name, setting
 from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.system.errors import UserError
 
@@ -21,7 +21,7 @@ class ImageModelSettings(ModelSettings):
     """What every model of images has: the shape of its data, where null the data set's."""
 
     inputs: ClassVar[str] = "images"
-    name: str = setting(text(), "what the run's folder and tables call it")
+    name: str = setting(plain_name(), "what the run's folder and tables call it")
     channels: int | None = setting(optional(integer(1)), "colours of an image; null: the data set's")
     image_size: int | None = setting(
         optional(integer(1)), "height and width of an image in pixels; null: the data set's"

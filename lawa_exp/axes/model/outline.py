@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lawa_exp.seams.layers import statistics_of
+from lawa_exp.system.memory import allocating
 
 if TYPE_CHECKING:
     from lawa_exp.axes.configuration import Config
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def outline(config: Config) -> nn.Module:
     """The model of this configuration, without content where it can be had so: not everything builds on meta."""
-    with torch.device("cpu" if config.model.builder else "meta"):
+    with allocating(f"model={config.model.name}"), torch.device("cpu" if config.model.builder else "meta"):
         model = config.model.build()
         for _, settings in (*config.layers, *config.batch.layers()):
             settings.apply(model)

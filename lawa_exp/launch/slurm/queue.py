@@ -14,6 +14,7 @@ from typing import TypedDict
 
 from lawa_exp.storage.manifest import find_run
 from lawa_exp.system.errors import Failed, UserError
+from lawa_exp.system.files import read_text
 
 SUBMITTED = "submitted.jsonl"  # in a sweep's folder, one line for each run that was queued
 ENDING = "COMPLETING"  # the state of a job that is about to leave, or to be queued again: nobody can tell
@@ -107,7 +108,7 @@ def read_record(sweep: Path) -> list[Submitted]:
     """The lines of a sweep's record, with the path of the run; half a line that a kill left is passed over."""
     lines: list[Submitted] = []
     path = sweep / SUBMITTED
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in read_text(path).splitlines() if path.exists() else []:
         try:
             content = json.loads(line)
             run_dir = find_run(content["run_dir"], sweep)

@@ -14,7 +14,7 @@ from lawa_exp.launch.slurm.queue import ask, queue
 from lawa_exp.storage.commit import steps_in
 from lawa_exp.storage.rundir import Facts, RunDir
 from lawa_exp.system.cli import Parser, exit_code
-from lawa_exp.system.errors import Failed
+from lawa_exp.system.errors import Failed, UserError
 from lawa_exp.system.machine import this_job
 
 OWN_ERRORS = 3  # of one job, at different steps
@@ -34,12 +34,14 @@ def main(arguments: list[str]) -> int:
 
 
 def requeue(run: RunDir, code: int) -> int:
+    job, _ = this_job()  # its place in an array: a bare number can mean the whole array
+    if not job and code not in ENDED:
+        raise UserError("not in a SLURM job: this is the last line of its script")
     goes_on, why = decide(run, code)
     if not goes_on:
         print(f"not requeued: {why}")
         return 0
-    job, _ = this_job()  # its place in an array: a bare number can mean the whole array
-    assert job, "not in a SLURM job"
+    assert job
     here = queue([job]).get(job)
     if here is None or here.state != "RUNNING":  # somebody cancelled it, or SLURM requeues it by itself
         print(f"not requeued: the job is {here.state if here else 'gone'}")

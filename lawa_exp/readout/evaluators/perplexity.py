@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lawa_exp.config import rules
 from lawa_exp.readout.evaluators.settings import EvaluatorSettings, flag
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import LARGE, read_small
 
 if TYPE_CHECKING:
     from lawa_exp.readout.evaluators.base import Checkpoints, Evaluator
@@ -34,7 +35,7 @@ class PerplexitySettings(EvaluatorSettings):
             raise UserError("--text is missing: expected a UTF-8 file")
         path = Path(self.text)
         try:
-            text = path.read_bytes().decode()
+            text = read_small(path, LARGE).decode()
         except UnicodeDecodeError:
             raise UserError(f"--text={path}: not UTF-8 text") from None
         except OSError as error:

@@ -24,6 +24,7 @@ from lawa_exp.config.rules import setting_names
 from lawa_exp.results.statistics import curve, steps_saved
 from lawa_exp.storage.metrics import KNOWN, Metrics, metrics_of, own_metrics, shown_metrics
 from lawa_exp.storage.rows import Row, Timing, averager_ids, metric_in, name_of
+from lawa_exp.system.files import open_regular
 
 COMMON = ("eval_samples", "trained_samples", "trained_tokens")  # the same for all evaluations of a step
 PLACE = ("step", "split", "weights", "view", "nonfinite")  # what the key says
@@ -87,7 +88,7 @@ class Lines(Generic[Line]):
         """The whole lines since the last call; none while there is no such file."""
         if not self.path.exists():
             return []
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             file.seek(self.read)
             text = file.read()
         text = text[: text.rfind(b"\n") + 1]

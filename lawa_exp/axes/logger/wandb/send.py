@@ -15,7 +15,7 @@ from lawa_exp.axes.logger.wandb.offline import Offline, files_of
 from lawa_exp.axes.logger.wandb.rows import Payload, Steps, columns, final
 from lawa_exp.storage import manifest
 from lawa_exp.storage.metrics import metrics_of
-from lawa_exp.storage.rows import read_lines, read_rows
+from lawa_exp.storage.rows import read_rows, read_starts
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import Failed, UserError
 
@@ -72,7 +72,7 @@ class Sender:
         import wandb
 
         self.wandb = wandb
-        provenance = read_lines(run.path / "provenance.jsonl")
+        provenance = read_starts(run.path)
         self.handle = wandb.init(
             project=place.project,
             entity=place.entity,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lawa_exp.axes.model.transformer import TransformerSettings
 from lawa_exp.axes.model.vocabulary import same_vocabulary
-from lawa_exp.config.rules import Rule, integer, number, optional, setting, text
+from lawa_exp.config.rules import MOST_LAYERS, Rule, integer, number, optional, plain_name, setting
 from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.system.errors import UserError
 
@@ -27,8 +27,8 @@ class AdaptiveLMSettings(TransformerSettings):
     """
 
     inputs: ClassVar[str] = "tokens"
-    name: str = setting(text(), "what the run's folder and tables call it")
-    layers: int = setting(integer(1), "number of layers")
+    name: str = setting(plain_name(), "what the run's folder and tables call it")
+    layers: int = setting(integer(1, MOST_LAYERS), "number of layers")
     heads: int = setting(integer(1), "attention heads of a layer")
     width: int = setting(integer(4), "size of the hidden vectors")
     hidden: int = setting(integer(1), "size of the feed-forward layers")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lawa_exp.axes.model.images import ImageModelSettings
-from lawa_exp.config.rules import integer, number, one_of, setting
+from lawa_exp.config.rules import MOST_LAYERS, integer, number, one_of, setting
 from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class CCTSettings(ImageModelSettings):
     positions: `learned`, `sine` or `none`. stochastic_depth: the share of samples that skip the last layer's branches.
     """
 
-    layers: int = setting(integer(1), "number of layers")
+    layers: int = setting(integer(1, MOST_LAYERS), "number of layers")
     heads: int = setting(integer(1), "attention heads of a layer")
     width: int = setting(integer(1), "size of the hidden vectors")
     mlp_ratio: float = setting(number(above=0), "size of the feed-forward layers, as a multiple of the width")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from lawa_exp.axes.model.transformer import TransformerSettings
 from lawa_exp.axes.model.vocabulary import check_vocabulary
-from lawa_exp.config.rules import boolean, integer, number, setting, text
+from lawa_exp.config.rules import MOST_LAYERS, boolean, integer, number, plain_name, setting
 from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.system.errors import UserError
 
@@ -22,15 +22,15 @@ class GPTSettings(TransformerSettings):
     """GPT-2 (Radford et al. 2019), pre-norm; parameter names are nanoGPT's."""
 
     inputs: ClassVar[str] = "tokens"
-    name: str = setting(text(), "what the run's folder and tables call it")
-    layers: int = setting(integer(1), "number of layers")
+    name: str = setting(plain_name(), "what the run's folder and tables call it")
+    layers: int = setting(integer(1, MOST_LAYERS), "number of layers")
     heads: int = setting(integer(1), "attention heads of a layer")
     width: int = setting(integer(1), "size of the hidden vectors")
     context: int = setting(integer(1), "tokens in one sequence")
     vocab_size: int = setting(integer(1), "number of tokens of the vocabulary")
     bias: bool = setting(boolean(), "whether linear layers and norms have biases")
     dropout: float = setting(number(low=0, high=0.999), "share of activations that training sets to zero")
-    scale_attn_by_inverse_layer_idx: bool = setting(boolean(), "divide the attention logits of the n-th layer by n")
+    scale_attn_by_inverse_layer_idx: bool = setting(boolean(), "divide the attention logits of layer i by i")
 
     def __post_init__(self) -> None:
         if self.width % self.heads:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import read_json
 
 if TYPE_CHECKING:
     from lawa_exp.axes.model.pythia.settings import PythiaSettings
@@ -71,7 +71,7 @@ class Pythia(nn.Module):
 def settings_in(config: Path) -> dict[str, Any]:
     """The settings of `model=pythia_...` that a checkpoint's config.json names. UserError for another kind of model."""
     try:
-        found = json.loads(config.read_text())
+        found = read_json(config)
         kind = found.get("model_type")
         if kind != "gpt_neox":
             raise UserError(

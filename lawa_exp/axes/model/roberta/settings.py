@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from lawa_exp.axes.model.transformer import TransformerSettings
 from lawa_exp.axes.model.vocabulary import same_vocabulary
-from lawa_exp.config.rules import integer, number, optional, setting, text
+from lawa_exp.config.rules import MOST_LAYERS, integer, number, optional, plain_name, setting
 from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.system.errors import UserError
 
@@ -25,8 +25,8 @@ class RobertaSettings(TransformerSettings):
     """
 
     inputs: ClassVar[str] = "masked tokens"
-    name: str = setting(text(), "what the run's folder and tables call it")
-    layers: int = setting(integer(1), "number of layers")
+    name: str = setting(plain_name(), "what the run's folder and tables call it")
+    layers: int = setting(integer(1, MOST_LAYERS), "number of layers")
     heads: int = setting(integer(1), "attention heads of a layer")
     width: int = setting(integer(1), "size of the hidden vectors")
     context: int = setting(integer(2), "tokens in one sequence, with <s>")
