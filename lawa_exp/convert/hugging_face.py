@@ -59,7 +59,9 @@ def activation_note(path: Path) -> str:
 
 def _read(config: Path) -> dict[str, Any]:
     with reading(config):
-        return read_json(config)
+        content: dict[str, Any] = read_json(config)
+        content.get("model_type")
+    return content
 
 
 def from_hugging_face(tensors: dict[str, Tensor], path: Path, settings: GPTSettings) -> dict[str, Tensor]:

@@ -21,11 +21,11 @@ class CustomDataset(BaseSettings):
     name: str = setting(plain_name(), "what the run's folder and tables call it")
     builder: str = setting(text(), "package.module:function that builds it")
     args: dict[str, Any] | None = arguments()
-    inputs: str = setting(
+    inputs: str = setting(  # type: ignore[misc]
         one_of("any", "tokens", "masked tokens", "images"),
         "the kind of inputs, which the model must take; any: not checked",
         default="any",
-    )  # type: ignore[misc]
+    )
 
     def open(self, context: int | None) -> Dataset:
         from lawa_exp.storage import custom
