@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lawa_exp.config.rules import near
-from lawa_exp.storage.rows import Row, encode
+from lawa_exp.storage.rows import Row, write_rows
 from lawa_exp.system.cli import Parser, exit_code
 from lawa_exp.system.errors import UserError
 
@@ -117,7 +117,7 @@ def main(arguments: list[str]) -> int:
         if args.out:
             out = Path(args.out)
             out.mkdir(parents=True, exist_ok=True)
-            write_text_atomically(out / "metrics.jsonl", "".join(map(encode, rows)))
+            write_rows(out / "metrics.jsonl", rows)
             head = f"# {args.model}, zero-shot accuracy of the published checkpoints ({args.suite})"
             write_text_atomically(out / "summary.md", f"{head}\n\n{text}\n")
         return 0

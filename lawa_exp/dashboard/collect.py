@@ -17,13 +17,14 @@ from lawa_exp.dashboard.items import Cell, Rows, compared, comparison_of, drawn,
 from lawa_exp.readout.comparison import Comparison, Line
 from lawa_exp.readout.of_run import RESERVED
 from lawa_exp.results.figures import DRAWN
+from lawa_exp.results.statistics import Indexed
 from lawa_exp.results.tables import NATS
 from lawa_exp.seams.task import Metric
 from lawa_exp.status.runs import list_runs
 from lawa_exp.status.standing import STATES, Standing, duration, standings
 from lawa_exp.storage import manifest
 from lawa_exp.storage.metrics import KEY, Metrics, metrics_in, own_metrics, together
-from lawa_exp.storage.rows import Row, averager_ids, name_of, read_rows
+from lawa_exp.storage.rows import Row, averager_ids, each_row, name_of
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import Failed, UserError
 
@@ -64,7 +65,7 @@ def collect(sweep: Path, out: Path, now: float) -> Content:
         except (Failed, UserError, OSError) as error:
             problems.append(str(error))
             configs.setdefault(s.run.path, {})
-            rows.setdefault(s.run.path, [])
+            rows[s.run.path] = Indexed([])
     identities = {path: config.get("identity", {}) for path, config in configs.items()}
     units = {path: unit_of(config) for path, config in configs.items() if config}
     own = own_metrics(together(metrics.values()))
@@ -126,12 +127,12 @@ def val_rows(run: Path) -> Rows:
     files = [run / "metrics.jsonl", *sorted(run.glob("readouts/*/metrics.jsonl"))]
     for file in files:
         if file.parent.name not in RESERVED:
-            for row in read_rows(file):
-                if row.get("split") == "val" and "task" not in row and "view" not in row:
+            for row in each_row(file, trained=False):
+                if row["split"] == "val" and "task" not in row and "view" not in row:
                     live = found.get((row["step"], "live"), row)
                     if live.get("bn") == row.get("bn"):
                         found.setdefault((row["step"], row["weights"]), row)
-    return sorted(found.values(), key=lambda row: row["step"])
+    return Indexed(sorted(found.values(), key=lambda row: row["step"]))
 
 
 def settings_of(

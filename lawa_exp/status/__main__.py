@@ -24,6 +24,7 @@ submitted     to SLURM, whose queue cannot be read on this machine
 not started   nothing is there yet: its turn comes, or the sweep's command was stopped
 stopped       by a signal, and saved: the same command goes on
 lost          it was killed, or its machine: no sign of life since then; the same command goes on
+damaged       a file of its folder is not what was written, and which
 failed        with the last line of its error
 diverged, done
 """

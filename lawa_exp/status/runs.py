@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lawa_exp.launch.slurm.queue import SUBMITTED, read_record
 from lawa_exp.storage import manifest
-from lawa_exp.system.errors import Failed, UserError
+from lawa_exp.system.errors import UserError
 
 AVERAGING = ("k", "spacing", "avg")  # overrides that may differ between the entries of one training
 
@@ -55,11 +55,8 @@ def of_manifest(sweep: Path) -> list[Listed]:
     by_run: dict[Path, list[manifest.Entry]] = {}
     for entry in entries:
         by_run.setdefault(entry["run_dir"], []).append(entry)
-    try:
-        shared = set.intersection(*(set(e["overrides"]) for e in entries)) if len(by_run) > 1 else set()
-        return [Listed(path, own_overrides(own, shared), max(e["steps"] for e in own)) for path, own in by_run.items()]
-    except (ValueError, KeyError, TypeError):
-        raise Failed(f"{sweep / manifest.NAME} is damaged: start the sweep again, which writes it anew") from None
+    shared = set.intersection(*(set(e["overrides"]) for e in entries)) if len(by_run) > 1 else set()
+    return [Listed(path, own_overrides(own, shared), max(e["steps"] for e in own)) for path, own in by_run.items()]
 
 
 def own_overrides(entries: Sequence[manifest.Entry], shared: set[str]) -> tuple[str, ...]:

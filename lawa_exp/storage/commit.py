@@ -120,6 +120,9 @@ def verify(target: Path, part: int = 0, parts: int = 1) -> None:
     manifest = _manifest(target)
     if manifest is None:
         raise Damaged(f"{target / MANIFEST} is missing or unreadable")
+    present = {path.name for path in target.iterdir() if path.suffix in (".safetensors", ".json")}
+    for name in sorted(present - manifest.keys() - {MANIFEST}):
+        raise Damaged(f"{target / MANIFEST} does not have {name}, which is beside it")
     for name, entry in sorted(manifest.items())[part::parts]:
         path = target / name
         if not path.is_file():
@@ -166,7 +169,7 @@ def file_crc32(path: Path) -> int:
 
 def _manifest(target: Path) -> Manifest | None:
     try:
-        content: Manifest = json.loads((target / MANIFEST).read_text())
-    except (OSError, ValueError):
+        content = json.loads((target / MANIFEST).read_bytes())
+        return {name: {"bytes": int(entry["bytes"]), "crc32": int(entry["crc32"])} for name, entry in content.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return content

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 from lawa_exp.system.errors import Failed, UserError
+from lawa_exp.system.files import write_text_atomically
+from lawa_exp.system.seal import sealed, unsealed
 
 NAME = "manifest.json"
 
@@ -33,14 +36,28 @@ def read(sweep: Path) -> Manifest:
     if not (sweep / NAME).is_file():
         raise UserError(f"SWEEP={sweep}: no {NAME} in this folder")
     try:
-        content = json.loads((sweep / NAME).read_text())
-        entries = [
-            cast(Entry, {**entry, "run_dir": find_run(entry["run_dir"], sweep)})  # as `runs.sweep` wrote it
-            for entry in content["entries"]
-        ]
-        return {"command": content["command"], "entries": entries}
+        content = unsealed((sweep / NAME).read_bytes())
+        entries = [checked(entry, sweep) for entry in content["entries"]]
+        return {"command": str(content["command"]), "entries": entries}
     except (ValueError, KeyError, TypeError):
-        raise Failed(f"{sweep / NAME} is damaged: start the sweep again, which writes it anew") from None
+        raise Failed(
+            f"{sweep / NAME} is damaged: start the sweep again, which writes it anew (edited by hand: remove its crc32)"
+        ) from None
+
+
+def write(sweep: Path, content: Mapping[str, Any]) -> None:
+    """content: a `Manifest`, whose run directories are text."""
+    write_text_atomically(sweep / NAME, json.dumps(sealed(content), indent=1))
+
+
+def checked(entry: Any, sweep: Path) -> Entry:
+    """An entry as `write` was given it. ValueError, KeyError, TypeError: it is none."""
+    lists = entry["overrides"], entry["averages"]
+    if not all(isinstance(of, list) and all(isinstance(text, str) for text in of) for of in lists):
+        raise TypeError(entry)
+    if type(entry["steps"]) is not int:
+        raise TypeError(entry)
+    return cast(Entry, {**entry, "run_dir": find_run(entry["run_dir"], sweep)})
 
 
 def find_run(run_dir: str, sweep: Path) -> Path:

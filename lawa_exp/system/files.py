@@ -11,16 +11,17 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lawa_exp.system.errors import InUse
+from lawa_exp.system.errors import Failed, InUse
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PARTIAL = ".partial-"  # begins the name of what is being written, until it is whole
 PROCESS = re.compile(r"(\d{1,7})@([^@]*)@")  # goes on so, where no lock says whose it is: process and machine
 ABANDONED = 86_400  # seconds without a change, after which another machine's is a leftover: containers change names
 LOCK = ".lock"  # of the whole folder that it is in
+TURN = ".writing"  # see `in_turn`
 LOCKED: list[Path] = []  # such folders, whose locks this process holds
 
 
@@ -79,12 +80,22 @@ def discard(path: Path) -> None:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Replaces the file in one step, on the disk when this returns."""
+    """`write_atomically`, of text."""
+    write_atomically(path, text.encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces the file in one step, on the disk when this returns. What fails leaves nothing behind."""
     clear(path.parent, glob.escape(path.name))
     partial = temporary(path)
-    partial.write_text(text)
-    sync(partial)
-    partial.replace(path)
+    try:
+        partial.write_bytes(content)
+        sync(partial)
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
     sync(path.parent)
 
 
@@ -119,6 +130,11 @@ def locked(path: Path, what: str) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise InUse(f"{what} is in use by {holder}; wait for it, or choose another folder") from None
+        except OSError as error:
+            raise Failed(
+                f"{path} cannot be locked ({error.strerror}): its file system has no flock; choose a folder on another "
+                "one, or mount it with locks (NFS: local_lock=none and a lock daemon; Lustre: -o flock)"
+            ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}")
         file.flush()
@@ -129,3 +145,16 @@ def locked(path: Path, what: str) -> Iterator[None]:
         finally:
             for folder in folders:
                 LOCKED.remove(folder)
+
+
+@contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """Makes the folder; of several processes that write results there one writes at a time, the others wait.
+
+    So its files are of one process, the last. Without locks they are whole all the same, each for itself.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / TURN).open("a") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -18,11 +18,15 @@ from typing import TypedDict, cast
 
 from lawa_exp.system.files import temporary
 from lawa_exp.system.machine import this_job
+from lawa_exp.system.seal import sealed, unsealed
 
 NAME = ".heartbeat"
 EVERY = 5.0  # seconds
 MISSED = 3 * EVERY  # after which a process that this machine does not have is gone
 LOST = 60.0  # after which any is: file systems show a change of another machine seconds later
+
+
+TRAINING = {"step", "steps", "stepped", "tokens_per_second", "seconds_left", "unit"}  # of a training, all or none
 
 
 class Beat(TypedDict, total=False):
@@ -75,9 +79,9 @@ class Heartbeat:
         who = {"time": time.time(), "host": platform.node(), "process": os.getpid(), "job": this_job()[0]}
         partial = temporary(self.path)
         try:
-            content = json.dumps({**who, **self.facts()})
+            content = json.dumps(sealed({**who, **self.facts()}))
         except Exception:  # whatever it is, the process lives
-            content = json.dumps(who)
+            content = json.dumps(sealed(who))
         with suppress(OSError):
             partial.write_text(content)
             partial.replace(self.path)  # unsynced: nobody reads it after a crash of the machine
@@ -86,12 +90,12 @@ class Heartbeat:
 def read(path: Path) -> Beat | None:
     """What the file says; None where there is none, or it cannot be read."""
     try:
-        content = json.loads(path.read_text())
+        content = unsealed(path.read_bytes())
     except (OSError, ValueError):
         return None
-    if not isinstance(content, dict) or not isinstance(content.get("time"), int | float):
-        return None
-    return cast(Beat, content)  # `Heartbeat.write` wrote it: nothing else has a time
+    known = isinstance(content.get("time"), int | float) and {"host", "process", "job"} <= content.keys()
+    whole = "step" not in content or content.keys() >= TRAINING
+    return cast(Beat, content) if known and whole else None
 
 
 def is_alive(beat: Beat, now: float) -> bool:
@@ -100,6 +104,8 @@ def is_alive(beat: Beat, now: float) -> bool:
     now: unix time; the clocks of the machines are taken to agree within seconds.
     """
     silent = now - beat["time"]
+    if silent < -LOST:  # a clock that is wrong: it may be long gone
+        return False
     if silent <= MISSED:
         return True
     here = beat.get("host") == platform.node()
