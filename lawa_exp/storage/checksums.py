@@ -66,7 +66,7 @@ def check(path: Path, sums: list[Sum], found: Sum) -> None:
     """`Changed` where the content is none of these."""
     if sums and found not in sums:
         size = (
-            f"{found[0]:,} bytes, {sums[-1][0]:,} were written" if found[0] != sums[-1][0] else "its checksum differs"
+            f"{content[0]:,} bytes, {sums[-1][0]:,} were written" if content[0] != sums[-1][0] else "its checksum differs"
         )
         raise Changed(
             f"{path} is damaged, or was changed since it was written ({size}): put it back, or remove "

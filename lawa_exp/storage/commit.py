@@ -122,7 +122,7 @@ def verify(target: Path, part: int = 0, parts: int = 1) -> None:
         raise Damaged(f"{target / MANIFEST} is missing or unreadable")
     present = {path.name for path in target.iterdir() if path.suffix in (".safetensors", ".json")}
     for name in sorted(present - manifest.keys() - {MANIFEST}):
-        raise Damaged(f"{target / MANIFEST} does not have {name}, which is beside it")
+        raise Damaged(f"{target / MANIFEST} does not name {name}, which is in its folder")
     for name, entry in sorted(manifest.items())[part::parts]:
         path = target / name
         if not path.is_file():
