@@ -1,6 +1,6 @@
 """How dashboard and summary grow with runs, with seeds of one setting and with averages, and with a long metrics.jsonl.
 
-Whole processes; CPU seconds, and the most memory that one had resident. One small run is trained for real; the others
+Whole processes; CPU seconds, and the most memory that one had to itself. One small run is trained for real; the others
 are its small files with rows that are made up: 500 evaluations of the live weights and three averages each. A ratio
 above says how much more the next size costs than the one before: twice the runs, so 2 is linear.
 
@@ -13,11 +13,14 @@ import argparse
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from pairs import machine, publish, table
@@ -131,11 +134,16 @@ def measured(
 
 
 def cost(command: list[str]) -> tuple[float, int]:
-    """CPU seconds of a process, and the most bytes that it had resident."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
+    """CPU seconds of a process, and the most bytes that it had to itself (RssAnon): without the code of packages."""
+    process, most, ended = subprocess.Popen(command, stdout=subprocess.DEVNULL), 0, 0
+    while not ended:
+        with suppress(OSError):
+            found = re.search(r"RssAnon:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())
+            most = max(most, int(found[1]) * 1024 if found else 0)
+        ended, status, used = os.wait4(process.pid, os.WNOHANG)
+        time.sleep(0.02)
     assert status == 0, f"{command} failed"
-    return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+    return used.ru_utime + used.ru_stime, most
 
 
 if __name__ == "__main__":

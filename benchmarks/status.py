@@ -91,7 +91,8 @@ def make_sweep(root: Path, one: Path) -> Path:
         if kind == "not started":
             continue
         run.mkdir()
-        for name in (".checksums", "config.yaml", "metrics.jsonl", "timing.jsonl", "provenance.jsonl", "report.md", "DONE"):
+        small = ("config.yaml", "metrics.jsonl", "timing.jsonl", "provenance.jsonl", "report.md", "DONE")
+        for name in (".checksums", *small):
             shutil.copy(one / name, run / name)
         if kind != "done":
             (run / "DONE").unlink()
