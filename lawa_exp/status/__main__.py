@@ -105,8 +105,9 @@ def table(standings: list[Standing], now: float) -> list[str]:
         speed = "" if s.tokens_per_second is None else f"{s.tokens_per_second:,.0f} {s.unit}s/s"
         left = "" if s.state != "running" else "?" if s.seconds_left is None else duration(s.seconds_left)
         since = f"since {moment(s.since, now)}" if s.since and s.state not in ("running", "done") else ""
-        note = ": ".join(part for part in (since, s.note) if part)
+        note = plain(": ".join(part for part in (since, s.note) if part))
         name = " ".join(s.run.overrides) or s.run.path.resolve().name
+        name = plain(name)
         cells.append((name, s.state, step, speed, left, f"{s.restarts or ''}", note))
     widths = [max(len(row[i]) for row in cells) for i in range(6)]
     lines = []
@@ -115,6 +116,11 @@ def table(standings: list[Standing], now: float) -> list[str]:
         lines.append("  ".join([*padded, row[6]]).rstrip())
     width = shutil.get_terminal_size().columns
     return [line[:width] for line in lines] if sys.stdout.isatty() else lines
+
+
+def plain(text: str) -> str:
+    """What a file says, without what would steer the terminal."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def moment(at: float, now: float) -> str:

@@ -1,4 +1,4 @@
-"""What the small files of a folder were when they were last written: their sizes and CRC32s, in a file beside them.
+"""What the small files of a folder were when they were last written: sizes and CRC32s, in a file in the same folder.
 
 Who reads a file holds it against that, so that one which was cut, changed or mixed up is named and never taken for a
 result. A file that is not in it (being appended to, made by hand, of an earlier version) is taken as it is.
@@ -62,12 +62,12 @@ def known_sums(path: Path) -> list[Sum]:
     return _read(path.parent).get(path.name, [])
 
 
-def check(path: Path, sums: list[Sum], found: Sum) -> None:
+def check(path: Path, sums: list[Sum], content: Sum) -> None:
     """`Changed` where the content is none of these."""
-    if sums and found not in sums:
-        size = (
-            f"{content[0]:,} bytes, {sums[-1][0]:,} were written" if content[0] != sums[-1][0] else "its checksum differs"
-        )
+    if sums and content not in sums:
+        size = f"{content[0]:,} bytes, {sums[-1][0]:,} were written"
+        if content[0] == sums[-1][0]:
+            size = "its checksum differs"
         raise Changed(
             f"{path} is damaged, or was changed since it was written ({size}): put it back, or remove "
             f"{path.parent / NAME} to take it as it is"

@@ -18,9 +18,9 @@ from lawa_exp.storage.checksums import Changed, crc32_of, forget, read_bytes, re
 from lawa_exp.storage.commit import Damaged, remove, step_name, steps_in, tidy, verify
 from lawa_exp.storage.rows import append_line, each_row, read_lines
 from lawa_exp.system.errors import Failed, UserError
-from lawa_exp.system.files import locked
+from lawa_exp.system.files import locked, sync
 from lawa_exp.system.heartbeat import NAME as HEARTBEAT
-from lawa_exp.system.heartbeat import Heartbeat
+from lawa_exp.system.heartbeat import Heartbeat, wait_for_other_machines
 from lawa_exp.system.machine import cpu_name, git_state, this_job, versions
 
 if TYPE_CHECKING:
@@ -85,9 +85,11 @@ class RunDir:
         """One live process per run, which shows that it lives; what a kill left half-written is cleared."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            sync(self.path.parent)
         except OSError as error:
             raise UserError(f"run_dir={self.path}: cannot be made ({error.strerror})") from None
         with locked(self.path / ".lock", f"run_dir={self.path}"):
+            wait_for_other_machines(self.heartbeat.path, f"run_dir={self.path}")
             tidy(self.path)
             with self.heartbeat.beating():
                 yield
@@ -183,7 +185,14 @@ class RunDir:
         return 0, None, damaged
 
     def remove_old_states(self, step: int) -> None:
-        """Keeps the last states up to `step`; later ones were damaged and passed over."""
+        """Keeps the last states up to `step`; later ones were damaged and passed over.
+
+        Failed where somebody has removed the run meanwhile: states alone would look like a run.
+        """
+        if not self.config.exists():
+            raise Failed(
+                f"{self.path} was removed, or its config.yaml, while it trained: nothing of it can be relied on"
+            )
         found = steps_in(self.resume)
         for other in sorted(found.keys() - [s for s in found if s <= step][-STATES_KEPT:]):
             remove(found[other])
