@@ -12,3 +12,8 @@ os.environ["XDG_STATE_HOME"] = STATE.name
 CACHE = tempfile.TemporaryDirectory(prefix="lawa_exp-cache-")  # not the user's own
 os.environ["LAWA_CACHE"] = CACHE.name
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and would be in what the tests start
+
+
+def pytest_addoption(parser):
+    parser.addoption("--harness-out", default=None, help="append the harness's counts to this file, as JSON lines")
+    parser.addoption("--harness-whole", action="store_true", help="the whole harness instead of a seeded tenth")
