@@ -13,7 +13,7 @@ import random
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,8 +125,12 @@ EVERYDAY = ("average", "export", "dashboard", "summary", "readout", "train")  # 
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    root = tmp_path_factory.mktemp("kills")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_sources(tmp_path_factory.mktemp("kills"))
+
+
+def make_sources(root: Path) -> Path:
+    """A finished run, a sweep of it, and a text: what the commands need."""
     assert run(*TRAIN, f"run_dir={root / 'run'}").returncode == 0
     entry = {"overrides": ["seed=0"], "run_dir": "run", "steps": 20, "averages": ["lawa-k2-s5"]}
     (root / "sweeps" / "s").mkdir(parents=True)
@@ -134,7 +138,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     words = random.Random(SEED)
     lines = [{"text": " ".join(f"w{words.randrange(500)}" for _ in range(30))} for _ in range(200)]
     (root / "docs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    yield root
+    return root
 
 
 @pytest.fixture(scope="module")
