@@ -33,7 +33,7 @@ def start(name: str, work: Path, limit: int | None = None) -> subprocess.Popen[s
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    out, err = process.communicate(timeout=600)
+    _, err = process.communicate(timeout=600)
     assert "Traceback" not in err, err
     return process.returncode, err
 
