@@ -95,7 +95,7 @@ def read_runs(paths: Sequence[str]) -> tuple[list[Run], list[str]]:
     folders: dict[Path, None] = {}
     for path in map(Path, paths):
         if is_sweep(path):
-            folders |= dict.fromkeys(e["run_dir"] for e in manifest.read(path)["entries"])
+            folders |= dict.fromkeys(e["run_dir"] for e in manifest.read(path, runs_alone=True)["entries"])
         elif (path / "config.yaml").exists():
             folders[path] = None
         else:

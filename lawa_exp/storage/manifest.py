@@ -31,13 +31,16 @@ class Manifest(TypedDict):
     entries: list[Entry]
 
 
-def read(sweep: Path) -> Manifest:
-    """The manifest, with the path of each entry's run as its run_dir. UserError: there is none. Failed: damaged."""
+def read(sweep: Path, runs_alone: bool = False) -> Manifest:
+    """The manifest, with the path of each entry's run as its run_dir. UserError: there is none. Failed: damaged.
+
+    runs_alone: nothing else of the entries is needed, nor has to be there.
+    """
     if not (sweep / NAME).is_file():
         raise UserError(f"SWEEP={sweep}: no {NAME} in this folder")
     try:
         content = unsealed((sweep / NAME).read_bytes())
-        entries = [checked(entry, sweep) for entry in content["entries"]]
+        entries = [checked(entry, sweep, runs_alone) for entry in content["entries"]]
         return {"command": str(content["command"]), "entries": entries}
     except (ValueError, KeyError, TypeError):
         raise Failed(
@@ -50,13 +53,13 @@ def write(sweep: Path, content: Mapping[str, Any]) -> None:
     write_text_atomically(sweep / NAME, json.dumps(sealed(content), indent=1))
 
 
-def checked(entry: Any, sweep: Path) -> Entry:
+def checked(entry: Any, sweep: Path, runs_alone: bool) -> Entry:
     """An entry as `write` was given it. ValueError, KeyError, TypeError: it is none."""
-    lists = entry["overrides"], entry["averages"]
-    if not all(isinstance(of, list) and all(isinstance(text, str) for text in of) for of in lists):
-        raise TypeError(entry)
-    if type(entry["steps"]) is not int:
-        raise TypeError(entry)
+    if not runs_alone:
+        lists = entry["overrides"], entry["averages"]
+        texts = all(isinstance(of, list) and all(isinstance(text, str) for text in of) for of in lists)
+        if not texts or type(entry["steps"]) is not int:
+            raise TypeError(entry)
     return cast(Entry, {**entry, "run_dir": find_run(entry["run_dir"], sweep)})
 
 

@@ -41,8 +41,16 @@ def files(*names: str) -> Made:
 
 
 def trained(*runs: str) -> Made:
+    """Of the states the last: one that was stopped keeps that of the step at which it was."""
+
     def made(root: Path) -> dict[str, str]:
-        return {f"{name}/{file}": of for name in runs for file, of in contents(root / name).items()}
+        found = {}
+        for name in runs:
+            last = max((root / name / "resume").glob("step_*"), default=Path("none")).name
+            of = {file: content for file, content in contents(root / name).items() if not file.startswith("resume/")}
+            of |= {file: content for file, content in contents(root / name).items() if f"resume/{last}/" in file}
+            found |= {f"{name}/{file}": content for file, content in of.items()}
+        return found
 
     return made
 
@@ -155,9 +163,11 @@ def fresh(sources: Path, work: Path, target: Target) -> Path:
     return work
 
 
-def struck(target: Target, work: Path, place: int, signal: str) -> int:
+def struck(target: Target, work: Path, place: int, signal: str) -> tuple[int, str]:
+    """The exit code, and what it said."""
     strike = Strike("files", of=str(work), n=place, signal=signal)
-    return run(*target.arguments, module=target.module, strike=strike, cwd=work).returncode
+    done = run(*target.arguments, module=target.module, strike=strike, cwd=work)
+    return done.returncode, done.stdout + done.stderr
 
 
 def left_behind(work: Path) -> list[str]:
@@ -179,7 +189,7 @@ def test_killed_and_started_again(
         return
     work = tmp_path_factory.getbasetemp() / "killed"
     never = 10**9
-    assert struck(target, fresh(sources, work, target), never, "SIGKILL") == 0
+    assert struck(target, fresh(sources, work, target), never, "SIGKILL")[0] == 0
     twin = target.made(work)
     assert twin, "the twin made nothing"
     counts: Counter[str] = Counter()
@@ -187,14 +197,14 @@ def test_killed_and_started_again(
     for _ in range(kills):
         signal, place, code = drawn.choice(SIGNALS), drawn.randint(1, target.changes), 0
         while code == 0 and place:  # fewer changes than were drawn: nearer to its beginning
-            code = struck(target, fresh(sources, work, target), place, signal)
+            code, _ = struck(target, fresh(sources, work, target), place, signal)
             place //= 2
         counts[signal] += 1
-        again = struck(target, work, never, "SIGKILL")
+        again, said = struck(target, work, never, "SIGKILL")
         if again == 2 and name == "export":  # the kill came after its rename: it is there already
             counts["was whole already"] += 1
         else:
-            assert again == 0, f"{name}, {signal} at change {place}: the same command ends with {again}"
+            assert again == 0, f"{name}, {signal} at change {place}: the same command ends with {again}: {said[-600:]}"
         assert target.made(work) == twin, f"{name}, {signal} at change {place}: other bytes than the twin's"
         assert not left_behind(work), f"{name}, {signal} at change {place}: {left_behind(work)}"
     append_counts(request, f"kills: {name}", {**counts, "the twin's bytes": sum(counts[s] for s in set(SIGNALS))})
