@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from lawa_exp.system.errors import Failed
@@ -26,16 +26,17 @@ class Changed(Failed):
 def write_text(path: Path, text: str) -> None:
     """Replaces the file in one step, as `write_text_atomically`, and remembers it.
 
-    A kill between the two leaves the file that was there before, which is remembered too.
+    A kill between the two leaves the file that was there before, which is remembered too; a new one is remembered last.
     """
     data = text.encode()
     known, new = _read(path.parent), (len(data), zlib.crc32(data))
-    before = known.get(path.name) or ([_sum(path)] if path.is_file() else [])
-    either = [*(sum for sum in before[-1:] if sum != new), new]
-    _write(path.parent, {**known, path.name: either})
+    before = (known.get(path.name) or [_sum(path)])[-1:] if path.is_file() else []
+    if not before:
+        forget(path.parent, [path.name])
+    elif before != [new]:
+        _write(path.parent, {**known, path.name: [*before, new]})
     write_text_atomically(path, text)
-    if either != [new]:
-        _write(path.parent, {**known, path.name: [new]})
+    _write(path.parent, {**known, path.name: [new]})
 
 
 def remember(folder: Path, names: Iterable[str]) -> None:
@@ -48,11 +49,13 @@ def remember(folder: Path, names: Iterable[str]) -> None:
     _write(folder, known)
 
 
-def forget(folder: Path, names: Iterable[str]) -> None:
+def forget(folder: Path, names: Collection[str]) -> None:
     """Of files that are about to be appended to."""
     known = _read(folder)
-    if left := known.keys() - set(names):
-        _write(folder, {name: known[name] for name in known if name in left})
+    left = {name: sums for name, sums in known.items() if name not in names}
+    if left:
+        if left != known:
+            _write(folder, left)
     elif known:
         (folder / NAME).unlink(missing_ok=True)
 

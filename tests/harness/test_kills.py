@@ -198,7 +198,8 @@ def test_killed_and_started_again(
         signal, place, code = drawn.choice(SIGNALS), drawn.randint(1, target.changes), 0
         while code == 0 and place:  # fewer changes than were drawn: nearer to its beginning
             code, _ = struck(target, fresh(sources, work, target), place, signal)
-            place //= 2
+            if code == 0:
+                place //= 2
         counts[signal] += 1
         again, said = struck(target, work, never, "SIGKILL")
         if again == 2 and name == "export":  # the kill came after its rename: it is there already

@@ -53,6 +53,11 @@ def test_a_kill_between_the_checksum_and_the_file_leaves_the_old_file_whole(
     monkeypatch.setattr(checksums, "write_text_atomically", killed)
     with pytest.raises(KeyboardInterrupt):
         checksums.write_text(path, "new")
+    with pytest.raises(KeyboardInterrupt):
+        path = tmp_path / "metrics.jsonl"
+        checksums.write_text(path, "{}")
+    assert read_lines(path) == []  # it was not there before, and nobody misses it
+    path = tmp_path / "config.yaml"
     assert checksums.read_bytes(path) == b"old"
     monkeypatch.undo()
     checksums.write_text(path, "new")
