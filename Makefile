@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all test-gpu same-bytes lint format schedules notebooks bench bench-gpu fairseq-env clean
+.PHONY: help setup run test test-all test-gpu same-bytes reliability lint format schedules notebooks bench bench-gpu fairseq-env clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -34,6 +34,11 @@ test-gpu: setup ## the tests that need a CUDA device
 
 same-bytes: setup ## whether this checkout gives the bytes of REF=COMMIT; AGAINST=COMMIT in its place, ONLY=name,name*
 	cd tests && ../$(BIN)/python -m same_bytes $(REF) $(if $(AGAINST),--against $(AGAINST)) $(if $(ONLY),--only '$(ONLY)')
+
+reliability: setup ## the whole harness (damage, kills, hostile files, wrong command lines) into results/reliability.md
+	rm -f .harness.jsonl
+	$(BIN)/python -m pytest tests/harness --harness-whole --harness-out .harness.jsonl
+	$(BIN)/python benchmarks/reliability.py .harness.jsonl --out results/reliability.md
 
 lint: setup ## what `make test` checks before the tests
 	$(BIN)/ruff check .

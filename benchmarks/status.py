@@ -23,7 +23,7 @@ from itertools import islice
 from pathlib import Path
 
 RUNS = 1_000
-LIMIT = 2.0  # seconds
+LIMIT = 0.5  # seconds
 STATES = {"running": 20, "failed": 10, "stopped": 10, "lost": 10, "not started": 10}  # the others are done
 TRAINED = [
     *("dataset=pydocs", "model.layers=1", "model.width=32", "model.heads=2", "model.context=32", "batch.size=4"),
@@ -91,10 +91,12 @@ def make_sweep(root: Path, one: Path) -> Path:
         if kind == "not started":
             continue
         run.mkdir()
-        for name in ("config.yaml", "metrics.jsonl", "timing.jsonl", "provenance.jsonl", "report.md", "DONE"):
+        small = ("config.yaml", "metrics.jsonl", "timing.jsonl", "provenance.jsonl", "report.md", "DONE")
+        for name in (".checksums", *small):
             shutil.copy(one / name, run / name)
         if kind != "done":
             (run / "DONE").unlink()
+            (run / ".checksums").unlink()
         if kind == "stopped":
             (run / "STOPPED").write_text('{"step": 1000}')
         if kind == "failed":

@@ -17,7 +17,7 @@ from lawa_exp.axes.model.pythia.settings import PythiaSettings
 from lawa_exp.axes.model.roberta.settings import RobertaSettings
 from lawa_exp.config.rules import build
 from lawa_exp.formats.names import step_in
-from lawa_exp.storage.commit import commit, step_name, steps_in
+from lawa_exp.storage.commit import Damaged, commit, step_name, steps_in, verify
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.cli import Parser, exit_code, plain_name
 from lawa_exp.system.errors import UserError
@@ -230,6 +230,10 @@ def of_run(path: Path, weights: str, step: int | None) -> Source:
     step = step_in(folder.resolve().name)
     if step is None:
         raise UserError(f"RUN_OR_CHECKPOINT={path}: expected a snapshot's or average's own folder, {step_name(1000)}")
+    try:
+        verify(folder)
+    except Damaged as error:
+        raise UserError(f"RUN_OR_CHECKPOINT={path}: {error}") from None
     tokenizer, where = tokenizer_of(config.dataset)
     data = config.dataset.path
     return Source(map_stored(folder), config.model, step, tokenizer, where, data)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from lawa_exp.config.rules import near
-from lawa_exp.storage.rows import Row, encode
+from lawa_exp.storage.rows import Row, write_rows
 from lawa_exp.system.cli import Parser, exit_code
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import check_output, lines_in, open_regular, write_text_atomically
@@ -121,7 +121,7 @@ def main(arguments: list[str]) -> int:
         if args.out:
             out = Path(args.out)
             out.mkdir(parents=True, exist_ok=True)
-            write_text_atomically(out / "metrics.jsonl", "".join(map(encode, rows)))
+            write_rows(out / "metrics.jsonl", rows)
             head = f"# {args.model}, zero-shot accuracy of the published checkpoints ({args.suite})"
             write_text_atomically(out / "summary.md", f"{head}\n\n{text}\n")
         return 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from lawa_exp.status.runs import list_runs
 from lawa_exp.storage import manifest
 from lawa_exp.storage.metrics import metrics_of, together
+from lawa_exp.storage.rows import each_line
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.cli import Parser, exit_code
 from lawa_exp.system.errors import Failed, UserError
@@ -97,6 +98,9 @@ def push(run: RunDir, project: str | None = None, entity: str | None = None, off
     )
     if not run.metrics.exists():
         raise UserError(f"RUN={run.path}: no metrics.jsonl there yet")
+    for file in (run.metrics, run.timing):
+        for _ in each_line(file):  # Failed: it is damaged
+            pass
     patience = logger.get("finish_timeout", 0)  # of a sender that a stopped training has left to its end
     check_links(run.path, "RUN")  # what they point at is no part of the run, and would be sent
     with locked(run.path / ".lock", f"RUN={run.path}"), waiting_lock(run, patience):

@@ -12,7 +12,7 @@ from typing import Literal, NotRequired, TypedDict
 from lawa_exp.critical_batch.fits import smoothed
 from lawa_exp.results.statistics import Curve, curve
 from lawa_exp.storage import manifest
-from lawa_exp.storage.rows import Row, read_rows
+from lawa_exp.storage.rows import Row, each_row, read_rows
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import UserError
 
@@ -95,7 +95,7 @@ def read_runs(paths: Sequence[str]) -> tuple[list[Run], list[str]]:
     folders: dict[Path, None] = {}
     for path in map(Path, paths):
         if is_sweep(path):
-            folders |= dict.fromkeys(e["run_dir"] for e in manifest.read(path)["entries"])
+            folders |= dict.fromkeys(e["run_dir"] for e in manifest.read(path, runs_alone=True)["entries"])
         elif (path / "config.yaml").exists():
             folders[path] = None
         else:
@@ -128,7 +128,7 @@ def read_run(folder: Path, identity: Identity) -> Run:
     if batch["kind"] != "constant":
         raise UserError(f"SWEEP: {folder.name} has batch={batch['kind']}; expected batch=constant")
     variant = json.dumps({k: v for k, v in identity.items() if k not in ("batch", "seed")}, sort_keys=True)
-    rows = read_rows(folder / "metrics.jsonl")
+    rows = [r for r in each_row(folder / "metrics.jsonl") if r["split"] != "train" or "grad_squared" in r]
     decays = "horizon" in lr or lr["kind"] == "step"
     return Run(folder, batch["size"], identity["seed"], variant, lr["warmup_steps"], decays, rows)
 

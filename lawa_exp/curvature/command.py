@@ -35,7 +35,7 @@ from lawa_exp.system import signals
 from lawa_exp.system.cli import plain_name
 from lawa_exp.system.distributed import start_device
 from lawa_exp.system.errors import Failed, UserError
-from lawa_exp.system.files import check_links, check_output, write_text_atomically
+from lawa_exp.system.files import check_links, check_output, in_turn, write_text_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -256,7 +256,6 @@ def predicted_sizes(m: Measured) -> list[int]:
 
 
 def write(m: Measured, out: Path, text: str) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     found = {
         **asdict(m),
         "largest": m.top.largest,
@@ -267,10 +266,11 @@ def write(m: Measured, out: Path, text: str) -> None:
         "b_sat_of_entries": saturation(m.top.largest, m.mean_noise),
         "b_sat_of_outliers": saturation(m.top.largest, m.implied),
     }
-    write_text_atomically(out / "curvature.json", json.dumps(found, indent=1, default=lambda a: a.tolist()) + "\n")
     title = f"{m.run}: {m.weights} weights after step {m.step:,}"
-    write_text_atomically(out / "summary.md", f"# {title}\n\n```\n{text}\n```\n\n![curvature](curvature.png)\n")
-    draw(m, out / "curvature.png", title)
+    with in_turn(out):
+        write_text_atomically(out / "curvature.json", json.dumps(found, indent=1, default=lambda a: a.tolist()) + "\n")
+        write_text_atomically(out / "summary.md", f"# {title}\n\n```\n{text}\n```\n\n![curvature](curvature.png)\n")
+        draw(m, out / "curvature.png", title)
 
 
 def draw(m: Measured, path: Path, title: str) -> None:

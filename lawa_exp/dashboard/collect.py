@@ -17,13 +17,14 @@ from lawa_exp.dashboard.items import Cell, Rows, compared, comparison_of, drawn,
 from lawa_exp.readout.comparison import Comparison, Line
 from lawa_exp.readout.of_run import RESERVED
 from lawa_exp.results.figures import DRAWN
+from lawa_exp.results.statistics import Indexed
 from lawa_exp.results.tables import NATS
 from lawa_exp.seams.task import Metric
 from lawa_exp.status.runs import list_runs
 from lawa_exp.status.standing import STATES, Standing, duration, standings
 from lawa_exp.storage import manifest
 from lawa_exp.storage.metrics import KEY, Metrics, metrics_in, own_metrics, together
-from lawa_exp.storage.rows import Row, averager_ids, name_of, read_rows, read_starts
+from lawa_exp.storage.rows import Row, averager_ids, each_row, name_of, read_starts
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import Failed, UserError
 
@@ -56,22 +57,29 @@ def collect(sweep: Path, out: Path, now: float) -> Content:
     """The page's content. out: the page, from whose folder the links go."""
     found, problem = standings(list_runs(sweep), now)
     problems = [problem] if problem else []
+    problems += [f"{s.run.path.name}: {s.note}" for s in found if s.state == "damaged"]
     configs, rows, metrics = {}, {}, {}
     for s in found:
         try:
             configs[s.run.path] = RunDir(s.run.path).read_config() or {}
+            if configs[s.run.path]:
+                unit_of(configs[s.run.path])  # KeyError: another thing than a run's
             rows[s.run.path], metrics[s.run.path] = val_rows(s.run.path), metrics_in(configs[s.run.path])
         except (Failed, UserError, OSError) as error:
             problems.append(str(error))
             configs.setdefault(s.run.path, {})
-            rows.setdefault(s.run.path, [])
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            problems.append(f"{s.run.path / 'config.yaml'} is damaged ({type(error).__name__}: {error})")
+            configs[s.run.path] = {}
+        if s.run.path not in rows:
+            rows[s.run.path] = Indexed([])
     identities = {path: config.get("identity", {}) for path, config in configs.items()}
     units = {path: unit_of(config) for path, config in configs.items() if config}
     own = own_metrics(together(metrics.values()))
     keys, values = settings_of(found, identities)
     comparisons = {path: comparison_of(mine, own) for path, mine in rows.items()}
     runs = [
-        run_item(s, mine, rows[s.run.path], comparisons[s.run.path], units.get(s.run.path), out, own)
+        run_item(s, mine, rows[s.run.path], comparisons[s.run.path], units.get(s.run.path), out, own, problems)
         for s, mine in zip(found, values, strict=True)
     ]
     groups = [group_item(members, found, values, keys, rows, own) for members in seed_groups(found, identities, rows)]
@@ -82,7 +90,7 @@ def collect(sweep: Path, out: Path, now: float) -> Content:
         "title": sweep.resolve().name,
         "command": command_of(sweep),
         "written": time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(now)),
-        "problems": problems,
+        "problems": list(dict.fromkeys(problems)),
         "states": [state for state in STATES if any(s.state == state for s in found)],
         "unit": every_unit.pop() if len(every_unit) == 1 else "nats per token or image",
         "averagers": averagers(every_row),
@@ -126,12 +134,12 @@ def val_rows(run: Path) -> Rows:
     files = [run / "metrics.jsonl", *sorted(run.glob("readouts/*/metrics.jsonl"))]
     for file in files:
         if file.parent.name not in RESERVED:
-            for row in read_rows(file):
-                if row.get("split") == "val" and "task" not in row and "view" not in row:
+            for row in each_row(file, trained=False):
+                if row["split"] == "val" and "task" not in row and "view" not in row:
                     live = found.get((row["step"], "live"), row)
                     if live.get("bn") == row.get("bn"):
                         found.setdefault((row["step"], row["weights"]), row)
-    return sorted(found.values(), key=lambda row: row["step"])
+    return Indexed(sorted(found.values(), key=lambda row: row["step"]))
 
 
 def settings_of(
@@ -169,14 +177,21 @@ def shown_at_first(ids: list[str], comparisons: Iterable[Comparison | None]) -> 
 
 
 def run_item(
-    s: Standing, settings: list[str], rows: Rows, f: Comparison | None, loss_unit: str | None, out: Path, own: Metrics
+    s: Standing,
+    settings: list[str],
+    rows: Rows,
+    f: Comparison | None,
+    loss_unit: str | None,
+    out: Path,
+    own: Metrics,
+    problems: list[str],
 ) -> dict[str, object]:
     """A run: its cells in the table's order, its curves and maps, its files. loss_unit: None where it is not known."""
     path = s.run.path
     step = f"{s.step or 0:,}" + (f" of {s.steps:,}" if s.steps else "")
     speed, unit = s.tokens_per_second, s.unit
     if speed is None and loss_unit:
-        timed = [r for r in undamaged(path / "timing.jsonl") if r.get("tokens_per_second")]
+        timed = [r for r in undamaged(path / "timing.jsonl", problems) if r.get("tokens_per_second")]
         speed, unit = (timed[-1]["tokens_per_second"] if timed else None), loss_unit.split()[-1]
     cells: list[Cell] = [
         (path.name, path.name),
@@ -191,7 +206,7 @@ def run_item(
     ]
     there = [path / name for name in LINKED if (path / name).is_file()]
     there += [p for name in ("summary.md", "heatmap.png") for p in sorted(path.glob(f"readouts/*/{name}"))]
-    of_test = [r for r in test_rows(path) if r.get("loss") is not None and r["step"]]
+    of_test = [r for r in test_rows(path, problems) if r.get("loss") is not None and r["step"]]
     test = [[name_of(r), f"{r['loss']:.4f}", *(text_in(r, name, own) for name in own)] for r in of_test]
     return {
         "name": " ".join(s.run.overrides) or path.name,
@@ -200,20 +215,23 @@ def run_item(
         "done": min((s.step or 0) / s.steps, 1) if s.steps else None,
         "link": link(path, out) + "/" if path.is_dir() else "",
         "files": [[str(p.relative_to(path)), link(p, out)] for p in there],
-        "starts": starts(path),
+        "starts": starts(path, problems),
         "test": test,
         "cells": cells,
         **drawn(f, rows, own),
     }
 
 
-def starts(run: Path) -> list[str]:
+def starts(run: Path, problems: list[str]) -> list[str]:
     """When, where and from which commit each start was, in words."""
     said = []
-    for line in undamaged(run, read_starts):
-        git = line.get("git") or {}
-        commit = f", commit {git['commit'][:10]}{' with changes' if git.get('dirty') else ''}" if git else ""
-        said.append(f"{line['time']} on {line['hardware']['node']}, {line.get('ranks', 1)} rank(s){commit}")
+    for number, line in enumerate(undamaged(run, problems, read_starts), 1):
+        try:
+            git = line.get("git") or {}
+            commit = f", commit {git['commit'][:10]}{' with changes' if git.get('dirty') else ''}" if git else ""
+            said.append(f"{line['time']} on {line['hardware']['node']}, {line.get('ranks', 1)} rank(s){commit}")
+        except (KeyError, TypeError, AttributeError):
+            problems.append(f"{run / 'provenance.jsonl'}: line {number} is damaged")
     return said
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lawa_exp.dashboard.items import Cell, Rows, compared, comparison_of, drawn, sortable, test_rows
 from lawa_exp.readout.comparison import Comparison, range_of_saved
-from lawa_exp.results.statistics import curve, mean_and_deviation, paired_difference
+from lawa_exp.results.statistics import Indexed, curve, mean_and_deviation, paired_difference
 from lawa_exp.results.summary import Group, with_spread
 from lawa_exp.seams.task import Metric
 from lawa_exp.status.standing import Standing
@@ -47,13 +47,12 @@ def group_item(
     name = " ".join(said) or "all runs"
     group = Group(name, of_members, [test_rows(runs[i].run.path) for i in members])
     of = {name_of(r): {k: v for k, v in r.items() if k in FIELDS} for r in of_members[0]}
-    mean = [
-        evaluation_row(
-            step, "val", {"weights": weights, "loss": loss}, of[weights], others_at(group, weights, step, own)
-        )
+    mean = Indexed(
+        evaluation_row(step, "val", {"weights": weights, "loss": loss}, of[weights], others.get(step, {}))
         for weights in ("live", *group.ids())
+        for others in [others_of(group, weights, own)]
         for step, loss in group.mean_curve(weights)
-    ]
+    )
     f = with_seeds(comparison_of(mean, own), group)
     cells: list[Cell] = [
         (len(members), str(len(members))),
@@ -107,10 +106,13 @@ def half_over_seeds(group: Group, weights: str, metric: str) -> float:
     return math.nan if values is None or live is None else paired_difference(values, live)[1]
 
 
-def others_at(group: Group, weights: str, step: int, own: Metrics) -> dict[str, float]:
-    """The mean of the tasks' own metrics over the seeds, where all have them."""
-    found = {name: dict(group.mean_curve(weights, name)) for name in own}
-    return {name: points[step] for name, points in found.items() if step in points}
+def others_of(group: Group, weights: str, own: Metrics) -> dict[int, dict[str, float]]:
+    """The means of the tasks' own metrics over the seeds by step, where all have them."""
+    found: dict[int, dict[str, float]] = {}
+    for name in own:
+        for step, value in group.mean_curve(weights, name):
+            found.setdefault(step, {})[name] = value
+    return found
 
 
 def spread_text(values: list[float], metric: Metric) -> str:

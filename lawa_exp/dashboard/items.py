@@ -14,7 +14,7 @@ from lawa_exp.readout.report import noise_line
 from lawa_exp.results.statistics import curve
 from lawa_exp.results.tables import saved_text
 from lawa_exp.storage.metrics import KNOWN, Metrics, shown_metrics
-from lawa_exp.storage.rows import Row, averager_ids, metric_in, read_lines
+from lawa_exp.storage.rows import Row, averager_ids, is_row, metric_in, read_lines
 from lawa_exp.system.errors import Failed, UserError
 
 POINTS = 400  # of a curve; of more, every second, third, ... and the last
@@ -122,15 +122,24 @@ def last_of(rows: Rows, weights: str, name: str, metrics: Metrics) -> Cell:
     return (points[-1][1], metrics[name].text(points[-1][1])) if points else (None, "")
 
 
-def test_rows(run: Path) -> Rows:
-    return cast(Rows, undamaged(run / "readouts" / "test" / "metrics.jsonl"))
+def test_rows(run: Path, problems: list[str] | None = None) -> Rows:
+    path = run / "readouts" / "test" / "metrics.jsonl"
+    rows = undamaged(path, problems)
+    return cast(Rows, rows if all(map(is_row, rows)) else [])
 
 
-def undamaged(path: Path, read: Callable[[Path], list[dict[str, Any]]] = read_lines) -> list[dict[str, Any]]:
-    """The lines of a JSONL file; none of a damaged one, so that it does not hide the other files."""
+def undamaged(
+    path: Path, problems: list[str] | None = None, read: Callable[[Path], list[dict[str, Any]]] = read_lines
+) -> list[dict[str, Any]]:
+    """The lines of a JSONL file; none of a damaged one, so that it does not hide the other files.
+
+    problems: what is wrong with it is added there.
+    """
     try:
         return read(path)
-    except (Failed, UserError, OSError):
+    except (Failed, UserError, OSError) as error:
+        if problems is not None:
+            problems.append(str(error))
         return []
 
 

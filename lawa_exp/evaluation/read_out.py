@@ -329,7 +329,7 @@ def replay_run(
     """
     score, metrics = OnModel(config, data, device, ranks), data.task.metrics
     snapshots = Snapshots(snapshots_of(run), read_snapshot)
-    live, notes = comparable(live_rows(read_rows(run.metrics), end), score.bn, snapshots.paths, metrics)
+    live, notes = comparable(live_rows(read_rows(run.metrics, trained=False), end), score.bn, snapshots.paths, metrics)
     for note in notes:
         say(note)
     again = [step for step, row in live.items() if not is_scored(row)]

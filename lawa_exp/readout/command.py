@@ -39,7 +39,7 @@ from lawa_exp.storage.metrics import FILE, own_metrics, write_metrics
 from lawa_exp.storage.rows import Row, evaluation_row, fields_in, name_in_view, name_of, write_rows
 from lawa_exp.system.cli import plain_name
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import check_output, locked
+from lawa_exp.system.files import check_output, in_turn, locked
 
 WRITTEN = ("metrics.jsonl", FILE, "summary.md", "curves.png", "heatmap.png")
 
@@ -147,8 +147,6 @@ def write_results(result: ReadOut, subject: Subject, out: Path, price: Price) ->
     if not subject.is_main:
         return ""
     measures = [*subject.published, *result.measures]
-    write_rows(out / "metrics.jsonl", [*rows, *test_rows, *measures])
-    write_metrics(out, subject.metrics)
     chosen = chosen_line(f, test, subject.no_test or f"the snapshot of step {result.step:,} is not there")
     notes = [*subject.notes, *(f"Not read out: {line}" for line in subject.left_out)]
     command = shlex.join(["python", "-m", "lawa_exp.readout", *sys.argv[1:]])
@@ -156,7 +154,10 @@ def write_results(result: ReadOut, subject: Subject, out: Path, price: Price) ->
     if subject.views:
         more += [views_paragraph(f, result, [*rows, *test_rows], subject.views, subject.named.measure, subject.task)]
     more += [measures_paragraph(measures, f.step)] if measures else []
-    return write_summary(out, f, every_row, subject.named, chosen, notes, command, more)
+    with in_turn(out):
+        write_rows(out / "metrics.jsonl", [*rows, *test_rows, *measures])
+        write_metrics(out, subject.metrics)
+        return write_summary(out, f, every_row, subject.named, chosen, notes, command, more)
 
 
 def price_of(request: Request, subject: Subject) -> Price:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lawa_exp.readout.comparison import Comparison, Line, is_new, not_significant, plus_minus
-from lawa_exp.results.figures import pyplot
+from lawa_exp.results.figures import pyplot, save_figure
 from lawa_exp.results.statistics import curve
 from lawa_exp.results.tables import saved_text
 from lawa_exp.storage.rows import Row
@@ -129,8 +129,7 @@ def draw_heatmap(f: Comparison, rows: list[Row], path: Path, title: str, measure
     said = "blue: better than live, red: worse; frame: the best on val"
     said += "; hatched: not significant (its 95% interval includes 0)" if unclear else ""
     figure.suptitle(f"{title}\n{said}", fontsize=9)
-    figure.savefig(path, metadata={"Software": None})
-    pyplot().close(figure)
+    save_figure(figure, path)
     return True
 
 

@@ -84,7 +84,7 @@ def averages_of(
     check_links(run.path, "RUN")
     config = config_from(written)
     p, device, ranks = prepared(target, run, written, config, entries)
-    rows = read_rows(run.metrics)
+    rows = read_rows(run.metrics, trained=False)
     evaluated = live_rows(rows)
     if not evaluated:
         raise UserError(f"RUN={target.run}: its live weights were not evaluated yet")

@@ -19,6 +19,7 @@ from lawa_exp.results.statistics import curve
 from lawa_exp.results.tables import markdown, saved_text
 from lawa_exp.seams.task import Task
 from lawa_exp.storage.rows import Row, metric_in, name_in_view, name_of
+from lawa_exp.system.files import write_text_atomically
 
 
 def table(f: Comparison, measure: str) -> str:
@@ -118,7 +119,7 @@ def write_summary(
     figures = [*(["![k against spacing](heatmap.png)"] if drawn else []), "![curves](curves.png)"]
     head = [f"# {named.title}", f"    {command}", f"Loss: {named.unit}. The rows are in metrics.jsonl."]
     parts = [*head, *paragraphs, *([listed] if listed else []), *figures]
-    (out / "summary.md").write_text("\n\n".join(parts) + "\n")
+    write_text_atomically(out / "summary.md", "\n\n".join(parts) + "\n")
     return "\n\n".join(paragraphs)
 
 

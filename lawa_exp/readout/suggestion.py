@@ -33,7 +33,7 @@ from lawa_exp.storage.origin import snapshots_of
 from lawa_exp.storage.rows import Row, name_of, read_rows, write_rows
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import Failed, UserError
-from lawa_exp.system.files import write_text_atomically
+from lawa_exp.system.files import in_turn, write_text_atomically
 
 NAME = "suggest"  # of the folder in readouts/
 WINDOWS = (3, 5, 10, 20)  # snapshots; an EMA's decay is that of the same mean age (`lawa:k`)
@@ -134,20 +134,21 @@ def suggest(target: Target, say: Callable[[str], None]) -> tuple[Suggestion, Sub
     suggestion = judged(target.run, written["steps"], by, sums, fields, every_row, list(subject.live))
     if subject.is_main:
         out = subject.root / NAME
-        write_rows(out / "metrics.jsonl", rows)
-        write_text_atomically(out / "suggestion.json", as_json(suggestion))
-        write_metrics(out, subject.metrics)
         f = compare(result, every_row, [average.id for average in averages], subject.task)
         command = shlex.join(["python", "-m", "lawa_exp.suggest", target.run])
         list_of_lines = "\n".join(f"- {line}" for line in lines_of(suggestion))
         notes = [note for note in subject.notes if note.startswith(("Data:", "The live weights"))]
-        write_summary(out, f, every_row, subject.named, list_of_lines, notes, command)
+        with in_turn(out):
+            write_rows(out / "metrics.jsonl", rows)
+            write_text_atomically(out / "suggestion.json", as_json(suggestion))
+            write_metrics(out, subject.metrics)
+            write_summary(out, f, every_row, subject.named, list_of_lines, notes, command)
     return suggestion, subject, result
 
 
 def subject_of(target: Target, run: RunDir, written: dict[str, Any]) -> tuple[Subject, Live]:
     """The run with the candidates, at its last evaluation and at some before; and all its rows of the live weights."""
-    last = max(live_rows(read_rows(run.metrics)), default=0)
+    last = max(live_rows(read_rows(run.metrics, trained=False)), default=0)
     if not last:
         raise UserError(f"RUN={target.run}: its live weights were not evaluated yet")
     states = {} if written["optimizer"]["kind"] == "schedule_free" else steps_in(run.resume) | steps_in(run.states)

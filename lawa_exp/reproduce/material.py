@@ -9,7 +9,7 @@ from typing import Any
 
 from lawa_exp.reproduce.arms import Arm, Missing, Run, fits, measure
 from lawa_exp.reproduce.book import Book
-from lawa_exp.storage.rows import Row, read_rows
+from lawa_exp.storage.rows import Row, each_row
 
 SCHEDULES = ("constant", "cosine", "annealed")  # names of sets in the forms
 PUBLISHED, FAIR = "as_published", "fair"
@@ -109,7 +109,7 @@ def windows(runs: Sequence[Run], averager: str = "lawa") -> dict[tuple[int, int]
 
 
 def training_rows(run: Run) -> list[Row]:
-    return [r for r in read_rows(run.folder / "metrics.jsonl") if r["split"] == "train"]
+    return [r for r in each_row(run.folder / "metrics.jsonl") if r["split"] == "train"]
 
 
 def rates(run: Run) -> dict[int, float]:

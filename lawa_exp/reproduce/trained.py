@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import shlex
 import signal
@@ -169,6 +170,16 @@ def train(plans: Sequence[Planned], jobs: int, launcher: str, log: Path, say: Ca
     return EXIT["failed"] if failed else 0
 
 
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def end_with_parent() -> None:
+    """In a new process: it is killed when its parent is, so that the same command can go on at once."""
+    if LIBC:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 class Job:
     """Commands one after another, until one fails."""
 
@@ -178,7 +189,8 @@ class Job:
 
     def start(self) -> subprocess.Popen:
         with self.log.open("a") as out:
-            return subprocess.Popen(self.left.pop(0), stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+            nothing = subprocess.DEVNULL
+            return subprocess.Popen(self.left.pop(0), stdout=out, stderr=out, stdin=nothing, preexec_fn=end_with_parent)
 
     def code(self) -> int | None:
         """The exit code of the last command or of the one that failed; None while they run."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 from lawa_exp.results.statistics import curve
 from lawa_exp.results.tables import NATS
 from lawa_exp.storage.rows import Row, averager_ids
+from lawa_exp.system.files import write_atomically
 
 STYLES = ("-", "--", "-.", ":")  # told apart in grey
 DRAWN = 6  # averages whose curves have a colour; of more, the best of each kind
@@ -68,11 +70,13 @@ def highlighted(rows: list[Row]) -> list[str]:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """A PNG without the traces of the machine that drew it."""
+    """A PNG without the traces of the machine that drew it; the old one, or all of the new."""
     if figure.get_layout_engine() is None:
         figure.tight_layout()
-    figure.savefig(path, metadata={"Software": None})
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:], metadata={"Software": None})
     pyplot().close(figure)
+    write_atomically(path, content.getvalue())
 
 
 def pyplot() -> Any:

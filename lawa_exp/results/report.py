@@ -9,6 +9,7 @@ from lawa_exp.results.statistics import curve
 from lawa_exp.results.tables import NATS, loss_table, markdown, readout_table
 from lawa_exp.storage.metrics import KNOWN, Metrics, shown_metrics
 from lawa_exp.storage.rows import Row, name_of, number_in
+from lawa_exp.system.files import write_text_atomically
 
 
 def write_report(
@@ -58,4 +59,4 @@ def write_report(
             "",
         ]
     parts += ["## Run it again", "", f"    {command}", ""]
-    (folder / "report.md").write_text("\n".join(parts))
+    write_text_atomically(folder / "report.md", "\n".join(parts))

@@ -12,9 +12,36 @@ from lawa_exp.storage.rows import Row, metric_in, name_of
 Curve = Sequence[tuple[int, float]]  # (step, value), by step
 
 
+class Indexed(list[Row]):
+    """Rows that many curves are taken from: each is looked at once, and each curve made once. They stay as they are."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        super().__init__(rows)
+        self.by_name: dict[tuple[str, str], list[Row]] = {}
+        for row in self:
+            self.by_name.setdefault((row["split"], name_of(row)), []).append(row)
+        self.curves: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
+
+    @classmethod
+    def of(cls, rows: list[Row]) -> Indexed:
+        return rows if isinstance(rows, cls) else cls(rows)
+
+    def curve(self, weights: str, split: str, metric: str) -> list[tuple[int, float]]:
+        key = weights, split, metric
+        if key not in self.curves:
+            self.curves[key] = _curve(self.by_name.get((split, weights), []), metric)
+        return self.curves[key]
+
+
 def curve(rows: Iterable[Row], weights: str, split: str = "val", metric: str = "loss") -> list[tuple[int, float]]:
     """(step, value) of the evaluations of `weights`, a name as of `rows.name_of`; what is not finite is left out."""
-    chosen = ((r["step"], metric_in(r, metric)) for r in rows if r["split"] == split and name_of(r) == weights)
+    if isinstance(rows, Indexed):
+        return rows.curve(weights, split, metric)
+    return _curve((r for r in rows if r["split"] == split and name_of(r) == weights), metric)
+
+
+def _curve(rows: Iterable[Row], metric: str) -> list[tuple[int, float]]:
+    chosen = ((r["step"], metric_in(r, metric)) for r in rows)
     return sorted((step, value) for step, value in chosen if value is not None and math.isfinite(value))
 
 

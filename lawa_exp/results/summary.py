@@ -4,49 +4,66 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lawa_exp.results.figures import STYLES, pyplot, save_figure
-from lawa_exp.results.statistics import curve, mean_and_deviation, paired_difference
+from lawa_exp.results.statistics import Indexed, curve, mean_and_deviation, paired_difference
 from lawa_exp.results.tables import markdown
 from lawa_exp.seams.task import Metric
 from lawa_exp.storage import manifest
 from lawa_exp.storage.metrics import KNOWN, Metrics, metrics_of, own_metrics, together
 from lawa_exp.storage.rows import Row, averager_ids, name_of, read_rows, read_starts, with_newer
-from lawa_exp.system.errors import UserError
+from lawa_exp.system.errors import Failed, UserError
+from lawa_exp.system.files import in_turn, write_text_atomically
 
 SHOWN = 3  # runs that an error names
+PANELS = 12  # of curves.png, one for each setting
 
 
-@dataclass(frozen=True)
 class Group:
-    """Entries that differ only in the seed: their rows, one list for each seed; `step`, the last that all evaluated."""
+    """Entries that differ only in the seed: their rows, one list for each seed.
 
-    name: str
-    runs: list[list[Row]]
-    tests: list[list[Row]]
-    metrics: Metrics = field(default_factory=lambda: KNOWN)
+    Curves are computed once: there may be many seeds, and many averages of each.
+    """
 
-    @property
-    def step(self) -> int:
-        return min(max(s for s, _ in curve(rows, "live")) for rows in self.runs)
+    def __init__(
+        self, name: str, runs: Sequence[list[Row]], tests: Sequence[list[Row]], metrics: Metrics = KNOWN
+    ) -> None:
+        """runs, tests: of each seed its val rows, and its test rows. UserError: one was not evaluated."""
+        self.name, self.metrics = name, metrics
+        self.runs, self.tests = ([Indexed.of(rows) for rows in of] for of in (runs, tests))
+        if not all(curve(rows, "live") for rows in self.runs):
+            raise UserError(f"{name}: its live weights have no evaluation that is finite")
+        self.step = min(curve(rows, "live")[-1][0] for rows in self.runs)  # the last that all evaluated
+        self._curves: dict[tuple[str, str, str], list[dict[int, float]]] = {}
+        self._ids: list[str] | None = None
+
+    def curves(self, weights: str, split: str, metric: str) -> list[dict[int, float]]:
+        """Of each seed, values by step."""
+        key = weights, split, metric
+        if key not in self._curves:
+            of_seeds = self.runs if split == "val" else self.tests
+            self._curves[key] = [dict(curve(rows, weights, split, metric)) for rows in of_seeds]
+        return self._curves[key]
 
     def final(self, weights: str, split: str = "val", metric: str = "loss") -> list[float] | None:
         """The loss (or other metric) of `weights` after `step` for each seed; None where a seed has none."""
-        values = [dict(curve(rows, weights, split, metric)) for rows in (self.runs if split == "val" else self.tests)]
+        values = self.curves(weights, split, metric)
         return [points[self.step] for points in values] if all(self.step in points for points in values) else None
 
     def mean_curve(self, weights: str, metric: str = "loss") -> list[tuple[int, float]]:
         """(step, mean loss or other metric over seeds), at the steps that all seeds evaluated."""
-        curves = [dict(curve(rows, weights, metric=metric)) for rows in self.runs]
+        curves = self.curves(weights, "val", metric)
         steps = sorted(s for s in set.intersection(*(set(c) for c in curves)) if s > 0)
         return [(s, sum(c[s] for c in curves) / len(curves)) for s in steps]
 
     def ids(self) -> list[str]:
         """The averagers that every seed has."""
-        return [id for id in averager_ids(self.runs[0]) if all(id in averager_ids(rows) for rows in self.runs[1:])]
+        if self._ids is None:
+            others = [set(averager_ids(rows)) for rows in self.runs[1:]]
+            self._ids = [id for id in averager_ids(self.runs[0]) if all(id in of for of in others)]
+        return self._ids
 
     def best(self) -> list[str]:
         """Of each kind of averager the one with the lowest mean val loss at the end."""
@@ -68,9 +85,10 @@ def summarise(sweep: Path, out: Path) -> str:
             parts += [table(group, name, metric), ""]
     if unfinished:
         parts += [f"Not finished, and left out: {', '.join(unfinished)}", ""]
+    shown = sorted(sorted(groups, key=lowest)[:PANELS], key=groups.index)
+    if len(shown) < len(groups):
+        parts += [f"curves.png: the {len(shown)} of {len(groups)} with the lowest loss of any weights at the end", ""]
     text = "\n".join(parts)
-    out.mkdir(parents=True, exist_ok=True)
-    draw(groups, out / "curves.png")
     head = [
         f"# {sweep.name}",
         "",
@@ -81,8 +99,16 @@ def summarise(sweep: Path, out: Path) -> str:
         "Losses in nats.",
         "",
     ]
-    (out / "summary.md").write_text("\n".join([*head, "![curves](curves.png)", "", text]))
+    with in_turn(out):
+        draw(shown, out / "curves.png")
+        write_text_atomically(out / "summary.md", "\n".join([*head, "![curves](curves.png)", "", text]))
     return text
+
+
+def lowest(group: Group) -> float:
+    """The lowest mean val loss at the end, of any of its weights."""
+    finals = [group.final(weights) for weights in ("live", *group.best())]
+    return min(sum(values) / len(values) for values in finals if values)
 
 
 def named(runs: list[str]) -> str:
@@ -93,24 +119,25 @@ def named(runs: list[str]) -> str:
 
 def made_with(runs: Sequence[Path]) -> str:
     """One line on the machine, versions and data of the runs, from where each began."""
-    starts = [read_starts(run) for run in runs]
-    found = {
-        f"Python {s['versions']['python']}, torch {s['versions']['torch']}, {s['device']} ({s['hardware']['cpu']}), "
-        f"{s['ranks']} rank(s) of {s['threads']} thread(s); data fingerprint {s['data_fingerprint'][:12]}"
-        for lines in starts
-        for s in lines[:1]
-    }
+    found = set()
+    for run in dict.fromkeys(runs):
+        try:
+            found |= {
+                f"Python {s['versions']['python']}, torch {s['versions']['torch']}, {s['device']} "
+                f"({s['hardware']['cpu']}), {s['ranks']} rank(s) of {s['threads']} thread(s); "
+                f"data fingerprint {s['data_fingerprint'][:12]}"
+                for s in read_starts(run)[:1]
+            }
+        except (KeyError, TypeError) as error:
+            raise Failed(f"{run / 'provenance.jsonl'}: line 1 is damaged ({error})") from None
     return "; ".join(sorted(found))
 
 
 def read_groups(entries: list[manifest.Entry]) -> tuple[list[Group], list[str]]:
     """The finished entries by everything but the seed and the averaging, and the folders of the others."""
-    varying = {
-        o.split("=")[0]
-        for e in entries
-        for o in e["overrides"]
-        if any(o not in other["overrides"] for other in entries)
-    }
+    overrides: list[set[str]] = [set(e["overrides"]) for e in entries]
+    shared = overrides[0].intersection(*overrides[1:]) if overrides else set()
+    varying = {o.split("=")[0] for own in overrides for o in own - shared}
     averaging = {"seed", "k", "spacing", "avg"} | {name for name in varying if name.startswith("averagers.")}
     found: dict[str, dict[Path, dict[str, Any]]] = {}  # by name, then run: the union of the run's entries
     unfinished = []
@@ -133,11 +160,15 @@ def read_groups(entries: list[manifest.Entry]) -> tuple[list[Group], list[str]]:
 
 def read_run(run: Path, averages: list[str], steps: int) -> tuple[list[Row], list[Row]]:
     """Val and test rows of the live weights and of these averages, attached or read out, up to `steps`."""
-    rows = read_rows(run / "metrics.jsonl")
+    rows = read_rows(run / "metrics.jsonl", trained=False)
+    if not rows:
+        raise Failed(f"{run / 'metrics.jsonl'} has no evaluations")
     online = set(averager_ids(rows))
+    newer: dict[tuple[int, str, str], Row] = {}
     for id in averages:
         found = read_rows(run / "readouts" / id / "metrics.jsonl")
-        rows = with_newer(rows, [r for r in found if r["weights"] not in online])  # live: with other statistics
+        newer |= {(r["step"], r["split"], name_of(r)): r for r in found if r["weights"] not in online}
+    rows = with_newer(rows, list(newer.values()))  # live: with other statistics
     mine = {"live", *averages}
     test = [r for r in read_rows(run / "readouts" / "test" / "metrics.jsonl") if name_of(r) in mine]
     return [r for r in rows if name_of(r) in mine and r["step"] <= steps], test

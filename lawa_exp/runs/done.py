@@ -31,7 +31,7 @@ def already_done(
     before: how it was trained. UserError, after all others were read out, names the averages for which the snapshots
     do not suffice.
     """
-    rows = ranks.from_main(read_rows(run.metrics) if ranks.is_main else [])
+    rows = ranks.from_main(read_rows(run.metrics, trained=False) if ranks.is_main else [])
     end = min(step, p.config.steps)
     shown = "" if end == step else f"; shown up to step {end:,}, the budget of this command"
     say(f"this training was done already, up to step {step:,}{shown}")

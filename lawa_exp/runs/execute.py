@@ -25,13 +25,13 @@ from lawa_exp.runs.prepare import Prepared
 from lawa_exp.runs.rerun import merge_rerun
 from lawa_exp.storage import custom
 from lawa_exp.storage.metrics import Metrics, shown_metrics, written_metrics
-from lawa_exp.storage.rows import Row, encode, number_in, read_rows
+from lawa_exp.storage.rows import Row, number_in, read_rows, write_rows
 from lawa_exp.storage.rundir import EXIT, RunDir
 from lawa_exp.system import distributed, signals
 from lawa_exp.system.cli import command
 from lawa_exp.system.distributed import Ranks, on_main
 from lawa_exp.system.errors import Failed, UserError
-from lawa_exp.system.files import DISK_FULL, write_text_atomically
+from lawa_exp.system.files import DISK_FULL
 from lawa_exp.system.machine import this_job
 from lawa_exp.training.setup import set_up
 from lawa_exp.training.train import Outcome, train
@@ -67,7 +67,7 @@ def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -
             p = replace(p, config=replace(config, trajectory=replace(config.trajectory, every=every)))
         say(show_plan(p, ranks))
         if before and ranks.is_main and not options.rerun:
-            warn_of_statistics(p.config, before, read_rows(run.metrics), say)
+            warn_of_statistics(p.config, before, read_rows(run.metrics, trained=False), say)
         target = RunDir(run.path / "rerun", run.heartbeat) if options.rerun else run
         with following(None if options.rerun else p.config.logger, run, say) as begun:
             outcome = train_in(p, target, device, ranks, content, say, begun)
@@ -95,7 +95,7 @@ def train_in(
     """
     if ranks.is_main:
         run.path.mkdir(parents=True, exist_ok=True)
-        run.mark(None)
+        run.begin()
         metrics = written_metrics(p.data.task.metrics)
         run.write_config({"trajectory_id": p.trajectory, **config_to(p.config), "identity": p.identity, **metrics})
         if p.code:
@@ -114,7 +114,7 @@ def train_in(
             **({"data_content": content} if content else {}),
         )
         if earlier:
-            say(f"start {earlier + 1} of this run ({len(run.errors())} of those before it ended with an error)")
+            say(f"start {earlier + 1} of this run ({len(run.errors(say))} of those before it ended with an error)")
     try:
         setup = set_up(p.config, p.data, p.splits, run, ranks, device)
         outcome = train(setup, p.origin, signals.stop_requested, say, begun)
@@ -149,7 +149,7 @@ def in_brackets(row: Row, metrics: Metrics) -> str:
 
 def write_results(p: Prepared, run: RunDir, outcome: Outcome, say: Callable[[str], None]) -> None:
     """The table on the terminal, report.md and curves.png, and the marker last."""
-    rows, left_out = evaluated_alike(read_rows(run.metrics), p.config.evaluate.bn)
+    rows, left_out = evaluated_alike(read_rows(run.metrics, trained=False), p.config.evaluate.bn)
     say(f"\n{loss_table(rows)}\nsteps saved: steps until the live weights get there; > n: not within the n left")
     if left_out:
         say(left_out)
@@ -165,12 +165,11 @@ def write_results(p: Prepared, run: RunDir, outcome: Outcome, say: Callable[[str
     title = f"{p.config.model.name} on {p.config.dataset.name}"
     if outcome.test:
         folder = run.readouts / "test"
-        folder.mkdir(parents=True, exist_ok=True)
         others = [r for r in read_rows(folder / "metrics.jsonl") if r["step"] != outcome.step]
-        ordered = sorted([*others, *outcome.test], key=lambda row: row["step"])
-        write_text_atomically(folder / "metrics.jsonl", "".join(encode(row) for row in ordered))
+        write_rows(folder / "metrics.jsonl", sorted([*others, *outcome.test], key=lambda row: row["step"]))
     metrics = p.data.task.metrics
     write_report(run.path, rows, outcome.test, title, facts, command(), metrics["loss"].unit, metrics)
+    run.remember()
     run.mark("DIVERGED" if outcome.how == "diverged" else "DONE", step=outcome.step)
     if outcome.test:
         in_row = shown_metrics(metrics)

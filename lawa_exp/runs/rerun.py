@@ -8,10 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lawa_exp.storage.checksums import forget, write_text
 from lawa_exp.storage.commit import REPLACED, Damaged, remove, same_content, steps_in, verify
 from lawa_exp.storage.rows import encode, read_lines
 from lawa_exp.storage.rundir import RunDir
-from lawa_exp.system.files import write_text_atomically
+from lawa_exp.system.errors import Failed
 
 KEY = ("step", "split", "weights", "view", "eval_samples", "bn")  # of a row; with another value it is another thing
 
@@ -26,7 +27,13 @@ def merge_rerun(again: RunDir, run: RunDir, say: Callable[[str], None]) -> bool:
     for step in before.keys() & after.keys():
         if not same_content(before[step], after[step]):
             different.append((step, "snapshot"))
-    first, second = keyed(read_lines(run.metrics)), keyed(read_lines(again.metrics))
+    second = keyed(read_lines(again.metrics))
+    try:
+        first = keyed(read_lines(run.metrics))
+    except Failed as error:
+        aside = run.set_aside()
+        say(f"warning: {error}; the rerun replaces it, and what it was is in {aside}")
+        first = {}
     for key in first.keys() & second.keys():
         one, two = first[key], second[key]
         shared = (one.keys() & two.keys()) - {"nonfinite"}  # watch=noise_scale adds fields
@@ -49,9 +56,9 @@ def merge_rerun(again: RunDir, run: RunDir, say: Callable[[str], None]) -> bool:
     if lost:
         folder = run.readouts / "before-rerun"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.jsonl").write_text("".join(lost))
+        write_text(folder / "metrics.jsonl", "".join(lost))
     for path in (again.metrics, again.config):  # copied: killed here, `again` still goes on from its state
-        write_text_atomically(run.path / path.name, path.read_text())
+        write_text(run.path / path.name, path.read_text())
     for folder in steps_in(again.states).values():
         move(folder, run.states)
     for name in ("averages", "resume"):
@@ -62,7 +69,8 @@ def merge_rerun(again: RunDir, run: RunDir, say: Callable[[str], None]) -> bool:
                 (run.path / name).rename(replaced)
             (again.path / name).rename(run.path / name)
             shutil.rmtree(replaced, ignore_errors=True)
-    for name in ("provenance.jsonl", "timing.jsonl"):
+    forget(run.path, appended := ("provenance.jsonl", "timing.jsonl"))
+    for name in appended:
         with (run.path / name).open("a") as file:
             file.write((again.path / name).read_text())
     shutil.rmtree(again.path)

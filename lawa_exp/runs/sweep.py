@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 import traceback
 from collections import Counter
@@ -31,7 +30,6 @@ from lawa_exp.system import distributed, signals
 from lawa_exp.system.cli import command
 from lawa_exp.system.distributed import start_device
 from lawa_exp.system.errors import Failed, UserError
-from lawa_exp.system.files import write_text_atomically
 
 
 def run_one(unresolved: Unresolved, options: Options) -> int:
@@ -139,7 +137,7 @@ class Sweep:
             gone = {entry["run_dir"].name for entry in manifest.read(self.folder)["entries"]} - mine
             if gone:
                 print(f"warning: {self.folder} had {len(gone)} other runs; they stay, but are not in this sweep now")
-        write_text_atomically(self.folder / manifest.NAME, json.dumps(self.manifest, indent=1))
+        manifest.write(self.folder, self.manifest)
 
     def described(self, members: list[int]) -> str:
         return " | ".join(" ".join(self.overrides[i]) for i in members)

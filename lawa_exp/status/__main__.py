@@ -25,6 +25,7 @@ submitted     to SLURM, whose queue cannot be read on this machine
 not started   nothing is there yet: its turn comes, or the sweep's command was stopped
 stopped       by a signal, and saved: the same command goes on
 lost          it was killed, or its machine: no sign of life since then; the same command goes on
+damaged       a file of its folder is not what was written, and which
 failed        with the last line of its error
 diverged, done
 """
@@ -105,9 +106,9 @@ def table(standings: list[Standing], now: float) -> list[str]:
         speed = "" if s.tokens_per_second is None else f"{s.tokens_per_second:,.0f} {s.unit}s/s"
         left = "" if s.state != "running" else "?" if s.seconds_left is None else duration(s.seconds_left)
         since = f"since {moment(s.since, now)}" if s.since and s.state not in ("running", "done") else ""
-        note = ": ".join(part for part in (since, s.note) if part)
+        note = one_line(": ".join(part for part in (since, s.note) if part))
         name = " ".join(s.run.overrides) or s.run.path.resolve().name
-        cells.append((one_line(name), s.state, step, speed, left, f"{s.restarts or ''}", one_line(note)))
+        cells.append((one_line(name), s.state, step, speed, left, f"{s.restarts or ''}", note))
     widths = [max(len(row[i]) for row in cells) for i in range(6)]
     lines = []
     for row in cells:

@@ -57,11 +57,8 @@ def of_manifest(sweep: Path) -> list[Listed]:
     by_run: dict[Path, list[manifest.Entry]] = {}
     for entry in entries:
         by_run.setdefault(entry["run_dir"], []).append(entry)
-    try:
-        shared = set.intersection(*(set(e["overrides"]) for e in entries)) if len(by_run) > 1 else set()
-        return [Listed(path, own_overrides(own, shared), max(e["steps"] for e in own)) for path, own in by_run.items()]
-    except (ValueError, KeyError, TypeError):
-        raise manifest.damaged(sweep) from None
+    shared = set.intersection(*(set(e["overrides"]) for e in entries)) if len(by_run) > 1 else set()
+    return [Listed(path, own_overrides(own, shared), max(e["steps"] for e in own)) for path, own in by_run.items()]
 
 
 def own_overrides(entries: Sequence[manifest.Entry], shared: set[str]) -> tuple[str, ...]:

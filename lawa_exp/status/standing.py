@@ -13,22 +13,23 @@ from typing import cast
 
 from lawa_exp.launch.slurm.queue import Job, queue
 from lawa_exp.status.runs import Listed
+from lawa_exp.storage.checksums import read_bytes
 from lawa_exp.storage.commit import steps_in
 from lawa_exp.storage.rundir import MARKERS, Facts, RunDir
 from lawa_exp.system import heartbeat
 from lawa_exp.system.errors import Failed, UserError
-from lawa_exp.system.files import open_regular, read_json, read_small, read_text
+from lawa_exp.system.files import open_regular
 from lawa_exp.system.heartbeat import Beat
 
 # In the order in which they are shown: what needs a person, what goes on, what is over.
 STATES = (
-    *("failed", "lost", "diverged", "stopped"),
+    *("damaged", "failed", "lost", "diverged", "stopped"),
     *("running", "starting", "queued", "submitted", "not started", "done"),
 )
 READERS = 16  # threads: a network file system answers many small questions at once
 TAIL = 4096  # bytes, more than a row of metrics.jsonl has
 SILENT = 120  # seconds without a step that are told
-STEPS = re.compile(r"^steps: (\d+)$", re.MULTILINE)  # of config.yaml: parsing 1,000 of them takes 10 seconds
+STEPS = re.compile(rb"^steps: (\d+)$", re.MULTILINE)  # of config.yaml: parsing 1,000 of them takes 10 seconds
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Files:
     beat: Beat | None = None
     started: int = 0  # how often
     last_job: str | None = None  # that of the last start, where its provenance names one
+    damage: Standing | None = None
 
     @property
     def job(self) -> str | None:
@@ -88,7 +90,20 @@ def standings(runs: list[Listed], now: float) -> tuple[list[Standing], str]:
         folders = list(pool.map(look_at, runs))
         jobs = {files.job for files in folders if files.job and not is_over(files)}
         queued, problem = in_queue(jobs)
-        return list(pool.map(lambda files: stand(files, queued, now), folders)), problem
+
+        def standing(files: Files) -> Standing:
+            """One odd run is no reason to say nothing of the others."""
+            try:
+                return files.damage or stand(files, queued, now)
+            except (Failed, UserError, OSError, ValueError, KeyError, TypeError) as error:
+                return damaged(files.run, error)
+
+        return list(pool.map(standing, folders)), problem
+
+
+def damaged(run: Listed, error: Exception) -> Standing:
+    known = isinstance(error, Failed | UserError | OSError)
+    return Standing(run, "damaged", note=str(error) if known else f"{type(error).__name__}: {error}")
 
 
 def is_over(files: Files) -> bool:
@@ -111,11 +126,15 @@ def look_at(run: Listed) -> Files:
         files.names = frozenset(entry.name for entry in os.scandir(run.path))
     if heartbeat.NAME in files.names:
         files.beat = heartbeat.read(run.path / heartbeat.NAME)
+        if files.beat is None and (run.path / heartbeat.NAME).exists():  # else its process has just ended
+            files.damage = damaged(run, Failed(f"{run.path / heartbeat.NAME} is damaged; a live process renews it"))
     if "provenance.jsonl" in files.names:
-        with suppress(OSError, ValueError, AttributeError):
-            lines = read_small(run.path / "provenance.jsonl").splitlines()
-            files.started = len(lines)
-            files.last_job = (json.loads(lines[-1]).get("slurm") or {}).get("job")
+        try:
+            starts = read_starts(run.path)
+            files.started = len(starts)
+            files.last_job = (starts[-1].get("slurm") or {}).get("job") if starts else None
+        except (Failed, UserError, OSError, AttributeError) as error:
+            files.damage = damaged(run, error)
     return files
 
 
@@ -169,17 +188,19 @@ def stand(files: Files, queued: dict[str, Job] | None, now: float) -> Standing:
 
 
 def read_facts(path: Path) -> Facts:
-    """What a marker says; nothing where it cannot be read."""
-    with suppress(OSError, ValueError):
-        content = read_json(path)
-        if isinstance(content, dict):
-            return cast(Facts, content)  # `RunDir.mark` wrote it
-    return {}
+    """What a marker says. Failed: it is damaged."""
+    try:
+        content = json.loads(read_bytes(path))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or type(content.get("step", 0)) is not int:
+        raise Failed(f"{path} is damaged: its training's command writes it anew")
+    return cast(Facts, content)  # `RunDir.mark` wrote it
 
 
 def read_steps(run: Path) -> int | None:
-    with suppress(OSError, UserError):
-        line = STEPS.search(read_text(run / "config.yaml"))
+    with suppress(FileNotFoundError, UserError):
+        line = STEPS.search(read_bytes(run / "config.yaml"))
         return int(line[1]) if line else None
     return None
 

@@ -120,6 +120,9 @@ def verify(target: Path, part: int = 0, parts: int = 1) -> None:
     manifest = _manifest(target)
     if manifest is None:
         raise Damaged(f"{target / MANIFEST} is missing or unreadable")
+    present = {path.name for path in target.iterdir() if path.suffix in (".safetensors", ".json")}
+    for name in sorted(present - manifest.keys() - {MANIFEST}):
+        raise Damaged(f"{target / MANIFEST} does not name {name}, which is in its folder")
     for name, entry in sorted(manifest.items())[part::parts]:
         path = target / name
         if not path.is_file():
@@ -166,12 +169,12 @@ def file_crc32(path: Path) -> int:
 
 def _manifest(target: Path) -> Manifest | None:
     try:
-        content: Manifest = read_json(target / MANIFEST)
-    except (OSError, ValueError):
+        content = read_json(target / MANIFEST)
+        if not all(map(_is_inside, content)):
+            return None
+        return {name: {"bytes": int(entry["bytes"]), "crc32": int(entry["crc32"])} for name, entry in content.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    if not isinstance(content, dict) or not all(map(_is_inside, content)):
-        return None
-    return content
 
 
 def _is_inside(name: str) -> bool:

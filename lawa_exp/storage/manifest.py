@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import read_json
+from lawa_exp.system.files import read_small, write_text_atomically
+from lawa_exp.system.seal import sealed, unsealed
 
 NAME = "manifest.json"
 
@@ -28,24 +31,36 @@ class Manifest(TypedDict):
     entries: list[Entry]
 
 
-def read(sweep: Path) -> Manifest:
-    """The manifest, with the path of each entry's run as its run_dir. UserError: there is none, or it is damaged."""
+def read(sweep: Path, runs_alone: bool = False) -> Manifest:
+    """The manifest, with the path of each entry's run as its run_dir. UserError: there is none, or it is damaged.
+
+    runs_alone: nothing else of the entries is needed, nor has to be there.
+    """
     if not (sweep / NAME).is_file():
         raise UserError(f"SWEEP={sweep}: no {NAME} in this folder")
     try:
-        content = read_json(sweep / NAME)
-        entries = [
-            cast(Entry, {**entry, "run_dir": find_run(entry["run_dir"], sweep)})  # as `runs.sweep` wrote it
-            for entry in content["entries"]
-        ]
-        return {"command": content["command"], "entries": entries}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise damaged(sweep) from None
+        content = unsealed(read_small(sweep / NAME))
+        entries = [checked(entry, sweep, runs_alone) for entry in content["entries"]]
+        return {"command": str(content["command"]), "entries": entries}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(
+            f"{sweep / NAME} is damaged: start the sweep again, which writes it anew (edited by hand: remove its crc32)"
+        ) from None
 
 
-def damaged(sweep: Path) -> UserError:
-    """That the manifest is no such thing."""
-    return UserError(f"{sweep / NAME} is damaged: start the sweep again, which writes it anew")
+def write(sweep: Path, content: Mapping[str, Any]) -> None:
+    """content: a `Manifest`, whose run directories are text."""
+    write_text_atomically(sweep / NAME, json.dumps(sealed(content), indent=1))
+
+
+def checked(entry: Any, sweep: Path, runs_alone: bool) -> Entry:
+    """An entry as `write` was given it. ValueError, KeyError, TypeError: it is none."""
+    if not runs_alone:
+        lists = entry["overrides"], entry["averages"]
+        texts = all(isinstance(of, list) and all(isinstance(text, str) for text in of) for of in lists)
+        if not texts or type(entry["steps"]) is not int:
+            raise TypeError(entry)
+    return cast(Entry, {**entry, "run_dir": find_run(entry["run_dir"], sweep)})
 
 
 def find_run(run_dir: str, sweep: Path) -> Path:

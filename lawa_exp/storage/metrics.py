@@ -14,10 +14,11 @@ from typing import Any, TypeAlias
 import yaml
 
 from lawa_exp.seams.task import SHARE, Metric
+from lawa_exp.storage.checksums import read_bytes, write_text
 from lawa_exp.storage.rows import Row
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import Failed, UserError
-from lawa_exp.system.files import read_yaml, write_text_atomically
+from lawa_exp.system.files import read_yaml
 
 Metrics: TypeAlias = Mapping[str, Metric]
 
@@ -75,13 +76,15 @@ def metrics_in(content: Mapping[str, Any] | None) -> Metrics:
 def metrics_of(folder: Path) -> Metrics:
     """Those of the rows in a run directory, or in the folder of a read-out."""
     own = folder / FILE
-    return metrics_in(read_yaml(own) if own.is_file() else RunDir(folder).read_config())
+    if not own.is_file():
+        return metrics_in(RunDir(folder).read_config())
+    return metrics_in(read_yaml(own, read_bytes(own)))
 
 
 def write_metrics(folder: Path, metrics: Metrics) -> None:
     """metrics.yaml of a read-out's folder, where there is something to say."""
     if content := written_metrics(metrics):
-        write_text_atomically(folder / FILE, yaml.safe_dump(content, sort_keys=False))
+        write_text(folder / FILE, yaml.safe_dump(content, sort_keys=False))
     else:
         (folder / FILE).unlink(missing_ok=True)
 

@@ -6,12 +6,16 @@ import json
 import math
 import os
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from sys import intern
+from types import NoneType
 from typing import Any, Required, TypedDict, cast
 
+from lawa_exp.storage.checksums import Sum, check, known_sums, write_text
 from lawa_exp.system.errors import Failed, UserError
-from lawa_exp.system.files import lines_in, open_regular, read_small, write_text_atomically
+from lawa_exp.system.files import lines_in, open_regular, read_small
 
 
 class Row(TypedDict, total=False):
@@ -70,6 +74,8 @@ class Timing(TypedDict, total=False):
 
 LIVE = {"weights": "live"}  # how a row names the live weights
 MOST_STARTS = 8 << 20  # bytes of their lines: some thousands of starts
+TRAINED = b'"split": "train"'  # in the line of a training step, as `encode` writes it
+LOSS_SPLITS = ("train", "val", "test")
 FLUSH_SECONDS = 5.0  # rows are in the file after so long, and at each evaluation
 
 
@@ -93,11 +99,14 @@ class Rows:
                     f"{path} has {path.stat().st_size} bytes, less than the {keep_bytes} its state was saved with"
                 )
             os.truncate(path, keep_bytes)
+        self.bytes, self.crc = cut_half_line(path)
         self.file = path.open("ab")
         self.flushed = time.monotonic()
 
     def write(self, row: Row | Timing) -> None:
-        self.file.write(encode(row).encode())
+        line = encode(row).encode()
+        self.file.write(line)
+        self.bytes, self.crc = self.bytes + len(line), zlib.crc32(line, self.crc)
         if time.monotonic() - self.flushed > FLUSH_SECONDS:  # for those who watch
             self.file.flush()
             self.flushed = time.monotonic()
@@ -105,11 +114,11 @@ class Rows:
     def flush(self) -> None:
         self.file.flush()
 
-    def sync(self) -> int:
-        """Everything written so far is on the disk; returns the file's length in bytes."""
+    def sync(self) -> Sum:
+        """Everything written so far is on the disk; returns the file's length in bytes, and its CRC32."""
         self.file.flush()
         os.fsync(self.file.fileno())
-        return self.file.tell()
+        return self.bytes, self.crc
 
     def close(self) -> None:
         self.file.close()
@@ -123,27 +132,94 @@ def read_starts(run: Path) -> list[dict[str, Any]]:
     return read_lines(path)
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSONL file; a last line that a kill cut short is left out. A missing file has none.
+def cut_half_line(path: Path) -> Sum:
+    """Takes away what a kill, or a full disk, left of a last line: the next one would be glued to it.
 
-    Failed names the first line that is no JSON.
+    Returns the size and CRC32 of what stays.
     """
+    size = crc = 0
+    with path.open("rb") as file:
+        while (line := file.readline()).endswith(b"\n"):
+            size, crc = size + len(line), zlib.crc32(line, crc)
+    if line:
+        os.truncate(path, size)
+    return size, crc
+
+
+def append_line(path: Path, content: Mapping[str, object]) -> None:
+    """Adds a line to a JSONL file that several starts write to, on the disk when this returns: all of it, or none."""
+    path.touch()
+    size, _ = cut_half_line(path)
+    try:
+        with path.open("ab") as file:
+            file.write((json.dumps(content) + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        os.truncate(path, size)
+        raise
+
+
+def each_line(path: Path, skip: bytes | None = None) -> Iterator[dict[str, Any]]:
+    """The whole lines of a JSONL file, one after another; a last line that a kill cut short is left out.
+
+    A missing file has none. skip: lines that have this in them are left out, unread.
+    Failed names the first line that holds no JSON object, and a file that is not what was written.
+    """
+    sums = known_sums(path)
     if not path.exists():
-        return []
-    rows = []
+        if sums:
+            raise Failed(f"{path} is missing")
+        return
+    size = crc = 0
     with open_regular(path) as file:
         for number, line in enumerate(lines_in(file, path), 1):
-            if line.endswith(b"\n"):
-                try:
-                    rows.append(json.loads(line))
-                except (ValueError, RecursionError):
-                    raise Failed(f"{path}: line {number} is damaged; mend it or choose another run_dir") from None
-    return rows
+            size, crc = size + len(line), zlib.crc32(line, crc)
+            if skip is not None and skip in line:
+                continue
+            if not line.endswith(b"\n"):
+                break  # the last
+            try:
+                content = json.loads(line)
+            except (ValueError, RecursionError):
+                content = None
+            if not isinstance(content, dict):
+                raise Failed(f"{path}: line {number} is damaged; mend it or choose another run_dir")
+            yield content
+    if sums == known_sums(path):  # else it was written meanwhile
+        check(path, sums, (size, crc))
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a metrics.jsonl, as `read_lines` reads them."""
-    return cast(list[Row], read_lines(path))
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All that `each_line` gives."""
+    return list(each_line(path))
+
+
+def each_row(path: Path, trained: bool = True) -> Iterator[Row]:
+    """The rows of a metrics.jsonl, as `each_line` reads them; trained: those of training steps too.
+
+    Failed also names a line that is JSON and no row.
+    """
+    for number, line in enumerate(each_line(path, None if trained else TRAINED), 1):
+        if not is_row(line):
+            raise Failed(f"{path}: row {number} is damaged (no step, split or weights, or no loss)")
+        yield cast(Row, {intern(k): intern(v) if type(v) is str else v for k, v in line.items()})
+
+
+def read_rows(path: Path, trained: bool = True) -> list[Row]:
+    """All that `each_row` gives. Training rows are most of a file: who needs none leaves them on the disk."""
+    return list(each_row(path, trained))
+
+
+def is_row(line: Mapping[str, Any]) -> bool:
+    """Whether it says what it is about, and an evaluation has its loss."""
+    split, weights = line.get("split"), line.get("weights")
+    if type(line.get("step")) is not int or type(split) is not str or type(weights) is not str:
+        return False
+    if split not in LOSS_SPLITS or "task" in line:
+        return True
+    numbers = all(type(line.get(name, 0.0)) in (float, int, NoneType) for name in ("loss", "accuracy"))
+    return numbers and "loss" in line and (weights == "live" or type(line.get("averager")) is str)
 
 
 def evaluation_row(step: int, split: str, *fields: Mapping[str, object]) -> Row:
@@ -207,4 +283,4 @@ def averager_ids(rows: Iterable[Row]) -> list[str]:
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Replaces the JSONL file, in a folder that is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(path, "".join(encode(row) for row in rows))
+    write_text(path, "".join(encode(row) for row in rows))

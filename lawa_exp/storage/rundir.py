@@ -7,33 +7,27 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 import yaml
 
+from lawa_exp.storage.checksums import Changed, crc32_of, forget, read_bytes, remember, write_text
 from lawa_exp.storage.commit import Damaged, remove, step_name, steps_in, tidy, verify
-from lawa_exp.storage.rows import read_rows
-from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import (
-    check_links,
-    locked,
-    read_json,
-    read_small,
-    read_text,
-    read_yaml,
-    write_text_atomically,
-)
+from lawa_exp.storage.rows import append_line, each_row, read_lines
+from lawa_exp.system.errors import Failed, UserError
+from lawa_exp.system.files import SMALL_YAML, check_links, locked, read_json, read_small, read_yaml, sync
 from lawa_exp.system.heartbeat import NAME as HEARTBEAT
-from lawa_exp.system.heartbeat import Heartbeat
+from lawa_exp.system.heartbeat import Heartbeat, wait_for_other_machines
 from lawa_exp.system.machine import cpu_name, git_state, this_job, versions
 
 if TYPE_CHECKING:
     from lawa_exp.system.distributed import Ranks
 
 STATES_KEPT = 2
+APPENDED = ("metrics.jsonl", "timing.jsonl", "provenance.jsonl", "errors.jsonl")
 MARKERS = ("DONE", "FAILED", "DIVERGED", "STOPPED")
 EXIT = {"done": 0, "failed": 1, "diverged": 3, "stopped": 75}
 
@@ -91,24 +85,27 @@ class RunDir:
         """One live process per run, which shows that it lives; what a kill left half-written is cleared."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            sync(self.path.parent)
         except OSError as error:
             raise UserError(f"run_dir={self.path}: cannot be made ({error.strerror})") from None
         check_links(self.path, "run_dir")
         with locked(self.path / ".lock", f"run_dir={self.path}"):
+            wait_for_other_machines(self.heartbeat.path, f"run_dir={self.path}")
             tidy(self.path)
             with self.heartbeat.beating():
                 yield
 
     def marker(self) -> tuple[str, Facts] | None:
-        """How the run ended last: its marker and what it says; None while it is running, new or killed."""
+        """How the run ended last: its marker and what it says; None while it is running, new or killed, and
+        where the marker is damaged."""
         for name in MARKERS:
             path = self.path / name
             if path.exists():
                 try:
-                    facts: Facts = {"step": 0, **read_json(path)}
+                    facts: Facts = {"step": 0, **json.loads(read_bytes(path))}
                     return name, facts
-                except (ValueError, TypeError):
-                    return name, {"step": 0}
+                except (Changed, ValueError, TypeError):
+                    return None  # its newest state says how far it is, and it ends again as it ended
         return None
 
     def mark_failed(self, **facts: Unpack[Facts]) -> bool:
@@ -116,6 +113,7 @@ class RunDir:
         try:
             with (self.path / "FAILED").open("x") as file:
                 file.write(json.dumps(facts) + "\n")
+            remember(self.path, ["FAILED"])
             return True
         except FileExistsError:
             return False
@@ -126,31 +124,45 @@ class RunDir:
             if other != name:
                 (self.path / other).unlink(missing_ok=True)
         if name:
-            write_text_atomically(self.path / name, json.dumps(facts) + "\n")
+            write_text(self.path / name, json.dumps(facts) + "\n")
 
     def note_error(self, step: int, reason: str) -> None:
         """Adds what ended a start after `step` to errors.jsonl, with the SLURM job that it came in."""
         job, start = this_job()
         line: Ended = {"time": time.time(), "step": step, "reason": reason, "job": job, "start": start}
-        with (self.path / "errors.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self.path / "errors.jsonl", line)
 
-    def errors(self) -> list[Ended]:
-        """What was noted, oldest first."""
-        path = self.path / "errors.jsonl"
-        return [json.loads(line) for line in read_text(path).splitlines()] if path.exists() else []
+    def errors(self, say: Callable[[str], None] = lambda line: None) -> list[Ended]:
+        """What was noted, oldest first; a damaged file is said and has none: a start needs nothing of it."""
+        try:
+            return cast(list[Ended], read_lines(self.path / "errors.jsonl"))
+        except (Failed, UserError) as error:
+            say(f"warning: {error}")
+            return []
 
     def read_config(self) -> dict[str, Any] | None:
         """What config.yaml holds, or None where there is none; UserError where it cannot be read."""
         if not self.config.exists():
             return None
-        content = read_yaml(self.config)
+        try:
+            content = read_yaml(self.config, read_bytes(self.config, SMALL_YAML))
+        except Changed as error:
+            raise UserError(str(error)) from None
         if not isinstance(content, dict) or "trajectory_id" not in content:
             raise UserError(f"{self.config} is damaged; choose another run_dir")
         return content
 
     def write_config(self, content: Mapping[str, object]) -> None:
-        write_text_atomically(self.config, yaml.safe_dump(dict(content), sort_keys=False))
+        write_text(self.config, yaml.safe_dump(dict(content), sort_keys=False))
+
+    def begin(self) -> None:
+        """No marker, and files that are appended to from here on."""
+        self.mark(None)
+        forget(self.path, APPENDED)
+
+    def remember(self) -> None:
+        """The files of rows are as they are to stay: who reads them sees what is changed."""
+        remember(self.path, APPENDED)
 
     def newest_state(self, ranks: Ranks) -> tuple[int, Path | None, list[str]]:
         """The step and folder of the newest state that is whole (0, None: there is none), and what was damaged.
@@ -172,7 +184,14 @@ class RunDir:
         return 0, None, damaged
 
     def remove_old_states(self, step: int) -> None:
-        """Keeps the last states up to `step`; later ones were damaged and passed over."""
+        """Keeps the last states up to `step`; later ones were damaged and passed over.
+
+        Failed where somebody has removed the run meanwhile: states alone would look like a run.
+        """
+        if not self.config.exists():
+            raise Failed(
+                f"{self.path} was removed, or its config.yaml, while it trained: nothing of it can be relied on"
+            )
         found = steps_in(self.resume)
         for other in sorted(found.keys() - [s for s in found if s <= step][-STATES_KEPT:]):
             remove(found[other])
@@ -194,11 +213,21 @@ class RunDir:
         size = self.metrics.stat().st_size if self.metrics.exists() else 0
         if ranks.is_main and size < rows:
             raise Damaged(f"{self.metrics} has {size} bytes, less than the {rows} it was saved with")
+        crc = described["scalars"].get("metrics_crc32")  # None: of an earlier version
+        if ranks.is_main and crc not in (None, crc32_of(self.metrics, rows)):
+            raise Damaged(f"{self.metrics} was changed: its first {rows} bytes are not what they were")
 
     def set_rows_aside(self, first_save: int) -> Path | None:
         """Without a state to go on from: rows from beyond the first save are kept under another name, the result."""
-        if not self.metrics.exists() or max((r["step"] for r in read_rows(self.metrics)), default=0) <= first_save:
-            return None
+        try:
+            if not self.metrics.exists() or max((r["step"] for r in each_row(self.metrics)), default=0) <= first_save:
+                return None
+        except Failed:  # damaged: somebody may want to look at it
+            pass
+        return self.set_aside()
+
+    def set_aside(self) -> Path:
+        """Keeps metrics.jsonl under another name, which is the result."""
         aside = next(p for i in range(1, 10**6) if not (p := self.path / f"metrics.before-{i}.jsonl").exists())
         return self.metrics.rename(aside)
 
@@ -228,7 +257,5 @@ class RunDir:
             **facts,
         }
         path = self.path / "provenance.jsonl"
-        before = read_small(path).count(b"\n") if path.exists() else 0
-        with path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        return before
+        append_line(path, line)
+        return read_small(path).count(b"\n") - 1

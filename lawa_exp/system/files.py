@@ -21,13 +21,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lawa_exp.system.errors import InUse, UserError
+from lawa_exp.system.errors import Failed, InUse, UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PARTIAL = ".partial-"  # begins the name of what is being written, until it is whole
 PROCESS = re.compile(r"(\d{1,7})@([^@]*)@")  # goes on so, where no lock says whose it is: process and machine
 ABANDONED = 86_400  # seconds without a change, after which another machine's is a leftover: containers change names
 LOCK = ".lock"  # of the whole folder that it is in
+TURN = ".writing"  # see `in_turn`
 LOCKED: list[Path] = []  # such folders, whose locks this process holds
 SMALL = 32 << 20  # bytes of a file that is read whole: as JSON it takes at most some 20 times as much memory
 LARGE = 1 << 30  # of a document, a text or a tokenizer
@@ -68,8 +69,13 @@ def read_small(path: Path, limit: int = SMALL) -> bytes:
 
 def read_text(path: Path, limit: int = SMALL) -> str:
     """`read_small` as text. UserError: it is not UTF-8."""
+    return text_of(path, read_small(path, limit))
+
+
+def text_of(path: Path, data: bytes) -> str:
+    """The text that a file's content is. UserError: it is not UTF-8."""
     try:
-        return read_small(path, limit).decode()
+        return data.decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no text in UTF-8 ({error.reason} at byte {error.start:,})") from None
 
@@ -94,11 +100,14 @@ def lines_in(file: BinaryIO, path: Path) -> Iterator[bytes]:
         yield line
 
 
-def read_yaml(path: Path) -> Any:
-    """The value in a small YAML file, of plain data alone. UserError: it is none, or its anchors make it endless."""
+def read_yaml(path: Path, data: bytes | None = None) -> Any:
+    """The value in a small YAML file, of plain data alone. data: its content, where it was read already.
+
+    UserError: it is none, or its anchors make it endless.
+    """
     import yaml
 
-    text = read_text(path, SMALL_YAML)
+    text = text_of(path, read_small(path, SMALL_YAML) if data is None else data)
     try:
         content = yaml.safe_load(text)  # not libyaml's: lists in lists end the process
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -203,12 +212,22 @@ def discard(path: Path) -> None:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Replaces the file in one step, on the disk when this returns."""
+    """`write_atomically`, of text."""
+    write_atomically(path, text.encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces the file in one step, on the disk when this returns. What fails leaves nothing behind."""
     clear(path.parent, glob.escape(path.name))
     partial = temporary(path)
-    partial.write_text(text)
-    sync(partial)
-    partial.replace(path)
+    try:
+        partial.write_bytes(content)
+        sync(partial)
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
     sync(path.parent)
 
 
@@ -243,6 +262,11 @@ def locked(path: Path, what: str) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise InUse(f"{what} is in use by {holder}; wait for it, or choose another folder") from None
+        except OSError as error:
+            raise Failed(
+                f"{path} cannot be locked ({error.strerror}): its file system has no flock; choose a folder on another "
+                "one, or mount it with locks (NFS: local_lock=none and a lock daemon; Lustre: -o flock)"
+            ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}")
         file.flush()
@@ -253,3 +277,16 @@ def locked(path: Path, what: str) -> Iterator[None]:
         finally:
             for folder in folders:
                 LOCKED.remove(folder)
+
+
+@contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """Makes the folder; of several processes that write results there one writes at a time, the others wait.
+
+    So its files are of one process, the last. Without locks they are whole all the same, each for itself.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / TURN).open("a") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,13 +17,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypedDict, cast
 
-from lawa_exp.system.files import read_json, temporary
+from lawa_exp.system.errors import InUse
+from lawa_exp.system.files import read_small, temporary
 from lawa_exp.system.machine import this_job
+from lawa_exp.system.seal import sealed, unsealed
 
 NAME = ".heartbeat"
 EVERY = 5.0  # seconds
+WAIT = 0.5  # seconds, to look again
 MISSED = 3 * EVERY  # after which a process that this machine does not have is gone
 LOST = 60.0  # after which any is: file systems show a change of another machine seconds later
+
+
+TRAINING = {"step", "steps", "stepped", "tokens_per_second", "seconds_left", "unit"}  # of a training, all or none
 
 
 class Beat(TypedDict, total=False):
@@ -75,9 +82,9 @@ class Heartbeat:
         who = {"time": time.time(), "host": platform.node(), "process": os.getpid(), "job": this_job()[0]}
         partial = temporary(self.path)
         try:
-            content = json.dumps({**who, **self.facts()})
+            content = json.dumps(sealed({**who, **self.facts()}))
         except Exception:  # whatever it is, the process lives
-            content = json.dumps(who)
+            content = json.dumps(sealed(who))
         with suppress(OSError):
             partial.write_text(content)
             partial.replace(self.path)  # unsynced: nobody reads it after a crash of the machine
@@ -86,12 +93,29 @@ class Heartbeat:
 def read(path: Path) -> Beat | None:
     """What the file says; None where there is none, or it cannot be read."""
     try:
-        content = read_json(path, 1 << 20)
+        content = unsealed(read_small(path, 1 << 20))
     except (OSError, ValueError):
         return None
-    if not isinstance(content, dict) or not isinstance(content.get("time"), int | float):
-        return None
-    return cast(Beat, content)  # `Heartbeat.write` wrote it: nothing else has a time
+    known = isinstance(content.get("time"), int | float) and {"host", "process", "job"} <= content.keys()
+    whole = "step" not in content or content.keys() >= TRAINING
+    return cast(Beat, content) if known and whole else None
+
+
+def wait_for_other_machines(path: Path, what: str) -> None:
+    """For who has just got the lock of this folder: where locks are local to a machine, others hold theirs too.
+
+    Returns when no other machine's process is alive: at once, or up to `LOST` seconds after one was killed.
+    InUse: it lives. what: `key=value` of the folder, for the message.
+    """
+    first = beat = read(path)
+    while beat and beat["host"] != platform.node() and is_alive(beat, time.time()):
+        holder = f"process {beat['process']} on {beat['host']}"
+        if first is None or beat["time"] != first["time"]:
+            raise InUse(f"{what} is in use by {holder}; wait for it, or choose another folder")
+        if beat is first:
+            print(f"waiting up to {LOST:.0f} s: {holder} had {what} in use a moment ago", file=sys.stderr, flush=True)
+        time.sleep(WAIT)
+        beat = read(path)
 
 
 def is_alive(beat: Beat, now: float) -> bool:
@@ -100,6 +124,8 @@ def is_alive(beat: Beat, now: float) -> bool:
     now: unix time; the clocks of the machines are taken to agree within seconds.
     """
     silent = now - beat["time"]
+    if silent < -LOST:  # a clock that is wrong: it may be long gone
+        return False
     if silent <= MISSED:
         return True
     here = beat.get("host") == platform.node()

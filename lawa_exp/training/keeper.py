@@ -81,7 +81,8 @@ class Keeper:
             self.saving.result()
         if not t.store.writes:
             return
-        scalars = {"metrics_bytes": record.rows and record.rows.sync(), "environment": self.environment}
+        size, crc = record.rows.sync() if record.rows else (None, None)
+        scalars = {"metrics_bytes": size, "metrics_crc32": crc, "environment": self.environment}
         staged = self.state.staged(scalars)
         # A kept one comes before what a restart goes on from: it would not come back here.
         roots = [t.run.states] * (step in t.config.save.keep) + [t.run.resume]

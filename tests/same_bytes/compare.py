@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 
 # Not deterministic by contract: times, hosts, errors with their traces, drawings, Hydra's own file with its paths.
-IGNORED = ("timing.jsonl", "provenance.jsonl", "errors.jsonl", ".heartbeat", ".lock", "*.png", "multirun.yaml", "wandb")
+# Dotfiles: locks, heartbeats, and checksums, which follow from the files.
+IGNORED = ("timing.jsonl", "provenance.jsonl", "errors.jsonl", ".*", "*.png", "multirun.yaml", "wandb")
 MARKERS = ("DONE", "FAILED", "DIVERGED", "STOPPED")
 ROW_KEYS = ("step", "split", "weights", "view", "task", "metric")  # what a row is about
 WHOLE = "(bytes)"  # the fact that stands for a whole file

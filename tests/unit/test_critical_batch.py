@@ -239,6 +239,7 @@ def edited(folder: Path, **changes: Any) -> Path:
     content = yaml.safe_load((folder / "config.yaml").read_text())
     content["identity"] |= changes
     (folder / "config.yaml").write_text(yaml.safe_dump(content))
+    (folder / ".checksums").unlink(missing_ok=True)
     return folder
 
 

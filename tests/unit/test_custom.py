@@ -380,6 +380,7 @@ def test_a_run_is_read_where_its_sources_are_not(mine: Path, tmp_path: Path) -> 
 def test_other_versions_of_packages_are_told(mine: Path) -> None:
     config = mine / "run" / "config.yaml"
     config.write_text(config.read_text().replace(f"torch: {version('torch')}", "torch: 0.4.1"))
+    (config.parent / ".checksums").unlink(missing_ok=True)
     done = command(READING["readout"], mine)
     assert done.returncode == 0, done.stderr
     assert f"the run was trained with torch 0.4.1, this environment has {version('torch')}\n" in done.stderr
@@ -390,6 +391,7 @@ def test_a_run_without_a_record_of_its_code_takes_trust(mine: Path) -> None:
     content = yaml.safe_load(config.read_text())
     del content["identity"]["model"]["code"]
     config.write_text(yaml.safe_dump(content))
+    (config.parent / ".checksums").unlink(missing_ok=True)
     done = command(READING["suggest"], mine)
     assert done.returncode == 2 and "no training of yours with it is on record; --trust runs it" in done.stderr
     done = command(READING["suggest"], mine, "run", "--trust")
@@ -405,6 +407,7 @@ def hostile(project: Path, tmp_path: Path) -> Path:
     content["model"] |= {"builder": "os:system", "args": {"command": f"touch {tmp_path / 'ran'}"}}
     content["identity"]["model"] |= {"builder": "os:system", "code": {"sources": {}, "packages": {}}}
     config.write_text(yaml.safe_dump(content))
+    (config.parent / ".checksums").unlink(missing_ok=True)
     return tmp_path / "hostile"
 
 
@@ -434,6 +437,7 @@ def test_a_module_in_a_run_directory_is_refused_and_not_imported(mine: Path) -> 
         content = yaml.safe_load(config.read_text())
         content["identity"]["model"]["code"] = fingerprint_at(folder)
         config.write_text(yaml.safe_dump(content))
+        (config.parent / ".checksums").unlink(missing_ok=True)
         for name, words in READING.items():
             done = command(words, folder, str(mine / "run"))
             assert done.returncode == 2 and "model.builder=mine:build with" in done.stderr, (name, done.stderr)

@@ -7,7 +7,7 @@ import pytest
 
 from lawa_exp.results.figures import DRAWN, curves_of, highlighted
 from lawa_exp.results.statistics import curve, mean_and_deviation, paired_difference, steps_saved
-from lawa_exp.storage.rows import Rows, encode, read_rows
+from lawa_exp.storage.rows import Rows, encode, read_lines
 
 
 def test_a_value_that_is_not_finite_is_null_and_named():
@@ -19,16 +19,16 @@ def test_rows_are_cut_back_and_a_torn_line_is_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
     rows = Rows(path)
     rows.write({"step": 1})
-    length = rows.sync()
+    length, _ = rows.sync()
     rows.write({"step": 2})
     rows.close()
     with path.open("a") as file:
         file.write('{"step": 3, "lo')
-    assert [r["step"] for r in read_rows(path)] == [1, 2]
+    assert [r["step"] for r in read_lines(path)] == [1, 2]
     again = Rows(path, length)
     again.write({"step": 2})
     again.close()
-    assert [r["step"] for r in read_rows(path)] == [1, 2]
+    assert [r["step"] for r in read_lines(path)] == [1, 2]
     with pytest.raises(OSError, match="less than"):
         Rows(path, 10_000)
 

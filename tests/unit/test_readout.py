@@ -109,7 +109,7 @@ def test_table_figures_and_the_report_on_test(several: tuple[Path, str], trained
     import matplotlib.image
 
     out, printed = several
-    assert {p.name for p in out.iterdir()} == {"metrics.jsonl", "summary.md", "heatmap.png", "curves.png"}
+    assert {p.name for p in out.glob("[!.]*")} == {"metrics.jsonl", "summary.md", "heatmap.png", "curves.png"}
     for name in ("heatmap.png", "curves.png"):
         picture = matplotlib.image.imread(out / name)
         assert min(picture.shape[:2]) > 300 and picture.std() > 0.05, "an empty picture"

@@ -58,7 +58,7 @@ CHAINS: dict[str, list[tuple[Strike, int | None]]] = {
             60,
         ),  # three states, and nothing left to train
         (Strike("lawa_exp.runs.execute:write_report"), 60),
-        (Strike("lawa_exp.storage.rundir:write_text_atomically", of="DONE"), 60),
+        (Strike("lawa_exp.storage.rundir:write_text", of="DONE"), 60),
     ],
 }
 

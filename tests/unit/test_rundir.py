@@ -192,6 +192,7 @@ def test_rerun_that_differs_takes_nothing_over(twin: Path, tmp_path: Path) -> No
     metrics = folder / "metrics.jsonl"
     line = lines_of(folder, "live")[2]
     metrics.write_text(metrics.read_text().replace(line, line.replace('"loss": 3.', '"loss": 4.')))
+    (folder / ".checksums").unlink()
     before = everything(folder)
     again = run(*TINY, f"run_dir={folder}", "rerun=true", warm=True)
     assert again.returncode == 1
@@ -207,6 +208,7 @@ def test_larger_budget_continues(twin: Path, tmp_path: Path) -> None:
     assert more.returncode == 0 and "continuing from step 40" in more.stdout
     test = "readouts/test/metrics.jsonl"
     mine, others = contents(folder), contents(twin)
+    assert mine.pop("readouts/test/.checksums") != others.pop("readouts/test/.checksums")
     assert mine.pop(test) != others.pop(test)  # the test rows of the first budget stay
     assert mine == others
     assert [r["step"] for r in rows(folder, test)] == [40] * 4 + [60] * 4

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TypedDict
 
 from lawa_exp.storage.manifest import find_run
+from lawa_exp.storage.rows import append_line
 from lawa_exp.system.errors import Failed, UserError
-from lawa_exp.system.files import read_text
+from lawa_exp.system.files import read_small
 
 SUBMITTED = "submitted.jsonl"  # in a sweep's folder, one line for each run that was queued
 ENDING = "COMPLETING"  # the state of a job that is about to leave, or to be queued again: nobody can tell
@@ -99,16 +100,15 @@ def job_name(sweep: str) -> str:
 
 def record(sweep: Path, jobs: Mapping[Path, str]) -> None:
     """Adds the runs that were submitted, by run directory, to the sweep's record."""
-    lines = [{"run_dir": str(run_dir), "job": job, "time": time.time()} for run_dir, job in jobs.items()]
-    with (sweep / SUBMITTED).open("a") as file:
-        file.write("".join(json.dumps(line) + "\n" for line in lines))
+    for run_dir, job in jobs.items():
+        append_line(sweep / SUBMITTED, {"run_dir": str(run_dir), "job": job, "time": time.time()})
 
 
 def read_record(sweep: Path) -> list[Submitted]:
     """The lines of a sweep's record, with the path of the run; half a line that a kill left is passed over."""
     lines: list[Submitted] = []
     path = sweep / SUBMITTED
-    for line in read_text(path).splitlines() if path.exists() else []:
+    for line in read_small(path).decode(errors="replace").splitlines() if path.exists() else []:
         try:
             content = json.loads(line)
             run_dir = find_run(content["run_dir"], sweep)

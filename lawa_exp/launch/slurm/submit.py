@@ -125,7 +125,9 @@ def standing(training: Prepared, active: tuple[queue.Job, Path] | None, sweep: P
     if marker == "DIVERGED":
         return Standing("diverged", f"after step {facts['step']:,}")
     if marker == "DONE" and facts["step"] >= end:
-        known = set(averager_ids(read_rows(run.metrics))) | {path.name for path in run.readouts.glob("*")}
+        known = set(averager_ids(read_rows(run.metrics, trained=False))) | {
+            path.name for path in run.readouts.glob("*")
+        }
         lacking = [a for a in training.config.averagers if a.id not in known and a.needed(end)]
         saved = set(snapshots_of(run)) if lacking else set()
         cannot = [f"{a.id} cannot be read out: {why}" for a in lacking if (why := problem_with(a, saved, end))]

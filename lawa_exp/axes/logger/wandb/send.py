@@ -15,7 +15,7 @@ from lawa_exp.axes.logger.wandb.offline import Offline, files_of
 from lawa_exp.axes.logger.wandb.rows import Payload, Steps, columns, final
 from lawa_exp.storage import manifest
 from lawa_exp.storage.metrics import metrics_of
-from lawa_exp.storage.rows import read_rows, read_starts
+from lawa_exp.storage.rows import each_row, read_rows, read_starts
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import Failed, UserError
 
@@ -159,8 +159,8 @@ class Sender:
         return self.sent
 
     def finish_with_results(self) -> None:
-        rows = read_rows(self.run.metrics)
-        last = max(row["step"] for row in rows)
+        rows = read_rows(self.run.metrics, trained=False)
+        last = max(row["step"] for row in each_row(self.run.metrics))
         test = [r for r in read_rows(self.run.readouts / "test" / "metrics.jsonl") if r["step"] == last]
         metrics = metrics_of(self.run.path)
         lines, summary = final(rows, test, metrics)
