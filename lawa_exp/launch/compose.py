@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
+import io
 import itertools
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
+from lawa_exp import __version__
 from lawa_exp.config.names import BUDGET_UNITS, STABLE
-from lawa_exp.config.rules import build, near
-from lawa_exp.launch.conf import CONF, groups, launchers, siblings
+from lawa_exp.config.rules import build
+from lawa_exp.launch.conf import CONF, launchers
 from lawa_exp.launch.defaults import read_defaults
+from lawa_exp.launch.mistakes import check_setting_of_hydra, check_words, explain
 from lawa_exp.launch.recipes import chosen_model, with_recipe
 from lawa_exp.system import signals
 from lawa_exp.system.cli import exit_code
@@ -29,13 +35,9 @@ if TYPE_CHECKING:
     from lawa_exp.config.shared import Options
     from lawa_exp.launch.slurm.settings import Slurm
 
-FLAGS = {  # Hydra's own
-    *("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p", "--package", "-r", "--run"),
-    *("-m", "--multirun", "-i", "--info", "-sc", "--shell-completion", "-cp", "--config-path", "-cn", "--config-name"),
-    *("-cd", "--config-dir"),  # --experimental-rerun is not among them: it unpickles a file, and checks nothing
-}
 COLLECT, SLURM = (f"hydra_plugins.lawa_exp_launcher.{name}" for name in ("Collect", "Slurm"))
 SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+LOGGING = {"hydra/job_logging": "none", "hydra/hydra_logging": "none"}
 
 
 def main(arguments: list[str]) -> int:
@@ -45,6 +47,9 @@ def main(arguments: list[str]) -> int:
 
 
 def command(arguments: list[str]) -> int:
+    if "--version" in arguments:  # ours, not Hydra's
+        print(f"lawa_exp {__version__}")
+        return 0
     composed, multirun = compose(arguments)
     if not composed:  # --help, --cfg and the like have printed what they had to
         return 0
@@ -80,9 +85,7 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
     from omegaconf.errors import OmegaConfBaseException
 
     read_defaults()
-    for argument in arguments:
-        if argument.startswith("-") and argument.split("=")[0] not in FLAGS:
-            raise UserError(f"{argument}: not a flag; settings are given as key=value, flags are in --hydra-help")
+    check_words(arguments)
     overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
     multirun = "-m" in arguments or "--multirun" in arguments
     check_budgets(overrides)
@@ -110,7 +113,7 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
             arguments = with_recipe(arguments, chosen_model(overrides), recipes[-1])
         words = [a for a in arguments if a.startswith("~") or ("=" in a and not a.startswith("-"))]
         sys.argv = [before[0], *words, *(a for a in arguments if a not in words)]  # Hydra wants them without a gap
-        collect()
+        strictly(collect)
         from hydra_plugins import lawa_exp_launcher  # only now: Hydra loads its plugins anew
 
         if lawa_exp_launcher.Collect.started and not lawa_exp_launcher.COMPOSED:
@@ -122,7 +125,7 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
         for mistake in (error, error.__cause__):
             if isinstance(mistake, UserError):
                 raise mistake from None
-        raise UserError(explain(error, overrides)) from None
+        raise UserError(explain(error, overrides, functools.partial(settings_of, arguments))) from None
     finally:
         sys.argv = before
         if launcher := sys.modules.get("hydra_plugins.lawa_exp_launcher"):  # for the next call in this process
@@ -130,12 +133,43 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
             launcher.Collect.started = False
 
 
+def strictly(work: Callable[[], None]) -> None:
+    """Runs what is Hydra's. UserError for what it would say on stderr: a warning, or how its flags are used."""
+    said = io.StringIO()
+    try:
+        with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stderr(said):
+            warnings.simplefilter("always", UserWarning)
+            work()
+    except SystemExit as error:
+        if error.code:
+            raise UserError((said.getvalue().strip().splitlines() or [str(error)])[-1].split("error: ")[-1]) from None
+        raise
+    for warning in warned:
+        if issubclass(warning.category, UserWarning):
+            message = " ".join(str(warning.message).split())
+            place = re.search(r"hydra.searchpath in .*path=(.*) is not available", message)
+            raise UserError(f"hydra.searchpath: there is no folder {place[1]}" if place else message)
+
+
+def settings_of(arguments: list[str], parent: str, without: str) -> Collection[str]:
+    """The settings under `parent` of what the other arguments compose; none where they do not."""
+    others = [a for a in arguments if a.split("=")[0].lstrip("+") != without]
+    if len(others) == len(arguments):
+        return ()
+    try:
+        values: Any = compose(others)[0][0][0]
+    except (UserError, IndexError):
+        return ()
+    for name in parent.split("."):
+        values = values.get(name) if isinstance(values, dict) else None
+    return [name for name in values if name != "kind"] if isinstance(values, dict) else ()
+
+
 class Fixed(TypedDict):
-    """A setting of Hydra's that has one value here; instead: what to use for another."""
+    """A setting of Hydra's that has one value here."""
 
     value: object
     expected: object
-    instead: str
 
 
 def check_composed(
@@ -166,8 +200,11 @@ def check_composed(
             f"hydra/launcher={choices['hydra/launcher']}: only under -m; for one run see launch/sbatch_single.sh"
         )
     for key, entry in fixed.items():
-        if entry["value"] not in (None, entry["expected"]):
-            raise UserError(f"hydra.{key}={entry['value']}: not used here; {entry['instead']}")
+        if (entry["value"] or None) not in (None, entry["expected"]):
+            check_setting_of_hydra(f"hydra.{key}", entry["value"])
+    for group, choice in LOGGING.items():
+        if choices[group] != choice:
+            check_setting_of_hydra(group, choices[group])
     return Callback()
 
 
@@ -236,35 +273,3 @@ def check_budgets(overrides: list[str]) -> None:
         raise UserError(
             f"two budgets on one command line ({' '.join(given)}): give exactly one of {', '.join(BUDGET_UNITS)}"
         )
-
-
-def explain(error: BaseException, overrides: list[str]) -> str:
-    """One line for an error of Hydra's: the key, the value, and what could stand there."""
-    text = " ".join(str(e) for e in (error, error.__cause__) if e)
-    choices = groups() | {"hydra/launcher": launchers(), "hydra/sweeper": ["basic"]}
-    for override in overrides:
-        key, _, value = override.partition("=")
-        name = key.lstrip("+~")
-        if name in choices:
-            if value in ("null", ""):
-                return f"{name}={value}: {near(value, choices[name])}"
-            for chosen in value.strip("[]").split(","):
-                if chosen and chosen not in choices[name] and f"{name}/{chosen}" in text.replace("'", ""):
-                    return f"{name}={chosen}: {near(chosen, choices[name])}"
-    unknown = re.search(r"Could not override '([^']+)'", text)
-    if unknown:
-        name = unknown[1].split("@")[0]
-        parent, _, leaf = name.rpartition(".")
-        if parent.startswith("averagers."):
-            kind = parent.removeprefix("averagers.")
-            return (
-                f"{name}: {kind} is not attached; add it to avg=[...]"
-                if leaf in siblings(parent)
-                else (f"{name}: not a setting of {kind}; {near(leaf, siblings(parent))}")
-            )
-        if parent and leaf in siblings(parent):
-            return f"{name}: not a setting of the chosen {parent} (it belongs to another choice of it)"
-        if not siblings(parent):
-            return f"{name}: there are no settings {parent}; {near(parent, groups())}"
-        return f"{name}: not a setting here; {near(leaf, siblings(parent))}"
-    return re.sub(r"\s+", " ", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -25,16 +26,16 @@ def launchers() -> list[str]:
     return sorted(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml"))
 
 
-def siblings(parent: str) -> list[str]:
-    """The keys that stand under `parent` ("" for the top) in any configuration file."""
+@functools.cache
+def _contents() -> list[tuple[Any, str]]:
+    """What stands in each configuration file, from the top on, and the group that it belongs to."""
     import yaml
 
-    found: set[str] = set()
     files = [(CONF / "config.yaml", "")] + [
         (path, group) for group, names in groups().items() for path in ((CONF / group / f"{n}.yaml") for n in names)
     ]
-    if parent == "hydra.launcher":
-        files = [(path, parent) for path in (CONF / "hydra" / "launcher").glob("*.yaml")]
+    files += [(path, "hydra.launcher") for path in (CONF / "hydra" / "launcher").glob("*.yaml")]
+    found = []
     for path, group in files:
         text = path.read_text()
         package = re.search(r"^# @package (\S+)", text, re.MULTILINE)
@@ -42,6 +43,16 @@ def siblings(parent: str) -> list[str]:
         content: Any = {k: v for k, v in (yaml.safe_load(text) or {}).items() if k not in ("defaults", "hydra")}
         for step in reversed(prefix.split(".") if prefix else []):
             content = {step: content}
+        found.append((content, group))
+    return found
+
+
+def siblings(parent: str) -> list[str]:
+    """The keys that stand under `parent` ("" for the top) in any configuration file."""
+    found: set[str] = set()
+    for content, group in _contents():
+        if (group == "hydra.launcher") != (parent == "hydra.launcher"):
+            continue
         for step in parent.split(".") if parent else []:
             content = content.get(step) if isinstance(content, dict) else None
         found |= {key for key in content if not key.startswith("_")} if isinstance(content, dict) else set()

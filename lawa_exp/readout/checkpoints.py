@@ -9,10 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from lawa_exp.convert.fairseq import under_our_names
-from lawa_exp.convert.nanogpt import of_nanogpt
-from lawa_exp.formats.checkpoint import open_checkpoint, open_file
+from lawa_exp.convert.recorded import recorded
+from lawa_exp.formats.checkpoint import open_checkpoint
 from lawa_exp.formats.matching import canonical
-from lawa_exp.formats.pytorch import TorchFile
 from lawa_exp.storage.safetensors import map_places
 from lawa_exp.system.errors import UserError
 
@@ -24,20 +23,6 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     for source in opened.sources:
         tensors |= {canonical(name): t for name, t in map_places(source.path, source.tensors).items()}
     return tensors
-
-
-def recorded(path: Path) -> dict[str, Any]:
-    """The settings of its model that a checkpoint itself holds (nanoGPT's `model_args`); empty where it has none.
-
-    Without `dropout`, which no evaluation uses.
-    """
-    source = open_file(path, None) if path.is_file() else None
-    settings = of_nanogpt(source.content.get("model_args")) if isinstance(source, TorchFile) else {}
-    settings.pop("dropout", None)
-    for key, value in settings.items():
-        if not isinstance(value, int | float):
-            raise UserError(f"{path}: {key} in its model_args is no number")
-    return settings
 
 
 class Fitted:

@@ -13,7 +13,8 @@ class Target:
     """RUN, and how its weights are evaluated. None: as the run has it.
 
     run: a run directory, a folder of checkpoints, or hf:OWNER/NAME. trust: see `custom.admit`. bn: as evaluate.bn.
-    views: names in `evaluation.views`, besides the weights as they are.
+    views: names in `evaluation.views`, besides the weights as they are. moved: where the run's data are now, by the
+    names of the data set's settings.
     """
 
     run: str
@@ -22,6 +23,7 @@ class Target:
     threads: int | None = None
     bn: str | None = None
     views: tuple[str, ...] = ()
+    moved: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def repository(self) -> str | None:

@@ -7,14 +7,19 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
-from lawa_exp.storage.rows import Row, metric_in, name_of
+from lawa_exp.storage.rows import Row, evaluated_alike, metric_in, name_of, policy_of
 
 Curve = Sequence[tuple[int, float]]  # (step, value), by step
 
 
 def curve(rows: Iterable[Row], weights: str, split: str = "val", metric: str = "loss") -> list[tuple[int, float]]:
-    """(step, value) of the evaluations of `weights`, a name as of `rows.name_of`; what is not finite is left out."""
-    chosen = ((r["step"], metric_in(r, metric)) for r in rows if r["split"] == split and name_of(r) == weights)
+    """(step, value) of the evaluations of `weights`, a name as of `rows.name_of`; what is not finite is left out.
+
+    Of one list of rows all curves have the same BatchNorm statistics: others than `policy_of` the rows are left out.
+    """
+    rows = list(rows)
+    alike, _ = evaluated_alike(rows, policy_of(rows))
+    chosen = ((r["step"], metric_in(r, metric)) for r in alike if r["split"] == split and name_of(r) == weights)
     return sorted((step, value) for step, value in chosen if value is not None and math.isfinite(value))
 
 

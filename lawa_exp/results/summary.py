@@ -14,7 +14,7 @@ from lawa_exp.results.tables import markdown
 from lawa_exp.seams.task import Metric
 from lawa_exp.storage import manifest
 from lawa_exp.storage.metrics import KNOWN, Metrics, metrics_of, own_metrics, together
-from lawa_exp.storage.rows import Row, averager_ids, name_of, read_lines, read_rows, with_newer
+from lawa_exp.storage.rows import Row, averager_ids, name_of, policy_of, read_lines, read_rows, with_newer
 from lawa_exp.system.errors import UserError
 
 SHOWN = 3  # runs that an error names
@@ -127,7 +127,11 @@ def read_groups(entries: list[manifest.Entry]) -> tuple[list[Group], list[str]]:
     for name, runs in found.items():
         both = [read_run(run, union["averages"], union["steps"]) for run, union in runs.items()]
         metrics = together(metrics_of(run) for run in runs)
-        groups.append(Group(name, [rows for rows, _ in both], [test for _, test in both], metrics))
+        policies = [policy_of(rows) for rows, _ in both]
+        for policy in dict.fromkeys(policies):  # seeds that were evaluated otherwise are not comparable
+            mine = [one for one, own in zip(both, policies, strict=True) if own == policy]
+            of = name if len(set(policies)) == 1 else f"{name} (evaluate.bn={policy})"
+            groups.append(Group(of, [rows for rows, _ in mine], [test for _, test in mine], metrics))
     return groups, list(dict.fromkeys(unfinished))
 
 

@@ -33,7 +33,6 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
 
 def exit_code(command: Callable[[], int]) -> int:
     """Runs `command`; UserError becomes 2, and a failure that needs no traceback 1, each with one line on stderr."""
-    join_ranks()
     code = _exit_code(command)
     told = os.environ.get("LAWA_EXP_EXIT_CODE")  # of launch/torchrun.sh: torchrun does not hand it on
     if told and os.environ.get("LOCAL_RANK", "0") == "0":
@@ -43,6 +42,7 @@ def exit_code(command: Callable[[], int]) -> int:
 
 def _exit_code(command: Callable[[], int]) -> int:
     try:
+        join_ranks()
         return command()
     except UserError as error:
         code, line = 2, str(error)

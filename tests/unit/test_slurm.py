@@ -288,6 +288,9 @@ def test_the_sbatch_script():
         "kill-on-invalid-dep": "yes",
     }
     assert found["setup"][0] == "ulimit -c 0"
+    typed = cluster(nodes=2, gpus_per_node="a100:4")
+    assert (typed.ranks, typed.gpus, cluster().gpus) == (8, 4, 0)
+    assert submit.parameters(typed, "name", Path("/code"), Path("/run_dirs"), [])["gpus_per_node"] == "a100:4"
 
 
 @pytest.mark.parametrize(
@@ -304,6 +307,17 @@ def test_the_sbatch_script():
         (
             ["-m", "hydra.launcher.partitions=a"],
             "hydra.launcher.partitions: not a setting here; did you mean partition?",
+        ),
+        (["-m", "hydra.launcher.qos=high"], "another option of sbatch stands in hydra.launcher.extra='{qos: VALUE}'"),
+        (
+            ["-m", "hydra.launcher.gpus_per_node=a100"],
+            "=a100: expected an integer of at least 0, or TYPE:NUMBER",
+        ),
+        (["-m", "hydra.launcher.extra={gres: 'gpu:a100:2'}"], "choose hydra.launcher.gpus_per_node=TYPE:NUMBER, which"),
+        (["-m", "hydra.launcher.extra={ntasks: 2}"], "extra.ntasks=2: choose hydra.launcher.tasks_per_node, which"),
+        (
+            ["-m", "hydra.launcher.setup=[module load cuda, source ~/venv]"],
+            """write 'hydra.launcher.setup=["module load cuda", "source ~/venv"]'""",
         ),
     ],
 )

@@ -46,7 +46,7 @@ def submit(entries: list[Entry], overrides: list[list[str]], cluster: Slurm) -> 
             "rerun=true: not with hydra/launcher=slurm; one run after another does it, or launch/sbatch_single.sh"
         )
     name = entries[0][0].device
-    device = torch.device("cuda" if name.startswith("cuda") or (name == "auto" and cluster.gpus_per_node) else "cpu")
+    device = torch.device("cuda" if name.startswith("cuda") or (name == "auto" and cluster.gpus) else "cpu")
     ranks = Ranks(0, cluster.ranks, 0, cluster.ranks_per_node)
     folder = sweep_folder(options)
     threaded = [(with_threads(unresolved, cluster), of_entry) for unresolved, of_entry in entries]
@@ -217,7 +217,7 @@ def parameters(cluster: Slurm, sweep: str, code: Path, run_dirs: Path, after: li
         "nodes": cluster.nodes,
         "ntasks_per_node": cluster.ranks_per_node,
         "cpus_per_task": threads,
-        "gpus_per_node": cluster.gpus_per_node or None,
+        "gpus_per_node": cluster.gpus_per_node if cluster.gpus else None,
         "mem": cluster.memory,
         "constraint": cluster.constraint,
         "array_parallelism": cluster.parallel,

@@ -60,7 +60,7 @@ class Evaluator:
 class Checkpoints:
     """name: as the results call them. folder: where a config.json and a tokenizer.json may lie.
 
-    recorded: the settings of their model that the files themselves hold, see `checkpoints.recorded`.
+    recorded: the settings of their model that the files themselves hold, see `convert/recorded.py`.
     """
 
     name: str
@@ -181,9 +181,9 @@ def composed(request: Request, checkpoints: Checkpoints, more: list[str]) -> tup
 
 
 def recorded_settings(run: str, model: str, recorded: dict[str, Any], requested: list[str]) -> list[str]:
-    """Overrides with what the checkpoints record, where --model is a GPT. UserError: `requested` contradicts it."""
-    if not recorded or composed_values([f"model={model}", *requested])["model"].get("kind") != "gpt":
-        return []
+    """Overrides with what the checkpoints record of --model's settings. UserError: `requested` contradicts it."""
+    has = composed_values([f"model={model}", *requested])["model"] if recorded else {}
+    recorded = {key: value for key, value in recorded.items() if key in has}
     overrides = [f"model.{key}={json.dumps(value)}" for key, value in recorded.items()]
     settings = composed_values([f"model={model}", *overrides, *requested])["model"]
     for key, value in recorded.items():
