@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 from lawa_exp import __version__
 from lawa_exp.config.names import BUDGET_UNITS, STABLE
 from lawa_exp.config.rules import build
-from lawa_exp.launch.conf import CONF, launchers
+from lawa_exp.launch.conf import CONF, attached, launchers
 from lawa_exp.launch.defaults import read_defaults
 from lawa_exp.launch.mistakes import check_setting_of_hydra, check_words, explain
 from lawa_exp.launch.recipes import chosen_model, with_recipe
@@ -233,6 +233,8 @@ def read(values: dict[str, Any], overrides: list[str]) -> tuple[Unresolved, Opti
     if named & set(BUDGET_UNITS):  # one on the command line replaces the recipe's
         values |= {unit: None for unit in BUDGET_UNITS if unit not in named}
     options = build(Options, {f: values.pop(f) for f in ("run_dir", "runs_root", "sweep", "plan", "rerun")}, "")
+    if isinstance(values["averagers"], Mapping) and (kinds := attached(overrides)) is not None:
+        values["averagers"] = {k: v for k, v in values["averagers"].items() if k in kinds}  # not what others would set
     values["averagers"] = list(expand(values["averagers"]))
     for group in ("layers", "update", "watch"):
         values[group] = [{"name": name, **settings} for name, settings in values[group].items()]

@@ -26,6 +26,20 @@ def launchers() -> list[str]:
     return sorted(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml"))
 
 
+def attached(overrides: list[str]) -> set[str] | None:
+    """The kinds of averagers that the last avg=... attaches, and those whose settings are given.
+
+    None where there is no avg=..., or a choice is not of conf/.
+    """
+    given = [o.partition("=")[2] for o in overrides if o.split("=")[0].lstrip("+") == "avg"]
+    names = [name.strip() for name in given[-1].strip("[]").split(",") if name.strip()] if given else ["?"]
+    if not set(names) <= {*groups()["avg"]}:
+        return None
+    files = [(CONF / "avg" / f"{name}.yaml").read_text() for name in names]
+    found = {kind for text in files for kind in re.findall(r"^# @package averagers\.(\w+)", text, re.MULTILINE)}
+    return found | {o.split(".")[1] for o in overrides if re.match(r"\+*averagers\.\w+\.", o)}
+
+
 @functools.cache
 def _contents() -> list[tuple[Any, str]]:
     """What stands in each configuration file, from the top on, and the group that it belongs to."""

@@ -1,16 +1,20 @@
 """What is compared was evaluated alike: no reader pairs rows of other BatchNorm statistics or of a view."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
 
+from lawa_exp.axes.dataset.tasks import Classes, Tokens
 from lawa_exp.results.statistics import curve
 from lawa_exp.results.summary import read_groups, table
 from lawa_exp.results.tables import loss_table
 from lawa_exp.storage.rows import Row, evaluated_alike, policy_of, write_rows
 from lawa_exp.storage.rundir import RunDir
+from lawa_exp.system.errors import UserError
 
 
 def evaluation(step: int, weights: str, loss: float, bn: str | None, **more: object) -> Row:
@@ -34,6 +38,33 @@ def test_rows_with_other_statistics_or_through_a_view_are_never_paired(order: in
     assert curve(rows, "live") == [(20, 2.5)] and curve(rows, "ema-d0.9-e1") == [(20, 2.4)]
     assert curve(rows, "lawa-k2-s5") == [] and curve(rows, "ema-d0.9-e1@int8") == [(20, 8.0)]
     assert not re.search(r"1\.5000|2\.0000|3\.0000|8\.0000|9\.0000", loss_table(rows))
+
+
+class Wrapped:
+    """What transformers' models return: no tensor, and the scores in an attribute."""
+
+    logits = torch.zeros(2, 3, 5)
+
+
+@pytest.mark.parametrize(
+    "task, scores, said",
+    [
+        (
+            Tokens(),
+            Wrapped(),
+            "the model returns Wrapped; expected a tensor .batch, context, vocabulary., such as the .log",
+        ),
+        (Tokens(), torch.zeros(2, 5), r"a tensor \[2, 5\] for targets \[2, 3\]; expected .batch, context, vocabulary"),
+        (Classes(), torch.zeros(4, 5), r"a tensor \[4, 5\] for targets \[2, 3\]; expected .batch, classes"),
+        (Classes(), torch.tensor(0.0), r"a tensor \[\] for targets"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_one_line(task: Any, scores: Any, said: str) -> None:
+    targets = torch.zeros(2, 3, dtype=torch.int64)
+    with pytest.raises(UserError, match=said) as refusal:
+        task.loss(scores, targets)
+    assert "\n" not in str(refusal.value)
+    assert task.loss(torch.zeros(2, 3, 5), targets).item() == pytest.approx(6 * math.log(5))
 
 
 def test_running_statistics_of_live_weights_go_with_averaged_ones() -> None:

@@ -283,6 +283,8 @@ def test_lists_attach_a_product_and_a_model_brings_its_recipe():
     found = ids(composed("k=[3,5]", "spacing=[50,100]", "avg=[lawa,ema]")[0])
     assert found[:4] == ["lawa-k3-s50", "lawa-k3-s100", "lawa-k5-s50", "lawa-k5-s100"] and len(found) == 5
     assert composed("avg=none")[0].averagers == ()
+    assert composed("avg=none", "experiment=mini_mlm")[0].averagers == ()  # whose file sets others
+    assert kinds(composed("avg=lawa", "experiment=mini_mlm")[0]) == ["lawa"] * 4
     config, _ = composed("lr=constant", "dataset=tokens", "model=gpt2_large")  # in any order
     assert config.lr.cls is Constant and config.lr.values["peak"] == 2e-3 and config.dataset.name == "tokens"
 

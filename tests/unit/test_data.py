@@ -14,14 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lawa_exp.axes.dataset import blocks, cache, content
+from lawa_exp.axes.dataset.image_folder import in_colour
 from lawa_exp.axes.dataset.masked import PydocsMLMSettings
 from lawa_exp.axes.dataset.order import in_epochs
 from lawa_exp.axes.dataset.text import PYDOCS, PydocsSettings, TextSettings, kept
 from lawa_exp.axes.dataset.tokens import OpenWebTextSettings, TokensSettings
 from lawa_exp.system.distributed import Ranks
-from lawa_exp.system.errors import UserError
+from lawa_exp.system.errors import Failed, UserError
 
 
 def text(path, **changes) -> TextSettings:
@@ -186,6 +188,21 @@ def test_the_vocabulary_is_that_of_nanogpts_meta(tmp_path):
         (tmp_path / "meta.pkl").write_bytes(damaged)
         with pytest.raises(UserError, match=r"meta\.pkl is damaged: expected a mapping with vocab_size"):
             settings.open(10)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"])
+def test_images_of_another_mode_are_in_colour_and_of_more_bits_refused(tmp_path, mode):
+    """As torchvision's ImageFolder converts them; of 16 bits it would keep white alone."""
+    grey = Image.fromarray(np.full((4, 4), 100, np.uint8))
+    deep = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
+    image = Image.fromarray(np.full((4, 4), 25_700, deep[mode])) if mode in deep else grey.convert(mode)
+    assert image.mode == mode
+    if mode in deep:
+        with pytest.raises(Failed, match=re.escape(f"a.png has pixels of mode {mode}; expected 8 bits a channel")):
+            in_colour(image, "a.png")
+        return
+    colour = np.asarray(in_colour(image, "a.png")).astype(int)
+    assert colour.shape == (4, 4, 3) and (mode == "1" or abs(colour - 100).max() <= 2)
 
 
 JSON_LINES = '{"text": "one"}\n' * 200
