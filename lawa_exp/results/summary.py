@@ -159,15 +159,21 @@ def table(group: Group, metric: str = "loss", properties: Metric = KNOWN["loss"]
             if values is None or live is None:
                 line += ["-", "-"]
                 continue
-            line.append(with_spread(f"{{:.{digits}f}}", *mean_and_deviation(values), digits))
+            line.append(with_deviation(values, digits))
             difference = with_spread(f"{{:+.{digits}f}}", *paired_difference(values, live), digits)
             line.append("" if weights == "live" else difference)
         lines.append(line)
     higher = " (higher is better)" if properties.higher_is_better else ""
     return (
-        f"{markdown(lines)}\n\n{metric}{higher}: mean ± standard deviation over seeds; "
-        "difference: mean ± 95% interval, paired by seed"
+        f"{markdown(lines)}\n\n{metric}{higher}: mean (sd: standard deviation) over seeds; "
+        "difference: mean ± half of its 95% interval, paired by seed"
     )
+
+
+def with_deviation(values: Sequence[float], digits: int = 4) -> str:
+    """`mean (sd DEVIATION)`, or the value alone where one seed gives none; ± is an interval everywhere."""
+    mean, deviation = mean_and_deviation(values)
+    return f"{mean:.{digits}f}" + ("" if math.isnan(deviation) else f" (sd {deviation:.{digits}f})")
 
 
 def with_spread(form: str, value: float, spread: float, digits: int = 4) -> str:

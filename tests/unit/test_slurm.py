@@ -328,6 +328,14 @@ def test_a_mistake_is_one_line(arguments, line, capsys, monkeypatch, tmp_path):
     assert code == 2 and len(said) == 1 and line in said[0], said
 
 
+def test_typed_gpus_are_planned_where_there_is_no_cluster(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    cluster = ["hydra/launcher=slurm", "hydra.launcher.gpus_per_node=a100:2", "hydra.launcher.nodes=2"]
+    assert compose.main(["-m", *SHORT, *cluster, "seed=0,1", "plan=true", f"runs_root={tmp_path}"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("4 rank(s)") == 2 and "machine     cuda" in said and "no SLURM on this machine" in said
+
+
 def test_another_training_in_the_folder_is_told_by_the_plan(done, capsys):
     asked = [*SHORT, "seed=1", f"run_dir={done}"]
     assert compose.main([*asked, "plan=true"]) == 2
