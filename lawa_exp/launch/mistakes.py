@@ -154,6 +154,8 @@ def explain(error: BaseException, overrides: list[str], names_of: Callable[[str,
             if missing:
                 return f"{override}: the environment has no variable {missing[1]}"
             return f"{override}: expected the name of a setting in ${{}}, or a variable, ${{oc.env:NAME}}"
+    if appended := re.search(r"Could not append to config. An item is already at '([^']+)'", text):
+        return f"+{appended[1]}: it is a setting already; write it without +"
     if "does not support sweep type" in text:
         named = next((o for o in overrides if "interval(" in o), " ".join(overrides))
         return f"{named}: an interval has no list of values; give them, or range(FIRST,LAST,STEP)"

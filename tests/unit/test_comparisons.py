@@ -1,5 +1,6 @@
 """What is compared was evaluated alike: no reader pairs rows of other BatchNorm statistics or of a view."""
 
+import copy
 import math
 import re
 from pathlib import Path
@@ -7,7 +8,9 @@ from typing import Any, cast
 
 import pytest
 import torch
+from torch import nn
 
+from lawa_exp.averaging import Lawa
 from lawa_exp.axes.dataset.tasks import Classes, Tokens
 from lawa_exp.results.statistics import curve
 from lawa_exp.results.summary import read_groups, table
@@ -71,6 +74,33 @@ def test_running_statistics_of_live_weights_go_with_averaged_ones() -> None:
     rows = [evaluation(10, "live", 3.0, "latest"), evaluation(10, "lawa-k2-s5", 2.0, "average")]
     assert curve(rows, "live") == [(10, 3.0)] and curve(rows, "lawa-k2-s5") == [(10, 2.0)]
     assert curve([evaluation(10, "live", 3.0, None)], "live") == [(10, 3.0)]
+
+
+def test_what_is_kept_in_ones_own_loop_is_what_was_evaluated() -> None:
+    """mosaicml/composer 624: an average with the statistics of other weights."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    lawa = Lawa(model, k=2, spacing=1)
+    for step in (1, 2):
+        model(torch.randn(16, 4) * step)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        lawa.update(step)
+    batches, inputs = [torch.randn(16, 4) for _ in range(3)], torch.randn(5, 4)
+    live = copy.deepcopy(model.state_dict())
+    with lawa.applied():
+        torch.optim.swa_utils.update_bn(batches, model)
+        evaluated, kept = model.eval()(inputs), lawa.full_average()
+        assert kept is not None
+        model.train()
+    assert all(torch.equal(live[name], tensor) for name, tensor in model.state_dict().items())
+    outside = lawa.full_average()
+    assert outside is not None and torch.equal(outside["1.running_mean"], live["1.running_mean"])
+    assert torch.equal(outside["0.weight"], kept["0.weight"])
+    other = copy.deepcopy(model).eval()
+    other.load_state_dict(kept)
+    assert torch.equal(other(inputs), evaluated)
 
 
 def test_seeds_that_were_evaluated_otherwise_are_tables_of_their_own(tmp_path: Path) -> None:

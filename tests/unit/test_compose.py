@@ -121,6 +121,7 @@ def test_the_command_of_the_card(capsys):
         (["dataset=text", "dataset.path=${HOME}/x"], ["dataset.path=${HOME}/x", "${oc.env:NAME}"]),
         (["dataset=text", "dataset.path=${oc.env:NOT_SET_HERE}/x"], ["the environment has no variable NOT_SET_HERE"]),
         (["seed"], ["seed: expected KEY=VALUE"]),
+        (["+seed=1"], ["+seed: it is a setting already"]),
         (["~averagers"], ["~averagers: a setting cannot be removed"]),
         (["--cfg"], ["--cfg: expected a value"]),
         (["--cfg", "jobs"], ["invalid choice: 'jobs'"]),
