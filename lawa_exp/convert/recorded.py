@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lawa_exp.axes.model.pythia.settings import PythiaSettings
 from lawa_exp.axes.model.settings import ModelSettings
 from lawa_exp.convert.nanogpt import of_nanogpt
 from lawa_exp.formats.checkpoint import open_file
@@ -32,8 +33,7 @@ SHOWN = (
 def recorded(path: Path) -> dict[str, Any]:
     """Settings of the model, by our names: of nanoGPT's `model_args`, a config.json, or the run that wrote it.
 
-    Empty where there is no record. Without dropout, which no evaluation uses. UserError: the record is damaged, or it
-    is a Pythia's but for its rotary embedding, activation or norms.
+    Empty where there is no record. Without dropout, which no evaluation uses. UserError: the record is damaged.
     """
     source = open_file(path, None) if path.is_file() else None
     if isinstance(source, TorchFile) and (settings := of_nanogpt(source.content.get("model_args"))):
@@ -45,6 +45,18 @@ def recorded(path: Path) -> dict[str, Any]:
     return _in_config_json(folder / "config.json") or _in_run(path)
 
 
+def check_pythia(folder: Path) -> None:
+    """UserError: the config.json in `folder` is of a GPT-NeoX whose rotary embedding, activation or norms are others.
+
+    A folder without one, or of another kind of model, is none of its business.
+    """
+    config = folder / "config.json"
+    if config.is_file() and json.loads(config.read_text()).get("model_type") == "gpt_neox":
+        from lawa_exp.axes.model.pythia.pythia import settings_in
+
+        settings_in(config)
+
+
 def check_record(path: Path, model: ModelSettings, named: str) -> None:
     """UserError: the record of the weights that `named` names contradicts the model's settings."""
     own = dataclasses.asdict(model)  # type: ignore[call-overload]
@@ -54,6 +66,8 @@ def check_record(path: Path, model: ModelSettings, named: str) -> None:
                 f"model.{key}={json.dumps(own[key])}: {named}={path} records {json.dumps(value)}, with which its "
                 f"weights were trained; give model.{key}={json.dumps(value)}"
             )
+    if isinstance(model, PythiaSettings):
+        check_pythia(path if path.is_dir() else path.parent)
 
 
 def _in_config_json(path: Path) -> dict[str, Any]:
@@ -64,11 +78,6 @@ def _in_config_json(path: Path) -> dict[str, Any]:
         kind = content.get("model_type")
     except (ValueError, AttributeError):
         raise UserError(f"{path} is damaged: expected a JSON object") from None
-    if kind == "gpt_neox":
-        from lawa_exp.axes.model.pythia.pythia import settings_in
-
-        settings = settings_in(path)  # refuses what is not as in Pythia
-        return {key: settings[key] for key in OF_OTHERS}
     names = OF_GPT2 if kind == "gpt2" else OF_OTHERS
     return {ours: content[theirs] for ours, theirs in names.items() if isinstance(content.get(theirs), int)}
 

@@ -73,6 +73,8 @@ class Fitted:
         return {name: tensors[name] for name in self.own}
 
     def _check_record(self, path: Path) -> None:
+        if self.settings is None:  # without a model of ours there is nothing to contradict
+            return
         self.recorded = recorded(path)
         for key, value in self.recorded.items():
             own = (self.settings or {}).get(key, value)

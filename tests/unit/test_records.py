@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lawa_exp.convert.recorded import recorded
+from lawa_exp.convert.recorded import check_pythia, recorded
 from lawa_exp.launch import compose
 from lawa_exp.readout.__main__ import main as readout
 from lawa_exp.storage.rows import read_rows
@@ -97,7 +97,7 @@ def test_a_rotary_embedding_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | {key: value}))
         with pytest.raises(UserError, match=f"{key}=.*not as in Pythia"):
-            recorded(tmp_path)
+            check_pythia(tmp_path)
 
 
 def test_the_data_of_a_run_may_be_elsewhere_if_they_are_the_same(
