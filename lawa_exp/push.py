@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from lawa_exp.axes.logger.wandb.settings import project_of
 from lawa_exp.status.runs import list_runs
 from lawa_exp.storage import manifest
 from lawa_exp.storage.metrics import metrics_of, together
@@ -34,7 +35,7 @@ def main(arguments: list[str]) -> int:
             from lawa_exp.axes.logger.wandb.workspace import make
 
             metrics = together(metrics_of(run.path) for run in runs)
-            print(make(args.project or "lawa_exp", args.entity, args.show, metrics))
+            print(make(project_of(args.project), args.entity, args.show, metrics))
         failed = 0
         for run in [] if args.show else runs:
             try:
@@ -57,7 +58,7 @@ def parser() -> Parser:
         "they go to a run of their own.",
     )
     p.add_argument("runs", metavar="RUN", nargs="*", help="a run directory, or a sweep or folder of runs: all of them")
-    p.add_argument("--project", help="default: the run's logger.project, or lawa_exp")
+    p.add_argument("--project", help="default: the run's logger.project, else WANDB_PROJECT, else lawa_exp")
     p.add_argument("--entity", help="default: the run's logger.entity, or the account's own")
     p.add_argument("--offline", action="store_true", help="into a file in RUN/wandb/, for `wandb sync` later")
     p.add_argument(
@@ -88,11 +89,11 @@ def runs_of(path: Path) -> list[RunDir]:
 def push(run: RunDir, project: str | None = None, entity: str | None = None, offline: bool = False) -> str:
     """Sends what W&B lacks of the run; returns a line that says so. UserError: it is training. Failed: W&B does not."""
     from lawa_exp.axes.logger.wandb.follow import waiting_lock
-    from lawa_exp.axes.logger.wandb.send import Differs, Place, Sender, content, in_file, run_id
+    from lawa_exp.axes.logger.wandb.send import Differs, Place, Sender, content, folder_of, in_file, run_id
 
     logger = (run.read_config() or {}).get("logger", {})
     place = Place(
-        project or logger.get("project") or "lawa_exp",
+        project_of(project or logger.get("project")),
         entity or logger.get("entity"),
         "offline" if offline else "online",
     )
@@ -106,7 +107,7 @@ def push(run: RunDir, project: str | None = None, entity: str | None = None, off
     with locked(run.path / ".lock", f"RUN={run.path}"), waiting_lock(run, patience):
         id = run_id(run)
         if offline and in_file(run, id):
-            return f"{run.path}: all rows are in {run.path / 'wandb'} already"
+            return f"{run.path}: all rows are in {folder_of(run) / 'wandb'} already"
         try:
             try:
                 sender = Sender(run, place, id)

@@ -60,6 +60,7 @@ class ModelAverager:
         self._shapes = {name: live[name].shape for name in self.averager.averaged}
         self._updated: int | None = None  # the last step that `update` was called with
         self._warned = False  # of steps that were left out
+        self._holder: nn.Module | None = None  # the model that the average is in, inside `applied`
 
     @property
     def id(self) -> str:
@@ -122,12 +123,17 @@ class ModelAverager:
         It has every name of the model's state dict, for `load_state_dict`. tied_once: of tied weights the first name
         alone, for safetensors' `load_model` and transformers' `save_pretrained`. Tensors share no memory, as
         safetensors asks. All ranks of a sharded model must call it. RuntimeError where the average is not defined yet.
+        Inside `applied` it is what the model holds then: with the statistics of BatchNorm that were recalibrated
+        there; elsewhere they are the latest observed.
         """
         from torch import distributed as dist
 
-        from lawa_exp.averaging.tensors import all_names, gathered, named_tensors
+        from lawa_exp.averaging.tensors import all_names, gathered, local_part, named_tensors
 
-        weights = self._defined_average()
+        if self._holder is None:
+            weights = self._defined_average()
+        else:
+            weights = {name: local_part(t).clone() for name, t in named_tensors(self._holder).items()}
         is_first = not dist.is_initialized() or dist.get_rank() == 0
         average = {}
         for name, tensor in named_tensors(self.model).items():
@@ -145,6 +151,9 @@ class ModelAverager:
     def applied(self, model: nn.Module | None = None) -> Iterator[None]:
         """Inside, the model computes with the average; afterwards the live weights are back, byte for byte.
 
+        A model with BatchNorm has the latest statistics there: `torch.optim.swa_utils.update_bn(batches, model)` inside
+        recalibrates them, and `full_average()` inside is the average with them.
+
         model: another one with the same names and shapes, such as a copy kept for evaluation (default: its own).
         RuntimeError where the average is not defined yet, or one is in place already.
         """
@@ -156,7 +165,11 @@ class ModelAverager:
         weights = self._defined_average()
         self.window.fence()
         with swap.applied(weights):
-            yield
+            self._holder = swap.model
+            try:
+                yield
+            finally:
+                self._holder = None
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed training needs; its tensors are copies.

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from lawa_exp.axes.model.gpt.settings import GPTSettings
 from lawa_exp.convert.fairseq import under_our_names
-from lawa_exp.convert.hugging_face import from_hugging_face, hugging_face_settings, is_hugging_face
-from lawa_exp.convert.nanogpt import of_nanogpt
-from lawa_exp.formats.checkpoint import open_checkpoint, open_file
+from lawa_exp.convert.hugging_face import from_hugging_face, is_hugging_face
+from lawa_exp.formats.checkpoint import open_checkpoint
 from lawa_exp.formats.matching import canonical, common_prefix
-from lawa_exp.formats.pytorch import TorchFile
 from lawa_exp.storage.safetensors import map_places
-from lawa_exp.system.errors import UserError
 
 
 def read_checkpoint(path: Path, key: str | None = None) -> dict[str, Tensor]:
@@ -52,23 +48,6 @@ def without_prefix(tensors: dict[str, Tensor], names: Collection[str]) -> dict[s
         if all(prefix + name in tensors for name in names):
             return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
-
-
-def recorded(path: Path, key: str | None = None) -> dict[str, Any]:
-    """The settings of its model that a checkpoint itself holds; empty where it has none.
-
-    Of nanoGPT's files those in `model_args`, of a folder of transformers' GPT-2 those in config.json. Without
-    `dropout`, which no evaluation uses. key: of the state dict.
-    """
-    if is_hugging_face(path):
-        return hugging_face_settings(path)
-    source = open_file(path, None, key) if path.is_file() else None
-    settings = of_nanogpt(source.content.get("model_args")) if isinstance(source, TorchFile) else {}
-    settings.pop("dropout", None)
-    for name, value in settings.items():
-        if not isinstance(value, int | float):
-            raise UserError(f"{path}: {name} in its model_args is no number")
-    return settings
 
 
 def plain_settings(settings: Mapping[str, object] | None) -> GPTSettings | None:

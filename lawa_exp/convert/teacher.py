@@ -12,6 +12,7 @@ from lawa_exp.axes.configuration import Config
 from lawa_exp.axes.layers import LAYERS
 from lawa_exp.axes.model import MODELS
 from lawa_exp.config.rules import build
+from lawa_exp.convert.recorded import check_record
 from lawa_exp.convert.weights import load_weights
 from lawa_exp.storage.teacher import find_teacher
 from lawa_exp.system.errors import UserError
@@ -31,6 +32,8 @@ def teacher_of(config: Config, device: torch.device) -> nn.Module | None:
             f"teacher.from={source.source}: its model is made by {builder}, which this command does not name; expected "
             "choices of ours, or those that the trained model has too"
         )
+    if not written:
+        check_record(source.source, config.model, "teacher.from")
     model = built(written) if written else config.model.build()
     load_weights(model, live_tensors(model), path, key="teacher.from")
     return model.eval().requires_grad_(False).to(device)

@@ -12,7 +12,7 @@ from typing import Literal, NotRequired, TypedDict
 from lawa_exp.critical_batch.fits import smoothed
 from lawa_exp.results.statistics import Curve, curve
 from lawa_exp.storage import manifest
-from lawa_exp.storage.rows import Row, each_row, read_rows
+from lawa_exp.storage.rows import Row, each_row, policy_of, read_rows
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import UserError
 
@@ -136,6 +136,12 @@ def read_run(folder: Path, identity: Identity) -> Run:
 def measure(runs: Iterable[Run], weights: str, smooth: int) -> Measured:
     """The loss curves of `weights`; UserError for fewer than three batch sizes, or no evaluations of them."""
     found: dict[int, dict[str, dict[int, Run]]] = {}
+    runs = list(runs)
+    if len(policies := {policy_of(run.rows) for run in runs}) > 1:
+        raise UserError(
+            f"SWEEP: its runs were evaluated with evaluate.bn={' and '.join(sorted(map(str, policies)))}; expected the "
+            "same BatchNorm statistics everywhere"
+        )
     for run in runs:
         found.setdefault(run.size, {}).setdefault(run.variant, {})[run.seed] = run
     if len(found) < FEWEST:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from lawa_exp.dashboard.items import Cell, Rows, compared, comparison_of, drawn, sortable, test_rows
 from lawa_exp.readout.comparison import Comparison, range_of_saved
-from lawa_exp.results.statistics import Indexed, curve, mean_and_deviation, paired_difference
-from lawa_exp.results.summary import Group, with_spread
+from lawa_exp.results.statistics import Indexed, curve, paired_difference
+from lawa_exp.results.summary import Group, with_deviation
 from lawa_exp.seams.task import Metric
 from lawa_exp.status.standing import Standing
 from lawa_exp.storage.metrics import KNOWN, Metrics
@@ -116,7 +116,7 @@ def others_of(group: Group, weights: str, own: Metrics) -> dict[int, dict[str, f
 
 
 def spread_text(values: list[float], metric: Metric) -> str:
-    return with_spread(f"{{:.{metric.digits}f}}", *mean_and_deviation(values), metric.digits)
+    return with_deviation(values, metric.digits)
 
 
 def tested(group: Group, own: Metrics) -> list[list[str]]:

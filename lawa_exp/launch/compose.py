@@ -10,14 +10,17 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
+from lawa_exp import __version__
 from lawa_exp.config.names import BUDGET_UNITS, STABLE
-from lawa_exp.config.rules import build, near
-from lawa_exp.launch.conf import CONF, groups, launchers, siblings
+from lawa_exp.config.rules import build
+from lawa_exp.launch.conf import CONF, attached, launchers
 from lawa_exp.launch.defaults import read_defaults
+from lawa_exp.launch.mistakes import check_setting_of_hydra, check_words, explain
 from lawa_exp.launch.recipes import chosen_model, with_recipe
 from lawa_exp.system import signals
 from lawa_exp.system.cli import exit_code
@@ -44,6 +47,7 @@ NEEDED = {"run_dir", "runs_root", "sweep", "plan", "rerun", "k", "spacing", "ave
 }
 COLLECT, SLURM = (f"hydra_plugins.lawa_exp_launcher.{name}" for name in ("Collect", "Slurm"))
 SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+LOGGING = {"hydra/job_logging": "none", "hydra/hydra_logging": "none"}
 
 
 def main(arguments: list[str]) -> int:
@@ -53,6 +57,9 @@ def main(arguments: list[str]) -> int:
 
 
 def command(arguments: list[str]) -> int:
+    if "--version" in arguments:  # ours, not Hydra's
+        print(f"lawa_exp {__version__}")
+        return 0
     composed, multirun = compose(arguments)
     if not composed:  # --help, --cfg and the like have printed what they had to
         return 0
@@ -88,11 +95,7 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
     from omegaconf.errors import OmegaConfBaseException
 
     read_defaults()
-    for argument in arguments:
-        if argument == "":
-            raise UserError("an argument is empty: is a variable of the shell not set?")
-        if argument.startswith("-") and argument.split("=")[0] not in FLAGS:
-            raise UserError(f"{argument}: not a flag; settings are given as key=value, flags are in --hydra-help")
+    check_words(arguments)
     overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
     multirun = "-m" in arguments or "--multirun" in arguments
     check_budgets(overrides)
@@ -125,8 +128,7 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
             arguments = with_recipe(arguments, chosen_model(overrides), recipes[-1])
         words = [a for a in arguments if a.startswith("~") or ("=" in a and not a.startswith("-"))]
         sys.argv = [before[0], *words, *(a for a in arguments if a not in words)]  # Hydra wants them without a gap
-        with one_line_of_hydras():
-            collect()
+        strictly(collect)
         from hydra_plugins import lawa_exp_launcher  # only now: Hydra loads its plugins anew
 
         if lawa_exp_launcher.Collect.started and not lawa_exp_launcher.COMPOSED:
@@ -138,7 +140,7 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
         for mistake in (error, error.__cause__):
             if isinstance(mistake, UserError):
                 raise mistake from None
-        raise UserError(explain(error, overrides)) from None
+        raise UserError(explain(error, overrides, functools.partial(settings_of, arguments))) from None
     finally:
         sys.argv = before
         if launcher := sys.modules.get("hydra_plugins.lawa_exp_launcher"):  # for the next call in this process
@@ -166,28 +168,43 @@ def list_groups_once() -> None:
         ConfigLoaderImpl._parse_overrides_and_create_caching_repo = remembered  # type: ignore[method-assign,assignment]
 
 
-@contextlib.contextmanager
-def one_line_of_hydras() -> Iterator[None]:
-    """Its parser's usage text and error as a UserError."""
+def strictly(work: Callable[[], None]) -> None:
+    """Runs what is Hydra's. UserError for what it would say on stderr: a warning, or how its flags are used."""
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
-            yield
-    except SystemExit as ended:
-        if ended.code == 2:
-            raise UserError(said.getvalue().strip().rpartition("error: ")[2]) from None
+        with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stderr(said):
+            warnings.simplefilter("always", UserWarning)
+            work()
+    except SystemExit as error:
+        if error.code:
+            raise UserError((said.getvalue().strip().splitlines() or [str(error)])[-1].split("error: ")[-1]) from None
         raise
-    finally:
-        if "error: " not in said.getvalue():
-            print(said.getvalue(), end="", file=sys.stderr)
+    for warning in warned:
+        if issubclass(warning.category, UserWarning):
+            message = " ".join(str(warning.message).split())
+            place = re.search(r"hydra.searchpath in .*path=(.*) is not available", message)
+            raise UserError(f"hydra.searchpath: there is no folder {place[1]}" if place else message)
+
+
+def settings_of(arguments: list[str], parent: str, without: str) -> Collection[str]:
+    """The settings under `parent` of what the other arguments compose; none where they do not."""
+    others = [a for a in arguments if a.split("=")[0].lstrip("+") != without]
+    if len(others) == len(arguments):
+        return ()
+    try:
+        values: Any = compose(others)[0][0][0]
+    except (UserError, IndexError):
+        return ()
+    for name in parent.split("."):
+        values = values.get(name) if isinstance(values, dict) else None
+    return [name for name in values if name != "kind"] if isinstance(values, dict) else ()
 
 
 class Fixed(TypedDict):
-    """A setting of Hydra's that has one value here; instead: what to use for another."""
+    """A setting of Hydra's that has one value here."""
 
     value: object
     expected: object
-    instead: str
 
 
 def check_composed(
@@ -218,8 +235,11 @@ def check_composed(
             f"hydra/launcher={choices['hydra/launcher']}: only under -m; for one run see launch/sbatch_single.sh"
         )
     for key, entry in fixed.items():
-        if entry["value"] not in (None, entry["expected"]):
-            raise UserError(f"hydra.{key}={entry['value']}: not used here; {entry['instead']}")
+        if (entry["value"] or None) not in (None, entry["expected"]):
+            check_setting_of_hydra(f"hydra.{key}", entry["value"])
+    for group, choice in LOGGING.items():
+        if choices[group] != choice:
+            check_setting_of_hydra(group, choices[group])
     return Callback()
 
 
@@ -250,6 +270,8 @@ def read(values: dict[str, Any], overrides: list[str]) -> tuple[Unresolved, Opti
     if named & set(BUDGET_UNITS):  # one on the command line replaces the recipe's
         values |= {unit: None for unit in BUDGET_UNITS if unit not in named}
     options = build(Options, {f: values.pop(f) for f in ("run_dir", "runs_root", "sweep", "plan", "rerun")}, "")
+    if isinstance(values["averagers"], Mapping) and (kinds := attached(overrides)) is not None:
+        values["averagers"] = {k: v for k, v in values["averagers"].items() if k in kinds}  # not what others would set
     values["averagers"] = list(expand(values["averagers"]))
     for group in ("layers", "update", "watch"):
         values[group] = [{"name": name, **settings} for name, settings in values[group].items()]
@@ -300,35 +322,3 @@ def check_budgets(overrides: list[str]) -> None:
         raise UserError(
             f"two budgets on one command line ({' '.join(given)}): give exactly one of {', '.join(BUDGET_UNITS)}"
         )
-
-
-def explain(error: BaseException, overrides: list[str]) -> str:
-    """One line for an error of Hydra's: the key, the value, and what could stand there."""
-    text = " ".join(str(e) for e in (error, error.__cause__) if e)
-    choices = groups() | {"hydra/launcher": launchers(), "hydra/sweeper": ["basic"]}
-    for override in overrides:
-        key, _, value = override.partition("=")
-        name = key.lstrip("+~")
-        if name in choices:
-            if value in ("null", ""):
-                return f"{name}={value}: {near(value, choices[name])}"
-            for chosen in value.strip("[]").split(","):
-                if chosen and chosen not in choices[name] and f"{name}/{chosen}" in text.replace("'", ""):
-                    return f"{name}={chosen}: {near(chosen, choices[name])}"
-    unknown = re.search(r"Could not override '([^']+)'", text)
-    if unknown:
-        name = unknown[1].split("@")[0]
-        parent, _, leaf = name.rpartition(".")
-        if parent.startswith("averagers."):
-            kind = parent.removeprefix("averagers.")
-            return (
-                f"{name}: {kind} is not attached; add it to avg=[...]"
-                if leaf in siblings(parent)
-                else (f"{name}: not a setting of {kind}; {near(leaf, siblings(parent))}")
-            )
-        if parent and leaf in siblings(parent):
-            return f"{name}: not a setting of the chosen {parent} (it belongs to another choice of it)"
-        if not siblings(parent):
-            return f"{name}: there are no settings {parent}; {near(parent, groups())}"
-        return f"{name}: not a setting here; {near(leaf, siblings(parent))}"
-    return re.sub(r"\s+", " ", text)

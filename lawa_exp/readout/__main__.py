@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lawa_exp.averaging import AVERAGERS
@@ -17,6 +18,7 @@ from lawa_exp.readout.evaluators.settings import add_flags as add_evaluator_flag
 from lawa_exp.readout.evaluators.settings import flags_of
 from lawa_exp.system import signals
 from lawa_exp.system.cli import Parser, add_trust, exit_code, threads
+from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
     from lawa_exp.readout.request import Request
@@ -37,12 +39,18 @@ Nothing is written there. Exit code 2 if none of these averages can be had.
 """
 
 
+OVERRIDES = "with --model and --dataset: further settings; of a run: dataset.path, where its data are now"
+
+
 def main(arguments: list[str]) -> int:
     """The whole command; returns its exit code."""
-    request = request_of(parser().parse_intermixed_args(arguments))
+    args = parser().parse_intermixed_args(arguments)
+    request = request_of(args)
     signals.listen("evaluation")
 
     def command() -> int:
+        if not (args.run.startswith("hf:") or Path(args.run).exists()):
+            raise UserError(f"RUN={args.run}: no such file or folder; expected a run, checkpoints, or hf:OWNER/NAME")
         from lawa_exp.readout.command import read
 
         return read(request)
@@ -92,7 +100,7 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("run", metavar="RUN", help="a run directory, a folder of checkpoints, or hf:OWNER/NAME")
-    p.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="with --model and --dataset: further settings")
+    p.add_argument("overrides", metavar="KEY=VALUE", nargs="*", default=[], help=OVERRIDES)
     p.add_argument("--avg", default="lawa", help=f"comma-separated: {', '.join(AVERAGERS)} (default: lawa)")
     add_flags(p, "comma-separated", {"every": "the spacing of the snapshots; of power_ema, of those that were tracked"})
     p.add_argument(

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from lawa_exp.convert.checkpoints import as_ours, plain_settings, read_checkpoint, recorded
+from lawa_exp.convert.checkpoints import as_ours, plain_settings, read_checkpoint
 from lawa_exp.convert.hugging_face import activation_note
+from lawa_exp.convert.recorded import recorded
 from lawa_exp.system.errors import UserError
 
 
@@ -63,6 +64,8 @@ class Fitted:
         return {name: tensors[name] for name in self.own}
 
     def _check_record(self, path: Path) -> None:
+        if self.settings is None:  # without a model of ours there is nothing to contradict
+            return
         self.recorded = recorded(path, self.key)
         self.note = activation_note(path) if plain_settings(self.settings) else ""
         for key, value in self.recorded.items():

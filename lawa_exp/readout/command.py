@@ -6,8 +6,9 @@ import functools
 import math
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -20,7 +21,7 @@ from lawa_exp.readout.averagers import readout_name
 from lawa_exp.readout.comparison import Comparison, compare
 from lawa_exp.readout.evaluators import EVALUATORS
 from lawa_exp.readout.evaluators.settings import settings_from
-from lawa_exp.readout.noise import paired
+from lawa_exp.readout.noise import paired, together
 from lawa_exp.readout.of_checkpoints import checkpoints
 from lawa_exp.readout.of_run import our_run
 from lawa_exp.readout.progress import Revisiting
@@ -41,6 +42,7 @@ from lawa_exp.system.cli import plain_name
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import check_output, in_turn, locked
 
+MOVED = {"dataset.path": "path", "dataset.tokenizer_path": "tokenizer_path"}
 WRITTEN = ("metrics.jsonl", FILE, "summary.md", "curves.png", "heatmap.png")
 
 
@@ -55,7 +57,7 @@ def read(request: Request) -> int:
         check_output("--out", Path(request.out))
     views_named(request.target.views)  # a wrong one is refused before anything is read
     if e.overrides and not (e.model or e.dataset or request.target.repository is not None):
-        raise UserError(f"{e.overrides[0]}: settings are for --model and --dataset; a run has its own")
+        request = replace(request, target=replace(request.target, moved=moved_data(e.overrides)))
     choice, is_folder = request.target.choice, request.of_checkpoints and request.target.repository is None
     if (choice.step_from or choice.include_averages) and not is_folder:
         raise UserError("--step-from and --include-averages are for folders of checkpoints that are no run of ours")
@@ -66,6 +68,18 @@ def read(request: Request) -> int:
     with ExitStack() as locks:
         subject = checkpoints(request, locks) if request.of_checkpoints else our_run(request)
         return read_subject(subject, request, locks)
+
+
+def moved_data(overrides: Sequence[str]) -> dict[str, str]:
+    """Where a run's data are now, by setting; their fingerprint is checked when they are opened."""
+    pairs = [override.partition("=")[::2] for override in overrides]
+    for override, (key, value) in zip(overrides, pairs, strict=True):
+        if key not in MOVED or not value:
+            raise UserError(
+                f"{override}: a run has its own settings; {' and '.join(MOVED)} may say where its data are now, "
+                "others are for --model and --dataset"
+            )
+    return {MOVED[key]: str(Path(value).expanduser().resolve()) for key, value in pairs}
 
 
 def read_subject(subject: Subject, request: Request, locks: ExitStack) -> int:
@@ -202,6 +216,7 @@ def on_test(f: Comparison, result: ReadOut, subject: Subject) -> tuple[Test | No
         rows += both(name, *(view(weights, subject.replay.averaged) for weights in (live, average)))[1]
     sums = [s.sums for s in scored]
     half = paired(sums[1], sums[0])[1] if sums[0] is not None and sums[1] is not None else math.nan
+    half = together(half, 1.96 * f.scatter)  # as on val
     losses = [s.fields["loss"] for s in scored]
     own = [name for name in own_metrics(subject.metrics) if name in scored[0].fields]  # an evaluator may have fewer
     others = {name: (scored[1].fields[name], scored[0].fields[name]) for name in own}

@@ -127,8 +127,11 @@ def prepared(
 ) -> tuple[Prepared, torch.device, Ranks]:
     """The run with `entries` in place of its averagers. UserError: its data set is not what it was trained on."""
     options = Options(run_dir=target.run, runs_root=".", sweep=None, plan=False, rerun=False)
+    if lacking := [name for name in target.moved if name not in written["dataset"]]:
+        raise UserError(f"dataset.{lacking[0]}={target.moved[lacking[0]]}: dataset={config.dataset.name} has none")
     changed = {
         "averagers": entries,
+        "dataset": {**written["dataset"], **target.moved},
         "trajectory": {**written["trajectory"], "window": "memory"},  # a read-out has a window of its own
         "evaluate": {**written["evaluate"], "bn": target.bn or config.evaluate.bn},
         "trainer": {**written["trainer"], **({"threads": target.threads} if target.threads else {})},

@@ -78,7 +78,7 @@ class Test:
     id: str
     loss: float
     live: float
-    half: float  # of the 95% interval of the difference, from the samples alone
+    half: float  # of the 95% interval of the difference, from the samples and the live curve's scatter, as on val
     samples: int
     others: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # the task's own metrics; of live
 
@@ -92,11 +92,12 @@ def chosen_line(f: Comparison, test: Test | None, why_no_test: str) -> str:
     if test is None:
         return f"{text} Not tested: {why_no_test}; where it was chosen it looks better than it is."
     gap = test.loss - test.live
-    sampled = "" if math.isnan(test.half) else " (from the samples alone)"
-    against = f"{gap:+.4f}{plus_minus(test.half)}{sampled} against live: {verdict(gap, test.half)}"
+    against = f"{gap:+.4f}{plus_minus(test.half)} against live: {verdict(gap, test.half)}"
     told = f"{text} On test ({test.samples:,} samples): {test.loss:.4f}, live {test.live:.4f}, {against}"
     for name, (value, live) in test.others.items():
         told += f"; {name} {f.metrics[name].text(value)}, live {f.metrics[name].text(live)}"
+    if (test.loss, test.live) == (best.loss, f.live):
+        return f"{told}. The numbers are those of val: the split is the same, so where it was chosen it looks better."
     return f"{told}."
 
 
@@ -205,11 +206,11 @@ def measures_paragraph(measures: Sequence[Row], step: int) -> str:
     for weights in dict.fromkeys(name_of(m) for m in last):
         of = {(m["task"], m["metric"]): m for m in last if name_of(m) == weights}
         lines.append([weights, *(_measure(of.get(column)) for column in columns)])
-    errors = "; ± is the standard error over the task's documents" if any("stderr" in m for m in last) else ""
+    errors = "; ± is half of a 95% interval over the task's documents" if any("stderr" in m for m in last) else ""
     return f"{markdown(lines)}\n\nAfter step {step:,}{errors}."
 
 
 def _measure(measure: Row | None) -> str:
     if measure is None:
         return ""
-    return f"{measure['value']:.4f}" + (f" ± {measure['stderr']:.4f}" if "stderr" in measure else "")
+    return f"{measure['value']:.4f}" + (f" ± {1.96 * measure['stderr']:.4f}" if "stderr" in measure else "")

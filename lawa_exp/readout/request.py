@@ -18,6 +18,7 @@ class Target:
     views: names in `evaluation.views`, besides the weights as they are. choice: which of a folder's checkpoints are
     taken, and of which step each is; verbose: all that are left out are named.
     key: of the state dict in a checkpoint's files.
+    moved: where the run's data are now, by the names of the data set's settings.
     """
 
     run: str
@@ -29,6 +30,7 @@ class Target:
     choice: Choice = DEFAULT
     verbose: bool = False
     key: str | None = None
+    moved: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def repository(self) -> str | None:

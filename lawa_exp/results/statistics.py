@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
-from lawa_exp.storage.rows import Row, metric_in, name_of
+from lawa_exp.storage.rows import Row, evaluated_alike, metric_in, name_of, policy_of
 
 Curve = Sequence[tuple[int, float]]  # (step, value), by step
 
@@ -18,7 +18,7 @@ class Indexed(list[Row]):
     def __init__(self, rows: Iterable[Row]) -> None:
         super().__init__(rows)
         self.by_name: dict[tuple[str, str], list[Row]] = {}
-        for row in self:
+        for row in evaluated_alike(self, policy_of(self))[0]:
             self.by_name.setdefault((row["split"], name_of(row)), []).append(row)
         self.curves: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
 
@@ -34,10 +34,15 @@ class Indexed(list[Row]):
 
 
 def curve(rows: Iterable[Row], weights: str, split: str = "val", metric: str = "loss") -> list[tuple[int, float]]:
-    """(step, value) of the evaluations of `weights`, a name as of `rows.name_of`; what is not finite is left out."""
+    """(step, value) of the evaluations of `weights`, a name as of `rows.name_of`; what is not finite is left out.
+
+    Of one list of rows all curves have the same BatchNorm statistics: others than `policy_of` the rows are left out.
+    """
     if isinstance(rows, Indexed):
         return rows.curve(weights, split, metric)
-    return _curve((r for r in rows if r["split"] == split and name_of(r) == weights), metric)
+    rows = list(rows)
+    alike, _ = evaluated_alike(rows, policy_of(rows))
+    return _curve((r for r in alike if r["split"] == split and name_of(r) == weights), metric)
 
 
 def _curve(rows: Iterable[Row], metric: str) -> list[tuple[int, float]]:

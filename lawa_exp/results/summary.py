@@ -13,7 +13,7 @@ from lawa_exp.results.tables import markdown
 from lawa_exp.seams.task import Metric
 from lawa_exp.storage import manifest
 from lawa_exp.storage.metrics import KNOWN, Metrics, metrics_of, own_metrics, together
-from lawa_exp.storage.rows import Row, averager_ids, name_of, read_rows, read_starts, with_newer
+from lawa_exp.storage.rows import Row, averager_ids, name_of, policy_of, read_rows, read_starts, with_newer
 from lawa_exp.system.errors import Failed, UserError
 from lawa_exp.system.files import in_turn, write_text_atomically
 
@@ -154,7 +154,11 @@ def read_groups(entries: list[manifest.Entry]) -> tuple[list[Group], list[str]]:
     for name, runs in found.items():
         both = [read_run(run, union["averages"], union["steps"]) for run, union in runs.items()]
         metrics = together(metrics_of(run) for run in runs)
-        groups.append(Group(name, [rows for rows, _ in both], [test for _, test in both], metrics))
+        policies = [policy_of(rows) for rows, _ in both]
+        for policy in dict.fromkeys(policies):  # seeds that were evaluated otherwise are not comparable
+            mine = [one for one, own in zip(both, policies, strict=True) if own == policy]
+            of = name if len(set(policies)) == 1 else f"{name} (evaluate.bn={policy})"
+            groups.append(Group(of, [rows for rows, _ in mine], [test for _, test in mine], metrics))
     return groups, list(dict.fromkeys(unfinished))
 
 
@@ -186,15 +190,21 @@ def table(group: Group, metric: str = "loss", properties: Metric = KNOWN["loss"]
             if values is None or live is None:
                 line += ["-", "-"]
                 continue
-            line.append(with_spread(f"{{:.{digits}f}}", *mean_and_deviation(values), digits))
+            line.append(with_deviation(values, digits))
             difference = with_spread(f"{{:+.{digits}f}}", *paired_difference(values, live), digits)
             line.append("" if weights == "live" else difference)
         lines.append(line)
     higher = " (higher is better)" if properties.higher_is_better else ""
     return (
-        f"{markdown(lines)}\n\n{metric}{higher}: mean ± standard deviation over seeds; "
-        "difference: mean ± 95% interval, paired by seed"
+        f"{markdown(lines)}\n\n{metric}{higher}: mean (sd: standard deviation) over seeds; "
+        "difference: mean ± half of its 95% interval, paired by seed"
     )
+
+
+def with_deviation(values: Sequence[float], digits: int = 4) -> str:
+    """`mean (sd DEVIATION)`, or the value alone where one seed gives none; ± is an interval everywhere."""
+    mean, deviation = mean_and_deviation(values)
+    return f"{mean:.{digits}f}" + ("" if math.isnan(deviation) else f" (sd {deviation:.{digits}f})")
 
 
 def with_spread(form: str, value: float, spread: float, digits: int = 4) -> str:

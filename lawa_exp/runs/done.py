@@ -11,13 +11,12 @@ import torch
 from lawa_exp.averaging import AveragerSettings
 from lawa_exp.averaging.needs import next_longer, problem_with
 from lawa_exp.axes.configuration import Config
-from lawa_exp.evaluation.batchnorm import has_statistics_of
 from lawa_exp.evaluation.read_out import replay_run
 from lawa_exp.results.tables import loss_table
 from lawa_exp.runs.plan import warnings
 from lawa_exp.runs.prepare import Prepared
 from lawa_exp.storage.origin import snapshots_of
-from lawa_exp.storage.rows import Row, averager_ids, read_rows, with_newer
+from lawa_exp.storage.rows import Row, averager_ids, evaluated_alike, read_rows, with_newer
 from lawa_exp.storage.rundir import EXIT, RunDir
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import UserError
@@ -71,7 +70,7 @@ def already_done(
             say(f"reading {settings.id} out of the snapshots into {out}")
             rows = with_newer(rows, replay_run(p.config, p.data, run, [settings], out, device, ranks, say, end))
     if ranks.is_main:
-        rows, left_out = evaluated_alike(rows, p.config.evaluate.bn)
+        rows, left_out = shown_alike(rows, p.config.evaluate.bn)
         say("\n" + loss_table(rows))
         if left_out:
             say(left_out)
@@ -99,19 +98,12 @@ def statistics_of(config: Config) -> dict[str, Any]:
     return {name: getattr(config.evaluate, name) for name in names}
 
 
-def evaluated_alike(rows: list[Row], bn: str) -> tuple[list[Row], str]:
+def shown_alike(rows: list[Row], bn: str) -> tuple[list[Row], str]:
     """The rows but val rows of other BatchNorm statistics than `bn`'s, and a line that says so (empty: none are)."""
-
-    def fits(row: Row) -> bool:
-        if row["split"] != "val" or "bn" not in row:
-            return True
-        return has_statistics_of(row, bn) if row["weights"] == "live" else row["bn"] == bn
-
-    found = [r for r in rows if fits(r)]
-    if len(found) == len(rows):
+    found, last = evaluated_alike(rows, bn)
+    if last is None:
         return rows, ""
-    last = max(r["step"] for r in rows if not fits(r))
-    return found, (
+    return list(found), (
         f"shown: evaluations with evaluate.bn={bn} alone; those with other BatchNorm statistics (the last: step "
         f"{last:,}) are left out, and rerun=true evaluates all alike"
     )

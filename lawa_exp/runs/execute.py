@@ -18,7 +18,7 @@ from lawa_exp.results.report import write_report
 from lawa_exp.results.tables import loss_table
 from lawa_exp.runs.builders import admit, builders
 from lawa_exp.runs.choices import config_from, config_to
-from lawa_exp.runs.done import already_done, evaluated_alike, warn_of_statistics
+from lawa_exp.runs.done import already_done, shown_alike, warn_of_statistics
 from lawa_exp.runs.folder import check_content, check_ranks, locked_folder
 from lawa_exp.runs.plan import show_plan
 from lawa_exp.runs.prepare import Prepared
@@ -149,7 +149,7 @@ def in_brackets(row: Row, metrics: Metrics) -> str:
 
 def write_results(p: Prepared, run: RunDir, outcome: Outcome, say: Callable[[str], None]) -> None:
     """The table on the terminal, report.md and curves.png, and the marker last."""
-    rows, left_out = evaluated_alike(read_rows(run.metrics, trained=False), p.config.evaluate.bn)
+    rows, left_out = shown_alike(read_rows(run.metrics, trained=False), p.config.evaluate.bn)
     say(f"\n{loss_table(rows)}\nsteps saved: steps until the live weights get there; > n: not within the n left")
     if left_out:
         say(left_out)

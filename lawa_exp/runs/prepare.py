@@ -20,6 +20,7 @@ from lawa_exp.axes.model.outline import has_norms, outline
 from lawa_exp.config.parts import Part
 from lawa_exp.config.rules import setting_names
 from lawa_exp.config.shared import Options
+from lawa_exp.convert.recorded import check_record
 from lawa_exp.parallel import sharing
 from lawa_exp.parallel.sharing import batches_of, micro_batches, splits_statistics
 from lawa_exp.runs.builders import builders
@@ -170,7 +171,7 @@ def branch_point(config: Config, stable: Prepared) -> Origin:
 def check_origin(origin: Origin, config: Config, data: DatasetFacts, stable: Prepared | None) -> None:
     """UserError where the (resolved) configuration cannot go on from it."""
     if not origin.keep:
-        return
+        return check_record(origin.source, config.model, "init.from")
     if origin.step >= config.steps:
         raise UserError(f"init.step={origin.step}: the budget of {config.steps:,} steps is over by then")
     there = stable.config if stable else config_from(RunDir(origin.source).read_config() or {})

@@ -229,4 +229,6 @@ def run_all(entries: list[Entry], overrides: list[list[str]]) -> int:
         except (Failed, UserError, OSError) as error:  # the trainings are done all the same
             print(f"warning: no summary: {error}", file=sys.stderr)
     distributed.finish()
-    return EXIT["failed"] if any(code not in (0, EXIT["diverged"]) for code in codes) else 0
+    if any(code not in (0, EXIT["diverged"]) for code in codes):
+        return EXIT["failed"]
+    return EXIT["diverged"] if EXIT["diverged"] in codes else 0

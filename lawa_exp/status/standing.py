@@ -15,6 +15,7 @@ from lawa_exp.launch.slurm.queue import Job, queue
 from lawa_exp.status.runs import Listed
 from lawa_exp.storage.checksums import read_bytes
 from lawa_exp.storage.commit import steps_in
+from lawa_exp.storage.rows import read_starts
 from lawa_exp.storage.rundir import MARKERS, Facts, RunDir
 from lawa_exp.system import heartbeat
 from lawa_exp.system.errors import Failed, UserError

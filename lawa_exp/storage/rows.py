@@ -269,6 +269,37 @@ def name_in_view(weights: str, view: str | None) -> str:
     return weights if view is None else f"{weights}@{view}"
 
 
+def policy_of(rows: Iterable[Row]) -> str | None:
+    """The BatchNorm statistics (`evaluate.bn`) of the last val row: of live weights, and of averages like those.
+
+    None: no row says of any. The live weights have no average of statistics: `average` and `latest` are one for them.
+    """
+    told = sorted((r for r in rows if "bn" in r and r["split"] == "val"), key=lambda r: r["step"])
+    live = next((r for r in reversed(told) if r["weights"] == "live"), None)
+    like = (r for r in reversed(told) if r["weights"] != "live" and (live is None or _alike(r["bn"], live["bn"])))
+    last = next(like, live)
+    return None if last is None else last["bn"]
+
+
+def _alike(bn: str, other: str) -> bool:
+    return (bn == "recalibrate") == (other == "recalibrate")
+
+
+def evaluated_alike(rows: Sequence[Row], bn: str | None) -> tuple[Sequence[Row], int | None]:
+    """The rows but val rows of other BatchNorm statistics than `bn`'s, and the last step of those (None: none are)."""
+    if bn is None:
+        return rows, None
+
+    def fits(row: Row) -> bool:
+        if row["split"] != "val" or "bn" not in row:
+            return True
+        return _alike(row["bn"], bn) if row["weights"] == "live" else row["bn"] == bn
+
+    found = [row for row in rows if fits(row)]
+    others = max((r["step"] for r in rows if not fits(r)), default=0) if len(found) < len(rows) else None
+    return found, others
+
+
 def with_newer(rows: Iterable[Row], newer: Sequence[Row]) -> list[Row]:
     """The rows, those that are in `newer` again as they are there."""
     again = {(r["step"], r["split"], name_of(r)) for r in newer if "weights" in r}

@@ -67,7 +67,6 @@ def plain_name(flag: str, name: str) -> str:
 
 def exit_code(command: Callable[[], int]) -> int:
     """Runs `command`; UserError becomes 2, and a failure that needs no traceback 1, each with one line on stderr."""
-    join_ranks()
     code = _exit_code(command)
     told = os.environ.get("LAWA_EXP_EXIT_CODE")  # of launch/torchrun.sh: torchrun does not hand it on
     if told and os.environ.get("LOCAL_RANK", "0") == "0":
@@ -79,6 +78,7 @@ def exit_code(command: Callable[[], int]) -> int:
 
 def _exit_code(command: Callable[[], int]) -> int:
     try:
+        join_ranks()
         return command()
     except UserError as error:
         code, line = 2, str(error)

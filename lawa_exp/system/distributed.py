@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from lawa_exp.system import environment
 from lawa_exp.system.errors import Failed, UserError
 
 T = TypeVar("T")
@@ -117,16 +118,15 @@ class Ranks:
 
 def start(device_type: str) -> Ranks:
     """Joins the ranks that torchrun or srun started, or is alone."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    _, world, local_rank, local_world = environment.ranks()
     if world == 1:
         return Ranks()
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if not dist.is_initialized():
         if device_type == "cuda":
             torch.cuda.set_device(own_gpu(local_rank))
         dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
     control, files = _of_gloo(), _of_gloo()
-    return Ranks(dist.get_rank(), world, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", world)), control, files)
+    return Ranks(dist.get_rank(), world, local_rank, local_world, control, files)
 
 
 def _of_gloo() -> dist.ProcessGroup:
@@ -205,10 +205,14 @@ def start_device(name: str, plan: bool = False) -> tuple[torch.device, Ranks]:
     if device is None or device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
         raise UserError(f"trainer.device={name}: expected auto, cpu or cuda")
     if plan and "RANK" not in os.environ:
-        world = int(os.environ.get("WORLD_SIZE", "1"))
-        return device, Ranks(0, world, 0, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
+        world = environment.number("WORLD_SIZE", 1, 1)
+        return device, Ranks(0, world, 0, environment.number("LOCAL_WORLD_SIZE", world, 1))
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"trainer.device={name}: this machine has no CUDA device; use trainer.device=cpu")
+        hidden = "CUDA_VISIBLE_DEVICES" in os.environ and os.environ["CUDA_VISIBLE_DEVICES"]
+        why = "" if hidden is False else f" (CUDA_VISIBLE_DEVICES={hidden})"
+        raise UserError(f"trainer.device={name}: this machine has no CUDA device{why}; use trainer.device=cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"trainer.device={name}: of {torch.cuda.device_count()} CUDA devices; the first is cuda:0")
     ranks = start(device.type)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", own_gpu(ranks.local_rank))

@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import TypedDict
 
+from lawa_exp.system.environment import number
+
 MOST_WORKERS = 32  # that are started unasked
 COPIED_FROM = "copied_from.json"  # beside a pinned copy of this package: the state of the checkout it came from
 
@@ -23,9 +25,9 @@ def default_threads(local_ranks: int) -> int:
 
     With several, torchrun sets OMP_NUM_THREADS to 1 by itself.
     """
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if local_ranks == 1 and asked.isdecimal() and int(asked) > 0:
-        return int(asked)
+    first = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]}  # of nested levels
+    if local_ranks == 1 and (asked := number("OMP_NUM_THREADS", 0, 1, first)):
+        return asked
     return max(1, usable_cores() // local_ranks)
 
 
@@ -86,4 +88,4 @@ def this_job() -> tuple[str | None, int]:
     environment = os.environ
     array, index = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{index}" if array else environment.get("SLURM_JOB_ID")
-    return job, int(environment.get("SLURM_RESTART_COUNT", "0"))
+    return job, number("SLURM_RESTART_COUNT", 0)

@@ -213,7 +213,7 @@ def test_summary_and_dashboard_show_it(sweep: Path, tmp_path: Path) -> None:
         next(r["auc"] for r in rows(folder) if r["step"] == 60 and r["weights"] == "live" and r["split"] == "val")
         for folder in runs_of(sweep)
     ]
-    assert "val auc" in said and f"{sum(aucs) / 2:.4f} ± " in said and "auc (higher is better)" in said
+    assert "val auc" in said and f"{sum(aucs) / 2:.4f} (sd " in said and "auc (higher is better)" in said
     assert dashboard([str(sweep), "--out", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text()
     data = json.loads(page.partition('id="data">')[2].partition("</script>")[0].replace("\\u003c", "<"))
@@ -226,7 +226,7 @@ def test_summary_and_dashboard_show_it(sweep: Path, tmp_path: Path) -> None:
     (group,) = data["groups"]
     assert group["name"] == "all runs"
     of_group = group["cells"][data["columns"]["groups"].index("val auc, live")]
-    assert of_group[0] == pytest.approx(sum(aucs) / 2) and "±" in of_group[1]
+    assert of_group[0] == pytest.approx(sum(aucs) / 2) and "(sd " in of_group[1]
     assert group["curves"]["live"]["auc"][-1][1] == pytest.approx(sum(aucs) / 2, rel=1e-5)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from sys import stdlib_module_names as STANDARD
 
@@ -33,9 +34,10 @@ COMMANDS = {  # what lies at the top
     *("console", "help", "completion"),
 }
 LINES, FUNCTION, SHARE_OF_ANY = 400, 90, 0.03
-HYDRA = {"launch/compose.py", "launch/recipes.py"}  # and hydra_plugins/
+HYDRA = {"launch/compose.py", "launch/mistakes.py", "launch/recipes.py"}  # and hydra_plugins/
 
 
+@cache
 def modules() -> dict[str, Path]:
     return {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+import lawa_exp
 from hydra_plugins import lawa_exp_launcher
 from lawa_exp.averaging import AVERAGERS
 from lawa_exp.axes.lr.constant import Constant
@@ -96,7 +97,35 @@ def test_the_command_of_the_card(capsys):
         (["trainer.dtype=float8"], ["trainer.dtype=float8", "bfloat16"]),
         (["trainer.device=tpu"], ["trainer.device=tpu", "cpu"]),
         (["trainer.micro_batch=3"], ["trainer.micro_batch=3", "divisor of 16"]),
-        (["k=3,5"], ["k=3,5", "--multirun"]),
+        (["k=3,5"], ["k=[3,5] is a list", "-m k=3,5 a training for each"]),
+        (["lr=1e-3"], ["lr=1e-3", "the rate is lr.peak=1e-3", "cosine"]),
+        (["batch=32"], ["the size is batch.size=32"]),
+        (["learning_rate=1e-3"], ["did you mean lr.peak?"]),
+        (["optimizer.lr=1e-3"], ["did you mean lr.peak?"]),
+        (["batch_size=8"], ["did you mean batch.size?"]),
+        (["weight_decay=0"], ["did you mean optimizer.weight_decay?"]),
+        (
+            ["optimizer.nothing=1", "optimizer=sgd"],
+            ["nothing", "choices: clip_norm, decays, momentum, nesterov"],
+        ),
+        (["dataset=hf:owner/name"], ["python -m lawa_exp.data prepare openwebtext --source owner/name --out DIR"]),
+        (["dataset=mine/a.txt"], ["dataset=text dataset.path=mine/a.txt"]),
+        (["dataset.path=a/epoch=3.txt"], ["dataset.path=a/epoch=3.txt", """write 'dataset.path="a/epoch=3.txt"'"""]),
+        (["dataset.path=a(1).txt"], ["""write 'dataset.path="a(1).txt"'"""]),
+        (["init.from=ä/#1"], ["""write 'init.from="ä/#1"'"""]),
+        (["run_dir=it's=1"], ["run_dir=it's=1", "quotes"]),
+        (["avg=[lawa,ema"], ["""write 'avg=["lawa", "ema"]'"""]),
+        (["seed=range(1,"], ["seed=range(1,", "no viable alternative"]),
+        (["seed=choice(1,2)"], ["seed=choice(1,2)", "need -m"]),
+        (["-m", "lr.peak=interval(0,1)"], ["lr.peak=interval(0,1)", "an interval has no list of values"]),
+        (["dataset=text", "dataset.path=${HOME}/x"], ["dataset.path=${HOME}/x", "${oc.env:NAME}"]),
+        (["dataset=text", "dataset.path=${oc.env:NOT_SET_HERE}/x"], ["the environment has no variable NOT_SET_HERE"]),
+        (["seed"], ["seed: expected KEY=VALUE"]),
+        (["+seed=1"], ["+seed: it is a setting already"]),
+        (["~averagers"], ["~averagers: a setting cannot be removed"]),
+        (["--cfg"], ["--cfg: expected a value"]),
+        (["--cfg", "jobs"], ["invalid choice: 'jobs'"]),
+        (["--config-name=mine"], ["--config-name=mine: not a flag"]),
         (["model=custom"], ["model.builder is missing"]),
         (["model=custom", "model.builder=nowhere:f"], ["model.builder=nowhere:f", "package.module:function"]),
         (["model.width=130"], ["width=130", "heads=4"]),
@@ -123,11 +152,22 @@ def test_the_command_of_the_card(capsys):
         (["-m", "+run_dir=x"], ["run_dir"]),
         (["-m", "k=3,5", "run_dir=x"], ["run_dir", "runs_root"]),
         (["hydra.mode=MULTIRUN", "seed=0,1"], ["hydra.mode=MULTIRUN", "give -m"]),
+        (["-m", "hydra.mode=RUN", "seed=0,1"], ["hydra.mode=RUN", "not used here"]),
+        (["hydra.sweeper.params.seed=[0,1]"], ["under -m a setting takes several values, KEY=A,B"]),
+        (["hydra.output_subdir=null"], ["hydra.output_subdir=null", "provenance.jsonl"]),
+        (["hydra.sweep.subdir=x"], ["hydra.sweep.subdir=x", "sweep=NAME"]),
+        (["hydra/job_logging=default"], ["hydra/job_logging=default", "metrics.jsonl"]),
+        (["hydra.verbose=true"], ["hydra.verbose=true"]),
+        (["hydra.job.env_set.A=b"], ["hydra.job.env_set.A=b", "hydra.launcher.setup"]),
+        (["hydra.job.name=x"], ["hydra.job.name=x", "run_dir=DIR"]),
+        (["+hydra.callbacks.x._target_=os.getcwd"], ["hydra.callbacks.x._target_=os.getcwd", "update and watch"]),
+        (["hydra.something=1"], ["hydra.something=1: not used here", "hydra.searchpath"]),
+        (["hydra.searchpath=[file:///nowhere]"], ["hydra.searchpath: there is no folder /nowhere"]),
         (["-m", "seed=glob(*)"], ["seed=glob(*)", "nothing to train"]),
         (["-m", "k=3", "seed=range(5,5)"], ["seed=range(5,5)", "nothing to train"]),
         (["hydra.run.dir=elsewhere"], ["hydra.run.dir=elsewhere", "run_dir=DIR"]),
         (["-m", "hydra.sweep.dir=elsewhere", "seed=0,1"], ["hydra.sweep.dir=elsewhere", "sweep=NAME"]),
-        (["hydra.job.chdir=true"], ["hydra.job.chdir=True"]),
+        (["hydra.job.chdir=true"], ["hydra.job.chdir=true"]),
         (["hydra/launcher=slurm"], ["hydra/launcher=slurm", "only under -m"]),
         (["-m", "hydra/launcher=joblip", "seed=0,1"], ["hydra/launcher=joblip", "local, slurm"]),
         (["-m", "hydra/sweeper=random", "seed=0,1"], ["hydra/sweeper=random", "basic"]),
@@ -154,8 +194,28 @@ LAUNCHER, SWEEPER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
             ["experiment=other"],
             ["hydra.mode=MULTIRUN", "give -m"],
         ),
+        *(
+            (
+                "experiment/other.yaml",
+                f"# @package _global_\nhydra: {{{content}}}",
+                ["experiment=other"],
+                [f"hydra.{key}", "not used"],
+            )
+            for key, content in {
+                "run.dir": "run: {dir: elsewhere}",
+                "output_subdir": "output_subdir: elsewhere",
+                "job.env_set": "job: {env_set: {A: b}}",
+                "verbose": "verbose: true",
+            }.items()
+        ),
+        (
+            "experiment/other.yaml",
+            "# @package _global_\ndefaults: [override /hydra/job_logging: default]",
+            ["experiment=other"],
+            ["hydra/job_logging=default: not used"],
+        ),
     ],
-    ids=["launcher", "sweeper", "mode"],
+    ids=["launcher", "sweeper", "mode", "run", "output", "environment", "verbose", "logging"],
 )
 def test_what_hydra_composed_is_refused_wherever_it_stands(capsys, tmp_path, file, content, arguments, parts):
     (tmp_path / "mine" / file).parent.mkdir(parents=True)
@@ -163,6 +223,19 @@ def test_what_hydra_composed_is_refused_wherever_it_stands(capsys, tmp_path, fil
     line = refused(capsys, *arguments, "--config-dir", "mine", "runs_root=elsewhere", "seed=0")
     assert all(part in line for part in parts), line
     assert not (tmp_path / "elsewhere").exists()  # nothing ran, of Hydra's neither
+
+
+def test_a_suggested_word_is_read_as_it_was_meant():
+    for value in ("a/epoch=3.txt", "a(1) b.txt", "{x}", "~/ä", 'a"b=1'):
+        word = f"dataset.path={value}"
+        with pytest.raises(UserError) as refusal:
+            compose.compose(["dataset=text", word])
+        suggested = shlex.split(str(refusal.value).partition("; write ")[2])
+        assert compose.compose(["dataset=text", *suggested])[0][0][0]["dataset"]["path"] == value
+
+
+def test_the_version_is_ours(capsys):
+    assert compose.main(["--version"]) == 0 and capsys.readouterr().out == f"lawa_exp {lawa_exp.__version__}\n"
 
 
 def test_the_launcher_of_another_plugin_is_refused(capsys, tmp_path):
@@ -211,6 +284,8 @@ def test_lists_attach_a_product_and_a_model_brings_its_recipe():
     found = ids(composed("k=[3,5]", "spacing=[50,100]", "avg=[lawa,ema]")[0])
     assert found[:4] == ["lawa-k3-s50", "lawa-k3-s100", "lawa-k5-s50", "lawa-k5-s100"] and len(found) == 5
     assert composed("avg=none")[0].averagers == ()
+    assert composed("avg=none", "experiment=mini_mlm")[0].averagers == ()  # whose file sets others
+    assert kinds(composed("avg=lawa", "experiment=mini_mlm")[0]) == ["lawa"] * 4
     config, _ = composed("lr=constant", "dataset=tokens", "model=gpt2_large")  # in any order
     assert config.lr.cls is Constant and config.lr.values["peak"] == 2e-3 and config.dataset.name == "tokens"
 

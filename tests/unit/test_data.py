@@ -1,7 +1,9 @@
 """Texts and token files as data sets: splits, fingerprints, and what each mistake is answered with."""
 
+import dataclasses
 import lzma
 import os
+import pickle
 import re
 import runpy
 import shutil
@@ -12,14 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lawa_exp.axes.dataset import blocks, cache, content
+from lawa_exp.axes.dataset.image_folder import in_colour
 from lawa_exp.axes.dataset.masked import PydocsMLMSettings
 from lawa_exp.axes.dataset.order import in_epochs
 from lawa_exp.axes.dataset.text import PYDOCS, PydocsSettings, TextSettings, kept
 from lawa_exp.axes.dataset.tokens import OpenWebTextSettings, TokensSettings
 from lawa_exp.system.distributed import Ranks
-from lawa_exp.system.errors import UserError
+from lawa_exp.system.errors import Failed, UserError
 
 
 def text(path, **changes) -> TextSettings:
@@ -129,6 +133,110 @@ def test_token_files_that_do_not_fit(bins, tmp_path):
     (bins / "val.bin").unlink()
     with pytest.raises(UserError, match=r"val\.bin is missing from the folder"):
         TokensSettings("tokens", str(bins), 5000).open(10)
+
+
+def small_tokens(folder: Path, dtype: str, highest: int = 60) -> TokensSettings:
+    for split, n in (("train", 400), ("val", 100)):
+        np.random.default_rng(0).integers(0, highest, n).astype(dtype).tofile(folder / f"{split}.bin")
+    return TokensSettings("tokens", str(folder), highest)
+
+
+@pytest.mark.parametrize("dtype, highest", [("uint32", 60), ("uint32", 70_000), ("int32", 60), ("int64", 60)])
+def test_tokens_of_another_width_are_refused_and_read_when_told(tmp_path, dtype, highest):
+    """huggingface/transformers 2825: every second uint16 of a small uint32 is 0, and a model learns that."""
+    settings = small_tokens(tmp_path, dtype, highest)
+    with pytest.raises(UserError, match=r"train\.bin looks like u?int(32|64) .*give dataset\.dtype="):
+        settings.open(10)
+    data = dataclasses.replace(settings, dtype=dtype).open(10)
+    expected = np.fromfile(tmp_path / "val.bin", dtype)
+    assert data.splits["val"].tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (np.arange(1, 400, dtype=">u2").tobytes(), "looks big-endian"),
+        (b"To be, or not to be: that is the question.\n" * 40, "is text or single bytes"),
+        (b"\x1f\x8b" + bytes(range(256)) * 4, "is gzip"),
+        (np.lib.format.magic(1, 0) + bytes(500), "is a NumPy array"),
+        (np.array([20240520, 1, 400], "<i4").tobytes() + bytes(1012), "is llm.c's"),
+        (np.full(400, 400, np.uint16).tobytes(), "holds token 400, beyond its vocabulary of 400"),
+    ],
+    ids=["big-endian", "text", "gzip", "npy", "llm.c", "beyond"],
+)
+def test_files_that_are_no_tokens_are_named(tmp_path, content, said):
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.bin").write_bytes(content)
+    with pytest.raises(UserError, match=rf"train\.bin {said}"):
+        TokensSettings("tokens", str(tmp_path), 400).open(10)
+
+
+def test_negative_tokens_are_refused(tmp_path):
+    for split in ("train", "val"):
+        np.full(100, -100, np.int64).tofile(tmp_path / f"{split}.bin")
+    with pytest.raises(UserError, match="holds token -100"):
+        TokensSettings("tokens", str(tmp_path), 400, "int64").open(10)
+
+
+def test_the_vocabulary_is_that_of_nanogpts_meta(tmp_path):
+    """As data/shakespeare_char/prepare.py of nanoGPT writes it; a pickle that calls something is not run."""
+    settings = small_tokens(tmp_path, "uint16")
+    meta = {"vocab_size": 65, "itos": {0: "a"}, "stoi": {"a": 0}}
+    (tmp_path / "meta.pkl").write_bytes(pickle.dumps(meta))
+    assert settings.open(10).vocab_size == 65
+    for damaged in (pickle.dumps(os.getcwd), b"nothing", pickle.dumps({"vocab": 65})):
+        (tmp_path / "meta.pkl").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"meta\.pkl is damaged: expected a mapping with vocab_size"):
+            settings.open(10)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"])
+def test_images_of_another_mode_are_in_colour_and_of_more_bits_refused(tmp_path, mode):
+    """As torchvision's ImageFolder converts them; of 16 bits it would keep white alone."""
+    grey = Image.fromarray(np.full((4, 4), 100, np.uint8))
+    deep = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
+    image = Image.fromarray(np.full((4, 4), 25_700, deep[mode])) if mode in deep else grey.convert(mode)
+    assert image.mode == mode
+    if mode in deep:
+        with pytest.raises(Failed, match=re.escape(f"a.png has pixels of mode {mode}; expected 8 bits a channel")):
+            in_colour(image, "a.png")
+        return
+    colour = np.asarray(in_colour(image, "a.png")).astype(int)
+    assert colour.shape == (4, 4, 3) and (mode == "1" or abs(colour - 100).max() <= 2)
+
+
+JSON_LINES = '{"text": "one"}\n' * 200
+
+
+@pytest.mark.parametrize(
+    "name, content, said",
+    [
+        ("a.jsonl", JSON_LINES.encode(), "JSON lines, not text"),
+        ("a.txt", JSON_LINES.encode(), "JSON lines, not text"),
+        ("a.json", b'[{"text": "one"}]', "JSON, not text"),
+        ("a.csv", b"text,label\none,1\n" * 100, "a table, not text"),
+        ("a.txt", b"<!DOCTYPE html><html>" + b"x" * 500, "HTML or XML, not text"),
+        ("a.txt", b"\x1f\x8b" + bytes(500), "it is gzip"),
+        ("a.parquet", b"PAR1" + bytes(500), "it is Parquet"),
+        ("a.txt", "one two ".encode("utf-16") * 100, "UTF-16"),
+        ("a.txt", "one two ".encode("utf-16-le") * 100, "it holds NUL .byte 1."),
+        ("a.txt", "caf\xe9 ".encode("latin-1") * 100, "byte 3.*iconv"),
+    ],
+    ids=["jsonl", "renamed", "json", "csv", "html", "gzip", "parquet", "utf-16", "no-mark", "latin-1"],
+)
+def test_what_is_no_text_is_refused_in_one_line(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=said) as refusal:
+        text(tmp_path / name).open(10)
+    assert "\n" not in str(refusal.value) and name in str(refusal.value)
+
+
+def test_markup_is_text_when_told_and_a_byte_order_mark_is_none(tmp_path):
+    (tmp_path / "a.jsonl").write_text(JSON_LINES)
+    assert whole(text(tmp_path / "a.jsonl", markup=True).open(10), "train") == JSON_LINES[:2880].encode()
+    for name, mark in (("plain.txt", b""), ("marked.txt", b"\xef\xbb\xbf")):
+        (tmp_path / name).write_bytes(mark + b"one two " * 100)
+    assert len({text(tmp_path / name).open(10).fingerprint for name in ("plain.txt", "marked.txt")}) == 1
 
 
 def test_a_large_files_fingerprint_sees_its_size_and_its_ends(tmp_path, monkeypatch):

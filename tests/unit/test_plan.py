@@ -141,9 +141,12 @@ def test_threads_are_omp_num_threads_or_a_share_of_the_cores(monkeypatch):
     shared = prepared("trainer.threads=null", ranks=Ranks(world=2, local_world=2))  # torchrun's own value
     assert shared.config.trainer.threads == max(1, cores // 2)
     assert f"{cores + 3} CPU thread(s) a rank" in plan_of("trainer.threads=null")
-    for value in ("", "4,2", "0"):
+    for value, threads in (("", cores), (f"{cores + 2},2", cores + 2)):  # OpenMP: a list is of nested levels
         monkeypatch.setenv("OMP_NUM_THREADS", value)
-        assert prepared("trainer.threads=null").config.trainer.threads == cores
+        assert prepared("trainer.threads=null").config.trainer.threads == threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "0")
+    with pytest.raises(UserError, match="OMP_NUM_THREADS=0: expected an integer of at least 1"):
+        prepared("trainer.threads=null")
 
 
 def test_a_cosines_horizon_counts_and_its_budget_does_not():

@@ -205,6 +205,8 @@ def test_choice_and_test_say_in_words_whether_they_are_significant() -> None:
         {"significantly worse"},
         {"no interval, so not known whether it is significant"},
     ]
+    same = Outcome(f.best, best.loss, f.live, best.half, 8)  # val.bin serves as both
+    assert "The numbers are those of val: the split is the same" in chosen_line(f, same, "")
 
 
 def test_what_cannot_be_had_and_what_an_ema_here_is_are_said(several: tuple[Path, str], trained: Path) -> None:

@@ -288,6 +288,9 @@ def test_the_sbatch_script():
         "kill-on-invalid-dep": "yes",
     }
     assert found["setup"][0] == "ulimit -c 0"
+    typed = cluster(nodes=2, gpus_per_node="a100:4")
+    assert (typed.ranks, typed.gpus, cluster().gpus) == (8, 4, 0)
+    assert submit.parameters(typed, "name", Path("/code"), Path("/run_dirs"), [])["gpus_per_node"] == "a100:4"
 
 
 @pytest.mark.parametrize(
@@ -305,6 +308,17 @@ def test_the_sbatch_script():
             ["-m", "hydra.launcher.partitions=a"],
             "hydra.launcher.partitions: not a setting here; did you mean partition?",
         ),
+        (["-m", "hydra.launcher.qos=high"], "another option of sbatch stands in hydra.launcher.extra='{qos: VALUE}'"),
+        (
+            ["-m", "hydra.launcher.gpus_per_node=a100"],
+            "=a100: expected an integer of at least 0, or TYPE:NUMBER",
+        ),
+        (["-m", "hydra.launcher.extra={gres: 'gpu:a100:2'}"], "choose hydra.launcher.gpus_per_node=TYPE:NUMBER, which"),
+        (["-m", "hydra.launcher.extra={ntasks: 2}"], "extra.ntasks=2: choose hydra.launcher.tasks_per_node, which"),
+        (
+            ["-m", "hydra.launcher.setup=[module load cuda, source ~/venv]"],
+            """write 'hydra.launcher.setup=["module load cuda", "source ~/venv"]'""",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(arguments, line, capsys, monkeypatch, tmp_path):
@@ -312,6 +326,14 @@ def test_a_mistake_is_one_line(arguments, line, capsys, monkeypatch, tmp_path):
     code = compose.main([*arguments, "hydra/launcher=slurm", f"runs_root={tmp_path}"])
     said = capsys.readouterr().err.strip().splitlines()
     assert code == 2 and len(said) == 1 and line in said[0], said
+
+
+def test_typed_gpus_are_planned_where_there_is_no_cluster(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    cluster = ["hydra/launcher=slurm", "hydra.launcher.gpus_per_node=a100:2", "hydra.launcher.nodes=2"]
+    assert compose.main(["-m", *SHORT, *cluster, "seed=0,1", "plan=true", f"runs_root={tmp_path}"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("4 rank(s)") == 2 and "machine     cuda" in said and "no SLURM on this machine" in said
 
 
 def test_another_training_in_the_folder_is_told_by_the_plan(done, capsys):

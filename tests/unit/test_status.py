@@ -62,7 +62,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sweep")
     varied = ["lr.peak=0.001,1e12", "k=2,3", f"runs_root={root}", "sweep=rates", "optimizer.clip_norm=0"]
     done = run("-m", *tiny(), *varied, warm=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 3, done.stderr  # one diverged, none failed
     return root / "sweeps" / "rates"
 
 

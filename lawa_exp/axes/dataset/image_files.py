@@ -90,6 +90,8 @@ class Cifar10Settings(FileSettings):
         try:
             with path.open("rb") as file:
                 content = ArraysOnly(file, encoding="latin1").load()
+            if content["data"].dtype != np.uint8:
+                raise TypeError(f"its pixels are {content['data'].dtype}, expected uint8")
             return content["data"].reshape(-1, 3, 32, 32), np.array(content[self.label], np.int64)
         except Exception as error:  # whatever a damaged pickle raises
             raise UserError(

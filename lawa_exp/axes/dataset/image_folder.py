@@ -156,7 +156,7 @@ def pixels(settings: ImageFolderSettings, path: str, draws: np.ndarray | None) -
     size = settings.image_size
     with opened(path) as image:
         width, height = image.size
-        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        rgb = image if image.mode == "RGB" else in_colour(image, path)
         if draws is not None:
             crop = scaled(rgb.crop(random_box(width, height, settings.smallest_crop, draws[1:])), size, size)
             return crop[:, ::-1] if settings.flip and draws[0] < 0.5 else crop
@@ -165,6 +165,16 @@ def pixels(settings: ImageFolderSettings, path: str, draws: np.ndarray | None) -
         whole = scaled(rgb, width, height)
     top, left = round((height - size) / 2), round((width - size) / 2)
     return whole[top : top + size, left : left + size]
+
+
+def in_colour(image: Image.Image, path: str) -> Image.Image:
+    """An image of 8 bits of another mode as red, green and blue, as torchvision's ImageFolder has it.
+
+    Failed: its pixels have more bits, which such a conversion cuts off.
+    """
+    if image.mode not in ("1", "L", "LA", "La", "P", "PA", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"):
+        raise Failed(f"{path} has pixels of mode {image.mode}; expected 8 bits a channel, convert it first")
+    return image.convert("RGB")
 
 
 def random_box(width: int, height: int, smallest: float, draws: np.ndarray) -> Box:

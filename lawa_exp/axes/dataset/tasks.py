@@ -11,6 +11,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lawa_exp.seams.task import IGNORE, SHARE, Metric
+from lawa_exp.system.errors import UserError
+
+
+def check_scores(scores: object, targets: Tensor, expected: str) -> None:
+    """UserError: what the model returns are no scores of these targets. Looks at types and shapes alone."""
+    if not isinstance(scores, Tensor):
+        raise UserError(
+            f"the model returns {type(scores).__name__}; expected a tensor {expected}, such as the .logits of it"
+        )
+    wanted = targets.shape if targets.is_floating_point() else (*targets.shape, scores.shape[-1] if scores.ndim else 1)
+    if scores.ndim < 2 or scores.numel() != math.prod(wanted):
+        raise UserError(
+            f"the model returns a tensor {list(scores.shape)} for targets {list(targets.shape)}; expected {expected}"
+        )
 
 
 class Tokens:
@@ -29,6 +43,7 @@ class Tokens:
             self.metrics = {**self.metrics, "loss_bits": Metric(f"bits per {unit}")}
 
     def loss(self, scores: Tensor, targets: Tensor) -> Tensor:
+        check_scores(scores, targets, "[batch, context, vocabulary]")
         return F.cross_entropy(scores.flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="sum")
 
     def sums(self, scores: Tensor, targets: Tensor) -> Tensor:
@@ -52,6 +67,7 @@ class Classes:
     }
 
     def loss(self, scores: Tensor, targets: Tensor) -> Tensor:
+        check_scores(scores, targets, "[batch, classes]")
         if targets.is_floating_point():
             return F.cross_entropy(scores, targets, reduction="sum")
         return F.cross_entropy(scores.flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="sum")

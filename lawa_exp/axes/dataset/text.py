@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -13,11 +13,11 @@ import numpy as np
 from lawa_exp.axes.dataset import cache
 from lawa_exp.axes.dataset.base import BaseSettings
 from lawa_exp.axes.dataset.blocks import Blocks
+from lawa_exp.axes.dataset.encodings import markup_of, text_of
 from lawa_exp.axes.dataset.places import find, is_hidden, sole
 from lawa_exp.axes.dataset.tokenizers import Tokenizer, load_tokenizer
-from lawa_exp.config.rules import one_of, optional, plain_name, setting, text
+from lawa_exp.config.rules import boolean, one_of, optional, plain_name, setting, text
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import LARGEST, read_small
 
 PYDOCS = Path(__file__).with_name("pydocs.txt.xz")  # README.md here says what it was made from and how
 HELD_OUT = 0.05  # of the text: the last twentieth is test, the one before it val
@@ -46,7 +46,8 @@ class PydocsSettings(BaseSettings):
 class TextSettings(BaseSettings):
     """A UTF-8 file, or a folder: train.txt, valid.txt, test.txt where it holds them, else all its files by name.
 
-    A single text is cut: the last twentieth is test, the one before it val.
+    A single text is cut: the last twentieth is test, the one before it val. markup: JSON, tables and HTML count as
+    text.
     """
 
     inputs: ClassVar[str] = "tokens"
@@ -57,13 +58,14 @@ class TextSettings(BaseSettings):
     tokenizer_path: str | None = setting(
         optional(text()), "a tokenizer.json, or a folder that holds the tokenizer's files"
     )
+    markup: bool = setting(boolean(), "whether JSON, tables and HTML count as text", default=False, before=False)
 
     def open(self, context: int) -> Blocks:
         get = "give a UTF-8 file or a folder with dataset.path=PATH, or train at once with dataset=pydocs"
         if self.folder in SOURCES:
             get = f"{SOURCES[self.folder]}; or {get}"
         place = find(self.name, self.path, self.folder, (), get)
-        splits, note = read_splits(place)
+        splits, note = read_splits(place, self.markup)
         return _blocks(splits, note, load_tokenizer(self.tokenizer, self.tokenizer_path), context, self.name)
 
 
@@ -80,16 +82,31 @@ def read_pydocs() -> tuple[dict[str, str], str]:
     return _cut_splits(lzma.decompress(PYDOCS.read_bytes()).decode())
 
 
-def read_splits(place: Path) -> tuple[dict[str, str], str]:
-    if place.is_dir():
-        named = {s: next((place / n for n in names if (place / n).is_file()), None) for s, names in SPLIT_FILES.items()}
-        if named["train"] is not None:
-            return _named_splits({s: _read(p) for s, p in named.items() if p is not None})
-        files = sorted(p for p in place.rglob("*") if p.is_file() and not is_hidden(p, place))
-        if not files:
-            raise UserError(f"dataset.path={place}: the folder holds no file")
-        return _cut_splits("\n".join(_read(p) for p in files))
-    return _cut_splits(_read(place))
+def read_splits(place: Path, markup: bool = False) -> tuple[dict[str, str], str]:
+    """The splits of a file or folder, and how they were made. markup: whether JSON and the like count as text."""
+    if not place.is_dir():
+        return _cut_splits(_texts([place], markup)[0])
+    named = {s: next((place / n for n in names if (place / n).is_file()), None) for s, names in SPLIT_FILES.items()}
+    if named["train"] is not None:
+        paths = {s: p for s, p in named.items() if p is not None}
+        return _named_splits(dict(zip(paths, _texts(list(paths.values()), markup), strict=True)))
+    files = sorted(p for p in place.rglob("*") if p.is_file() and not is_hidden(p, place))
+    if not files:
+        raise UserError(f"dataset.path={place}: the folder holds no file")
+    return _cut_splits("\n".join(_texts(files, markup)))
+
+
+def _texts(paths: Sequence[Path], markup: bool) -> list[str]:
+    """The texts of files. UserError: all of them are data in another form, and `markup` does not allow that."""
+    texts = [text_of(path) for path in paths]
+    kinds = {markup_of(path, text) for path, text in zip(paths, texts, strict=True)} if not markup else {None}
+    if None not in kinds:
+        raise UserError(
+            f"dataset.path={paths[0]}: it is {kinds.pop()}, not text; take the text out of it (of field `text`, "
+            "python -m lawa_exp.data prepare openwebtext --source does), or dataset=text dataset.markup=true takes it "
+            "as it stands"
+        )
+    return texts
 
 
 def _named_splits(texts: dict[str, str]) -> tuple[dict[str, str], str]:
@@ -107,13 +124,6 @@ def _cut_splits(content: str) -> tuple[dict[str, str], str]:
     val = test - int(HELD_OUT * len(content))
     splits = {"train": content[:val], "val": content[val:test], "test": content[test:]}
     return splits, "cut by place: the first 90% is train, the next 5% val, the last 5% test"
-
-
-def _read(path: Path) -> str:
-    try:
-        return read_small(path, LARGEST).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"dataset.path={path}: not UTF-8 text (byte {error.start})") from None
 
 
 def _blocks(splits: dict[str, str], note: str, tokenizer: Tokenizer, context: int, name: str) -> Blocks:

@@ -1,7 +1,8 @@
-"""Tokens already on the disk: nanoGPT-style uint16 `train.bin` and `val.bin`, memory-mapped."""
+"""Tokens already on the disk: nanoGPT-style `train.bin` and `val.bin`, uint16 unless said otherwise, memory-mapped."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -9,17 +10,20 @@ from typing import ClassVar
 import numpy as np
 
 from lawa_exp.axes.dataset.base import BaseSettings
-from lawa_exp.axes.dataset.blocks import Blocks, fingerprint_files, pieces, sampled
+from lawa_exp.axes.dataset.blocks import PIECE, PIECES, WHOLE_FILE, Blocks, fingerprint_files, sampled
+from lawa_exp.axes.dataset.encodings import WIDTHS, other_tokens, vocabulary_in
 from lawa_exp.axes.dataset.places import find, sole
 from lawa_exp.axes.dataset.sources import CORPORA
-from lawa_exp.config.rules import integer, optional, plain_name, setting, text
+from lawa_exp.config.rules import integer, one_of, optional, plain_name, setting, text
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import read_json
 
 
 @dataclass(frozen=True)
 class TokensSettings(BaseSettings):
-    """`path` holds train.bin, val.bin and, if there is one, test.bin; `vocab_size` is checked against the model's."""
+    """`path` holds train.bin, val.bin and, if there is one, test.bin, of tokens of the type `dtype`, little-endian.
+
+    vocab_size: where no meta.json or meta.pkl in `path` names it; it is checked against the model's.
+    """
 
     inputs: ClassVar[str] = "tokens"
     name: str = setting(plain_name(), "what the run's folder and tables call it")
@@ -27,12 +31,13 @@ class TokensSettings(BaseSettings):
         optional(text()), "the folder of train.bin and val.bin; null: in LAWA_DATA, then in data/"
     )
     vocab_size: int = setting(integer(1), "number of tokens of the vocabulary of the token files")
+    dtype: str = setting(one_of(*WIDTHS), "type of the tokens in the files", default="uint16", before="uint16")
 
     def open(self, context: int) -> Blocks:
         get = "give the folder that holds train.bin and val.bin with dataset.path=DIR"
         get = f"{_prepare(self.name)}, or {get}" if self.name in CORPORA else get
         place = find(self.name, self.path, self.name, ("train.bin",), get)
-        return open_bins(place, self.name, self.vocab_size, context)
+        return open_bins(place, self.name, self.vocab_size, context, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ def _prepare(corpus: str) -> str:
     return f"prepare it with `python -m lawa_exp.data prepare {corpus} --out data/{corpus}`"
 
 
-def open_bins(folder: Path, name: str, vocab_size: int, context: int) -> Blocks:
+def open_bins(folder: Path, name: str, vocab_size: int, context: int, dtype: str = "uint16") -> Blocks:
     """The .bin files of a folder; without a test.bin, val serves as both."""
     paths = {split: folder / f"{split}.bin" for split in ("train", "val", "test")}
     if not paths["val"].is_file():
@@ -61,22 +66,41 @@ def open_bins(folder: Path, name: str, vocab_size: int, context: int) -> Blocks:
     if not paths["test"].is_file():
         paths["test"] = paths["val"]
         note = sole("val.bin")
-    for path in paths.values():
-        if path.stat().st_size % 2:
-            raise UserError(f"dataset={name}: {path} is not uint16: its size, {path.stat().st_size} bytes, is odd")
-    if (folder / "meta.json").is_file():
-        vocab_size = _vocab_size(folder / "meta.json")
+    vocab_size = vocabulary_in(folder) or vocab_size
     for path in sorted(set(paths.values())):
-        highest = max((int(np.frombuffer(p, np.uint16).max()) for p in pieces(path) if p), default=0)
-        if highest >= vocab_size:
-            raise UserError(f"dataset={name}: {path} holds token {highest}, beyond its vocabulary of {vocab_size}")
-    splits = {s: np.memmap(p, np.uint16, "r") if p.stat().st_size else np.empty(0, np.uint16) for s, p in paths.items()}
+        check_tokens(name, path, dtype, vocab_size)
+    splits = {s: np.memmap(p, dtype, "r") if p.stat().st_size else np.empty(0, dtype) for s, p in paths.items()}
     files = sorted(set(paths.values()))
     return Blocks(splits, context, vocab_size, fingerprint_files(files), name, note, sampled(files))
 
 
-def _vocab_size(meta: Path) -> int:
-    try:
-        return int(read_json(meta)["vocab_size"])
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{meta} is damaged: expected a JSON object with vocab_size") from None
+def check_tokens(name: str, path: Path, dtype: str, vocab_size: int) -> None:
+    """UserError: the file does not hold tokens of that type under `vocab_size`."""
+    size = np.dtype(dtype).itemsize
+    if path.stat().st_size % size:
+        raise UserError(
+            f"dataset={name}: {path} is not {dtype}: its size, {path.stat().st_size} bytes, is no multiple of {size}"
+        )
+    with path.open("rb") as file:
+        problem = other_tokens(file.read(1 << 20), dtype, vocab_size)
+    if problem:
+        raise UserError(f"dataset={name}: {path} {problem}")
+    for tokens in parts(path, dtype):
+        for extreme in (int(tokens.max()), int(tokens.min())):
+            if not 0 <= extreme < vocab_size:
+                raise UserError(
+                    f"dataset={name}: {path} holds token {extreme}, beyond its vocabulary of {vocab_size} "
+                    f"(dataset.vocab_size; read as dataset.dtype={dtype})"
+                )
+
+
+def parts(path: Path, dtype: str) -> Iterator[np.ndarray]:
+    """The tokens of a small file; of one over 64 MiB, 64 evenly spaced parts of 1 MiB."""
+    if not path.stat().st_size:
+        return
+    tokens = np.memmap(path, dtype, "r")
+    if tokens.nbytes <= WHOLE_FILE:
+        yield tokens
+        return
+    length = PIECE // tokens.itemsize
+    yield from (tokens[start : start + length] for start in np.linspace(0, len(tokens) - length, PIECES, dtype=int))

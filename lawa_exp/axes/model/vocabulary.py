@@ -9,7 +9,8 @@ from lawa_exp.system.errors import UserError
 def check_vocabulary(vocab_size: int, data: DatasetFacts, name: str) -> None:
     if data.vocab_size is not None and data.vocab_size > vocab_size:
         raise UserError(
-            f"model.vocab_size={vocab_size}: expected at least {data.vocab_size}, the vocabulary of dataset={name}"
+            f"model.vocab_size={vocab_size}: expected at least {data.vocab_size}, the vocabulary of dataset={name}; "
+            f"give model.vocab_size={data.vocab_size}, or, of tokens in a smaller vocabulary, dataset.vocab_size"
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lawa_exp.config.rules import Rule, boolean, integer, mapping, optional, setting, text
+from lawa_exp.system.errors import UserError
 
 
 def _duration(value: object) -> int | str:
@@ -23,12 +24,28 @@ def _lines(value: object) -> tuple[str, ...]:
     return tuple(text().parse(line) for line in lines)
 
 
+def _gpus(value: object) -> int | str:
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w.-]*:[1-9]\d*", value):
+        return value
+    number: int = integer(0).parse(value)
+    return number
+
+
+OURS = {  # options of sbatch that a setting stands for: in `extra` the plan and the ranks would not follow them
+    **dict.fromkeys(("gres", "gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket"), "gpus_per_node=TYPE:NUMBER"),
+    **dict.fromkeys(("ntasks", "ntasks-per-node", "ntasks-per-gpu", "tasks-per-node"), "tasks_per_node"),
+    **{"cpus-per-task": "cpus_per_task", "nodes": "nodes", "time": "time", "partition": "partition"},
+    **{"account": "account", "mem": "memory", "constraint": "constraint", "array": "parallel", "signal": "grace"},
+}
+
+
 @dataclass(frozen=True)
 class Slurm:
     """time: minutes, or SLURM's days-hours:minutes:seconds. grace: seconds before its end, in which a run is saved.
 
-    A run has `nodes` times `tasks_per_node` ranks (null: one for each GPU). extra: other options of sbatch, by name.
-    setup: shell lines before each start. parallel: how many runs of the array may be running at once.
+    gpus_per_node: a number, or TYPE:NUMBER. A run has `nodes` times `tasks_per_node` ranks (null: one for each GPU).
+    extra: other options of sbatch, by name. setup: shell lines before each start. parallel: how many runs of the array
+    may be running at once.
     """
 
     partition: str | None = setting(optional(text()), "sbatch's --partition")
@@ -39,7 +56,9 @@ class Slurm:
     )
     grace: int = setting(integer(1), "seconds before the time limit in which a run is saved")
     nodes: int = setting(integer(1), "nodes of a run")
-    gpus_per_node: int = setting(integer(0), "GPUs of a node")
+    gpus_per_node: int | str = setting(
+        Rule("an integer of at least 0, or TYPE:NUMBER as a100:2", _gpus), "GPUs of a node, with their type if need be"
+    )
     tasks_per_node: int | None = setting(optional(integer(1)), "ranks of a node; null: one for each GPU")
     cpus_per_task: int = setting(integer(1), "CPU cores of a rank")
     memory: str | None = setting(optional(text()), "sbatch's --mem, memory of a node")
@@ -50,6 +69,18 @@ class Slurm:
     )
     parallel: int = setting(integer(1), "runs of the array that may be running at once")
     wait: bool = setting(boolean(), "wait until all jobs have ended")
+
+    def __post_init__(self) -> None:
+        for name, value in (self.extra or {}).items():
+            ours = OURS.get(name.replace("_", "-"))
+            if ours is None or (name == "gres" and not re.search(r"\bgpu\b", str(value))):
+                continue
+            raise UserError(f"extra.{name}={value}: choose hydra.launcher.{ours}, which the plan and the ranks follow")
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of a node, of whatever type."""
+        return int(str(self.gpus_per_node).rpartition(":")[2])
 
     @property
     def seconds(self) -> int:
@@ -63,7 +94,7 @@ class Slurm:
 
     @property
     def ranks_per_node(self) -> int:
-        return self.tasks_per_node or max(1, self.gpus_per_node)
+        return self.tasks_per_node or max(1, self.gpus)
 
     @property
     def ranks(self) -> int:

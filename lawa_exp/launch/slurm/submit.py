@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import shlex
+import shutil
 import sys
 import time
 import uuid
@@ -39,14 +40,15 @@ POLL = 5  # seconds between two looks at the queue, where the command waits
 
 def submit(entries: list[Entry], overrides: list[list[str]], cluster: Slurm) -> int:
     """Queues the trainings of a multirun that are neither done, queued nor running; returns the exit code."""
-    check(cluster)
     options = entries[0][1]
+    without_queue = options.plan and not shutil.which("sbatch")  # a plan needs no cluster
+    check(cluster, without_queue)
     if options.rerun:
         raise UserError(
             "rerun=true: not with hydra/launcher=slurm; one run after another does it, or launch/sbatch_single.sh"
         )
     name = entries[0][0].device
-    device = torch.device("cuda" if name.startswith("cuda") or (name == "auto" and cluster.gpus_per_node) else "cpu")
+    device = torch.device("cuda" if name.startswith("cuda") or (name == "auto" and cluster.gpus) else "cpu")
     ranks = Ranks(0, cluster.ranks, 0, cluster.ranks_per_node)
     folder = sweep_folder(options)
     threaded = [(with_threads(unresolved, cluster), of_entry) for unresolved, of_entry in entries]
@@ -58,7 +60,10 @@ def submit(entries: list[Entry], overrides: list[list[str]], cluster: Slurm) -> 
         if options.plan:
             print(f"\n{sweep.described(members)}\nrun_dir={training.run_dir}\n{plan}")
     if options.plan:
-        show(sweep, standings(sweep))
+        if without_queue:
+            print("no SLURM on this machine: which of these are queued or running is not known")
+        else:
+            show(sweep, standings(sweep))
         return 0
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".submitting", f"sweep={options.sweep}"):
@@ -75,13 +80,18 @@ def submit(entries: list[Entry], overrides: list[list[str]], cluster: Slurm) -> 
     return 0
 
 
-def check(cluster: Slurm) -> None:
-    """UserError where nothing can be submitted here, or no run of it would get anywhere."""
+def check(cluster: Slurm, without_queue: bool = False) -> None:
+    """UserError where nothing can be submitted here, or no run of it would get anywhere.
+
+    without_queue: there is no cluster here, and nothing is submitted.
+    """
     if cluster.grace >= cluster.seconds:
         raise UserError(
             f"hydra.launcher.grace={cluster.grace}: expected fewer seconds than hydra.launcher.time={cluster.time} has "
             f"({cluster.seconds:,}); a run saves so long before its end, and would be at once"
         )
+    if without_queue:
+        return
     if importlib.util.find_spec("submitit") is None:
         raise UserError("hydra/launcher=slurm: the package submitit is missing; pip install 'lawa_exp[slurm]'")
     queue.check_cluster(cluster.partition)
@@ -219,7 +229,7 @@ def parameters(cluster: Slurm, sweep: str, code: Path, run_dirs: Path, after: li
         "nodes": cluster.nodes,
         "ntasks_per_node": cluster.ranks_per_node,
         "cpus_per_task": threads,
-        "gpus_per_node": cluster.gpus_per_node or None,
+        "gpus_per_node": cluster.gpus_per_node if cluster.gpus else None,
         "mem": cluster.memory,
         "constraint": cluster.constraint,
         "array_parallelism": cluster.parallel,

@@ -17,6 +17,7 @@ from lawa_exp.axes.dataset.tokenizers import Tokenizer
 from lawa_exp.axes.layers.settings import LayersSettings
 from lawa_exp.axes.model.settings import ModelSettings
 from lawa_exp.config.shared import Options
+from lawa_exp.convert.recorded import check_pythia
 from lawa_exp.evaluation.score import LanguageModel, Score
 from lawa_exp.readout.checkpoints import Fitted
 from lawa_exp.readout.request import Request
@@ -60,7 +61,7 @@ class Evaluator:
 class Checkpoints:
     """name: as the results call them. folder: where a config.json and a tokenizer.json may lie.
 
-    recorded: the settings of their model that the files themselves hold, see `checkpoints.recorded`.
+    recorded: the settings of their model that the files themselves hold, see `convert/recorded.py`.
     """
 
     name: str
@@ -160,7 +161,7 @@ def composed(request: Request, checkpoints: Checkpoints, more: list[str]) -> tup
     target, e, folder = request.target, request.evaluation, checkpoints.folder
     requested = [*more, *e.overrides, *([f"trainer.threads={target.threads}"] if target.threads else [])]
     if e.model:
-        model = [f"model={e.model}", *recorded_settings(target.run, e.model, checkpoints.recorded, requested)]
+        model = [f"model={e.model}", *recorded_settings(target.run, e.model, checkpoints, requested)]
         return settled([*model, *requested])
     if not (folder / "config.json").is_file():
         raise UserError(
@@ -180,10 +181,14 @@ def composed(request: Request, checkpoints: Checkpoints, more: list[str]) -> tup
     return unresolved, options
 
 
-def recorded_settings(run: str, model: str, recorded: dict[str, Any], requested: list[str]) -> list[str]:
-    """Overrides with what the checkpoints record, where --model is a GPT. UserError: `requested` contradicts it."""
-    if not recorded or composed_values([f"model={model}", *requested])["model"].get("kind") != "gpt":
+def recorded_settings(run: str, model: str, checkpoints: Checkpoints, requested: list[str]) -> list[str]:
+    """Overrides with what the checkpoints record of --model's settings. UserError: `requested` contradicts it."""
+    if not checkpoints.recorded:
         return []
+    has = composed_values([f"model={model}", *requested])["model"]
+    if has.get("kind") == "pythia":
+        check_pythia(checkpoints.folder)
+    recorded = {key: value for key, value in checkpoints.recorded.items() if key in has}
     overrides = [f"model.{key}={json.dumps(value)}" for key, value in recorded.items()]
     settings = composed_values([f"model={model}", *overrides, *requested])["model"]
     for key, value in recorded.items():

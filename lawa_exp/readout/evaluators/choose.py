@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lawa_exp.config.rules import near
-from lawa_exp.convert.checkpoints import recorded
+from lawa_exp.convert.recorded import recorded
 from lawa_exp.readout.evaluators import EVALUATORS
 from lawa_exp.readout.evaluators.base import Checkpoints, Evaluator
 from lawa_exp.readout.evaluators.dataset import on_dataset

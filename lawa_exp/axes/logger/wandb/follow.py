@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from lawa_exp.axes.logger.wandb.settings import WandbLogger
+from lawa_exp.axes.logger.wandb.settings import WandbLogger, mode_of, project_of
 from lawa_exp.config.shared import Logger
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import UserError
@@ -39,7 +39,7 @@ def following(settings: Logger | None, run: RunDir, say: Callable[[str], None]) 
     Leaving the context waits for it, see `finish`. Any other logger: nothing is done.
     UserError where logger=wandb and wandb is not installed; later nothing raises.
     """
-    if not isinstance(settings, WandbLogger) or settings.mode == "off":
+    if not isinstance(settings, WandbLogger) or mode_of(settings.mode) == "off":
         yield lambda: None
         return
     if importlib.util.find_spec("wandb") is None:
@@ -96,7 +96,8 @@ def launch(settings: WandbLogger, run: RunDir) -> subprocess.Popen:
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     inherited = {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}  # another program's
     words = [sys.executable, "-m", "lawa_exp.axes.logger.wandb.follow", str(run.path), "--watch", str(os.getpid())]
-    words += ["--mode", settings.mode, "--project", settings.project, "--timeout", str(settings.finish_timeout)]
+    words += ["--mode", mode_of(settings.mode), "--project", project_of(settings.project)]
+    words += ["--timeout", str(settings.finish_timeout)]
     words += ["--entity", settings.entity] if settings.entity else []
     with (run.path / "wandb" / "log.txt").open("a") as log:
         return subprocess.Popen(

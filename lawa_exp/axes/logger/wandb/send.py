@@ -33,6 +33,15 @@ class Place:
     mode: str  # online or offline
 
 
+def folder_of(run: RunDir) -> Path:
+    """Where W&B's own folder is: WANDB_DIR, else the run directory."""
+    folder = os.environ.get("WANDB_DIR")
+    if not folder:
+        return run.path
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return Path(folder)
+
+
 class Differs(Exception):
     """W&B has other rows under this id than the run directory."""
 
@@ -68,7 +77,8 @@ class Sender:
         self.sent = 0
         folder = run.path / "wandb"
         folder.mkdir(exist_ok=True)
-        os.environ["WANDB_DATA_DIR"] = os.environ["WANDB_CACHE_DIR"] = str(folder.resolve() / "data")
+        for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
+            os.environ.setdefault(name, str(folder.resolve() / "data"))
         import wandb
 
         self.wandb = wandb
@@ -77,11 +87,11 @@ class Sender:
             project=place.project,
             entity=place.entity,
             id=self.id,
-            name=run.path.resolve().name,
-            group=sweep_of(run),
+            name=os.environ.get("WANDB_NAME") or run.path.resolve().name,
+            group=os.environ.get("WANDB_RUN_GROUP") or sweep_of(run),
             mode="offline" if place.mode == "offline" else "online",
             resume="allow",
-            dir=str(run.path),
+            dir=str(folder_of(run)),
             config={
                 **(run.read_config() or {}),
                 "run_dir": run.path.resolve().name,
@@ -116,7 +126,7 @@ class Sender:
 
     def file(self) -> Path:
         """The newest offline file."""
-        return files_of(self.run.path, self.id)[-1]
+        return files_of(folder_of(self.run), self.id)[-1]
 
     def send(self, whole: bool) -> None:
         """Sends what is new in the files, see `Steps.new`. Differs: see there; nothing more is sent then."""
@@ -173,7 +183,7 @@ class Sender:
 
     def remove_earlier(self) -> None:
         """An offline run is written whole each time: what earlier starts have left of it is in the newest file."""
-        for path in files_of(self.run.path, self.id)[:-1]:
+        for path in files_of(folder_of(self.run), self.id)[:-1]:
             shutil.rmtree(path.parent)
 
 
@@ -188,7 +198,7 @@ def content(run: RunDir) -> str:
 
 def in_file(run: RunDir, id: str) -> bool:
     """Whether a finished offline file under this id, and no other, holds exactly the rows of the run directory."""
-    found = files_of(run.path, id)
+    found = files_of(folder_of(run), id)
     if len(found) != 1:
         return False
     file = Offline(found[0])
