@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-import lawa_exp
-
+FILE = "lawa_exp.json"  # in the folder of averaged files that have no metadata; `files`: their names
 LISTED = 32  # steps that are listed; of more, the first, the last and the number
 
 
@@ -16,4 +15,4 @@ def about(averager: str, settings: Mapping[str, object], steps: Sequence[int] | 
     if steps is not None:
         many = len(steps) > LISTED
         content["steps"] = {"first": steps[0], "last": steps[-1], "number": len(steps)} if many else list(steps)
-    return json.dumps({**content, "version": lawa_exp.__version__}, sort_keys=True, default=str)
+    return json.dumps(content, sort_keys=True, default=str)

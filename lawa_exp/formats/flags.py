@@ -38,4 +38,4 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def choice_of(args: argparse.Namespace) -> Choice:
-    return Choice(args.step_from, args.include_averages, getattr(args, "key", None))
+    return Choice(args.step_from, args.include_averages, args.key)

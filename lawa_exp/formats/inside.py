@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import pickle
 import re
 import struct
 import zipfile
@@ -20,8 +19,11 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
+from lawa_exp.formats.about import FILE
 from lawa_exp.formats.names import EPOCHS, UPDATES
 from lawa_exp.formats.stored import ABOUT
+from lawa_exp.formats.unpickling import Bounded
+from lawa_exp.system.files import read_small, read_text
 
 FIELDS = {  # where libraries keep them; the first that is there
     UPDATES: (
@@ -72,6 +74,8 @@ class Inside:
 def inside(path: Path) -> Inside:
     """Of a file, or of a folder that is a checkpoint. What cannot be read says nothing, and is named when it is."""
     parts = [path] if path.is_file() else _telling_files(path)
+    if path.is_file() and _is_in_record(path):
+        parts.append(path.with_name(FILE))
     read = [_of_file(p, p.stat().st_mtime_ns, p.stat().st_size) for p in parts]
     counts: dict[str, int] = {}
     fields: dict[str, str] = {}
@@ -82,9 +86,20 @@ def inside(path: Path) -> Inside:
     return replace(read[0], average=average) if path.is_file() else Inside(counts, fields, average)
 
 
+def _is_in_record(path: Path) -> bool:
+    """Whether a file next to it says that it is an average."""
+    record = path.with_name(FILE)
+    if not record.is_file():
+        return False
+    try:
+        return path.name in json.loads(read_small(record, LARGEST))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def _telling_files(folder: Path) -> list[Path]:
     """A folder's files that may say something, the surest first."""
-    names = (TRAINER_STATE, f"{ABOUT}.json", "model.safetensors", "pytorch_model.bin")
+    names = (TRAINER_STATE, FILE, "model.safetensors", "pytorch_model.bin")
     shards = sorted(folder.glob("*-00001-of-*"))[:1]
     return [p for p in (*(folder / name for name in names), *shards) if p.is_file()]
 
@@ -99,8 +114,8 @@ def _of_file(path: Path, modified: int, size: int) -> Inside:
             return Inside({UPDATES: found}, {UPDATES: f"global_step in {TRAINER_STATE}"}) if found else Inside()
         with path.open("rb") as file:
             head = file.read(9)
-            if path.name == f"{ABOUT}.json":
-                return Inside(average=about_text(path.read_text()) if size < LARGEST else "")
+            if path.name == FILE:
+                return Inside(average=about_text(read_text(path, LARGEST)))
             if head[8:] == b"{":
                 return _of_safetensors(path)
             file.seek(0)
@@ -131,7 +146,7 @@ class _Nothing:
     def append(self, value: object) -> None: ...
 
 
-class _PlainReader(pickle.Unpickler):
+class _PlainReader(Bounded):
     """Dictionaries, lists and numbers without tensors and all other objects: several times faster than `Reader`."""
 
     def persistent_load(self, pid: object) -> None:

@@ -62,9 +62,15 @@ class Output:
             self._write(self.like.index_name, json.dumps(self._index(), indent=2, sort_keys=True) + "\n")
         if self.like.convert:
             self.left_out += self.like.convert(self.partial)
-            if self.like.about:
-                self._write(f"{ABOUT}.json", self.like.about + "\n")
+        if self.like.about and not self._says_it_itself():
+            files = [] if self.like.convert else [file.path.name for file in self.files]
+            content = {**json.loads(self.like.about), **({"files": files} if files else {})}
+            self._write(f"{ABOUT}.json", json.dumps(content, sort_keys=True) + "\n")
         sync(self.partial)
+
+    def _says_it_itself(self) -> bool:
+        """Whether the output's files have metadata, in which it stands how they were made."""
+        return not self.like.convert and all(file.writer.has_metadata for file in self.files)
 
     def publish(self, overwrite: bool) -> bool:
         """Moves everything into place; False where the same was there already. UserError where something else was."""

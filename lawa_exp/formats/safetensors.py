@@ -93,7 +93,8 @@ class SafetensorsFile:
         return Place(base + first, dtype, shape, contiguous(shape), region), last
 
     def describe(self, about: str) -> None:
-        self.metadata = {**(self.metadata or {}), ABOUT: about}
+        if self.metadata is not None:  # else the bytes are those of a run's own average, and a file next to it says so
+            self.metadata = {**self.metadata, ABOUT: about}
 
     def writer(self, dtype: str | None) -> SafetensorsWriter:
         return SafetensorsWriter(self, dtype)
@@ -110,6 +111,7 @@ class SafetensorsWriter:
         self.copies: list[tuple[str, Place, Place]] = []
         self.beneath: list[tuple[str, Place, Place]] = []
         self.regions: list[Region] = []
+        self.has_metadata = source.metadata is not None
         self.left_out: list[str] = []
         self.carried: list[str] = []
         self.others: list[str] = []
