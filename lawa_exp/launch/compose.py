@@ -169,7 +169,7 @@ def list_groups_once() -> None:
 
 
 def strictly(work: Callable[[], None]) -> None:
-    """Runs what is Hydra's. UserError for what it would say on stderr: a warning, or how its flags are used."""
+    """Runs what is Hydra's; its warnings are a line each. UserError: of a missing folder, or how its flags are used."""
     said = io.StringIO()
     try:
         with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stderr(said):
@@ -179,11 +179,13 @@ def strictly(work: Callable[[], None]) -> None:
         if error.code:
             raise UserError((said.getvalue().strip().splitlines() or [str(error)])[-1].split("error: ")[-1]) from None
         raise
+    sys.stderr.write(said.getvalue())
     for warning in warned:
-        if issubclass(warning.category, UserWarning):
-            message = " ".join(str(warning.message).split())
-            place = re.search(r"hydra.searchpath in .*path=(.*) is not available", message)
-            raise UserError(f"hydra.searchpath: there is no folder {place[1]}" if place else message)
+        message = " ".join(str(warning.message).split())
+        if place := re.search(r"hydra.searchpath in .*path=(.*) is not available", message):
+            raise UserError(f"hydra.searchpath: there is no folder {place[1]}")
+        if issubclass(warning.category, UserWarning):  # such as of a plugin that cannot be imported
+            print(f"warning: {message}", file=sys.stderr)
 
 
 def settings_of(arguments: list[str], parent: str, without: str) -> Collection[str]:

@@ -550,7 +550,7 @@ def test_layouts_that_are_read(trained: Path, tmp_path: Path) -> None:
 
 
 MISTAKES = {
-    "no such run": (["nowhere"], "no run there"),
+    "no such run": (["nowhere"], "no such file or folder"),
     "a folder without an evaluation": (["{theirs}"], "needs --model and --dataset, or --evaluate"),
     "a model alone": (["{theirs}", "--model", "gpt_tiny"], "give --model and --dataset"),
     "another model": (
