@@ -73,8 +73,8 @@ class TorchFile:
                 raise UserError(f"{self.path} is a zip file, but not one of torch.save (no data.pkl)")
             for name in ("data.pkl", "byteorder"):
                 if name in records and records[name].file_size > SMALL:
-                    size = size_text(records[name].file_size)
-                    raise UserError(f"{self.path}: its {name} has {size}, expected at most {size_text(SMALL)}")
+                    inflated = size_text(records[name].file_size)
+                    raise UserError(f"{self.path}: its {name} has {inflated}, expected at most {size_text(SMALL)}")
             if "byteorder" in records and archive.read(records["byteorder"]) != b"little":
                 raise UserError(f"{self.path} was written by a big-endian machine")
             pickled = archive.read(records["data.pkl"])
