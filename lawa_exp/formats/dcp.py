@@ -148,8 +148,9 @@ def check_inside(metadata: Metadata, folder: Path) -> None:
             raise damaged(folder, f"the place of {index.fqn} cannot be read")
         whole = whole and (folder / place).is_file()  # one that is missing is named later
     for fqn, entry in metadata.state_dict_metadata.items():
-        is_tensor = whole and isinstance(entry, TensorStorageMetadata)
-        if is_tensor and entry.size.numel() * entry.properties.dtype.itemsize > size:
+        if not whole or not isinstance(entry, TensorStorageMetadata):
+            continue
+        if entry.size.numel() * entry.properties.dtype.itemsize > size:
             raise damaged(folder, f"{fqn} is of {entry.size.numel():,} elements, more than its files hold")
     most = len(metadata.state_dict_metadata)
     for fqn, path in (metadata.planner_data or {}).items():
