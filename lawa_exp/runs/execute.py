@@ -135,6 +135,8 @@ def train_in(
         if ranks.world > 1:  # at once: the others fail when this process is gone
             distributed.report(error, ranks)
             raise Failed(f"rank {ranks.rank}: {reason}") from None
+        if isinstance(error, OSError):  # of a file that went away in mid-run: no mistake in the command line
+            raise Failed(str(error)) from None
         raise
     if ranks.is_main and outcome.how == "stopped":
         run.mark("STOPPED", step=outcome.step)

@@ -1,4 +1,4 @@
-"""What command lines are held to; imported for every --help, so it imports nothing."""
+"""The limits of command lines; imported for every --help, so it imports nothing."""
 
 from __future__ import annotations
 

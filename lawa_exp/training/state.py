@@ -113,5 +113,4 @@ def parameter_of(key: str) -> str:
 
 def saved_averagers(folder: Path) -> list[str]:
     """The ids of the averagers that a committed state holds."""
-    carried = read_json(folder / "state.json")["carried"]
-    return [name.removeprefix(AVERAGERS) for name in carried if name.startswith(AVERAGERS)]
+    return [n.removeprefix(AVERAGERS) for n in read_json(folder / "state.json")["carried"] if n.startswith(AVERAGERS)]
