@@ -329,8 +329,11 @@ def _hit(strike: Strike) -> None:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """The hash of every file that must be the same in a run that was disturbed, by its path in the run directory."""
-    files = [p for name in COMPARED for p in [folder / name, *sorted((folder / name).rglob("*"))] if p.is_file()]
+    """The hash of every file that must be the same in a run that was disturbed, by its path in the run directory.
+
+    Not of checksums: killed behind a file and before its checksum, it is taken as it is.
+    """
+    files = [p for name in COMPARED for p in [folder / name, *sorted((folder / name).rglob("[!.]*"))] if p.is_file()]
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 

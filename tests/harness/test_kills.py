@@ -33,8 +33,8 @@ def files(*names: str) -> Made:
     """The hashes of what lies there; what says who wrote it, and when, is left out."""
 
     def made(root: Path) -> dict[str, str]:
-        found = [p for name in names for p in [root / name, *sorted((root / name).rglob("*"))] if p.is_file()]
-        kept = [p for p in found if not p.name.endswith((".lock", ".writing")) and p.name != "progress.json"]
+        found = [p for name in names for p in [root / name, *sorted((root / name).rglob("[!.]*"))] if p.is_file()]
+        kept = [p for p in found if not p.name.endswith(".lock") and p.name != "progress.json"]
         return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in kept}
 
     return made
