@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lawa_exp.formats.about import FILE
 from lawa_exp.formats.safetensors import SafetensorsFile
 from lawa_exp.formats.stored import Checkpoint, Region, Source, damaged, read_index, reading, shards_of
 from lawa_exp.storage.commit import MANIFEST, Manifest
@@ -17,7 +18,7 @@ WHOLE = (  # a folder's only file of weights: transformers', diffusers', open_cl
 ADAPTER = "adapter_config.json"  # which PEFT does not open an adapter_model without
 INDEX = ".index.json"  # of a folder's shards: {"weight_map": {tensor: file}}
 CARRIED = {".json", ".txt", ".model", ".py", ".jinja", ".tiktoken", ".bpe"}  # configuration and tokenizer files
-NOT_CARRIED = {MANIFEST, "trainer_state.json", "optimizer.json"}
+NOT_CARRIED = {MANIFEST, FILE, "trainer_state.json", "optimizer.json"}
 DCP = ".metadata"  # of torch.distributed.checkpoint
 
 

@@ -10,8 +10,9 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from lawa_exp.formats.about import FILE
 from lawa_exp.formats.dtypes import FLOATS, SIZES
-from lawa_exp.formats.stored import ABOUT, Checkpoint, Index, Writer, count, using
+from lawa_exp.formats.stored import Checkpoint, Index, Writer, count, using
 from lawa_exp.formats.stream import OutFile
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import read_text, sync, temporary
@@ -65,7 +66,7 @@ class Output:
         if self.like.about and not self._says_it_itself():
             files = [] if self.like.convert else [file.path.name for file in self.files]
             content = {**json.loads(self.like.about), **({"files": files} if files else {})}
-            self._write(f"{ABOUT}.json", json.dumps(content, sort_keys=True) + "\n")
+            self._write(FILE, json.dumps(content, sort_keys=True) + "\n")
         sync(self.partial)
 
     def _says_it_itself(self) -> bool:
