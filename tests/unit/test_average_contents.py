@@ -282,6 +282,12 @@ def test_an_object_with_tensors_in_the_state_dict_is_refused(tmp_path, capsys):
     assert "layer is torch.nn.modules.linear.Linear, which holds tensors that are not averaged" in said
 
 
+def test_a_whole_module_in_place_of_a_state_dict_is_named(tmp_path, capsys):
+    torch.save({"epoch": 1, "model": nn.Linear(2, 2), "ema": None}, tmp_path / "a.pt")  # as ultralytics does
+    said = refused(capsys, tmp_path / "a.pt", "--out", tmp_path / "out")
+    assert "no state dict found" in said and "model is torch.nn.modules.linear.Linear: save its state_dict()" in said
+
+
 def test_a_copy_of_the_weights_in_an_object_is_left_out(tmp_path, capsys):
     class Ema:  # as training scripts pickle theirs, with the module in it
         pass
