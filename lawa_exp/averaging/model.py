@@ -120,11 +120,11 @@ class ModelAverager:
     def full_average(self, tied_once: bool = False) -> dict[str, Tensor] | None:
         """The whole average on the CPU of rank 0, to be written or loaded into an unsharded model; None elsewhere.
 
-        It has every name of the model's state dict, for `load_state_dict`. tied_once: of tied weights the first name
-        alone, for safetensors' `load_model` and transformers' `save_pretrained`. Tensors share no memory, as
-        safetensors asks. All ranks of a sharded model must call it. RuntimeError where the average is not defined yet.
-        Inside `applied` it is what the model holds then: with the statistics of BatchNorm that were recalibrated
-        there; elsewhere they are the latest observed.
+        It has every name of the state dict of the model without torch.compile, for `load_state_dict`. tied_once: of
+        tied weights the first name alone, for safetensors' `load_model` and transformers' `save_pretrained`. Tensors
+        share no memory, as safetensors asks. All ranks of a sharded model must call it. RuntimeError where the average
+        is not defined yet. Inside `applied` it is what the model holds then: with the statistics of BatchNorm that were
+        recalibrated there; elsewhere they are the latest observed.
         """
         from torch import distributed as dist
 

@@ -13,21 +13,24 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
-from torch.distributed.checkpoint._traverse import OBJ_PATH
+from torch.distributed.checkpoint._traverse import OBJ_PATH, set_element
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import ReadItem
+from torch.distributed.checkpoint.planner import ReadItem, WriteItem
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 from lawa_exp.formats.copies import Copies
 from lawa_exp.formats.dtypes import SIZES
+from lawa_exp.formats.names import USUAL
+from lawa_exp.formats.pickles import Reader, Refused
 from lawa_exp.formats.pytorch import TorchFile
 from lawa_exp.formats.state_dicts import Finder
 from lawa_exp.formats.stored import Checkpoint, count, damaged, reading
@@ -84,13 +87,48 @@ class FolderReader(dcp.FileSystemReader):
         return metadata
 
 
+@dataclass(frozen=True)
+class Carried:
+    """An object that is not made: the file of torch.save that it is in."""
+
+    content: bytes
+
+
 class EverythingPlanner(_EmptyStateDictLoadPlanner):
+    """carried: the classes and functions of the objects that are not made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.carried: list[str] = []
+
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        plain = io.BytesIO()
         check_bounded(value, read_item.storage_index.fqn)
-        torch.save(torch.load(value, weights_only=True), plain)
-        plain.seek(0)
-        super().load_bytes(read_item, plain)
+        content = value.read()
+        made: object
+        try:
+            made = torch.load(io.BytesIO(content), weights_only=True)
+        except pickle.UnpicklingError:
+            self.carried += [name for name in names_in(content) if name not in self.carried]
+            made = Carried(content)
+        set_element(self.original_state_dict, self.mappings[read_item.dest_index.fqn], made)
+
+
+class CarryingPlanner(dcp.DefaultSavePlanner):
+    def transform_object(self, write_item: WriteItem, object: object) -> object:
+        return (
+            io.BytesIO(object.content) if isinstance(object, Carried) else super().transform_object(write_item, object)
+        )
+
+
+def names_in(content: bytes) -> list[str]:
+    """What a file of torch.save names besides tensors and plain data. UserError: something that is not carried."""
+    archive = zipfile.ZipFile(io.BytesIO(content))
+    reader = Reader(io.BytesIO(archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))))
+    try:
+        reader.load()
+    except Refused as refused:
+        raise UserError(f"it holds {refused}, which is not read") from None
+    return [".".join(address) for address in reader.classes if not USUAL.match(address[0])]
 
 
 def open_dcp(path: Path, key: str | None = None) -> Checkpoint:
@@ -122,8 +160,10 @@ def open_dcp(path: Path, key: str | None = None) -> Checkpoint:
     def convert(output: Path) -> list[str]:
         averages = torch.load(output / file.name, weights_only=True)
         state: dict[str, object] = {}
+        planner = EverythingPlanner()
         with reading(path):
-            _load(state, path, EverythingPlanner())
+            _load(state, path, planner)
+        source.carried += planner.carried
         flat, where = flatten_state_dict(state)
         for fqn, value in flat.items():
             if fqn in names:
@@ -134,7 +174,7 @@ def open_dcp(path: Path, key: str | None = None) -> Checkpoint:
         (output / file.name).unlink()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that this is one process
-            dcp.save(state, checkpoint_id=output)
+            dcp.save(state, checkpoint_id=output, planner=CarryingPlanner())
         return left_out
 
     return Checkpoint(path, [source], convert=convert)

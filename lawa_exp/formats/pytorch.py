@@ -74,7 +74,10 @@ class TorchFile:
         try:
             state_dict = FINDER.find(content, key)
         except UserError as error:
-            raise UserError(f"{path}: {error}") from None
+            whole = next(
+                (f"; {k} is {_kind(v)}: save its state_dict()" for k, v in content.items() if _has_tensors(v)), ""
+            )
+            raise UserError(f"{path}: {error}{whole}") from None
         self.key, self.weights, self.others = state_dict.key, state_dict.tensors, state_dict.others
         self._refuse_hidden(value_at(content, self.key))
         self.tensors = {name: self._place(name, tensor) for name, tensor in self.weights.items()}
@@ -164,7 +167,7 @@ class TorchFile:
         assert isinstance(state_dict, Mapping)
         for name in self.others:
             value = state_dict.get(name)
-            if address_of(value) and any(isinstance(part, Tensor | Storage) for part in walk(value)):
+            if _has_tensors(value):
                 raise UserError(f"{self.path}: {name} is {_kind(value)}, which holds tensors that are not averaged")
 
     def _place(self, name: str, tensor: Tensor) -> Place:
@@ -203,6 +206,11 @@ def _strides(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...
 def _kind(value: object) -> str:
     address = address_of(value)
     return ".".join(address) if address else f"a {type(value).__name__}"
+
+
+def _has_tensors(value: object) -> bool:
+    """Whether it is an object, such as a whole module, with tensors in it."""
+    return address_of(value) is not None and any(isinstance(part, Tensor | Storage) for part in walk(value))
 
 
 def _is_large(tensor: Tensor) -> bool:

@@ -270,6 +270,20 @@ def test_objects_are_carried_and_are_what_they_were(protocol, tmp_path, capsys):
     assert (tmp_path / "again" / "in_2.pt").read_bytes() == (tmp_path / "out" / "in_2.pt").read_bytes()
 
 
+def test_objects_in_folders_of_distributed_checkpoint_are_carried(tmp_path, capsys):
+    for i in (1, 2):
+        content = {"model": {"w": weights(i)}, "extra": {"inner": Settings.Inner(3), "plain": [1, 2]}}
+        dcp.save(content, checkpoint_id=tmp_path / f"dcp_{i}")
+    average(tmp_path / "dcp_1", tmp_path / "dcp_2", "--out", tmp_path / "out")
+    assert "unread and not run: " in capsys.readouterr().out
+    found = {"model": {"w": torch.empty(8, 16)}, "extra": {"inner": None, "plain": [0, 0]}}
+    dcp.load(found, checkpoint_id=tmp_path / "out")
+    assert torch.equal(found["model"]["w"], W) and found["extra"] == {"inner": Settings.Inner(3), "plain": [1, 2]}
+    dcp.save({"model": {"w": weights(1)}, "x": Malicious(tmp_path / "was_run")}, checkpoint_id=tmp_path / "bad")
+    assert "mkdir, which is not read" in refused(capsys, tmp_path / "bad", "--out", tmp_path / "no")
+    assert not (tmp_path / "was_run").exists()
+
+
 def test_what_would_run_is_neither_run_nor_carried(tmp_path, capsys):
     torch.save({"state_dict": {"w": weights(1)}, "x": Malicious(tmp_path / "was_run")}, tmp_path / "a.pt")
     assert "mkdir, which is not read" in refused(capsys, tmp_path / "a.pt", "--out", tmp_path / "out")
@@ -280,6 +294,12 @@ def test_an_object_with_tensors_in_the_state_dict_is_refused(tmp_path, capsys):
     torch.save({"model": {"w": weights(1), "layer": nn.Linear(2, 2)}}, tmp_path / "a.pt")
     said = refused(capsys, tmp_path / "a.pt", "--out", tmp_path / "out")
     assert "layer is torch.nn.modules.linear.Linear, which holds tensors that are not averaged" in said
+
+
+def test_a_whole_module_in_place_of_a_state_dict_is_named(tmp_path, capsys):
+    torch.save({"epoch": 1, "model": nn.Linear(2, 2), "ema": None}, tmp_path / "a.pt")  # as ultralytics does
+    said = refused(capsys, tmp_path / "a.pt", "--out", tmp_path / "out")
+    assert "no state dict found" in said and "model is torch.nn.modules.linear.Linear: save its state_dict()" in said
 
 
 def test_a_copy_of_the_weights_in_an_object_is_left_out(tmp_path, capsys):
