@@ -27,9 +27,9 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from torch.distributed.checkpoint.planner import ReadItem, WriteItem
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
+from lawa_exp.formats.classes import USUAL
 from lawa_exp.formats.copies import Copies
 from lawa_exp.formats.dtypes import SIZES
-from lawa_exp.formats.names import USUAL
 from lawa_exp.formats.pickles import Reader, Refused
 from lawa_exp.formats.pytorch import TorchFile
 from lawa_exp.formats.state_dicts import Finder
