@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import re
 import shutil
@@ -187,6 +188,8 @@ def test_killed_and_started_again(
     kills = target.kills if whole else everyday.count(name)
     if not kills:
         return
+    if name == "data" and not os.environ.get("LAWA_TOKENIZER"):
+        pytest.skip("GPT-2's tokenizer is not here (LAWA_TOKENIZER)")
     work = tmp_path_factory.getbasetemp() / "killed"
     never = 10**9
     assert struck(target, fresh(sources, work, target), never, "SIGKILL")[0] == 0
