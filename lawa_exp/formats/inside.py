@@ -22,7 +22,7 @@ from typing import BinaryIO
 from lawa_exp.formats.about import FILE
 from lawa_exp.formats.names import EPOCHS, UPDATES
 from lawa_exp.formats.stored import ABOUT
-from lawa_exp.formats.unpickling import Bounded
+from lawa_exp.formats.unpickling import Anything, Bounded
 from lawa_exp.system.files import read_small, read_text
 
 FIELDS = {  # where libraries keep them; the first that is there
@@ -134,18 +134,6 @@ def _of_safetensors(path: Path) -> Inside:
     return replace(found, average=about_text(metadata.get(ABOUT, "")))
 
 
-class _Nothing:
-    """Stands for whatever a pickle names: takes everything, keeps nothing, and runs nothing."""
-
-    def __new__(cls, *args: object) -> _Nothing:
-        return super().__new__(cls)
-
-    def __init__(self, *args: object) -> None: ...
-    def __setstate__(self, state: object) -> None: ...
-    def __setitem__(self, key: object, value: object) -> None: ...
-    def append(self, value: object) -> None: ...
-
-
 class _PlainReader(Bounded):
     """Dictionaries, lists and numbers without tensors and all other objects: several times faster than `Reader`."""
 
@@ -153,7 +141,7 @@ class _PlainReader(Bounded):
         return None
 
     def find_class(self, module: str, name: str) -> type:
-        return OrderedDict if (module, name) == ("collections", "OrderedDict") else _Nothing
+        return OrderedDict if (module, name) == ("collections", "OrderedDict") else Anything
 
 
 def _of_zip(file: BinaryIO) -> Inside:

@@ -159,7 +159,11 @@ def test_what_cannot_be_gone_on_from_is_said_in_one_line(stable, tmp_path):
         (stable, ("init.step=40", "steps=40"), "the budget of 40 steps is over by then"),
         (stable, ("init.step=40", "optimizer=sgd"), "init.optimizer=keep: the optimizer is that of the source"),
         (stable, ("init.step=40", "batch.size=8"), "has seen 320 samples, the source's 160"),
-        (stable, ("init.step=40", "init.optimizer=reset", "model.width=64"), "the weights do not fit the model"),
+        (
+            stable,
+            ("init.step=40", "init.optimizer=reset", "model.width=64"),
+            "with which its weights were trained; give model.width=32",
+        ),
         (stable, ("init.step=40", "model.width=64"), "the weights do not fit the model"),
         (stable, ("init.optimizer=twice",), "init.optimizer=twice: expected one of keep, reset"),
         (average, ("init.optimizer=keep",), "has no optimizer's state; choose reset"),

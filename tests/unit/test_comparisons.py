@@ -21,7 +21,8 @@ from lawa_exp.system.errors import UserError
 
 
 def evaluation(step: int, weights: str, loss: float, bn: str | None, **more: object) -> Row:
-    row = {"step": step, "split": "val", "weights": weights, "loss": loss, **({"bn": bn} if bn else {}), **more}
+    of = {} if weights == "live" else {"averager": weights.split("-")[0]}
+    row = {"step": step, "split": "val", "weights": weights, "loss": loss, **({"bn": bn} if bn else {}), **of, **more}
     return cast(Row, row)
 
 
