@@ -17,7 +17,7 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -286,7 +286,16 @@ def in_turn(folder: Path) -> Iterator[None]:
     So its files are of one process, the last. Without locks they are whole all the same, each for itself.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / TURN).open("a") as file:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    path = folder / TURN
+    with ExitStack() as opened:
+        while True:
+            file = opened.enter_context(path.open("a"))
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                    break  # else the one before has removed it at its end
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)

@@ -373,7 +373,8 @@ def test_a_source_that_has_changed_since(mine: Path) -> None:
 def test_a_run_is_read_where_its_sources_are_not(mine: Path, tmp_path: Path) -> None:
     done = command(READING["readout"], tmp_path, str(mine / "run"))
     assert done.returncode == 2 and f"mine, of {mine / 'run'}, is not found" in done.stderr, done.stderr
-    done = command(READING["readout"], mine / "run" / "code", str(mine / "run"))
+    shutil.copytree(mine / "run" / "code", tmp_path / "copies")
+    done = command(READING["readout"], tmp_path / "copies", str(mine / "run"))
     assert done.returncode == 0, done.stderr
 
 
