@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-FILE = "average.json"  # in the folder of averaged files that have no metadata; `files`: their names
+FILE = "average.json"  # next to averaged files whose metadata do not say it; `files`: their names
 LISTED = 32  # steps that are listed; of more, the first, the last and the number
 
 

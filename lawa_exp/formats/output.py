@@ -70,8 +70,8 @@ class Output:
         sync(self.partial)
 
     def _says_it_itself(self) -> bool:
-        """Whether the output's files have metadata, in which it stands how they were made."""
-        return not self.like.convert and all(file.writer.has_metadata for file in self.files)
+        """Whether the metadata of the output's files say how they were made."""
+        return not self.like.convert and all(file.writer.is_described for file in self.files)
 
     def publish(self, overwrite: bool) -> bool:
         """Moves everything into place; False where the same was there already. UserError where something else was."""

@@ -260,7 +260,7 @@ class TorchWriter:
         self.name = source.path.name
         top = source.content
         averaged = {id(t.storage): t.storage for t in source.weights.values()}
-        self.has_metadata = True
+        self.is_described = True
         self.left_out: list[str] = []
         self.carried, self.others = source.carried, source.others
         self.kept: list[str] = []

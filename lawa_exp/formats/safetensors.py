@@ -44,8 +44,8 @@ class SafetensorsFile:
     """Reads the header. UserError names the file, and the tensor where there is one."""
 
     def __init__(self, path: Path, region: Region | None = None) -> None:
-        """region: the whole file's, where its checksum is known."""
-        self.path, self.keyed = path, False
+        """region: the whole file's, where its checksum is known: in a folder that a training of ours has committed."""
+        self.path, self.keyed, self.is_ours = path, False, region is not None
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -93,8 +93,8 @@ class SafetensorsFile:
         return Place(base + first, dtype, shape, contiguous(shape), region), last
 
     def describe(self, about: str) -> None:
-        if self.metadata is not None:  # else the bytes are those of a run's own average, and a file next to it says so
-            self.metadata = {**self.metadata, ABOUT: about}
+        if not self.is_ours:  # else the bytes are those of the run's own average, and a file next to it says so
+            self.metadata = {**(self.metadata or {}), ABOUT: about}
 
     def writer(self, dtype: str | None) -> SafetensorsWriter:
         return SafetensorsWriter(self, dtype)
@@ -111,7 +111,7 @@ class SafetensorsWriter:
         self.copies: list[tuple[str, Place, Place]] = []
         self.beneath: list[tuple[str, Place, Place]] = []
         self.regions: list[Region] = []
-        self.has_metadata = source.metadata is not None
+        self.is_described = not source.is_ours
         self.left_out: list[str] = []
         self.carried: list[str] = []
         self.others: list[str] = []

@@ -55,7 +55,7 @@ class Writer(Protocol):
     copies: list[tuple[str, Place, Place]]  # taken as they are: what, in the source, here
     beneath: list[tuple[str, Place, Place]]  # the same, before everything else, which may be written over it
     regions: list[Region]
-    has_metadata: bool  # where it stands how the file was made
+    is_described: bool  # its metadata say how the file was made
     left_out: list[str]  # keys of the input that the output is without
     carried: list[str]  # objects of the input that were not made, by the names of their classes
     others: list[str]  # names in the state dict that are no tensor's

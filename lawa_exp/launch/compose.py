@@ -36,18 +36,12 @@ if TYPE_CHECKING:
     from lawa_exp.config.shared import Options
     from lawa_exp.launch.slurm.settings import Slurm
 
-FLAGS = {  # Hydra's own
-    *("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p", "--package", "-r", "--run"),
-    *("-m", "--multirun", "-i", "--info", "-sc", "--shell-completion", "-cp", "--config-path", "-cn", "--config-name"),
-    *("-cd", "--config-dir"),  # --experimental-rerun is not among them: it unpickles a file, and checks nothing
-}
 HELP = {"-h", "--help", "--hydra-help"}
 NEEDED = {"run_dir", "runs_root", "sweep", "plan", "rerun", "k", "spacing", "averagers", "dataset"} | {
     *("layers", "update", "watch")
 }
 COLLECT, SLURM = (f"hydra_plugins.lawa_exp_launcher.{name}" for name in ("Collect", "Slurm"))
 SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-LOGGING = {"hydra/job_logging": "none", "hydra/hydra_logging": "none"}
 
 
 def main(arguments: list[str]) -> int:
@@ -239,9 +233,6 @@ def check_composed(
     for key, entry in fixed.items():
         if (entry["value"] or None) not in (None, entry["expected"]):
             check_setting_of_hydra(f"hydra.{key}", entry["value"])
-    for group, choice in LOGGING.items():
-        if choices[group] != choice:
-            check_setting_of_hydra(group, choices[group])
     return Callback()
 
 

@@ -78,6 +78,7 @@ class RunDir:
         self.resume = path / "resume"
         self.states = path / "states"
         self.readouts = path / "readouts"
+        self.is_locked = False  # by this process
         self.reached = 0  # the last step of this process's training
 
     @contextmanager
@@ -92,6 +93,7 @@ class RunDir:
         with locked(self.path / ".lock", f"run_dir={self.path}"):
             wait_for_other_machines(self.heartbeat.path, f"run_dir={self.path}")
             tidy(self.path)
+            self.is_locked = True
             with self.heartbeat.beating():
                 yield
 
@@ -188,7 +190,7 @@ class RunDir:
 
         Failed where somebody has removed the run meanwhile: states alone would look like a run.
         """
-        if not self.config.exists():
+        if self.is_locked and not self.config.exists():
             raise Failed(
                 f"{self.path} was removed, or its config.yaml, while it trained: nothing of it can be relied on"
             )

@@ -208,14 +208,8 @@ LAUNCHER, SWEEPER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
                 "verbose": "verbose: true",
             }.items()
         ),
-        (
-            "experiment/other.yaml",
-            "# @package _global_\ndefaults: [override /hydra/job_logging: default]",
-            ["experiment=other"],
-            ["hydra/job_logging=default: not used"],
-        ),
     ],
-    ids=["launcher", "sweeper", "mode", "run", "output", "environment", "verbose", "logging"],
+    ids=["launcher", "sweeper", "mode", "run", "output", "environment", "verbose"],
 )
 def test_what_hydra_composed_is_refused_wherever_it_stands(capsys, tmp_path, file, content, arguments, parts):
     (tmp_path / "mine" / file).parent.mkdir(parents=True)

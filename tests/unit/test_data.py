@@ -27,7 +27,7 @@ from lawa_exp.system.errors import Failed, UserError
 
 
 def text(path, **changes) -> TextSettings:
-    settings = {"name": "text", "folder": None, "tokenizer": "bytes", "tokenizer_path": None} | changes
+    settings = {"name": "text", "folder": None, "tokenizer": "bytes", "tokenizer_path": None, "markup": False} | changes
     return TextSettings(path=str(path) if path else None, **settings)
 
 
@@ -109,7 +109,7 @@ def bins(tmp_path):
 
 
 def test_token_files_are_read_as_nanogpt_writes_them(bins):
-    data = TokensSettings("tokens", str(bins), 5000).open(10)
+    data = TokensSettings("tokens", str(bins), 5000, "uint16").open(10)
     inputs, targets = data.eval_batch("val", np.array([0, 3]))
     assert inputs[0].tolist() == list(range(4000, 4010)) and targets[1].tolist() == list(range(4031, 4041))
     assert "serves as val and as test" in data.note and isinstance(data.splits["train"], np.memmap)
@@ -129,16 +129,16 @@ def test_token_files_that_do_not_fit(bins, tmp_path):
     with (bins / "train.bin").open("ab") as file:
         file.write(b"x")
     with pytest.raises(UserError, match=r"train\.bin is not uint16"):
-        TokensSettings("tokens", str(bins), 5000).open(10)
+        TokensSettings("tokens", str(bins), 5000, "uint16").open(10)
     (bins / "val.bin").unlink()
     with pytest.raises(UserError, match=r"val\.bin is missing from the folder"):
-        TokensSettings("tokens", str(bins), 5000).open(10)
+        TokensSettings("tokens", str(bins), 5000, "uint16").open(10)
 
 
 def small_tokens(folder: Path, dtype: str, highest: int = 60) -> TokensSettings:
     for split, n in (("train", 400), ("val", 100)):
         np.random.default_rng(0).integers(0, highest, n).astype(dtype).tofile(folder / f"{split}.bin")
-    return TokensSettings("tokens", str(folder), highest)
+    return TokensSettings("tokens", str(folder), highest, "uint16")
 
 
 @pytest.mark.parametrize("dtype, highest", [("uint32", 60), ("uint32", 70_000), ("int32", 60), ("int64", 60)])
@@ -168,7 +168,7 @@ def test_files_that_are_no_tokens_are_named(tmp_path, content, said):
     for split in ("train", "val"):
         (tmp_path / f"{split}.bin").write_bytes(content)
     with pytest.raises(UserError, match=rf"train\.bin {said}"):
-        TokensSettings("tokens", str(tmp_path), 400).open(10)
+        TokensSettings("tokens", str(tmp_path), 400, "uint16").open(10)
 
 
 def test_negative_tokens_are_refused(tmp_path):
@@ -260,7 +260,7 @@ def test_an_edit_in_place_is_noticed_where_the_fingerprint_reads_pieces(bins, tm
     monkeypatch.setattr(content, "file_crc32", lambda path: read.append(path.name) or original(path))
 
     def seen(folder: Path) -> tuple[str, str, list[str]]:
-        data = TokensSettings("tokens", str(folder), 5000).open(10)
+        data = TokensSettings("tokens", str(folder), 5000, "uint16").open(10)
         read.clear()
         return data.fingerprint, content.content_digest(data.sampled, Ranks()), sorted(read)
 

@@ -266,14 +266,14 @@ def test_stated_sizes_count_as_the_data_does(tmp_path, monkeypatch):
     facts["cifar100"] = {"train": 999, "test": 50, "channels": 3, "image_size": 32, "classes": 100, "source": "there"}
     monkeypatch.setattr(stated_sizes, "FACTS", tmp_path / "facts.yaml")
     stated_sizes.FACTS.write_text(yaml.safe_dump(facts))
-    settings = TokensSettings("tiny", str(tmp_path), 7)
+    settings = TokensSettings("tiny", str(tmp_path), 7, "uint16")
     there, here = stated(settings, 16), settings.open(16)
     for name in ("sizes", "tokens_per_sample", "sample", "unit", "vocab_size", "classes"):
         assert getattr(there, name) == getattr(here, name), name
     labels = complete({split: (np.zeros(n), np.zeros(n)) for split, n in (("train", 999), ("test", 50))})[1]
     images = stated(Cifar100Settings("cifar100", True, 0.0, 0.0, 0, None), None)
     assert images.sizes == {split: len(found) for split, found in labels.items()}
-    assert stated(TokensSettings("unheard_of", None, 7), 16) is None
+    assert stated(TokensSettings("unheard_of", None, 7, "uint16"), 16) is None
 
 
 @dataclass(frozen=True)

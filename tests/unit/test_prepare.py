@@ -430,11 +430,11 @@ def test_the_pile(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         prepare(out, str(command.source), str(command.vocabulary), VAL_FRACTION, 1)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LAWA_DATA", raising=False)
-    data = TokensSettings("pile", None, 50277).open(128)  # in data/pile
+    data = TokensSettings("pile", None, 50277, "uint16").open(128)  # in data/pile
     assert data.vocab_size == meta["vocab_size"] and data.sizes["train"] == meta["tokens"]["train"] // 128 - 1
     shutil.rmtree(out)
     with pytest.raises(UserError, match=r"python -m lawa_exp\.data prepare pile --out data/pile"):
-        TokensSettings("pile", None, 50277).open(128)
+        TokensSettings("pile", None, 50277, "uint16").open(128)
 
 
 def test_files_of_unknown_origin_are_left_alone(command: Command, tmp_path: Path) -> None:
@@ -495,7 +495,7 @@ def test_truncated_gzip(command: Command, tmp_path: Path) -> None:
         (("--val-fraction", "1"), "at least 0 and below 1"),
         (("--val-fraction", "nan"), "at least 0 and below 1"),
         (("--val-fraction", "few"), "invalid float"),
-        (("--workers", "0"), "at least 1"),
+        (("--workers", "0"), "from 1 to 1,024"),
         (("--tokenizer-path", "nowhere"), "encoder.json and vocab.bpe not found; looked in nowhere"),
         (("--nonsense",), "--nonsense"),
     ],

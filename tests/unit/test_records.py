@@ -106,6 +106,7 @@ def test_the_data_of_a_run_may_be_elsewhere_if_they_are_the_same(
     copy = shutil.copytree(run, tmp_path / "copy")
     config = (copy / "config.yaml").read_text().replace(str(run.parent), "/nowhere")
     (copy / "config.yaml").write_text(config)
+    (copy / ".checksums").unlink()
     (tmp_path / "same.txt").write_text(TEXT)
     (tmp_path / "other.txt").write_text(TEXT.upper())
     asked = [str(copy), "--k", "2", "--spacing", "2"]

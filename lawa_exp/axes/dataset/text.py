@@ -58,7 +58,7 @@ class TextSettings(BaseSettings):
     tokenizer_path: str | None = setting(
         optional(text()), "a tokenizer.json, or a folder that holds the tokenizer's files"
     )
-    markup: bool = setting(boolean(), "whether JSON, tables and HTML count as text", default=False, before=False)
+    markup: bool = setting(boolean(), "whether JSON, tables and HTML count as text", before=False)
 
     def open(self, context: int) -> Blocks:
         get = "give a UTF-8 file or a folder with dataset.path=PATH, or train at once with dataset=pydocs"

@@ -31,7 +31,7 @@ class TokensSettings(BaseSettings):
         optional(text()), "the folder of train.bin and val.bin; null: in LAWA_DATA, then in data/"
     )
     vocab_size: int = setting(integer(1), "number of tokens of the vocabulary of the token files")
-    dtype: str = setting(one_of(*WIDTHS), "type of the tokens in the files", default="uint16", before="uint16")
+    dtype: str = setting(one_of(*WIDTHS), "type of the tokens in the files", before="uint16")
 
     def open(self, context: int) -> Blocks:
         get = "give the folder that holds train.bin and val.bin with dataset.path=DIR"
