@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.distributed import checkpoint as dcp
 from torch.nn.utils import parametrizations, weight_norm
 
+from lawa_exp.formats.stored import ABOUT
+
 INF = float("inf")
 
 
@@ -255,7 +257,7 @@ def objects() -> dict:
 def records(path: Path) -> dict[str, bytes]:
     """What a PyTorch file holds, but for what says that it is an average."""
     with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/lawa_exp.json")}
+        return {name: archive.read(name) for name in archive.namelist() if not name.endswith(f"/{ABOUT}.json")}
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
