@@ -1,6 +1,7 @@
 """What the small files of a run were when they were written, and what is said of one that is something else."""
 
 import json
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -192,5 +193,8 @@ def test_a_heartbeat_of_the_future_is_no_sign_of_life(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_removed_is_not_taken_for_one(tmp_path: Path) -> None:
-    with pytest.raises(Failed, match="was removed"):
-        RunDir(tmp_path / "gone").remove_old_states(20)
+    run = RunDir(tmp_path / "run")
+    with run.locked():
+        shutil.rmtree(run.path)
+        with pytest.raises(Failed, match="was removed"):
+            run.remove_old_states(20)
