@@ -166,7 +166,9 @@ def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytes
 
 
 def beat(path: Path, at: float, host: str = "elsewhere") -> None:
-    path.write_text(json.dumps(sealed({"time": at, "host": host, "process": 1, "job": None})))
+    partial = path.with_name(".beat")
+    partial.write_text(json.dumps(sealed({"time": at, "host": host, "process": 1, "job": None})))
+    partial.replace(path)
 
 
 def test_a_process_of_another_machine_holds_the_run_as_long_as_it_lives(
@@ -179,11 +181,18 @@ def test_a_process_of_another_machine_holds_the_run_as_long_as_it_lives(
     with run.locked():
         pass
     beat(run.heartbeat.path, time.time())
-    again = threading.Timer(0.05, lambda: beat(run.heartbeat.path, time.time() + 5))
-    again.start()
+    ended = threading.Event()
+
+    def lives() -> None:
+        while not ended.wait(0.02):
+            beat(run.heartbeat.path, time.time())
+
+    thread = threading.Thread(target=lives)
+    thread.start()
     with pytest.raises(InUse, match="in use by process 1 on elsewhere"), run.locked():
         pass
-    again.join()
+    ended.set()
+    thread.join()
 
 
 def test_a_heartbeat_of_the_future_is_no_sign_of_life(tmp_path: Path) -> None:
