@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-
-@dataclass(frozen=True)
-class Choice:
-    """What the flags say. step_from: a regular expression with one group, the step, in a checkpoint's name.
-
-    key: of the state dict that is averaged; None: the usual one, which in some files is an average.
-    """
-
-    step_from: str | None = None
-    include_averages: bool = False
-    key: str | None = None
-
-
-DEFAULT = Choice()
+if TYPE_CHECKING:
+    from lawa_exp.formats.choice import Choice
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -38,4 +26,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def choice_of(args: argparse.Namespace) -> Choice:
+    from lawa_exp.formats.choice import Choice
+
     return Choice(args.step_from, args.include_averages, args.key)

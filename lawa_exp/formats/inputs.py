@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lawa_exp.formats.flags import Choice
+from lawa_exp.formats.choice import Choice
 from lawa_exp.formats.inside import inside
 from lawa_exp.formats.names import named
 from lawa_exp.formats.steps import (

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lawa_exp.formats.flags import DEFAULT, Choice
+from lawa_exp.formats.choice import DEFAULT, Choice
 from lawa_exp.formats.inside import Inside, inside
 from lawa_exp.formats.names import EPOCHS, NUMBER, UNITS, UPDATES, Named, named, of_entry
 from lawa_exp.formats.stored import SUFFIXES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from lawa_exp.formats.flags import DEFAULT, Choice
+from lawa_exp.formats.choice import DEFAULT, Choice
 
 HUB = "hf:"  # what RUN begins with where it is a model on the Hugging Face hub
 

@@ -8,6 +8,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, NoReturn
 
 from lawa_exp.system.errors import Failed, UserError, one_line
@@ -27,7 +28,8 @@ class Parser(argparse.ArgumentParser):
     prefix: ClassVar[str] = MODULES
 
     def __init__(self, *, prog: str, **options: Any) -> None:
-        super().__init__(prog=prog.replace(MODULES, self.prefix), **options)
+        formatter = partial(options.pop("formatter_class", argparse.HelpFormatter), width=_columns() - 2)
+        super().__init__(prog=prog.replace(MODULES, self.prefix), formatter_class=formatter, **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {one_line(message)} (see {self.prog} --help)\n")
@@ -40,6 +42,17 @@ class Parser(argparse.ArgumentParser):
                 name = word[:-1] or (before if before.startswith("-") else "an argument")
                 self.error(f"{name} is empty: is a variable of the shell not set?")
         return super().parse_known_args(words, namespace)
+
+
+def _columns() -> int:
+    """The width of the terminal, as shutil has it, whose import would take a twentieth of the time of --help."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) > 0:
+        return int(columns)
+    try:
+        return (os.get_terminal_size(sys.__stdout__.fileno()).columns if sys.__stdout__ else 0) or 80
+    except (ValueError, OSError):  # a closed stream, no terminal
+        return 80
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:

@@ -11,9 +11,7 @@ import fcntl
 import glob
 import json
 import os
-import platform
 import re
-import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -129,7 +127,7 @@ def temporary(target: Path, prefix: str = PARTIAL) -> Path:
     """
     parent = target.parent.absolute()
     alone = any(parent.is_relative_to(folder) for folder in LOCKED)
-    return target.with_name(prefix + ("" if alone else f"{os.getpid()}@{platform.node()}@") + target.name)
+    return target.with_name(prefix + ("" if alone else f"{os.getpid()}@{os.uname().nodename}@") + target.name)
 
 
 def written_by(path: Path, prefix: str = PARTIAL) -> tuple[str, bool | None]:
@@ -139,7 +137,7 @@ def written_by(path: Path, prefix: str = PARTIAL) -> tuple[str, bool | None]:
     if not process:
         return name, None
     number, machine = process.groups()
-    lives = is_process(int(number)) if machine == platform.node() else _is_recent(path)
+    lives = is_process(int(number)) if machine == os.uname().nodename else _is_recent(path)
     return name[process.end() :], lives
 
 
@@ -206,6 +204,8 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 def discard(path: Path) -> None:
     """Removes a file or a folder, or what there is left of it."""
     if path.is_dir() and not path.is_symlink():
+        import shutil  # for --help it would be slow
+
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

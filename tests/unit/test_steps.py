@@ -13,7 +13,7 @@ from averaged_files import average, refused, state
 from safetensors.torch import load_file, save_file
 from torch.distributed import checkpoint as dcp
 
-from lawa_exp.formats.flags import Choice
+from lawa_exp.formats.choice import Choice
 from lawa_exp.formats.names import UNITS, of_entry
 from lawa_exp.formats.steps import Series, find_checkpoints
 from lawa_exp.system.errors import UserError

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from lawa_exp.config import rules
 from lawa_exp.readout.evaluators.settings import EvaluatorSettings, flag
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import LARGE, read_small
 
 if TYPE_CHECKING:
     from lawa_exp.readout.evaluators.base import Checkpoints, Evaluator
@@ -30,6 +29,7 @@ class PerplexitySettings(EvaluatorSettings):
         from lawa_exp.evaluation.perplexity import NORMALISED, Perplexity
         from lawa_exp.readout.evaluators.base import file_digest, model_and_tokenizer, of_model
         from lawa_exp.readout.subject import Named
+        from lawa_exp.system.files import LARGE, read_small
 
         if not self.text:
             raise UserError("--text is missing: expected a UTF-8 file")
