@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lawa_exp.config.rules import flat, near
+from lawa_exp.results.statistics import curve, steps_saved
+from lawa_exp.results.tables import at_end
 from lawa_exp.status.runs import list_runs
 from lawa_exp.storage.commit import Damaged, steps_in, verify
+from lawa_exp.storage.metrics import metrics_of
 from lawa_exp.storage.rows import averager_ids, read_rows
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import Failed, UserError
@@ -95,6 +98,42 @@ class Run:
     def averages(self) -> list[str]:
         """The ids of the averages that were evaluated, in order of appearance."""
         return averager_ids(read_rows(self._files.metrics))
+
+    def table(self, metric: str = "loss") -> pandas.DataFrame:
+        """A line for each of the weights after the last step: what the end of the training says, as numbers.
+
+        value: of the metric on val; to_live: less that of the live weights; saving: the longest, in steps, with whether
+        the live weights got there (reached) and at which step of the average; best: whether no others are better.
+        UserError: no row has the metric.
+        """
+        known = metrics_of(self.path)
+        if metric not in known:
+            raise UserError(f"metric={metric}: {near(metric, known)}")
+        _, found = at_end(read_rows(self._files.metrics), metric, known[metric])
+        lines = [
+            {
+                "weights": line.weights,
+                "value": line.value,
+                "to_live": line.to_live,
+                "saving": line.saving and line.saving.steps,
+                "reached": line.saving and line.saving.reached,
+                "at_step": line.saving and line.saving.at,
+                "best": line.best,
+            }
+            for line in found
+        ]
+        return data_frame(lines).set_index("weights")
+
+    def saved(self, weights: str) -> pandas.DataFrame:
+        """At each evaluation of an average: how many steps later the live weights reach its val loss (`steps`), or
+        that they do not within the steps left (reached=False). UserError: it was not evaluated."""
+        rows = read_rows(self._files.metrics)
+        live, average = curve(rows, "live"), curve(rows, weights)
+        if weights == "live" or not average:
+            raise UserError(f"{self.path} has no evaluations of {weights}; {near(weights, self.averages)}")
+        found = [(step, value, *steps_saved(live, step, value)) for step, value in average]
+        names = ("step", "loss", "steps", "reached")
+        return data_frame([dict(zip(names, line, strict=True)) for line in found]).set_index("step")
 
     def steps(self, weights: str = "live") -> list[int]:
         """The steps whose weights are in the run directory."""

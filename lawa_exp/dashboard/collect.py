@@ -16,7 +16,7 @@ from lawa_exp.dashboard.groups import group_item, seed_groups
 from lawa_exp.dashboard.items import Cell, Rows, compared, comparison_of, drawn, sortable, test_rows, text_in, undamaged
 from lawa_exp.readout.comparison import Comparison, Line
 from lawa_exp.readout.of_run import RESERVED
-from lawa_exp.results.figures import DRAWN
+from lawa_exp.results.curves import DRAWN
 from lawa_exp.results.statistics import Indexed
 from lawa_exp.results.tables import NATS
 from lawa_exp.seams.task import Metric

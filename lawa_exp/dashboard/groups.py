@@ -61,7 +61,7 @@ def group_item(
     ]
     first = len(cells)
     cells += compared(f, mean, own)
-    best = f.best if f else ""
+    best = f.lowest if f else ""
     spread = {first: ("live", "loss"), first + 2: (best, "loss")}  # what has one: the losses, and other metrics
     for i, metric in enumerate(own):
         spread |= {first + 5 + 2 * i: ("live", metric), first + 6 + 2 * i: (best, metric)}

@@ -105,7 +105,7 @@ def compared(f: Comparison | None, rows: Rows, own: Metrics) -> list[Cell]:
     if f is None:
         others = [cell for name in own for cell in (last_of(rows, "live", name, own), (None, ""))]
         return [(live[-1][1], f"{live[-1][1]:.4f}") if live else (None, ""), *[(None, "")] * 4, *others]
-    best = next(line for line in f.lines if line.id == f.best)
+    best = next(line for line in f.lines if line.id == f.lowest)
     return [
         (f.live, f"{f.live:.4f}"),
         (best.id, best.id),

@@ -195,7 +195,7 @@ def on_test(f: Comparison, result: ReadOut, subject: Subject) -> tuple[Test | No
     if subject.no_test or live is None:
         return None, []
     row = subject.live[result.step]
-    best = next(average for average in subject.averages if average.id == f.best)
+    best = next(average for average in subject.averages if average.id == f.lowest)
     samples = row.get("eval_samples") if row else None
     average, bn = best.weights(result.step), subject.replay.bn
     seen = fields_in(row, SEEN) if row else {}
@@ -220,4 +220,4 @@ def on_test(f: Comparison, result: ReadOut, subject: Subject) -> tuple[Test | No
     losses = [s.fields["loss"] for s in scored]
     own = [name for name in own_metrics(subject.metrics) if name in scored[0].fields]  # an evaluator may have fewer
     others = {name: (scored[1].fields[name], scored[0].fields[name]) for name in own}
-    return Test(f.best, losses[1], losses[0], half, int(scored[0].fields["eval_samples"]), others), rows
+    return Test(f.lowest, losses[1], losses[0], half, int(scored[0].fields["eval_samples"]), others), rows

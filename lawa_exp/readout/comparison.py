@@ -49,7 +49,7 @@ class Line:
     loss: float
     difference: float
     half: float
-    to_best: tuple[float, float]  # loss less that of the best average, and half of its interval
+    to_best: tuple[float, float]  # loss less that of the best weights, and half of its interval
     at: int
     saved: tuple[float, bool]  # as `steps_saved` gives them
     saved_range: str
@@ -59,11 +59,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All averages of a read-out. best: the id that val chooses."""
+    """All averages of a read-out. lowest: the average with the lowest loss; best: it, or live where live is lower."""
 
     step: int
     live: float
     lines: list[Line]
+    lowest: str
     best: str
     batches: int  # that the differences are paired by; 0: the noise of the samples is not known
     scatter: float  # of the live curve
@@ -92,7 +93,9 @@ def compare(
     fields = {name_of(r): r for r in rows}
     if not curves:
         raise Failed(f"none of the averages has a finite loss after step {step:,}")
-    best = min(curves, key=lambda id: dict(curves[id])[step])
+    losses = {"live": live_loss, **{id: dict(points)[step] for id, points in curves.items()}}
+    lowest = min(curves, key=losses.__getitem__)
+    best = lowest if losses[lowest] < live_loss else "live"
     spread = scatter([point for point in live if point[0] > 0])
 
     def paired_to(id: str, other: str) -> float:
@@ -101,18 +104,18 @@ def compare(
     own = own_metrics(task.metrics if task else metrics)
     lines = []
     for id, points in curves.items():
-        loss = dict(points)[step]
+        loss = losses[id]
         half = together(paired_to(id, "live"), 1.96 * spread)
         at = halfway([s for s, _ in points if is_new(fields[id], s)] or [s for s, _ in points], step)
         saved = steps_saved(live, at, dict(points)[at])
         saved_range, unclear = range_of_saved(live, at, dict(points)[at], half)
-        to_best = (loss - dict(curves[best])[step], paired_to(id, best))
+        to_best = (loss - losses[best], paired_to(id, best))
         others = {name: against_live(result, rows, id, name, task) for name in own}
         lines.append(
             Line(id, fields[id], loss, loss - live_loss, half, to_best, at, saved, saved_range, unclear, others)
         )
     batches = len(result.sums["live"]) if "live" in result.sums else 0
-    return Comparison(step, live_loss, lines, best, batches if batches > 1 else 0, spread, own)
+    return Comparison(step, live_loss, lines, lowest, best, batches if batches > 1 else 0, spread, own)
 
 
 def against_live(result: ReadOut, rows: list[Row], id: str, name: str, task: Task | None) -> Against:
@@ -149,7 +152,7 @@ def is_new(fields: Row, step: int) -> bool:
     return step % fields.get("spacing", fields.get("every", 1)) == 0
 
 
-def not_significant(difference: float, half: float) -> bool:
+def is_inconclusive(difference: float, half: float) -> bool:
     """Whether its 95% interval includes 0; False where that is not known."""
     return abs(difference) <= half
 
@@ -158,8 +161,8 @@ def verdict(difference: float, half: float) -> str:
     """The difference in loss to the live weights in words."""
     if math.isnan(half):
         return "no interval, so not known whether it is significant"
-    if not_significant(difference, half):
-        return "not significant"
+    if is_inconclusive(difference, half):
+        return "inconclusive"
     return "significantly better" if difference < 0 else "significantly worse"
 
 

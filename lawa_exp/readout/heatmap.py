@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lawa_exp.readout.comparison import Comparison, Line, is_new, not_significant, plus_minus
+from lawa_exp.readout.comparison import Comparison, Line, is_inconclusive, is_new, plus_minus
 from lawa_exp.results.figures import pyplot, save_figure
+from lawa_exp.results.grids import HATCHED, Cell, Cells, draw_panel
 from lawa_exp.results.statistics import curve
 from lawa_exp.results.tables import saved_text
 from lawa_exp.storage.rows import Row
-
-DARK = 0.65  # share of the scale beyond which the text is white
 
 
 def grids(f: Comparison) -> dict[str, list[Line]]:
@@ -58,21 +55,8 @@ def differences(f: Comparison, rows: list[Row], step: int, metric: str = "loss")
         newest = step - step % line.fields["spacing"]
         stale = [] if is_new(line.fields, step) else [f"of step {newest:,}"]
         gap = dict(curve(rows, line.id, metric=metric)).get(step, math.nan) - live
-        found[line.id] = gap, ", ".join(known + stale), not_significant(gap, half)
+        found[line.id] = gap, ", ".join(known + stale), is_inconclusive(gap, half)
     return found
-
-
-@dataclass(frozen=True)
-class Cell:
-    """value: gives the colour; text, below: its two lines; unclear: it could be chance, and is hatched."""
-
-    value: float
-    text: str
-    below: str
-    unclear: bool
-
-
-Cells = dict[tuple[int, int], Cell]  # by column and row
 
 
 def draw_heatmap(f: Comparison, rows: list[Row], path: Path, title: str, measure: str) -> bool:
@@ -126,8 +110,8 @@ def draw_heatmap(f: Comparison, rows: list[Row], path: Path, title: str, measure
         bar = figure.colorbar(image, ax=list(panels[:, column]), fraction=0.06, pad=0.02)
         bar.ax.tick_params(labelsize=7)
     unclear = any(cell.unclear for grid in drawn for cells, _ in grid for cell in cells.values())
-    said = "blue: better than live, red: worse; frame: the best on val"
-    said += "; hatched: not significant (its 95% interval includes 0)" if unclear else ""
+    said = "blue: better than live, red: worse" + ("; frame: the best on val" if any(framed) else "")
+    said += f"; {HATCHED}" if unclear else ""
     figure.suptitle(f"{title}\n{said}", fontsize=9)
     save_figure(figure, path)
     return True
@@ -145,38 +129,3 @@ def cells_of(
             place = spacings.index(line.fields["spacing"]), ks.index(line.fields["k"])
             found[place] = Cell(gap, f"{gap:+.{digits}f}", below, unclear)
     return found
-
-
-def draw_panel(
-    axes: Any,
-    cells: Cells,
-    spacings: list[int],
-    ks: list[int],
-    limit: float,
-    colours: str,
-    framed: list[tuple[int, int]],
-) -> Any:
-    """One grid, and what its colour bar is made for. limit: the value with the full colour; white is 0."""
-    rectangle = pyplot().Rectangle
-    values = [
-        [cells[x, y].value if (x, y) in cells else math.nan for x in range(len(spacings))] for y in range(len(ks))
-    ]
-    image = axes.imshow(values, cmap=colours, vmin=-limit, vmax=limit, aspect="auto", origin="lower")
-    for (x, y), cell in cells.items():
-        colour = "white" if abs(cell.value) > DARK * limit else "black"
-        if cell.unclear:
-            hatched = {"fill": False, "hatch": "////", "edgecolor": "0.75", "linewidth": 0}
-            axes.add_patch(rectangle((x - 0.5, y - 0.5), 1, 1, **hatched))
-        for up, text, size in ((0.16 if cell.below else 0, cell.text, 9), (-0.2, cell.below, 7)):
-            axes.text(x, y + up, text, ha="center", va="center", fontsize=size, color=colour)
-    for x in range(len(spacings)):
-        for y in range(len(ks)):
-            if (x, y) not in cells:
-                axes.text(x, y, "-", ha="center", va="center", fontsize=9, color="0.5")
-    for x, y in framed:
-        axes.add_patch(rectangle((x - 0.48, y - 0.47), 0.96, 0.94, fill=False, linewidth=1.8, edgecolor="black"))
-    axes.set_xticks(range(len(spacings)), [f"{s:,}" for s in spacings], fontsize=8)
-    axes.set_yticks(range(len(ks)), [str(k) for k in ks], fontsize=8)
-    axes.set_xlabel("spacing (steps)", fontsize=8)
-    axes.set_ylabel("k", fontsize=8)
-    return image

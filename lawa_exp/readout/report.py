@@ -13,7 +13,7 @@ from lawa_exp.readout.comparison import Against, Comparison, half_of_samples, pl
 from lawa_exp.readout.heatmap import compared_line, draw_heatmap
 from lawa_exp.readout.noise import paired
 from lawa_exp.readout.subject import Named
-from lawa_exp.results.figures import draw_curves
+from lawa_exp.results.curves import draw_curves
 from lawa_exp.results.savings import Price, longest_saving, table_of
 from lawa_exp.results.statistics import curve
 from lawa_exp.results.tables import markdown, saved_text
@@ -39,7 +39,10 @@ def table(f: Comparison, measure: str) -> str:
     ]
     head += [cell for name in f.metrics for cell in (f"{name}, step {f.step:,}", "to live")]
     of_live = [cell for name in f.metrics for cell in (f.text_of_live(name), "")]
-    lines = [head, ["live", f"{f.live:.4f}", "", "", "", *[""] * noise, "", *of_live]]
+    lines = [
+        head,
+        ["live", f"{f.live:.4f}", "", "the best" if f.best == "live" else "", "", *[""] * noise, "", *of_live],
+    ]
     for line in f.lines:
         difference = f"{line.difference:+.4f}" + plus_minus(line.half)
         to_best = "the best" if line.id == f.best else f"{line.to_best[0]:+.4f}" + plus_minus(line.to_best[1])
@@ -73,7 +76,7 @@ SAVED_LINE = (
 
 @dataclass(frozen=True)
 class Test:
-    """The average that val chose, on the test split after the last step."""
+    """The average with the lowest val loss, on the test split after the last step."""
 
     id: str
     loss: float
@@ -84,11 +87,12 @@ class Test:
 
 
 def chosen_line(f: Comparison, test: Test | None, why_no_test: str) -> str:
-    """What val chooses, and what it is worth where it was not chosen."""
-    best = next(line for line in f.lines if line.id == f.best)
+    """What val chooses, and what the lowest average is worth where it was not chosen. test: of that average."""
+    best = next(line for line in f.lines if line.id == f.lowest)
     difference = f"{best.difference:+.4f}{plus_minus(best.half)}"
     against = f"against live: {verdict(best.difference, best.half)}"
-    text = f"Chosen on val (step {f.step:,}, of {len(f.lines)}): {f.best}, {difference} {against}."
+    chosen = f.best if f.best != "live" else f"live; no average is lower, the lowest is {f.lowest}"
+    text = f"Chosen on val (step {f.step:,}, of {len(f.lines)} averages): {chosen}, {difference} {against}."
     if test is None:
         return f"{text} Not tested: {why_no_test}; where it was chosen it looks better than it is."
     gap = test.loss - test.live

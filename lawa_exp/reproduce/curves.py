@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lawa_exp.reproduce.arms import Run
-from lawa_exp.reproduce.figures import LIVE, LOOKS, LOSS, STEP, Look, Sheet, later
 from lawa_exp.reproduce.material import (
     EARLY,
     LIVE_WEIGHTS,
@@ -16,6 +15,7 @@ from lawa_exp.reproduce.material import (
     schedule,
     training_rows,
 )
+from lawa_exp.results.sheets import LIVE, LOOKS, LOSS, STEP, Look, Sheet, later
 from lawa_exp.results.spikes import spikes
 from lawa_exp.results.statistics import Curve, curve, steps_saved
 

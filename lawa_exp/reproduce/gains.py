@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from lawa_exp.reproduce.arms import Run
 from lawa_exp.reproduce.curves import chosen
-from lawa_exp.reproduce.figures import GAIN, LOOKS, SHARE, Look, Sheet, above, later, ramp, ticks
 from lawa_exp.reproduce.material import EARLY, SCHEDULES, Material, at_progress, gains, peak, rates, schedule, windows
+from lawa_exp.results.sheets import GAIN, LOOKS, SHARE, Look, Sheet, above, later, ramp, ticks
 
 TIMES = {"halfway": 0.5, "at the end": 1.0}
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lawa_exp.reproduce.figures import Sheet, ramp
 from lawa_exp.reproduce.material import Material
+from lawa_exp.results.sheets import Sheet, ramp
 from lawa_exp.results.tables import NATS
 from lawa_exp.system.files import read_json, write_text_atomically
 

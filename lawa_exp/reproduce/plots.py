@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lawa_exp.reproduce import curves, gains, line
-from lawa_exp.reproduce.figures import HEAD, STYLE, Sheet
 from lawa_exp.reproduce.material import EARLY, SCHEDULES, Material
-from lawa_exp.results.figures import pyplot, save_figure
+from lawa_exp.results.figures import save_figure
+from lawa_exp.results.sheets import HEAD, Sheet
 
 BAND = "Lines: mean over seeds; bands: ± 1 standard deviation of the seeds."
 
@@ -85,22 +85,15 @@ PLOTS = {
 }
 
 
-def drawn(name: str, material: Material) -> Sheet | None:
-    """A plot in the common style."""
-    with pyplot().rc_context(STYLE):
-        return PLOTS[name].draw(material)
-
-
 def write_plots(folder: Path, material: Material, names: Collection[str] = tuple(PLOTS)) -> dict[str, str]:
     """NAME.png and NAME.csv of those whose runs are there; their captions by name."""
     captions = {}
     for name in names:
-        sheet = drawn(name, material)
+        sheet = PLOTS[name].draw(material)
         if sheet is None:
             continue
         folder.mkdir(parents=True, exist_ok=True)
-        with pyplot().rc_context(STYLE):
-            save_figure(sheet.figure, folder / f"{name}.png")
+        save_figure(sheet.figure, folder / f"{name}.png")
         with (folder / f"{name}.csv").open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([HEAD, *sheet.rows])
         notes = f" ({'; '.join(sheet.notes)})" if sheet.notes else ""

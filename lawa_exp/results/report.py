@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lawa_exp.results.figures import draw_curves
+from lawa_exp.results.curves import draw_curves
 from lawa_exp.results.statistics import curve
-from lawa_exp.results.tables import NATS, loss_table, markdown, readout_table
+from lawa_exp.results.tables import NATS, SAVING, end_table, markdown
 from lawa_exp.storage.metrics import KNOWN, Metrics, shown_metrics
 from lawa_exp.storage.rows import Row, name_of, number_in
 from lawa_exp.system.files import write_text_atomically
@@ -31,12 +31,9 @@ def write_report(
         "",
         f"## Validation loss ({unit})",
         "",
-        loss_table(rows),
+        end_table(rows),
         "",
-    ]
-    parts += [
-        "Steps saved: how many steps later the live weights of this same run reach what the average has at that step;",
-        "`> n`: not within the n steps that were left.",
+        f"{SAVING}.",
         "",
         "![curves](curves.png)",
         "",
@@ -45,7 +42,7 @@ def write_report(
     for name, metric in others.items():
         if curve(rows, "live", metric=name):
             head = f"## Validation {name}" + ("" if metric.is_share else f" ({metric.unit})")
-            parts += [head, "", readout_table(rows, name, metric), ""]
+            parts += [head, "", end_table(rows, name, metric), ""]
     if test:
         lines = [["weights", "test loss", "difference to live"]]
         lines += [[name_of(r), f"{r['loss']:.4f}", f"{r['loss'] - test[0]['loss']:+.4f}"] for r in test]

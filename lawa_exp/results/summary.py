@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.results.figures import STYLES, pyplot, save_figure
+from lawa_exp.results.curves import settled
+from lawa_exp.results.figures import save_figure
+from lawa_exp.results.grids import Cell, Windows, draw_windows
+from lawa_exp.results.sheets import STEP, Sheet, later, looks_of
 from lawa_exp.results.statistics import Indexed, curve, mean_and_deviation, paired_difference
 from lawa_exp.results.tables import markdown
 from lawa_exp.seams.task import Metric
@@ -19,6 +22,9 @@ from lawa_exp.system.files import in_turn, write_text_atomically
 
 SHOWN = 3  # runs that an error names
 PANELS = 12  # of curves.png, one for each setting
+COLUMNS = 4  # of them
+SCREEN = 3  # settings whose tables fit on one
+LINES = 30  # of the table of all settings
 
 
 class Group:
@@ -73,22 +79,22 @@ class Group:
 
 
 def summarise(sweep: Path, out: Path) -> str:
-    """Writes `out`/summary.md and curves.png; returns the tables."""
+    """Writes `out`/summary.md and its figures; returns what fits on a screen: the tables, or of many one for all."""
     content = manifest.read(sweep)
     groups, unfinished = read_groups(content["entries"])
     if not groups:
         raise UserError(f"SWEEP={sweep}: none of its runs is finished" + named(unfinished))
-    parts = []
+    parts: list[str] = []
     for group in groups:
         parts += [f"## {group.name} ({len(group.runs)} seed(s))", "", table(group), "", chosen(group), ""]
         for name, metric in own_metrics(group.metrics).items():
             parts += [table(group, name, metric), ""]
+    whole = [overview(groups), ""] if len(groups) > 1 else []
     if unfinished:
-        parts += [f"Not finished, and left out: {', '.join(unfinished)}", ""]
+        whole += [f"Not finished, and left out: {', '.join(unfinished)}", ""]
     shown = sorted(sorted(groups, key=lowest)[:PANELS], key=groups.index)
     if len(shown) < len(groups):
-        parts += [f"curves.png: the {len(shown)} of {len(groups)} with the lowest loss of any weights at the end", ""]
-    text = "\n".join(parts)
+        whole += [f"Figures: the {len(shown)} of {len(groups)} with the lowest loss of any weights at the end", ""]
     head = [
         f"# {sweep.name}",
         "",
@@ -96,13 +102,38 @@ def summarise(sweep: Path, out: Path) -> str:
         "",
         made_with([entry["run_dir"] for entry in content["entries"]]),
         "",
-        "Losses in nats.",
+        "Losses in nats. Curves: means over the n seeds, bands ± 1 standard deviation.",
         "",
     ]
     with in_turn(out):
         draw(shown, out / "curves.png")
-        write_text_atomically(out / "summary.md", "\n".join([*head, "![curves](curves.png)", "", text]))
-    return text
+        grids = {group.name: windows for group in shown if (windows := windows_of(group))}
+        mapped = draw_windows(grids, out / "heatmap.png", "LAWA: val loss less that of the live weights, at the end")
+        figures = ["![k against spacing](heatmap.png)", ""] if mapped else []
+        write_text_atomically(
+            out / "summary.md", "\n".join([*head, "![curves](curves.png)", "", *figures, *whole, *parts])
+        )
+    if len(groups) > SCREEN:
+        return "\n".join([*whole, f"{len(groups)} tables, one for each setting: {out / 'summary.md'}", ""])
+    return "\n".join([*whole, *parts])
+
+
+def overview(groups: list[Group]) -> str:
+    """A line for each setting, of many those with the lowest loss: live, and the best average on val."""
+    shown = sorted(sorted(groups, key=lowest)[:LINES], key=groups.index)
+    lines = [["setting", "n", "live", "lowest average", "its val loss", "to live"]]
+    for group in shown:
+        live, best = group.final("live"), min(group.best(), key=lambda id: sum(group.final(id) or ()), default=None)
+        line = [group.name, str(len(group.runs)), with_deviation(live) if live else "-"]
+        values = group.final(best) if best else None
+        if not values or not live:
+            lines.append([*line, "-", "-", "-"])
+            continue
+        mean, half = paired_difference(values, live)
+        unclear = " inconclusive" if abs(mean) <= half else ""
+        lines.append([*line, str(best), with_deviation(values), with_spread("{:+.4f}", mean, half) + unclear])
+    left = f"\n\nThe {len(shown)} of {len(groups)} settings with the lowest loss." if len(shown) < len(groups) else ""
+    return f"{markdown(lines)}\n\nVal loss at the end: mean (sd) over n seeds; ±: half of the 95% interval.{left}"
 
 
 def lowest(group: Group) -> float:
@@ -220,36 +251,40 @@ def chosen(group: Group) -> str:
         test = group.final(id, "test")
         if test is not None and live is not None:
             mean, half = paired_difference(test, live)
-            verdict = ", one seed: no interval" if math.isnan(half) else "" if abs(mean) > half else ", not significant"
+            verdict = ", one seed: no interval" if math.isnan(half) else "" if abs(mean) > half else ", inconclusive"
             difference = with_spread("{:+.4f}", mean, half)
             said.append(f"- {id.split('-')[0]}, chosen on val: {id}; on test {difference} against live{verdict}")
     return "\n".join(said)
 
 
 def draw(groups: list[Group], path: Path) -> None:
-    """Val loss against step, mean over seeds: live and the best average of each kind (at the end), a panel a group."""
-    figure, panels = pyplot().subplots(
-        1, len(groups), figsize=(5.2 * len(groups), 4), dpi=110, sharey=True, squeeze=False
-    )
-    low, high = [], []
-    for axes, group in zip(panels[0], groups, strict=True):
-        for i, weights in enumerate(["live", *group.best()]):
-            points = group.mean_curve(weights)
-            if not points:  # the seeds share no step at which it was evaluated
-                continue
-            steps, means = [s for s, _ in points], [m for _, m in points]
-            axes.plot(
-                steps, means, STYLES[i % len(STYLES)], label=weights, color="black" if i == 0 else f"C{i}", marker="."
-            )
-            low.append(min(means))
-            if i == 0:
-                high.append(max(m for s, m in zip(steps, means, strict=True) if s >= 0.15 * steps[-1]))
-        axes.set_title(group.name, fontsize=9)
-        axes.set_xlabel("step (optimizer updates)")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-    if low and high:
-        margin = 0.05 * max(max(high) - min(low), 1e-3)
-        panels[0][0].set_ylim(min(low) - margin, max(high) + margin)
-    panels[0][0].set_ylabel("validation loss (nats), mean over seeds")
-    save_figure(figure, path)
+    """Val loss against step: live and the best average of each kind (at the end), a panel a group."""
+    titles = [f"{group.name} (n={len(group.runs)})" for group in groups]
+    columns = min(len(groups), COLUMNS)
+    sheet = Sheet.of(titles, columns)
+    drawn = []
+    for number, group in enumerate(groups):
+        looks = looks_of({id: id.split("-")[0] for id in group.best()})
+        for weights, look in looks.items():
+            steps = [s for s, _ in group.mean_curve(weights)]  # none where the seeds share no step at which it is
+            of_seeds = group.curves(weights, "val", "loss")
+            sheet.line(number, weights, {s: [c[s] for c in of_seeds] for s in steps}, look)
+            drawn += [group.mean_curve(weights)] if steps else []
+    for panel in sheet.panels[: len(groups)] if drawn else ():
+        later(panel, settled(drawn))
+    sheet.labels(STEP, "validation loss (nats)", columns)
+    save_figure(sheet.legend().figure, path)
+
+
+def windows_of(group: Group) -> Windows:
+    """Of each LAWA window: how much lower its val loss is at the end than that of live, and whether that is clear."""
+    fields = {name_of(row): row for rows in group.runs for row in rows}
+    live, cells = group.final("live"), {}
+    for id in group.ids():
+        values, row = group.final(id), fields[id]
+        if values is None or live is None or row.get("averager") != "lawa":
+            continue
+        mean, half = paired_difference(values, live)
+        below = "" if math.isnan(half) else f"± {half:.4f}"
+        cells[row["spacing"], row["k"]] = Cell(mean, f"{mean:+.4f}", below, abs(mean) <= half)
+    return cells if len(cells) > 1 else {}

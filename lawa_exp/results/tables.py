@@ -2,71 +2,73 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from lawa_exp.results.statistics import curve, steps_saved
+from lawa_exp.results.savings import Saving, longest_saving
+from lawa_exp.results.statistics import curve
 from lawa_exp.seams.task import Metric
 from lawa_exp.storage.metrics import KNOWN
 from lawa_exp.storage.rows import Row, averager_ids
 
 NATS = "nats per token"  # of images: nats per image
-TABLE_STEPS = 5  # steps shown in the table
-WIDE = 4  # averages up to which each has its columns; more have a line each
 
 
-def loss_table(rows: list[Row]) -> str:
-    """Val loss of the live weights and of each average at a few steps, and the steps saved, as Markdown."""
-    live = curve(rows, "live")
-    ids = averager_ids(rows)
-    if len(ids) > WIDE:
-        return readout_table(rows)
-    steps = [s for s, _ in live if s > 0]
-    if not steps:
+@dataclass(frozen=True)
+class AtEnd:
+    """Weights after the last step. value, to_live: of a metric on val, and less that of the live weights; None: not
+    evaluated there. saving: the longest one; None of the live weights. best: no others have a better value."""
+
+    weights: str
+    value: float | None
+    to_live: float | None
+    saving: Saving | None
+    best: bool
+
+
+def at_end(rows: list[Row], metric: str = "loss", properties: Metric = KNOWN["loss"]) -> tuple[int, list[AtEnd]]:
+    """The last step, and a line for each of the weights; none where nothing but the first weights was evaluated."""
+    live = curve(rows, "live", metric=metric)
+    if not any(step > 0 for step, _ in live):
+        return 0, []
+    end, of_live = live[-1]
+    curves = {id: points for id in ["live", *averager_ids(rows)] if (points := curve(rows, id, metric=metric))}
+    last = {id: value for id, points in curves.items() if (value := dict(points).get(end)) is not None}
+    best = best_of(last, properties)
+
+    def line(id: str) -> AtEnd:
+        if id == "live":
+            return AtEnd(id, of_live, None, None, id == best)
+        saving = longest_saving(live, curves[id], higher_is_better=properties.higher_is_better)
+        return AtEnd(id, last.get(id), last[id] - of_live if id in last else None, saving, id == best)
+
+    return end, [line(id) for id in curves]
+
+
+def end_table(rows: list[Row], metric: str = "loss", properties: Metric = KNOWN["loss"]) -> str:
+    """`at_end` as Markdown."""
+    end, found = at_end(rows, metric, properties)
+    if not found:
         return "no evaluation yet"
-    shown = sorted({steps[math.ceil(len(steps) * (i + 1) / TABLE_STEPS) - 1] for i in range(TABLE_STEPS)})
-    lines = [["step", "live", *(head for id in ids for head in (id, "steps saved"))]]
-    for step in shown:
-        line = [f"{step:,}", f"{dict(live)[step]:.4f}"]
-        for id in ids:
-            value = dict(curve(rows, id)).get(step)
-            line += ["-", "-"] if value is None else [f"{value:.4f}", format_saved(live, step, value)]
-        lines.append(line)
+    lines = [["weights", f"val {metric}, step {end:,}", "to live", "longest saving", "at step"]]
+    for line in found:
+        value = "-" if line.value is None else properties.text(line.value)
+        gap = "" if line.to_live is None else f"{line.to_live:+.{properties.digits}f}"
+        saving = (
+            [saved_text(line.saving.steps, line.saving.reached), f"{line.saving.at:,}"] if line.saving else ["", ""]
+        )
+        lines.append([f"{line.weights} (best)" if line.best else line.weights, value, gap, *saving])
     return markdown(lines)
 
 
-def readout_table(rows: list[Row], metric: str = "loss", properties: Metric = KNOWN["loss"]) -> str:
-    """A line for each average: its last and its best val loss (or other metric), and the most steps that it saves."""
-    sign = -1 if properties.higher_is_better else 1  # of the two the lower is the better
-
-    def points_of(id: str) -> list[tuple[int, float]]:
-        return [(s, sign * v) for s, v in curve(rows, id, metric=metric)]
-
-    live = points_of("live")
-    lines = [
-        ["weights", f"{metric} at step {live[-1][0]:,}", f"best {metric}", "at step", "most steps saved", "at step"]
-    ]
-    for id in ["live", *averager_ids(rows)]:
-        points = points_of(id)
-        if not points:
-            continue
-        best_step, best = min(points, key=lambda point: point[1])
-        last = dict(points).get(live[-1][0])
-        line = [
-            id,
-            properties.text(sign * last) if last is not None else "-",
-            properties.text(sign * best),
-            f"{best_step:,}",
-        ]
-        at = max((steps_saved(live, s, v)[0], s) for s, v in points)[1]
-        saved = ["", ""] if id == "live" else [format_saved(live, at, dict(points)[at]), f"{at:,}"]
-        lines.append([*line, *saved])
-    return markdown(lines)
+def best_of(values: Mapping[str, float], properties: Metric = KNOWN["loss"]) -> str:
+    """The weights with the best value; of equal ones the first, which live is: an average has to be better."""
+    return (max if properties.higher_is_better else min)(values, key=values.__getitem__)
 
 
-def format_saved(live: Sequence[tuple[int, float]], step: int, value: float) -> str:
-    """`+120`: the live weights need 120 steps more; `> 300`: they do not get there within the run."""
-    return saved_text(*steps_saved(live, step, value))
+SAVING = (
+    "longest saving: steps until the live weights have what the average has at that step; > n: not within the n left"
+)
 
 
 def saved_text(saved: float, reached: bool) -> str:

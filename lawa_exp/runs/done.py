@@ -12,7 +12,7 @@ from lawa_exp.averaging import AveragerSettings
 from lawa_exp.averaging.needs import next_longer, problem_with
 from lawa_exp.axes.configuration import Config
 from lawa_exp.evaluation.read_out import replay_run
-from lawa_exp.results.tables import loss_table
+from lawa_exp.results.tables import end_table
 from lawa_exp.runs.plan import warnings
 from lawa_exp.runs.prepare import Prepared
 from lawa_exp.storage.origin import snapshots_of
@@ -71,7 +71,7 @@ def already_done(
             rows = with_newer(rows, replay_run(p.config, p.data, run, [settings], out, device, ranks, say, end))
     if ranks.is_main:
         rows, left_out = shown_alike(rows, p.config.evaluate.bn)
-        say("\n" + loss_table(rows))
+        say("\n" + end_table(rows))
         if left_out:
             say(left_out)
     if refused:

@@ -14,21 +14,19 @@ import torch
 from lawa_exp.axes.logger.wandb.follow import following
 from lawa_exp.config.shared import Options
 from lawa_exp.parallel.sharing import micro_batches
-from lawa_exp.results.report import write_report
-from lawa_exp.results.tables import loss_table
 from lawa_exp.runs.builders import admit, builders
 from lawa_exp.runs.choices import config_from, config_to
-from lawa_exp.runs.done import already_done, shown_alike, warn_of_statistics
+from lawa_exp.runs.done import already_done, warn_of_statistics
+from lawa_exp.runs.ending import write_results
 from lawa_exp.runs.folder import check_content, check_ranks, locked_folder
 from lawa_exp.runs.plan import show_plan
 from lawa_exp.runs.prepare import Prepared
 from lawa_exp.runs.rerun import merge_rerun
 from lawa_exp.storage import custom
-from lawa_exp.storage.metrics import Metrics, shown_metrics, written_metrics
-from lawa_exp.storage.rows import Row, number_in, read_rows, write_rows
+from lawa_exp.storage.metrics import written_metrics
+from lawa_exp.storage.rows import read_rows
 from lawa_exp.storage.rundir import EXIT, RunDir
 from lawa_exp.system import distributed, signals
-from lawa_exp.system.cli import command
 from lawa_exp.system.distributed import Ranks, on_main
 from lawa_exp.system.errors import Failed, UserError
 from lawa_exp.system.files import DISK_FULL
@@ -76,7 +74,7 @@ def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -
             elif ranks.is_main:
                 if options.rerun and not merge_rerun(target, run, say):
                     return EXIT["failed"]
-                write_results(p, run, outcome, say)
+                write_results(p, run, outcome, say, alone=options.sweep is None)
         return EXIT[outcome.how]
 
 
@@ -141,40 +139,3 @@ def train_in(
     if ranks.is_main and outcome.how == "stopped":
         run.mark("STOPPED", step=outcome.step)
     return outcome
-
-
-def in_brackets(row: Row, metrics: Metrics) -> str:
-    """` (accuracy 0.9750)`: those of the metrics that the row has."""
-    found = [f"{name} {metric.text(number_in(row, name))}" for name, metric in metrics.items() if name in row]
-    return f" ({', '.join(found)})" if found else ""
-
-
-def write_results(p: Prepared, run: RunDir, outcome: Outcome, say: Callable[[str], None]) -> None:
-    """The table on the terminal, report.md and curves.png, and the marker last."""
-    rows, left_out = shown_alike(read_rows(run.metrics, trained=False), p.config.evaluate.bn)
-    say(f"\n{loss_table(rows)}\nsteps saved: steps until the live weights get there; > n: not within the n left")
-    if left_out:
-        say(left_out)
-    facts = [
-        f"run directory `{run.path.name}`, trajectory {p.trajectory}, {outcome.step:,} steps"
-        + (", DIVERGED after the last of them" if outcome.how == "diverged" else ""),
-        f"model {p.config.model.name}, data set {p.config.dataset.name} (fingerprint {p.data.fingerprint[:12]})"
-        + (f"; {p.data.note}" if p.data.note else ""),
-        f"{p.config.lr.word} rate, peak {p.config.lr.peak:g}; "
-        f"batch {' to '.join(map(str, p.splits))}; seed {p.config.seed}",
-        *([left_out] if left_out else []),
-    ]
-    title = f"{p.config.model.name} on {p.config.dataset.name}"
-    if outcome.test:
-        folder = run.readouts / "test"
-        others = [r for r in read_rows(folder / "metrics.jsonl") if r["step"] != outcome.step]
-        write_rows(folder / "metrics.jsonl", sorted([*others, *outcome.test], key=lambda row: row["step"]))
-    metrics = p.data.task.metrics
-    write_report(run.path, rows, outcome.test, title, facts, command(), metrics["loss"].unit, metrics)
-    run.remember()
-    run.mark("DIVERGED" if outcome.how == "diverged" else "DONE", step=outcome.step)
-    if outcome.test:
-        in_row = shown_metrics(metrics)
-        shown = "  ".join(f"{r['weights']} {r['loss']:.4f}{in_brackets(r, in_row)}" for r in outcome.test)
-        say(f"test loss after step {outcome.step:,}: {shown}")
-    say(f"\n{outcome.how}; report: {run.path / 'report.md'}, plot: {run.path / 'curves.png'}")

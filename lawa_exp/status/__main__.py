@@ -37,7 +37,8 @@ def main(arguments: list[str]) -> int:
 
     def command() -> int:
         if not args.watch:
-            print(show(Path(args.sweep), args.json, None), flush=True)
+            height = None if args.all else shutil.get_terminal_size().lines
+            print(show(Path(args.sweep), args.json, height), flush=True)
             return 0
         try:
             while True:
@@ -60,6 +61,7 @@ def parser() -> Parser:
     p.add_argument(
         "--watch", nargs="?", const=5.0, type=positive, metavar="SECONDS", help="refresh (every 5 s) until Ctrl-C"
     )
+    p.add_argument("--all", action="store_true", help="every run, also where they do not fit on the terminal")
     p.add_argument("--json", action="store_true", help="one JSON object, for scripts: what is null is not known")
     return p
 
@@ -90,7 +92,7 @@ def show(sweep: Path, as_json: bool, height: int | None) -> str:
     lines = [f"{len(found):,} run{'s' * (len(found) != 1)}: {said}", *([f"warning: {problem}"] if problem else []), ""]
     shown = table(sorted(found, key=lambda s: STATES.index(s.state)), now)
     room = len(shown) if height is None or not on_terminal() else max(height - len(lines) - 2, 5)
-    left = [f"... and {len(shown) - room:,} more"] if len(shown) > room else []
+    left = [f"... and {len(shown) - room:,} more (--all)"] if len(shown) > room else []
     return "\n".join([one_line(line) for line in lines] + [*shown[:room], *left])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -11,8 +12,12 @@ import torch
 from helpers import run
 
 import lawa_exp
+from lawa_exp.readout.__main__ import parser as readouts
+from lawa_exp.runs.ending import next_lines
 from lawa_exp.storage.rows import read_rows
+from lawa_exp.storage.rundir import RunDir
 from lawa_exp.storage.safetensors import read_tensors
+from lawa_exp.suggest import parser as suggestions
 from lawa_exp.system.errors import Failed, UserError
 
 matplotlib.use("Agg")
@@ -87,6 +92,33 @@ def test_what_is_not_there_is_named(root, tmp_path):
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
     with pytest.raises(Failed, match=r"model\.safetensors"):
         lawa_exp.load(tmp_path / "damaged").weights()
+
+
+def test_the_table_at_the_end_and_the_steps_saved_are_those_of_the_rows(root):
+    one = lawa_exp.load(root)[0]
+    table, rows = one.table(), read_rows(one.path / "metrics.jsonl")
+    last = {r["weights"]: r["loss"] for r in rows if r["split"] == "val" and r["step"] == 20}
+    assert table["value"].to_dict() == last and list(table.index) == ["live", *one.averages]
+    assert [name for name, best in table["best"].items() if best] == [min(last, key=last.get)]
+    assert table["to_live"]["lawa-k2-s5"] == last["lawa-k2-s5"] - last["live"]
+    saved = one.saved("lawa-k2-s5")
+    longest = table.loc["lawa-k2-s5"]
+    assert saved["loss"][20] == last["lawa-k2-s5"] and saved["steps"].max() == longest["saving"]
+    assert saved["steps"][longest["at_step"]] == longest["saving"]
+    with pytest.raises(UserError, match="has no evaluations of swa"):
+        one.saved("swa")
+
+
+def test_the_lines_at_the_end_of_a_run_are_commands_that_work(root):
+    one = lawa_exp.load(root)[0]
+    suggest, readout, python = next_lines(RunDir(one.path), read_rows(one.path / "metrics.jsonl", trained=False))
+    for line, parser in ((suggest, suggestions()), (readout, readouts())):
+        words = shlex.split(line, comments=True)
+        assert words[:2] == ["python", "-m"] and parser.parse_intermixed_args(words[3:]).run == str(one.path)
+    names: dict = {}
+    exec(shlex.split(python, comments=True)[2], names)
+    best = next(name for name, is_best in one.table()["best"].items() if is_best)
+    assert all(torch.equal(names["weights"][key], value) for key, value in one.weights(best).items())
 
 
 def test_plots_have_a_line_for_each_run_and_weights(root):

@@ -14,7 +14,7 @@ from lawa_exp.averaging import Lawa
 from lawa_exp.axes.dataset.tasks import Classes, Tokens
 from lawa_exp.results.statistics import curve
 from lawa_exp.results.summary import read_groups, table
-from lawa_exp.results.tables import loss_table
+from lawa_exp.results.tables import end_table
 from lawa_exp.storage.rows import Row, evaluated_alike, policy_of, write_rows
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import UserError
@@ -41,7 +41,7 @@ def test_rows_with_other_statistics_or_through_a_view_are_never_paired(order: in
     assert policy_of(rows) == "recalibrate" and evaluated_alike(rows, "recalibrate")[1] == 20
     assert curve(rows, "live") == [(20, 2.5)] and curve(rows, "ema-d0.9-e1") == [(20, 2.4)]
     assert curve(rows, "lawa-k2-s5") == [] and curve(rows, "ema-d0.9-e1@int8") == [(20, 8.0)]
-    assert not re.search(r"1\.5000|2\.0000|3\.0000|8\.0000|9\.0000", loss_table(rows))
+    assert not re.search(r"1\.5000|2\.0000|3\.0000|8\.0000|9\.0000", end_table(rows))
 
 
 class Wrapped:

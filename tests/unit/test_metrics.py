@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from lawa_exp.results.figures import DRAWN, curves_of, highlighted
+from lawa_exp.results.curves import DRAWN, curves_of, highlighted
 from lawa_exp.results.statistics import curve, mean_and_deviation, paired_difference, steps_saved
 from lawa_exp.storage.rows import Rows, encode, read_lines
 
@@ -96,13 +96,11 @@ def test_of_many_averages_the_best_of_each_kind_are_told_apart():
     stopped = [r for r in many if (r["weights"], r["step"]) != ("lawa-17", 200)]  # it has no loss at the end
     assert highlighted(stopped) == ["lawa-15", "ema-16"]
     for rows, labels in ((few, highlighted(few)), (many, ["16 others", "ema-16", "lawa-17"])):
-        (axes,) = curves_of(rows, "title", "nats").axes
-        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["live", *labels]
+        sheet = curves_of(rows, "title", "nats")
+        (axes,) = sheet.panels
+        assert sorted(text.get_text() for text in sheet.figure.legends[0].get_texts()) == sorted(["live", *labels])
         lines = {line.get_label(): line for line in axes.lines}
         assert len(axes.lines) == 1 + len([r for r in rows if r["step"] == 200]) - 1
-        assert lines["live"].get_linewidth() > max(
-            line.get_linewidth() for line in axes.lines if line.get_label() != "live"
-        )
         colours = [lines[label].get_color() for label in ["live", *labels]]
-        assert len(set(colours)) == len(colours)
+        assert colours[0] == "black" and len(set(colours)) == len(colours)
         assert all(line.get_color() == "0.8" for line in axes.lines if line.get_label().startswith("_"))

@@ -15,8 +15,8 @@ from lawa_exp.evaluation.score import Scored
 from lawa_exp.reproduce import line, plots
 from lawa_exp.reproduce.arms import Missing, Run
 from lawa_exp.reproduce.curves import ahead
-from lawa_exp.reproduce.figures import HEAD, LOOKS, ramp
 from lawa_exp.reproduce.material import SCHEDULES, Material, gains
+from lawa_exp.results.sheets import HEAD, LOOKS, ramp
 
 STEPS, EVERY = 400, 20
 NAMES = {**{n: n for n in (*SCHEDULES, "spike_batches", "spike_rate")}, "usual": 0.01, "lawa": "lawa-k2-s10"}
@@ -76,7 +76,7 @@ def nothing(name):
 
 @pytest.mark.parametrize("name", DRAWN_WITHOUT_SNAPSHOTS)
 def test_each_is_drawn_with_units(name, material):
-    sheet = plots.drawn(name, material)
+    sheet = plots.PLOTS[name].draw(material)
     columns = len({round(p.get_position().x0, 3) for p in sheet.panels})
     for i, panel in enumerate(sheet.panels):
         assert panel.lines and panel.get_title()
@@ -87,21 +87,21 @@ def test_each_is_drawn_with_units(name, material):
 
 @pytest.mark.parametrize("name", plots.PLOTS)
 def test_missing_runs_give_none(name, tmp_path):
-    assert plots.drawn(name, Material(NAMES, FAIR, nothing, tmp_path)) is None
-    assert plots.drawn(name, Material({}, {}, nothing, tmp_path)) is None
+    assert plots.PLOTS[name].draw(Material(NAMES, FAIR, nothing, tmp_path)) is None
+    assert plots.PLOTS[name].draw(Material({}, {}, nothing, tmp_path)) is None
 
 
 def test_numbers_are_those_of_the_runs(material):
     """The gain is 0.1 of the current share of the peak, so at the end 0.1, 0.01 and 0, where nothing is drawn."""
-    rows = plots.drawn("gain_against_progress", material).rows
+    rows = plots.PLOTS["gain_against_progress"].draw(material).rows
     ends = {r[0]: r[3:] for r in rows if r[1] == "LAWA as published" and r[2] == 100}
     assert ends["constant rate"] == [pytest.approx(0.1), pytest.approx(0, abs=1e-9), 2]
     assert ends["cosine to 10% of the peak"][0] == pytest.approx(0.01)
     assert "cosine to zero" not in ends
-    rows = plots.drawn("as_rate_anneals", material).rows
+    rows = plots.PLOTS["as_rate_anneals"].draw(material).rows
     by_rate = [(r[2], r[3]) for r in rows if r[0] == "LAWA as published, by rate" and r[1] == "cosine to zero"]
     assert len(by_rate) > 5 and all(gain == pytest.approx(share / 1000, abs=1e-9) for share, gain in by_rate)
-    rows = plots.drawn("loss_against_step", material).rows
+    rows = plots.PLOTS["loss_against_step"].draw(material).rows
     (last,) = (r for r in rows if r[:3] == ["constant rate", "live", STEPS])
     assert last[3] == pytest.approx(2 + 3 * math.exp(-4) + 0.005) and last[4] == pytest.approx(0.01 / math.sqrt(2))
 

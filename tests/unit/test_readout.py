@@ -134,7 +134,7 @@ def test_table_figures_and_the_report_on_test(several: tuple[Path, str], trained
     training = "readouts/test/metrics.jsonl"
     assert lines_of(out, "live", split="test") == lines_of(trained, "live", name=training, split="test") != []
     for text in (summary, printed):
-        assert f"Chosen on val (step 60, of 9): {best}" in text
+        assert f"Chosen on val (step 60, of 9 averages): {best}" in text
         assert f"On test (32 samples): {tested[1]['loss']:.4f}, live {tested[0]['loss']:.4f}" in text
         assert "paired, 4 batches" in text and "what another seed would change is not in it" in text
 
@@ -200,7 +200,7 @@ def test_choice_and_test_say_in_words_whether_they_are_significant() -> None:
         parts = chosen_line(replace(f, lines=lines), test, "").split(f"{difference:+.4f}")[1:]
         said.append({part.partition("against live: ")[2].partition(".")[0] for part in parts})
     assert said == [
-        {"not significant"},
+        {"inconclusive"},
         {"significantly better"},
         {"significantly worse"},
         {"no interval, so not known whether it is significant"},

@@ -5,8 +5,10 @@ Lines differ in grey, too: by line style, marker and lightness. What is drawn is
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -19,25 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STYLE = {
-    "font.size": 8.5,
-    "font.family": "DejaVu Sans",
-    "axes.titlesize": 9,
-    "axes.labelsize": 8.5,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": "0.88",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "lines.linewidth": 1.5,
-    "lines.markersize": 4,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "figure.dpi": 160,
-}
 PANEL = (3.0, 2.6)  # inches
 LEGEND = 0.35  # inches of height for a line of the legend
 ENTRY = 0.75, 0.07  # inches that an entry of the legend takes, and each of its letters
@@ -64,6 +47,25 @@ LOOKS = {
     "ema": Look("#3f9e7c", ":", "^"),
     "swa": Look("#b9a436", "-", "D"),
 }
+OTHER_KINDS = ("#7b3f8c", "#c8521c", "#a0522d", "#2f8f9d")
+DOTS = 20  # markers of a line, at most
+
+
+def looks_of(kinds: Mapping[str, str]) -> dict[str, Look]:
+    """Of the live weights and of each average by its id. kinds: averagers by id; one kind has one hue, from dark to
+    light where it has several."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    others = itertools.cycle(OTHER_KINDS)
+    hues = {kind: LOOKS[kind].colour if kind in LOOKS else next(others) for kind in dict.fromkeys(kinds.values())}
+    sizes, nth = Counter(kinds.values()), Counter[str]()
+    looks = {LIVE: LOOKS[LIVE]}
+    for i, (id, kind) in enumerate(kinds.items()):
+        share = 0.6 * nth[kind] / sizes[kind]  # of white
+        red, green, blue = (c + share * (1 - c) for c in to_rgb(hues[kind]))
+        looks[id] = Look(to_hex((red, green, blue)), STYLES[(i + 1) % len(STYLES)], MARKERS[i % len(MARKERS)])
+        nth[kind] += 1
+    return looks
 
 
 def ramp(i: int, n: int) -> Look:
@@ -102,8 +104,10 @@ class Sheet:
             sharey="row" if share_y else False,
         )
         panels = list(axes.flat)
-        for panel, title in zip(panels, titles, strict=True):
+        for panel, title in zip(panels, titles, strict=False):
             panel.set_title(title)
+        for panel in panels[len(titles) :]:
+            panel.set_visible(False)
         return cls(figure, panels)
 
     def line(self, panel: int, label: str, values: BySeed, look: Look, hollow: bool = False) -> None:
@@ -117,7 +121,7 @@ class Sheet:
         if hollow:
             axes.plot(xs, means, color=look.colour, marker=look.marker, linestyle="", fillstyle="none")
         else:
-            axes.plot(xs, means, color=look.colour, linestyle=look.line, marker=look.marker, label=label)
+            draw_line(axes, list(zip(xs, means, strict=True)), label, look)
             if any(sds):
                 low, high = ([m + sign * s for m, s in zip(means, sds, strict=True)] for sign in (-1, 1))
                 axes.fill_between(xs, low, high, color=look.colour, alpha=0.15, linewidth=0)
@@ -125,6 +129,12 @@ class Sheet:
         title = axes.get_title()
         rows = zip(points, means, sds, strict=True)
         self.rows += [[title, name, x, m, s if len(v) > 1 else "", len(v)] for (x, v), m, s in rows]
+
+    def faint(self, panel: int, curves: Sequence[Sequence[tuple[float, float]]]) -> None:
+        """Many lines behind the others, without names of their own."""
+        for i, points in enumerate(curves):
+            label = f"{len(curves)} others" if i == 0 else None
+            self.panels[panel].plot(*zip(*points, strict=True), color="0.8", linewidth=0.8, zorder=1, label=label)
 
     def zero(self) -> None:
         """The line where an average is no better than the live weights."""
@@ -134,8 +144,9 @@ class Sheet:
     def labels(self, x: str, y: str, columns: int | None = None) -> None:
         """x: below the lowest panels; y: left of the first panel of each row."""
         columns = columns or len(self.panels)
-        for i, axes in enumerate(self.panels):
-            if i >= len(self.panels) - columns:
+        shown = [axes for axes in self.panels if axes.get_visible()]
+        for i, axes in enumerate(shown):
+            if i + columns >= len(shown):
                 axes.set_xlabel(x)
             if i % columns == 0:
                 axes.set_ylabel(y)
@@ -153,6 +164,18 @@ class Sheet:
                 list(entries.values()), list(entries), loc="outside lower center", ncols=columns, handlelength=3.2
             )
         return self
+
+
+def draw_line(axes: Axes, points: Sequence[tuple[float, float]], label: str, look: Look) -> None:
+    every = math.ceil(len(points) / DOTS)
+    axes.plot(
+        *zip(*points, strict=True),
+        color=look.colour,
+        linestyle=look.line,
+        marker=look.marker,
+        markevery=every,
+        label=label,
+    )
 
 
 def later(panel: Axes, values: Sequence[float]) -> None:
