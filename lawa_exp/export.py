@@ -16,15 +16,22 @@ from lawa_exp.axes.model.gpt.settings import GPTSettings
 from lawa_exp.axes.model.pythia.settings import PythiaSettings
 from lawa_exp.axes.model.roberta.settings import RobertaSettings
 from lawa_exp.config.rules import build
+from lawa_exp.convert.card import Card, model_card
+from lawa_exp.formats.about import FILE as AVERAGE
 from lawa_exp.formats.names import step_in
+from lawa_exp.formats.stored import ABOUT
 from lawa_exp.storage.commit import Damaged, commit, step_name, steps_in, verify
+from lawa_exp.storage.metrics import metrics_of
+from lawa_exp.storage.rows import name_of, read_rows, read_starts
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.cli import Parser, exit_code, plain_name
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import check_output, clear, sync, temporary
+from lawa_exp.system.files import check_output, clear, read_small, sync, temporary
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lawa_exp.axes.configuration import Config
 
 FORMATS = ("huggingface", "nanogpt", "fairseq")
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")  # of files of PyTorch
@@ -41,6 +48,7 @@ class Source:
     tokenizer_path: str | None = None
     data: str | None = None
     note: str = ""  # what the written weights compute otherwise
+    card: Card | None = None
 
 
 def main(arguments: list[str]) -> int:
@@ -191,12 +199,17 @@ def write_hugging_face(
     """A folder that transformers opens: the weights, config.json, and `more`, which the tokenizer is among, if any."""
     from lawa_exp.storage.safetensors import write_tensors
 
-    files: dict[str, Callable[[Path], object]] = {"model.safetensors": lambda target: write_tensors(target, tensors)}
+    architectures = config["architectures"]
+    assert isinstance(architectures, list)
+    card = source.card or Card(source.model.name, source.data or "unknown data", source.step, "live")
+    metadata = {ABOUT: json.dumps(card.average)} if card.average else {}
+    files: dict[str, Callable[[Path], object]] = {
+        "model.safetensors": lambda target: write_tensors(target, tensors, metadata),
+        "README.md": lambda target: target.write_text(model_card(card, architectures[0])),
+    }
     for name, content in {"config.json": config, **more}.items():
         files[name] = lambda target, content=content: target.write_text(json.dumps(content, ensure_ascii=False))  # type: ignore[misc]
     commit(out, files)
-    architectures = config["architectures"]
-    assert isinstance(architectures, list)
     with_tokenizer = f", tokenizer {tokenizer}" if more else ", without a tokenizer"
     return f"{out}: {architectures[0]} of step {source.step:,}{with_tokenizer}"
 
@@ -236,7 +249,23 @@ def of_run(path: Path, weights: str, step: int | None) -> Source:
         raise UserError(f"RUN_OR_CHECKPOINT={path}: {error}") from None
     tokenizer, where = tokenizer_of(config.dataset)
     data = config.dataset.path
-    return Source(map_stored(folder), config.model, step, tokenizer, where, data)
+    return Source(
+        map_stored(folder), config.model, step, tokenizer, where, data, card=card_of(run, folder, config, step)
+    )
+
+
+def card_of(run: RunDir, folder: Path, config: Config, step: int) -> Card:
+    """What the run says of the weights in `folder`."""
+    said = folder / AVERAGE
+    average = json.loads(read_small(said)) if said.is_file() else None
+    weights = folder.parent.name if folder.parent.parent == run.averages else "live"
+    rows = [*read_rows(run.metrics, trained=False), *read_rows(run.readouts / "test" / "metrics.jsonl")]
+    shown = [r for r in rows if r["step"] == step and name_of(r) in ("live", weights) and r["split"] in ("val", "test")]
+    losses = [(r["split"], name_of(r), r["loss"]) for r in shown if r.get("loss") is not None]
+    starts = read_starts(run.path)
+    command, versions = (starts[0]["command"][1:], starts[0]["versions"]) if starts else ((), None)
+    unit, name = metrics_of(run.path)["loss"].unit, run.path.resolve().name
+    return Card(config.model.name, config.dataset.name, step, weights, average, losses, unit, name, command, versions)
 
 
 def of_checkpoint(path: Path) -> Source | None:

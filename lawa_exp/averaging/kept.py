@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,13 @@ from typing import Any
 from torch import Tensor
 
 from lawa_exp.averaging.averager import SLOT
+from lawa_exp.averaging.settings import AveragerSettings
 from lawa_exp.averaging.window import Snapshot, Window
+from lawa_exp.config.rules import setting_names
+from lawa_exp.formats.about import FILE, about
 from lawa_exp.seams.callback import Saved
 from lawa_exp.storage.commit import remove, step_name, steps_in
+from lawa_exp.storage.rundir import RunDir
 from lawa_exp.storage.store import Store
 
 
@@ -30,12 +35,24 @@ def spill(store: Store, snapshot: Snapshot, root: Path) -> None:
     snapshot.spill(functools.partial(store.read, root / step_name(snapshot.step)))
 
 
-def write_average(store: Store, root: Path, step: int, tensors: dict[str, Tensor], keep_all: bool) -> None:
-    """Commits an average; removes those of later steps (the run went back) and, unless `keep_all`, of earlier ones."""
-    store.commit(root / step_name(step), {"model": tensors})
+def write_average(store: Store, root: Path, step: int, tensors: dict[str, Tensor], settings: AveragerSettings) -> None:
+    """Commits an average with what it is, in average.json; removes those of later steps (the run went back) and,
+    unless the settings keep all, of earlier ones. root: of the averages with these settings, in a run directory."""
+    values = {name: getattr(settings, name) for name in setting_names(type(settings))}
+    steps = settings.needed(step)
+    said = json.loads(about(settings.kind, values, steps, len(steps)))
+    of_run = {"trajectory_id": trajectory_of(root.parents[1])} if store.ranks.is_main else {}
+    text = json.dumps({**said, "step": step, **of_run}, indent=1)
+    store.commit(root / step_name(step), {"model": tensors}, {FILE: f"{text}\n"})
     for other in steps_in(root) if store.ranks.is_main else ():
-        if other > step or (other < step and not keep_all):
+        if other > step or (other < step and not settings.keeps_all):
             remove(root / step_name(other))
+
+
+@functools.cache
+def trajectory_of(run: Path) -> str | None:
+    """The trajectory's id, which config.yaml has."""
+    return (RunDir(run).read_config() or {}).get("trajectory_id")
 
 
 @dataclass

@@ -50,9 +50,9 @@ def kind_of(tensor: Tensor) -> Kind:
     return Kind(tensor.dtype, tuple(tensor.shape))
 
 
-def header_of(kinds: Mapping[str, Kind]) -> tuple[bytes, dict[str, int]]:
+def header_of(kinds: Mapping[str, Kind], metadata: Mapping[str, str] | None = None) -> tuple[bytes, dict[str, int]]:
     """The bytes before the data, and where each tensor's begin in the file; they are in the order of their names."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     begins: dict[str, int] = {}
     end = 0
     for name in sorted(kinds):
@@ -93,9 +93,9 @@ def index_of(files: Mapping[str, list[str]], kinds: Mapping[str, Kind]) -> str:
     return json.dumps({"metadata": total, "weight_map": where}, indent=2, sort_keys=True) + "\n"
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes the tensors, in the order of their names."""
-    header, _ = header_of({name: kind_of(t) for name, t in tensors.items()})
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes the tensors, in the order of their names. metadata: further texts of the header."""
+    header, _ = header_of({name: kind_of(t) for name, t in tensors.items()}, metadata)
     with path.open("wb") as file:
         file.write(header)
         for name in sorted(tensors):

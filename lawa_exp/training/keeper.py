@@ -70,8 +70,8 @@ class Keeper:
     def average(self, id: str, averager: Averager, weights: dict[str, Tensor]) -> None:
         """Writes the average of the last step."""
         if self.t.store.writes:
-            keeps_all, folder = averager.settings.keeps_all, self.t.run.averages / id
-            self.background.submit(write_average, self.t.store, folder, self.state.step, weights, keeps_all)
+            root, settings = self.t.run.averages / id, averager.settings
+            self.background.submit(write_average, self.t.store, root, self.state.step, weights, settings)
 
     def save(self, record: Recorder) -> None:
         """A complete state: copied now, written while training goes on, committed before the next one is copied."""

@@ -79,6 +79,14 @@ def test_hugging_face_opens_ours(weights: str, trained: Path, tmp_path: Path) ->
         torch.testing.assert_close(model(tokens).logits, ours(place)(tokens), rtol=1e-5, atol=2e-6)
     written = transformers.pipeline("text-generation", model=str(out))("The ", max_new_tokens=8, do_sample=False)
     assert written[0]["generated_text"].startswith("The ") and len(written[0]["generated_text"]) > 4
+    card = pytest.importorskip("huggingface_hub").ModelCard.load(out / "README.md")
+    assert card.data.library_name == "transformers" and card.data.pipeline_tag == "text-generation"
+    assert card.data.tags == (["lawa_exp"] if weights == "live" else ["weight-averaging", "lawa", "lawa_exp"])
+    loss = next(r for r in rows(trained) if (r["step"], r["split"], r["weights"]) == (40, "val", weights))["loss"]
+    assert f"{loss:.4f}" in card.text and str(trained.parent) not in card.text and "run_dir=..." in card.text
+    tokenizer_files = {"tokenizer.json", "tokenizer_config.json", "generation_config.json"}
+    written_files = {"model.safetensors", "config.json", "README.md", "manifest.json"}
+    assert {path.name for path in out.iterdir()} == written_files | tokenizer_files
     again = settings().build()
     load_weights(again, live_tensors(again), out)  # init.from
     assert all(torch.equal(t, live_tensors(ours(place))[n]) for n, t in live_tensors(again).items())
