@@ -62,6 +62,13 @@ class ModelAverager:
         self._warned = False  # of steps that were left out
         self._holder: nn.Module | None = None  # the model that the average is in, inside `applied`
 
+    def __repr__(self) -> str:
+        """As in `<Lawa(k=3, spacing=10, start=0) of Linear: undefined after step 8>`."""
+        values = ", ".join(f"{name}={value!r}" for name, value in dataclasses.asdict(self.settings).items())
+        state = "defined" if self.defined else "undefined"
+        after = f" after step {self._updated:,}" if self._updated is not None else ""
+        return f"<{type(self).__name__}({values}) of {type(self.model).__name__}: {state}{after}>"
+
     @property
     def id(self) -> str:
         """Kind and settings, as in `lawa-k5-s1000`."""

@@ -48,6 +48,7 @@ class Content(TypedDict):
     averagers: list[dict[str, str]]
     shown: list[str]
     columns: dict[str, list[str]]
+    settings: list[str]
     runs: list[dict[str, object]]
     groups: list[dict[str, object]]
     metrics: NotRequired[dict[str, dict[str, object]]]
@@ -99,6 +100,7 @@ def collect(sweep: Path, out: Path, now: float) -> Content:
             "runs": ["run", "state", "note", *keys, "step", *compared_by, "throughput", "time left", "restarts"],
             "groups": ["seeds", *(k for k in keys if k != "seed"), "step", *compared_by],
         },
+        "settings": keys,
         "runs": runs,
         "groups": groups,
     }

@@ -18,6 +18,7 @@ const view = {
   off: new Set(data.averagers.map((a) => a.id).filter((id) => !data.shown.includes(id))),
   metric: "loss",
   colours: "saved", // of the heat maps; or gap
+  paint: "weights", // what gives curves their colours: weights, or a setting
   allMaps: false,
 };
 const METRICS = { // by name: what an axis says, and whether higher is better
@@ -110,6 +111,10 @@ function render() {
     view.metric = "loss";
     $("metric").textContent = "loss";
   }
+  const settings = data.settings.filter((key) => data.columns[view.mode].includes(key));
+  if (!settings.includes(view.paint)) view.paint = "weights";
+  if (settings.length) choice("paint", "paint", ["weights", ...settings].map((key) => [key, `colour: ${key}`]));
+  palette = newPalette();
   drawTable(items);
   drawDetails(picked.length ? picked : items.length === 1 ? items : []);
   drawLegend(items);
@@ -190,6 +195,11 @@ function drawLegend(items) {
   const swatch = (id) => make("svg", { width: 26, height: 8 }, series(id, "M0 4H26"));
   const chips = ["live", ...there.map((a) => a.id)].map((id) =>
     toggle(id, !view.off.has(id), () => flip(view.off, id), swatch(id)));
+  if (view.paint !== "weights") {
+    chips.push(...[...palette].map(([value, style]) => make("span", { class: "value" },
+      make("svg", { width: 26, height: 8 }, make("path", { class: "series", style, d: "M0 4H26" })),
+      `${view.paint}=${value}`)));
+  }
   const set = (off) => () => { view.off = new Set(off); };
   const ids = there.map((a) => a.id);
   if (there.length > 1) {
@@ -199,8 +209,24 @@ function drawLegend(items) {
   $("legend").replaceChildren(...chips);
 }
 
-/** A path in the colour of its weights; the same everywhere on the page. */
-function series(id, d) {
+let palette = new Map(); // a colour for each value of the setting view.paint, from blue to orange in their order
+
+function newPalette() {
+  const column = data.columns[view.mode].indexOf(view.paint);
+  if (column < 0) return new Map();
+  const cells = new Map(data[view.mode].map(({ cells }) => [cells[column][1], cells[column][0]]));
+  const sorted = [...cells].sort(([, a], [, b]) => typeof a === "number" && typeof b === "number" ? a - b
+    : String(a).localeCompare(String(b)));
+  return new Map(sorted.map(([text], i) => [text, `--h:${265 - 210 * i / Math.max(sorted.length - 1, 1)};--t:.3`]));
+}
+
+/** A path in the colour of its weights, or of an item's setting where that is chosen; dashes tell the weights. */
+function series(id, d, item = null) {
+  if (item && view.paint !== "weights") {
+    const value = item.cells[data.columns[view.mode].indexOf(view.paint)][1];
+    const dash = id === "live" ? null : styles[id].dash || DASHES[1];
+    return make("path", { class: "series", style: palette.get(value), "stroke-dasharray": dash, d });
+  }
   if (id === "live") return make("path", { class: "series live", d });
   const { hue, tone, dash } = styles[id];
   return make("path", { class: "series", style: `--h:${hue};--t:${tone}`, "stroke-dasharray": dash || null, d });
@@ -262,7 +288,7 @@ function drawChart(items) {
     const [{ x: x0, y: y0 }] = places;
     const alone = `M${x0 - 3} ${y0}H${x0 + 3}M${x0} ${y0 - 3}V${y0 + 3}`; // a cross
     const path = series(id, places.length === 1 ? alone
-      : "M" + places.map((p) => `${p.x.toFixed(1)} ${p.y.toFixed(1)}`).join("L"));
+      : "M" + places.map((p) => `${p.x.toFixed(1)} ${p.y.toFixed(1)}`).join("L"), item);
     path.item = item;
     group.append(path);
     points.push(...places.filter((p) => p.y <= HEIGHT - BOTTOM + 1 && p.y >= TOP - 1));

@@ -118,3 +118,12 @@ def test_a_parameter_without_a_shape_is_named() -> None:
         Lawa(model)
     model(torch.ones(1, 2))
     Lawa(model)
+
+
+def test_an_averager_says_what_it_is() -> None:
+    averager = Lawa(nn.Linear(2, 2), k=2, spacing=3)
+    assert repr(averager) == "<Lawa(k=2, spacing=3, start=0) of Linear: undefined>"
+    for step in range(1, 8):
+        averager.update(step)
+    assert repr(averager) == "<Lawa(k=2, spacing=3, start=0) of Linear: defined after step 7>"
+    assert repr(pickle.loads(pickle.dumps(averager))) == repr(averager) == repr(copy.deepcopy(averager))

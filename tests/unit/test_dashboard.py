@@ -121,6 +121,19 @@ def test_curves_are_switched_on_and_off_by_averager(page: Page) -> None:
     assert "step (optimizer updates)" in axes and "validation loss (nats per token)" in axes
 
 
+def test_curves_are_coloured_by_a_setting(page: Page) -> None:
+    """Two rates: two colours over the four runs' live curves, in the legend too; then by weights again."""
+    strokes = "[...document.querySelectorAll('#chart path.series')].map(p => getComputedStyle(p).stroke)"
+    page.click("#legend button", "only live")
+    assert len(set(page.evaluate(strokes))) == 1
+    page.click("#paint button", "colour: lr.peak")
+    painted = page.evaluate(strokes)
+    assert len(painted) == 4 and len(set(painted)) == 2
+    assert page.texts("#legend span.value") == ["lr.peak=0.003", "lr.peak=0.01"]
+    page.click("#paint button", "colour: weights")
+    assert len(set(page.evaluate(strokes))) == 1 and page.texts("#legend span.value") == []
+
+
 def test_pointing_at_a_curve_tells_its_value(page: Page, sweep: Path) -> None:
     page.type("#filter", "lr.peak=0.01 seed=0")
     page.click("#legend button", "only live")
@@ -205,7 +218,11 @@ def test_states_are_told_and_filtered_and_no_text_becomes_markup(sweep: Path, ta
     (stopped / "STOPPED").write_text(json.dumps({"step": 30}))
     shutil.rmtree(gone)
     manifest = root / "sweeps" / "small" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace(str(sweep.parent.parent), str(root)))
+    content = json.loads(manifest.read_text().replace(str(sweep.parent.parent), str(root)))
+    del content["crc32"]  # as who edits it by hand does
+    manifest.write_text(json.dumps(content))
+    for folder in (failed, stopped):
+        (folder / ".checksums").unlink()
     assert main([str(manifest.parent), "--out", str(tmp_path / "page.html")]) == 0
     page = show(tab, tmp_path / "page.html")
     assert page.texts("#states button") == ["1 failed", "1 stopped", "1 not started", "1 done"]
@@ -236,6 +253,7 @@ def test_a_folder_of_runs_is_told_apart_by_what_they_differ_in(sweep: Path, tab:
 def test_damage_is_told_on_the_page(sweep: Path, tab: Page, tmp_path: Path) -> None:
     folder = shutil.copytree(next(sweep.parent.parent.glob("gpt_*")), tmp_path / "run")
     assert markers(folder) == ["DONE"]
+    (folder / ".checksums").unlink()
     rows = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text("".join([*rows[:3], "{dam\n", *rows[3:]]))
     assert main([str(folder)]) == 0
