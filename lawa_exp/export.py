@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lawa_exp.axes.model.adaptive_lm.settings import AdaptiveLMSettings
+from lawa_exp.axes.model.custom import CustomSettings
 from lawa_exp.axes.model.gpt.settings import GPTSettings
 from lawa_exp.axes.model.pythia.settings import PythiaSettings
 from lawa_exp.axes.model.roberta.settings import RobertaSettings
@@ -24,7 +25,7 @@ from lawa_exp.storage.commit import Damaged, commit, step_name, steps_in, verify
 from lawa_exp.storage.metrics import metrics_of
 from lawa_exp.storage.rows import name_of, read_rows, read_starts
 from lawa_exp.storage.rundir import RunDir
-from lawa_exp.system.cli import Parser, exit_code, plain_name
+from lawa_exp.system.cli import Parser, add_trust, exit_code, plain_name
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import check_output, clear, read_small, sync, temporary
 
@@ -56,7 +57,9 @@ def main(arguments: list[str]) -> int:
     args = parser().parse_args(arguments)
 
     def command() -> int:
-        print(export(Path(args.source), args.to, Path(args.out), args.weights, args.step, args.tokenizer_path))
+        print(
+            export(Path(args.source), args.to, Path(args.out), args.weights, args.step, args.tokenizer_path, args.trust)
+        )
         return 0
 
     return exit_code(command)
@@ -68,7 +71,7 @@ def parser() -> Parser:
         description="Writes weights for others to open: of a GPT a Hugging Face folder (AutoModelForCausalLM; with the "
         "tokenizer, so that a text-generation pipeline opens it, and init.from=DIR) or nanoGPT's ckpt.pt; of a RoBERTa "
         "a Hugging Face folder or a checkpoint of fairseq's; of transformer_lm_wiki103 a checkpoint of fairseq's; of a "
-        "Pythia a Hugging Face folder.",
+        "Pythia a Hugging Face folder; of model=custom one where its builder gives a model of transformers.",
     )
     p.add_argument(
         "source",
@@ -81,11 +84,18 @@ def parser() -> Parser:
     p.add_argument("--weights", default="live", help="of a run: live (default), or an average's id")
     p.add_argument("--step", type=int, help="of a run; default: the last there is")
     p.add_argument("--tokenizer-path", metavar="DIR", help="of the tokenizer's files; default: as in training")
+    add_trust(p)
     return p
 
 
 def export(
-    path: Path, to: str, out: Path, weights: str = "live", step: int | None = None, tokenizer_path: str | None = None
+    path: Path,
+    to: str,
+    out: Path,
+    weights: str = "live",
+    step: int | None = None,
+    tokenizer_path: str | None = None,
+    trust: bool = False,
 ) -> str:
     """Writes `out`; returns a line that says what it holds. UserError: it cannot be had, or `out` is there."""
     if out.exists() or out.is_symlink():
@@ -95,7 +105,7 @@ def export(
         raise UserError("--tokenizer-path is for --to huggingface")
     if tokenizer_path and not Path(tokenizer_path).exists():
         raise UserError(f"--tokenizer-path={tokenizer_path}: no such file or folder")
-    source = of_checkpoint(path) or of_run(path, weights, step)
+    source = of_checkpoint(path) or of_run(path, weights, step, trust)
     writers = TARGETS.get(type(source.model), {})
     if to not in writers:
         there = f"expected {' or '.join(writers)}" if writers else "it is not exported"
@@ -148,6 +158,25 @@ def pythia_to_hugging_face(source: Source, out: Path, tokenizer_path: str | None
 
     config = json.loads(pythia.config_of(source.model).to_json_string())
     return write_generating(source, out, source.tensors, config, tokenizer_path)
+
+
+def custom_to_hugging_face(source: Source, out: Path, tokenizer_path: str | None) -> str:
+    """UserError: the builder gives no model of transformers."""
+    from lawa_exp.averaging.tensors import live_tensors, load_live
+
+    model = source.model.build()
+    if not callable(getattr(model, "save_pretrained", None)):
+        raise UserError(
+            f"--to huggingface: model.builder={source.model.builder} gives {type(model).__name__}, no model of "
+            "transformers; its weights are model.safetensors in the run, with the names of its state dict"
+        )
+    live = live_tensors(model)
+    load_live(live, dict(source.tensors))
+    architecture = type(model).__name__
+    config = {**json.loads(model.config.to_json_string(use_diff=False)), "architectures": [architecture]}
+    if model.can_generate():
+        return write_generating(source, out, live, config, tokenizer_path)
+    return write_hugging_face(source, out, live, config, {}, "")
 
 
 def roberta_to_hugging_face(source: Source, out: Path, tokenizer_path: str | None) -> str:
@@ -214,8 +243,8 @@ def write_hugging_face(
     return f"{out}: {architectures[0]} of step {source.step:,}{with_tokenizer}"
 
 
-def of_run(path: Path, weights: str, step: int | None) -> Source:
-    """A run's snapshot or average; `path` may be the folder of one."""
+def of_run(path: Path, weights: str, step: int | None, trust: bool) -> Source:
+    """A run's snapshot or average; `path` may be the folder of one. trust: the model's builder may run."""
     from lawa_exp.storage.safetensors import map_stored, stored
 
     folder = path if path.is_dir() and stored(path) else None
@@ -239,7 +268,12 @@ def of_run(path: Path, weights: str, step: int | None) -> Source:
     from lawa_exp.axes.dataset.tokenizers import tokenizer_of
     from lawa_exp.runs.choices import config_from
 
-    config = config_from(run.read_config() or {})
+    written = run.read_config() or {}
+    config = config_from(written)
+    if config.model.builder:
+        from lawa_exp.runs.builders import admit
+
+        admit(config, written, run.path, trust, groups={"model"})
     step = step_in(folder.resolve().name)
     if step is None:
         raise UserError(f"RUN_OR_CHECKPOINT={path}: expected a snapshot's or average's own folder, {step_name(1000)}")
@@ -354,6 +388,7 @@ TARGETS: dict[type, dict[str, Callable[[Source, Path, str | None], str]]] = {
     PythiaSettings: {"huggingface": pythia_to_hugging_face},
     RobertaSettings: {"huggingface": roberta_to_hugging_face, "fairseq": to_fairseq},
     AdaptiveLMSettings: {"fairseq": to_fairseq},
+    CustomSettings: {"huggingface": custom_to_hugging_face},
 }
 
 

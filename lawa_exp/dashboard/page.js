@@ -354,7 +354,7 @@ function drawMaps(items) {
   const mark = (value) => key === "saved" ? `${value > 0 ? "+" : ""}${number(Math.round(value))} steps`
     : `${value > 0 ? "+" : ""}${value.toFixed(3)} ${key === "gap" ? "nats" : key}`;
   const unclear = shown.some(({ map }) => map.cells.some((cell) => cell[key]?.unclear));
-  const said = "blue: better than live; red: worse; frame: the best on val" + (unclear ? "; hatched: could be chance" : "");
+  const said = "blue: better than live; red: worse; frame: the best on val" + (unclear ? "; hatched: inconclusive" : "");
   $("scale").replaceChildren(make("span", { text: mark(-limit) }),
     make("i", { style: `--from:var(--${from});--to:var(--${to})` }), make("span", { text: mark(limit) }),
     make("span", { text: said }));

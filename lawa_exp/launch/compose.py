@@ -122,7 +122,11 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
             arguments = with_recipe(arguments, chosen_model(overrides), recipes[-1])
         words = [a for a in arguments if a.startswith("~") or ("=" in a and not a.startswith("-"))]
         sys.argv = [before[0], *words, *(a for a in arguments if a not in words)]  # Hydra wants them without a gap
-        strictly(collect)
+        try:
+            with mode_known(multirun, overrides):
+                strictly(collect)
+        except AssertionError:  # a file of the user's has a hydra.mode
+            strictly(collect)
         from hydra_plugins import lawa_exp_launcher  # only now: Hydra loads its plugins anew
 
         if lawa_exp_launcher.Collect.started and not lawa_exp_launcher.COMPOSED:
@@ -140,6 +144,31 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
         if launcher := sys.modules.get("hydra_plugins.lawa_exp_launcher"):  # for the next call in this process
             launcher.COMPOSED.clear()
             launcher.Collect.started = False
+
+
+@contextlib.contextmanager
+def mode_known(multirun: bool, overrides: list[str]) -> Iterator[None]:
+    """Lets Hydra compose a single run once. It composes a first time to look for hydra.mode, which -m says here.
+
+    What it is in Hydra 1.3 alone: in another version that has no such method nothing changes. A word about hydra makes
+    it look as ever; of a hydra.mode in a file it says that it is not the one that was expected (an AssertionError).
+    """
+    from hydra._internal.hydra import Hydra
+    from hydra.types import RunMode
+
+    look = getattr(Hydra, "get_mode", None)
+    if look is None or multirun or any("hydra" in o.partition("=")[0] for o in overrides):
+        yield
+        return
+
+    def known(hydra: Hydra, config_name: str | None, overrides: list[str]) -> RunMode:
+        return RunMode.RUN
+
+    Hydra.get_mode = known  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        Hydra.get_mode = look  # type: ignore[method-assign]
 
 
 def list_groups_once() -> None:

@@ -11,6 +11,7 @@ from lawa_exp.axes.model.papers_names import PAPERS_NAMES
 from lawa_exp.runs.cost import A100, MFU, Cost, planned_model, tensors_and_cost
 from lawa_exp.runs.memory import Memory, memory_lines, memory_of
 from lawa_exp.runs.prepare import Prepared
+from lawa_exp.runs.trial import try_model
 from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.storage import custom
 from lawa_exp.storage.commit import steps_in
@@ -137,6 +138,8 @@ def show_plan(p: Prepared, ranks: Ranks) -> str:
         custom.use(p.code)
     p.check(ranks.world)
     planned, model = p.planned(ranks.world), planned_model(p)
+    if p.config.model.builder and p.opened:
+        try_model(p.config, model, p.opened)
     _, cost = tensors_and_cost(p, model)
     described = describe(planned, cost, memory_of(planned, model, p.opened), p.origin)
     run = RunDir(p.run_dir)

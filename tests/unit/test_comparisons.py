@@ -44,19 +44,13 @@ def test_rows_with_other_statistics_or_through_a_view_are_never_paired(order: in
     assert not re.search(r"1\.5000|2\.0000|3\.0000|8\.0000|9\.0000", end_table(rows))
 
 
-class Wrapped:
-    """What transformers' models return: no tensor, and the scores in an attribute."""
-
-    logits = torch.zeros(2, 3, 5)
-
-
 @pytest.mark.parametrize(
     "task, scores, said",
     [
         (
             Tokens(),
-            Wrapped(),
-            "the model returns Wrapped; expected a tensor .batch, context, vocabulary., such as the .log",
+            (torch.zeros(2, 3, 5), None),
+            "the model returns tuple; expected a tensor .batch, context, vocabulary., or .logits with one",
         ),
         (Tokens(), torch.zeros(2, 5), r"a tensor \[2, 5\] for targets \[2, 3\]; expected .batch, context, vocabulary"),
         (Classes(), torch.zeros(4, 5), r"a tensor \[4, 5\] for targets \[2, 3\]; expected .batch, classes"),

@@ -17,9 +17,7 @@ from lawa_exp.system.errors import UserError
 def check_scores(scores: object, targets: Tensor, expected: str) -> None:
     """UserError: what the model returns are no scores of these targets. Looks at types and shapes alone."""
     if not isinstance(scores, Tensor):
-        raise UserError(
-            f"the model returns {type(scores).__name__}; expected a tensor {expected}, such as the .logits of it"
-        )
+        raise UserError(f"the model returns {type(scores).__name__}; expected a tensor {expected}, or .logits with one")
     wanted = targets.shape if targets.is_floating_point() else (*targets.shape, scores.shape[-1] if scores.ndim else 1)
     if scores.ndim < 2 or scores.numel() != math.prod(wanted):
         raise UserError(

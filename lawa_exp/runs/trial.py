@@ -1,0 +1,40 @@
+"""One sample through a model from outside, before anything long begins."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import torch
+from torch import nn
+
+from lawa_exp.axes.configuration import Config
+from lawa_exp.axes.dataset.loading import eval_batches
+from lawa_exp.axes.objective.task_loss import Scorer
+from lawa_exp.evaluation.evaluate import evaluating
+from lawa_exp.seams.dataset import Dataset
+from lawa_exp.system.errors import UserError
+
+
+def try_model(config: Config, model: nn.Module, data: Dataset) -> None:
+    """Evaluates one sample of val, on the CPU. UserError, in a line: the forward pass fails, or its scores do not fit.
+
+    model: with content. What it draws leaves no trace in the random numbers of the training.
+    """
+    scorer = Scorer(model, data.task, config.model.computes_loss(model))
+    with contextlib.closing(eval_batches(data, "val", iter([np.zeros(1, np.int64)]), torch.device("cpu"))) as batches:
+        inputs, targets = next(batches)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), evaluating(scorer):
+            scorer(inputs, targets)
+    except UserError as error:
+        raise UserError(f"model.builder={config.model.builder}: {error}") from None
+    except Exception as error:  # whatever the user's code raises
+        shape = (
+            list(inputs.shape) if isinstance(inputs, torch.Tensor) else {n: list(t.shape) for n, t in inputs.items()}
+        )
+        said = (str(error).strip() or "without a message").splitlines()[0]
+        raise UserError(
+            f"model.builder={config.model.builder}: {type(model).__name__} does not take a batch {shape} of "
+            f"dataset={config.dataset.name}: {type(error).__name__}: {said}"
+        ) from None
