@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from lawa_exp.formats.about import FILE
@@ -20,6 +21,12 @@ INDEX = ".index.json"  # of a folder's shards: {"weight_map": {tensor: file}}
 CARRIED = {".json", ".txt", ".model", ".py", ".jinja", ".tiktoken", ".bpe"}  # configuration and tokenizer files
 NOT_CARRIED = {MANIFEST, FILE, "trainer_state.json", "optimizer.json"}
 DCP = ".metadata"  # of torch.distributed.checkpoint
+SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.)")  # in the name of a part of one of WHOLE
+
+
+def is_looked_for(name: str) -> bool:
+    """Whether libraries open a file of this name as a folder's weights, or as a part or the index of these."""
+    return SHARD.sub("", name).removesuffix(INDEX) in WHOLE or name == DCP or name.endswith(".distcp")
 
 
 def open_checkpoint(path: Path, key: str | None = None) -> Checkpoint:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lawa_exp.formats.about import FILE
+from lawa_exp.formats.checkpoint import WHOLE, is_looked_for
 from lawa_exp.formats.dtypes import FLOATS, SIZES
 from lawa_exp.formats.stored import Checkpoint, Index, Writer, count, using
 from lawa_exp.formats.stream import OutFile
@@ -34,6 +35,7 @@ class Output:
         self.partial = temporary((target if target.is_dir() else target.parent) / (target.name or "average"))
         self.files: list[OutFile] = []
         self.left_out = [key for writer in writers for key in writer.left_out]
+        self.removed: list[Path] = []  # other weights that were in the target
         self.made = _make_folders(self.partial.parent)
         try:
             self.partial.mkdir()
@@ -73,15 +75,30 @@ class Output:
         """Whether the metadata of the output's files say how they were made."""
         return not self.like.convert and all(file.writer.is_described for file in self.files)
 
-    def publish(self, overwrite: bool) -> bool:
-        """Moves everything into place; False where the same was there already. UserError where something else was."""
+    def publish(self, overwrite: bool, inputs: set[str]) -> bool:
+        """Moves everything into place; False where the same was there already. UserError where something else was.
+
+        overwrite: replaces that, and removes weights that a library would load for these, or as a part of them.
+        inputs: the real paths of all, which are never removed.
+        """
         made = sorted(p.relative_to(self.partial) for p in self.partial.rglob("*") if p.is_file())
+        others = self._other_weights(made, inputs)
+        if others and real_path(others[0]) in inputs:
+            raise UserError(f"--out: {others[0]} is one of the inputs, and would be loaded for the average, or with it")
+        if others and not overwrite:
+            raise UserError(
+                f"{others[0]} is there already, and would be loaded for the average, or with it; another --out, or "
+                "--overwrite, which removes it"
+            )
         there = [p for p in made if (self.target / p).exists()]
         different = [p for p in there if not filecmp.cmp(self.partial / p, self.target / p, shallow=False)]
         if different and not overwrite:
             raise UserError(
                 f"{self.target / different[0]} is there already, with other content; another --out, or --overwrite"
             )
+        for path in others:  # first: next to the new ones it would be taken for them
+            path.unlink(missing_ok=True)
+        self.removed += others
         if len(there) == len(made) and not different:
             return False
         if not self.target.exists():
@@ -90,7 +107,7 @@ class Output:
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-                return self.publish(overwrite)  # another process came first
+                return self.publish(overwrite, inputs)  # another process came first
             sync(self.target.parent)
             self.made = []
             return True
@@ -101,6 +118,16 @@ class Output:
         sync(self.target)
         self.made = []
         return True
+
+    def _other_weights(self, made: list[Path], inputs: set[str]) -> list[Path]:
+        """Files in the target's folders that libraries look for as weights, where they look for some of `made`.
+
+        Inputs come first.
+        """
+        folders = sorted({path.parent for path in made if is_looked_for(path.name)})
+        there = (p for f in folders if (self.target / f).is_dir() for p in sorted((self.target / f).iterdir()))
+        found = [p for p in there if is_looked_for(p.name) and p.relative_to(self.target) not in made]
+        return sorted(found, key=lambda path: real_path(path) not in inputs)
 
     def discard(self) -> None:
         """Leaves nothing behind that was not published."""
@@ -159,7 +186,6 @@ def file_name(last: Checkpoint) -> str | None:
 
     Names that a library looks for stay.
     """
-    from lawa_exp.formats.checkpoint import WHOLE
     from lawa_exp.formats.safetensors import SafetensorsFile
 
     path, (source, *_) = last.path, last.sources

@@ -84,6 +84,43 @@ def test_sharded_hugging_face_folders(kind, tmp_path):
     assert found["wte.weight"].dtype == torch.bfloat16 and found["mask"].dtype == torch.bool
 
 
+def sharded(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    """Two shards and their index."""
+    folder.mkdir(parents=True)
+    names = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    weight_map = {name: names[at % 2] for at, name in enumerate(sorted(tensors))}
+    for file in names:
+        save_file({n: t for n, t in tensors.items() if weight_map[n] == file}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return folder
+
+
+def test_no_older_weights_stay_where_they_would_be_loaded(tmp_path, capsys):
+    """transformers takes model.safetensors before an index, and others all shards that they see."""
+    out, two = tmp_path / "out", {"a": torch.ones(2), "b": torch.zeros(3)}
+    shards = sharded(tmp_path / "shards", two)
+    (tmp_path / "whole").mkdir()
+    save_file(two, tmp_path / "whole" / "model.safetensors")
+    average(tmp_path / "whole", "--out", out)
+    (out / "notes.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert f"{out / 'model.safetensors'} is there already" in refused(capsys, shards, "--out", out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    average(shards, "--out", out, "--overwrite")
+    said = capsys.readouterr().out
+    assert "removed" in said and str(out / "model.safetensors") in said
+    of_shards = {path.name for path in shards.iterdir()}
+    assert {path.name for path in out.iterdir()} == of_shards | {"notes.txt"}
+    assert f"{out / 'model-00001-of-00002.safetensors'} is there" in refused(capsys, tmp_path / "whole", "--out", out)
+    average(tmp_path / "whole", "--out", out, "--overwrite")
+    assert {path.name for path in out.iterdir()} == {"model.safetensors", "notes.txt"}
+    listed = [tmp_path / "whole" / "model.safetensors", shards, "--out", tmp_path / "whole", "--overwrite"]
+    assert f"{listed[0]} is one of the inputs" in refused(capsys, *listed) and listed[0].is_file()
+    torch.save(two, tmp_path / "ckpt_5.pt")
+    average(tmp_path / "ckpt_5.pt", "--out", out)  # which no library looks for by its name
+    assert (out / "model.safetensors").is_file() and (out / "ckpt_5.pt").is_file()
+
+
 def test_folders_of_distributed_checkpoint(tmp_path, capsys):
     def checkpoint(i: int) -> dict:
         tensors = {n: t for n, t in state(i).items() if n not in ("empty", "lm_head.weight")}
