@@ -182,7 +182,7 @@ def average(args: argparse.Namespace) -> int:
     opened: list[Checkpoint] = []
     writers: dict[int, list[Writer]] = {}
     for i in numbers:
-        checkpoint = open_checkpoint(paths[steps[i]], args.key)
+        checkpoint = open_checkpoint(paths[steps[i]], args.key, whole=True)
         if i in lasts:
             checkpoint.describe(description(args, series, lasts[i]))
             writers[len(opened)] = checkpoint.writers(args.dtype)
@@ -230,7 +230,8 @@ def average(args: argparse.Namespace) -> int:
     if removed := [str(path) for output in outputs for path in output.removed]:
         print(f"removed, as it would be loaded for the average, or with it: {', '.join(removed)}")
     left_out = [key for output in outputs for key in output.left_out]
-    for line in remarks(stream.copied, left_out, [file.writer for file in itertools.chain(*files)]):
+    unread = [name for output in outputs for name in output.like.unread]
+    for line in remarks(stream.copied, left_out, unread, [file.writer for file in itertools.chain(*files)]):
         print(line)
     for note in start_note(args.start, {args.method} if args.trajectory else ()):
         print(note)

@@ -13,6 +13,7 @@ from pathlib import Path
 from lawa_exp.formats.about import FILE
 from lawa_exp.formats.checkpoint import WHOLE, is_looked_for
 from lawa_exp.formats.dtypes import FLOATS, SIZES
+from lawa_exp.formats.folders import check_carried
 from lawa_exp.formats.stored import Checkpoint, Index, Writer, count, using
 from lawa_exp.formats.stream import OutFile
 from lawa_exp.system.errors import UserError
@@ -39,8 +40,11 @@ class Output:
         self.made = _make_folders(self.partial.parent)
         try:
             self.partial.mkdir()
-            for writer in writers:
-                path = self.partial / (name or writer.name)
+            for path in like.extras.values():
+                check_carried(path, like.path if like.path.is_dir() else like.path.parent)
+            for source, writer in zip(like.sources, writers, strict=True):
+                path = self.partial / like.place(source).with_name(name or writer.name)
+                path.parent.mkdir(exist_ok=True)
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
                 self.files.append(OutFile(path, writer, fd))
                 with using(path):
@@ -55,21 +59,27 @@ class Output:
             with using(file.path):
                 os.fsync(file.fd)
         self._close()
-        for path in self.like.extras:
+        for place, path in self.like.extras.items():
+            (self.partial / place).parent.mkdir(parents=True, exist_ok=True)
             if self.dtype and path.name == CONFIG:
-                self._write(CONFIG, _with_dtype(read_text(path), self.dtype))
+                self._write(place, _with_dtype(read_text(path), self.dtype))
             else:
-                shutil.copyfile(path, self.partial / path.name)
-                sync(self.partial / path.name)
-        if self.like.index is not None:
-            self._write(self.like.index_name, json.dumps(self._index(), indent=2, sort_keys=True) + "\n")
+                shutil.copyfile(path, self.partial / place)
+                sync(self.partial / place)
+        for place, index in self.like.indexes.items():
+            content = self._index(index, (self.partial / place).parent)
+            self._write(place, json.dumps(content, indent=2, sort_keys=True) + "\n")
         if self.like.convert:
             self.left_out += self.like.convert(self.partial)
         if self.like.about and not self._says_it_itself():
-            files = [] if self.like.convert else [file.path.name for file in self.files]
+            files = [] if self.like.convert else [self._place(file).as_posix() for file in self.files]
             content = {**json.loads(self.like.about), **({"files": files} if files else {})}
             self._write(FILE, json.dumps(content, sort_keys=True) + "\n")
-        sync(self.partial)
+        for folder in {file.parent for file in self.partial.rglob("*")}:
+            sync(folder)
+
+    def _place(self, file: OutFile) -> Path:
+        return file.path.relative_to(self.partial)
 
     def _says_it_itself(self) -> bool:
         """Whether the metadata of the output's files say how they were made."""
@@ -111,11 +121,12 @@ class Output:
             sync(self.target.parent)
             self.made = []
             return True
-        weights = {file.path.name for file in self.files}
-        for path in sorted(made, key=lambda p: p.name not in weights):  # an index comes after what it names
-            (self.target / path).parent.mkdir(exist_ok=True)
+        weights = {self._place(file) for file in self.files}
+        for path in sorted(made, key=lambda p: p not in weights):  # an index comes after what it names
+            (self.target / path).parent.mkdir(parents=True, exist_ok=True)
             (self.partial / path).replace(self.target / path)
-        sync(self.target)
+        for folder in {(self.target / path).parent for path in made} | {self.target}:
+            sync(folder)
         self.made = []
         return True
 
@@ -147,14 +158,16 @@ class Output:
         (self.partial / name).write_text(text)
         sync(self.partial / name)
 
-    def _index(self) -> Index:
-        """The input's index, with the size in bytes of what was written."""
-        assert self.like.index is not None
-        places = [p for file in self.files for p in file.writer.places.values()]
-        metadata = self.like.index.get("metadata") or {}
+    def _index(self, index: Index, folder: Path) -> Index:
+        """The input's index, with the size in bytes of what was written in its folder."""
+        files = [
+            file for file in self.files if file.path.parent == folder and file.path.name in index["weight_map"].values()
+        ]
+        places = [p for file in files for p in file.writer.places.values()]
+        metadata = index.get("metadata") or {}
         if "total_size" in metadata and self.dtype:
             metadata = {**metadata, "total_size": sum(count(p.shape) * SIZES[p.dtype] for p in places)}
-        return {**self.like.index, "metadata": metadata}
+        return {**index, "metadata": metadata}
 
 
 def _make_folders(folder: Path) -> list[Path]:
@@ -195,7 +208,7 @@ def file_name(last: Checkpoint) -> str | None:
 
 def refuse_inputs(target: Path, name: str | None, last: Checkpoint, inputs: set[str]) -> None:
     """inputs: the real paths of all of them, and of their files."""
-    for path in (target, *(target / (name or source.path.name) for source in last.sources)):
+    for path in (target, *(target / (name or last.place(source)) for source in last.sources)):
         if real_path(path) in inputs:
             raise UserError(f"--out: {path} is one of the inputs")
 
