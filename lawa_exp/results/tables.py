@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from lawa_exp.results.statistics import curve, steps_saved
 from lawa_exp.seams.task import Metric
 from lawa_exp.storage.metrics import KNOWN
-from lawa_exp.storage.rows import Row, averager_ids
+from lawa_exp.storage.rows import Row, averager_ids, left_out
 
 NATS = "nats per token"  # of images: nats per image
 TABLE_STEPS = 5  # steps shown in the table
@@ -32,7 +32,13 @@ def loss_table(rows: list[Row]) -> str:
             value = dict(curve(rows, id)).get(step)
             line += ["-", "-"] if value is None else [f"{value:.4f}", format_saved(live, step, value)]
         lines.append(line)
-    return markdown(lines)
+    return with_left_out(markdown(lines), rows)
+
+
+def with_left_out(table: str, rows: list[Row]) -> str:
+    """The table, and what is not in it as it was evaluated otherwise."""
+    said = left_out(rows)
+    return f"{table}\n\n{said}" if said else table
 
 
 def readout_table(rows: list[Row], metric: str = "loss", properties: Metric = KNOWN["loss"]) -> str:
@@ -61,7 +67,7 @@ def readout_table(rows: list[Row], metric: str = "loss", properties: Metric = KN
         at = max((steps_saved(live, s, v)[0], s) for s, v in points)[1]
         saved = ["", ""] if id == "live" else [format_saved(live, at, dict(points)[at]), f"{at:,}"]
         lines.append([*line, *saved])
-    return markdown(lines)
+    return with_left_out(markdown(lines), rows)
 
 
 def format_saved(live: Sequence[tuple[int, float]], step: int, value: float) -> str:
