@@ -112,7 +112,9 @@ def parser() -> Parser:
         help="average factors of one weight (LoRA's A and B, weight_norm's g and v) one by one, else refused: "
         "the product of their means is not the mean of the products",
     )
-    p.add_argument("--overwrite", action="store_true", help="replace other results that are there")
+    p.add_argument(
+        "--overwrite", action="store_true", help="replace other results that are there, and remove other weights"
+    )
     add_input_flags(p)
     p.add_argument(
         "--dtype",
@@ -180,7 +182,7 @@ def average(args: argparse.Namespace) -> int:
     opened: list[Checkpoint] = []
     writers: dict[int, list[Writer]] = {}
     for i in numbers:
-        checkpoint = open_checkpoint(paths[steps[i]], args.key)
+        checkpoint = open_checkpoint(paths[steps[i]], args.key, whole=True)
         if i in lasts:
             checkpoint.describe(description(args, series, lasts[i]))
             writers[len(opened)] = checkpoint.writers(args.dtype)
@@ -205,7 +207,7 @@ def average(args: argparse.Namespace) -> int:
             stream.run(show, 0.1)
         for output in outputs:
             output.finish()
-        new = [output.publish(args.overwrite) for output in outputs]
+        new = [output.publish(args.overwrite, inputs) for output in outputs]
     finally:
         if stream:
             stream.close()
@@ -225,8 +227,11 @@ def average(args: argparse.Namespace) -> int:
         for step, each in planned
     ]
     print("\n".join(lines if len(lines) <= SHOWN else [lines[0], f"... {len(lines) - 2} more", lines[-1]]))
+    if removed := [str(path) for output in outputs for path in output.removed]:
+        print(f"removed, as it would be loaded for the average, or with it: {', '.join(removed)}")
     left_out = [key for output in outputs for key in output.left_out]
-    for line in remarks(stream.copied, left_out, [file.writer for file in itertools.chain(*files)]):
+    unread = [name for output in outputs for name in output.like.unread]
+    for line in remarks(stream.copied, left_out, unread, [file.writer for file in itertools.chain(*files)]):
         print(line)
     for note in start_note(args.start, {args.method} if args.trajectory else ()):
         print(note)

@@ -14,7 +14,7 @@ from lawa_exp.critical_batch import fits, report
 from lawa_exp.critical_batch.findings import Errors, Findings, HeldOut, Level
 from lawa_exp.critical_batch.fits import Fit
 from lawa_exp.critical_batch.runs import FEWEST, Measured, is_sweep, measure, read_runs
-from lawa_exp.results.statistics import T95, noise_scale
+from lawa_exp.results.statistics import noise_scale, t95
 from lawa_exp.system.errors import Failed, UserError
 from lawa_exp.system.files import check_output, write_text_atomically
 
@@ -114,8 +114,7 @@ def interval(fit: Fit, by_seed: Sequence[Sequence[Fit]]) -> tuple[float, float] 
     logs = [math.log(b) for b in same if b is not None]
     if fit.critical is None or len(logs) < 2 or len(logs) < len(by_seed):
         return None, None
-    quantile = T95[min(len(logs) - 1, len(T95)) - 1]
-    factor = math.exp(quantile * statistics.stdev(logs) / math.sqrt(len(logs)))
+    factor = math.exp(t95(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs)))
     return fit.critical / factor, fit.critical * factor
 
 

@@ -13,12 +13,12 @@ from lawa_exp.formats.dtypes import FLOATS, OPAQUE
 from lawa_exp.formats.stored import Place, count
 
 LORA = re.compile(
-    r"(?<![^._])(lora_(embedding_)?(A|B|a|b|up|down|mid)|lora_magnitude_vector|(hada|lokr)_[wt]\d(_[ab])?|vera_lambda_[bd])"
+    r"(?<![^._/])(lora_(embedding_)?(A|B|a|b|up|down|mid)|lora_magnitude_vector|(hada|lokr)_[wt]\d(_[ab])?|vera_lambda_[bd])"
     r"(?![^._])"
 )
-NORM = re.compile(r"(?P<stem>.+_)g$|(?P<parametrized>(.+\.)?parametrizations\.[^.]+\.original)0$")  # weight_norm's g
+NORM = re.compile(r"(?P<stem>.+_)g$|(?P<parametrized>(.+[./])?parametrizations\.[^.]+\.original)0$")  # weight_norm's g
 SCALE = re.compile(
-    r"(?<![^._])(scales?(_inv)?|zero_points?|q?zeros|q?scales|absmax|nested_absmax|quant_map|quant_state|SCB)(?![^._])"
+    r"(?<![^._/])(scales?(_inv)?|zero_points?|q?zeros|q?scales|absmax|nested_absmax|quant_map|quant_state|SCB)(?![^._])"
 )
 CODES = {"int8", "uint8", "int16", "int32", *(dtype for dtype in FLOATS if dtype.startswith("float8")), *OPAQUE}
 

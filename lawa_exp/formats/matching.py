@@ -29,10 +29,14 @@ def canonical(name: str) -> str:
 
 
 def pieces_of(checkpoint: Checkpoint) -> dict[str, Piece]:
-    """Its tensors by canonical name (by their own where that would not be unique)."""
-    found = [(n, Piece(s, n, p)) for s, source in enumerate(checkpoint.sources) for n, p in source.tensors.items()]
-    short = {canonical(n): piece for n, piece in found}
-    return short if len(short) == len(found) else dict(found)
+    """Its tensors by canonical name (by their own where that would not be unique), of a part behind the part's."""
+    found = [
+        (checkpoint.parts.get(source.path, ""), Piece(s, name, place))
+        for s, source in enumerate(checkpoint.sources)
+        for name, place in source.tensors.items()
+    ]
+    short = {part + canonical(piece.name): piece for part, piece in found}
+    return short if len(short) == len(found) else {part + piece.name: piece for part, piece in found}
 
 
 def matched(checkpoints: Sequence[Checkpoint], cast: bool = False) -> list[dict[str, Piece]]:

@@ -9,19 +9,28 @@ from lawa_exp.formats.stored import Writer
 SHOWN = 5  # names in a line
 
 
-def remarks(copied: Mapping[str, int], left_out: Iterable[str], writers: Iterable[Writer]) -> list[str]:
-    """A line each. copied: tensors that are the last input's, by the reason; left_out: keys of second copies."""
+def remarks(
+    copied: Mapping[str, int], left_out: Iterable[str], unread: Iterable[str], writers: Iterable[Writer]
+) -> list[str]:
+    """A line each. copied: tensors that are the last input's, by the reason; left_out: keys of second copies.
+
+    unread: what else is in the last input's folder.
+    """
     lines = []
     counts = [f"{number} {reason}" for reason, number in copied.items() if number]
-    others = dict.fromkeys(name for writer in writers for name in writer.others)
-    if others:
-        counts.append(f"{len(others)} no tensor ({_listed(others)})")
+    if no_tensors := dict.fromkeys(name for writer in writers for name in writer.others):
+        counts.append(f"{len(no_tensors)} no tensor ({_listed(no_tensors)})")
     if counts:
         lines.append(f"copied from the last input, not averaged: {', '.join(counts)}")
     if names := dict.fromkeys(left_out):
         lines.append(
             "left out, as they have the names and shapes of the weights, or their shapes, and could be loaded for "
             f"the average (the last input still has them): {', '.join(names)}"
+        )
+    if others := dict.fromkeys(unread):
+        lines.append(
+            "not in the output, as nothing in the last input's folder says that it is a part of the model: "
+            f"{_listed(others)}"
         )
     if kept := dict.fromkeys(key for writer in writers for key in writer.kept):
         lines.append(

@@ -14,7 +14,7 @@ from lawa_exp.system.files import read_json
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin", ".ckpt")  # of files that may be checkpoints
 ABOUT = "lawa_exp"  # in the metadata of our averages; of PyTorch files a record, of DCP folders a file, ABOUT.json
-STATISTICS = re.compile(r"(^|\.)(running_mean|running_var)$")  # of BatchNorm: floats that are not averaged
+STATISTICS = re.compile(r"(^|[./])(running_mean|running_var)$")  # of BatchNorm: floats that are not averaged
 
 
 @dataclass(slots=True)
@@ -92,11 +92,17 @@ class Checkpoint:
 
     path: Path  # as given, for messages
     sources: list[Source]
-    extras: list[Path] = field(default_factory=list)  # configuration and tokenizer files, to be copied along
-    index: Index | None = None  # a sharded Hugging Face folder's index, and its name
-    index_name: str = ""
+    extras: dict[str, Path] = field(default_factory=dict)  # files that are copied along, by their place in the output
+    indexes: dict[str, Index] = field(default_factory=dict)  # of sharded Hugging Face folders, by their place
+    parts: dict[Path, str] = field(default_factory=dict)  # of files of other models: begins the names of their tensors
+    unread: list[str] = field(default_factory=list)  # other weights and subfolders, which the output is without
     convert: Callable[[Path], list[str]] | None = None  # makes the output folder a DCP one; returns what it left out
     about: str = ""  # what the output says of itself
+
+    def place(self, source: Source) -> Path:
+        """Where a source lies in the folder."""
+        path = source.path
+        return path.relative_to(self.path) if path in self.parts else Path(path.name)
 
     def writers(self, dtype: str | None) -> list[Writer]:
         """Of an output like this, in the order of the sources. UserError where one is too odd to be written again."""

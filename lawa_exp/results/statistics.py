@@ -61,13 +61,26 @@ def noise_scale(rows: Iterable[Row], first: float, last: float) -> float | None:
     return variance / squared if squared > 0 else None
 
 
-# Two-sided 95% quantiles of Student's t for 1, 2, ... degrees of freedom
-T95 = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131]
+T95: dict[float, float] = {  # two-sided 95% quantiles of Student's t by degrees of freedom
+    **{1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228},
+    **{11: 2.201, 12: 2.179, 13: 2.160, 14: 2.145, 15: 2.131, 16: 2.120, 17: 2.110, 18: 2.101, 19: 2.093, 20: 2.086},
+    **{21: 2.080, 22: 2.074, 23: 2.069, 24: 2.064, 25: 2.060, 26: 2.056, 27: 2.052, 28: 2.048, 29: 2.045, 30: 2.042},
+    **{40: 2.021, 60: 2.000, 120: 1.980, math.inf: 1.960},
+}
 
 
 def t95(degrees: int) -> float:
-    """Student's two-sided 95% quantile for so many degrees of freedom (from 16 on the normal one)."""
-    return T95[degrees - 1] if 0 < degrees <= len(T95) else 1.96
+    """Student's two-sided 95% quantile for so many degrees of freedom, within 0.001 (of none: infinite).
+
+    Between the degrees of the table it is linear in their inverse.
+    """
+    if degrees < 1:
+        return math.inf
+    if degrees in T95:
+        return T95[degrees]
+    below, above = max(d for d in T95 if d < degrees), min(d for d in T95 if d > degrees)
+    share = (1 / degrees - 1 / above) / (1 / below - 1 / above)
+    return T95[above] + share * (T95[below] - T95[above])
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from lawa_exp.results.tables import markdown
 from lawa_exp.seams.task import Metric
 from lawa_exp.storage import manifest
 from lawa_exp.storage.metrics import KNOWN, Metrics, metrics_of, own_metrics, together
-from lawa_exp.storage.rows import Row, averager_ids, name_of, policy_of, read_rows, read_starts, with_newer
+from lawa_exp.storage.rows import Row, averager_ids, left_out, name_of, policy_of, read_rows, read_starts, with_newer
 from lawa_exp.system.errors import Failed, UserError
 from lawa_exp.system.files import in_turn, write_text_atomically
 
@@ -87,6 +87,7 @@ def summarise(sweep: Path, out: Path) -> str:
     parts: list[str] = []
     for group in groups:
         parts += [f"## {group.name} ({len(group.runs)} seed(s))", "", table(group), "", chosen(group), ""]
+        parts += [line for said in dict.fromkeys(map(left_out, group.runs)) if said for line in (said, "")]
         for name, metric in own_metrics(group.metrics).items():
             parts += [table(group, name, metric), ""]
     whole = [overview(groups), ""] if len(groups) > 1 else []
@@ -282,7 +283,7 @@ def windows_of(group: Group) -> Windows:
     live, cells = group.final("live"), {}
     for id in group.ids():
         values, row = group.final(id), fields[id]
-        if values is None or live is None or row.get("averager") != "lawa":
+        if values is None or live is None or row.get("averager") != "lawa" or not {"k", "spacing"} <= row.keys():
             continue
         mean, half = paired_difference(values, live)
         below = "" if math.isnan(half) else f"± {half:.4f}"

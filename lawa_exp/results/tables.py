@@ -9,7 +9,7 @@ from lawa_exp.results.savings import Saving, longest_saving
 from lawa_exp.results.statistics import curve
 from lawa_exp.seams.task import Metric
 from lawa_exp.storage.metrics import KNOWN
-from lawa_exp.storage.rows import Row, averager_ids
+from lawa_exp.storage.rows import Row, averager_ids, left_out
 
 NATS = "nats per token"  # of images: nats per image
 
@@ -58,7 +58,13 @@ def end_table(rows: list[Row], metric: str = "loss", properties: Metric = KNOWN[
             [saved_text(line.saving.steps, line.saving.reached), f"{line.saving.at:,}"] if line.saving else ["", ""]
         )
         lines.append([f"{line.weights} (best)" if line.best else line.weights, value, gap, *saving])
-    return markdown(lines)
+    return with_left_out(markdown(lines), rows)
+
+
+def with_left_out(table: str, rows: list[Row]) -> str:
+    """The table, and what is not in it as it was evaluated otherwise."""
+    said = left_out(rows)
+    return f"{table}\n\n{said}" if said else table
 
 
 def best_of(values: Mapping[str, float], properties: Metric = KNOWN["loss"]) -> str:

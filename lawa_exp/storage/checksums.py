@@ -2,6 +2,11 @@
 
 Who reads a file holds it against that, so that one which was cut, changed or mixed up is named and never taken for a
 result. A file that is not in it (being appended to, made by hand, of an earlier version) is taken as it is.
+
+Who changes it holds a lock (flock) on a file in the folder, so that no two writers, threads or processes, undo each
+other's entries. On NFS that holds between machines where the mount has locks (NFSv4, or a lock daemon), else within
+one: two machines that write there at one time may then leave an entry that names a whole file as damaged. Readers take
+no lock.
 """
 
 from __future__ import annotations
@@ -12,9 +17,10 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from lawa_exp.system.errors import Failed
-from lawa_exp.system.files import SMALL, read_small, write_text_atomically
+from lawa_exp.system.files import SMALL, read_small, turn, write_text_atomically
 
 NAME = ".checksums"
+TURN = ".checksums.lock"
 CHUNK = 1 << 20  # bytes
 Sum = tuple[int, int]  # size in bytes, CRC32
 
@@ -29,28 +35,35 @@ def write_text(path: Path, text: str) -> None:
     A kill between the two leaves the file that was there before, which is remembered too; a new one is remembered last.
     """
     data = text.encode()
-    known, new = _read(path.parent), (len(data), zlib.crc32(data))
-    before = (known.get(path.name) or [_sum(path)])[-1:] if path.is_file() else []
-    if not before:
-        forget(path.parent, [path.name])
-    elif before != [new]:
-        _write(path.parent, {**known, path.name: [*before, new]})
-    write_text_atomically(path, text)
-    _write(path.parent, {**known, path.name: [new]})
+    with turn(path.parent / TURN):
+        known, new = _read(path.parent), (len(data), zlib.crc32(data))
+        before = (known.get(path.name) or [_sum(path)])[-1:] if path.is_file() else []
+        if not before:
+            _forget(path.parent, [path.name])
+        elif before != [new]:
+            _write(path.parent, {**known, path.name: [*before, new]})
+        write_text_atomically(path, text)
+        _write(path.parent, {**known, path.name: [new]})
 
 
 def remember(folder: Path, names: Iterable[str]) -> None:
     """Takes these files as they are now; those that are not there are forgotten."""
-    known = _read(folder)
-    for name in names:
-        known.pop(name, None)
-        if (folder / name).is_file():
-            known[name] = [_sum(folder / name)]
-    _write(folder, known)
+    with turn(folder / TURN):
+        known = _read(folder)
+        for name in names:
+            known.pop(name, None)
+            if (folder / name).is_file():
+                known[name] = [_sum(folder / name)]
+        _write(folder, known)
 
 
 def forget(folder: Path, names: Collection[str]) -> None:
     """Of files that are about to be appended to."""
+    with turn(folder / TURN):
+        _forget(folder, names)
+
+
+def _forget(folder: Path, names: Collection[str]) -> None:
     known = _read(folder)
     left = {name: sums for name, sums in known.items() if name not in names}
     if left:
@@ -79,10 +92,13 @@ def check(path: Path, sums: list[Sum], content: Sum) -> None:
 
 def read_bytes(path: Path, limit: int = SMALL) -> bytes:
     """The file's content. `Changed`: it is not what was written. UserError: it has more than `limit` bytes."""
-    sums = known_sums(path)
-    data = read_small(path, limit)
-    check(path, sums, (len(data), zlib.crc32(data)))
-    return data
+    before = None
+    while True:  # a writer may have come between the two: what is damaged is so twice
+        sums, data = known_sums(path), read_small(path, limit)
+        if not sums or (len(data), zlib.crc32(data)) in sums or (sums, data) == before:
+            check(path, sums, (len(data), zlib.crc32(data)))
+            return data
+        before = sums, data
 
 
 def crc32_of(path: Path, size: int) -> int:

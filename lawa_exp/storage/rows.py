@@ -7,6 +7,7 @@ import math
 import os
 import time
 import zlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from sys import intern
@@ -270,34 +271,49 @@ def name_in_view(weights: str, view: str | None) -> str:
 
 
 def policy_of(rows: Iterable[Row]) -> str | None:
-    """The BatchNorm statistics (`evaluate.bn`) of the last val row: of live weights, and of averages like those.
+    """The BatchNorm statistics (`evaluate.bn`) of the last val rows: of live weights, and of most averages like those.
 
     None: no row says of any. The live weights have no average of statistics: `average` and `latest` are one for them.
+    Where as many averagers end with the one as with the other, that of more rows counts, then the later.
     """
     told = sorted((r for r in rows if "bn" in r and r["split"] == "val"), key=lambda r: r["step"])
     live = next((r for r in reversed(told) if r["weights"] == "live"), None)
-    like = (r for r in reversed(told) if r["weights"] != "live" and (live is None or _alike(r["bn"], live["bn"])))
-    last = next(like, live)
-    return None if last is None else last["bn"]
+    like = [r for r in told if r["weights"] != "live" and (live is None or _alike(r["bn"], live["bn"]))]
+    if not like:
+        return None if live is None else live["bn"]
+    ends = Counter({r["weights"]: r["bn"] for r in like}.values())
+    number = Counter(r["bn"] for r in like)
+    return max(like, key=lambda r: (ends[r["bn"]], number[r["bn"]], r["step"]))["bn"]
 
 
 def _alike(bn: str, other: str) -> bool:
     return (bn == "recalibrate") == (other == "recalibrate")
 
 
+def _fits(row: Row, bn: str) -> bool:
+    if row["split"] != "val" or "bn" not in row:
+        return True
+    return _alike(row["bn"], bn) if row["weights"] == "live" else row["bn"] == bn
+
+
 def evaluated_alike(rows: Sequence[Row], bn: str | None) -> tuple[Sequence[Row], int | None]:
     """The rows but val rows of other BatchNorm statistics than `bn`'s, and the last step of those (None: none are)."""
     if bn is None:
         return rows, None
-
-    def fits(row: Row) -> bool:
-        if row["split"] != "val" or "bn" not in row:
-            return True
-        return _alike(row["bn"], bn) if row["weights"] == "live" else row["bn"] == bn
-
-    found = [row for row in rows if fits(row)]
-    others = max((r["step"] for r in rows if not fits(r)), default=0) if len(found) < len(rows) else None
+    found = [row for row in rows if _fits(row, bn)]
+    others = max((r["step"] for r in rows if not _fits(r, bn)), default=0) if len(found) < len(rows) else None
     return found, others
+
+
+def left_out(rows: Sequence[Row]) -> str:
+    """A line on the evaluations with other BatchNorm statistics than `policy_of` the rows; empty: there are none."""
+    bn = policy_of(rows)
+    others = [] if bn is None else [row for row in rows if not _fits(row, bn)]
+    if not others:
+        return ""
+    last = {(name_of(row), row["bn"]): row["step"] for row in sorted(others, key=lambda r: r["step"])}
+    whose = ", ".join(f"{name} (evaluate.bn={other}, up to step {step:,})" for (name, other), step in last.items())
+    return f"left out, as evaluated with other BatchNorm statistics than most, which have evaluate.bn={bn}: {whose}"
 
 
 def with_newer(rows: Iterable[Row], newer: Sequence[Row]) -> list[Row]:

@@ -286,7 +286,13 @@ def in_turn(folder: Path) -> Iterator[None]:
     So its files are of one process, the last. Without locks they are whole all the same, each for itself.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / TURN
+    with turn(folder / TURN):
+        yield
+
+
+@contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Waits for the lock file, and removes it at the end. On a file system without locks nobody waits."""
     with ExitStack() as opened:
         while True:
             file = opened.enter_context(path.open("a"))

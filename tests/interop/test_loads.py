@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from averaged_files import average, refused
 from torch import Tensor, nn
@@ -92,6 +93,34 @@ def test_peft_adapters(listed: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     average(tmp_path / "merged" / "checkpoint-[12]", "--out", tmp_path / "whole")
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
     assert_same(loaded.state_dict(), mean(*merged))
+
+
+def test_accelerates_second_model(tmp_path: Path) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    accelerator, states = accelerate.Accelerator(cpu=True), []
+    models = [accelerator.prepare(nn.Linear(2, 3)), accelerator.prepare(nn.Linear(3, 1))]
+    for i in (1, 2):
+        states.append([changed(model) for model in models])
+        accelerator.save_state(tmp_path / f"checkpoint_{i}")
+    average(tmp_path / "checkpoint_[12]", "--out", tmp_path / "out")
+    for number, ending in enumerate(("", "_1")):
+        found = safetensors.torch.load_file(tmp_path / "out" / f"model{ending}.safetensors")
+        assert_same(found, mean(states[0][number], states[1][number]))
+
+
+def test_sentence_transformers_folders(tmp_path: Path) -> None:
+    library = pytest.importorskip("sentence_transformers")
+    from sentence_transformers.sentence_transformer import modules
+
+    tokenizer = modules.tokenizer.WhitespaceTokenizer(["a", "b"])
+    words = modules.WordEmbeddings(tokenizer, torch.randn(2, 4).numpy())
+    model = library.SentenceTransformer(modules=[words, modules.Pooling(4), modules.Dense(4, 2)], device="cpu")
+    states = []
+    for i in (1, 2):
+        states.append(changed(model))
+        model.save(str(tmp_path / f"checkpoint-{i}"))
+    average(tmp_path / "checkpoint-1", tmp_path / "checkpoint-2", "--out", tmp_path / "out")
+    assert_same(library.SentenceTransformer(str(tmp_path / "out"), device="cpu").state_dict(), mean(*states))
 
 
 def test_timm_folders(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
 from torch.serialization import _get_layout
 
 from lawa_exp.formats import inside
+from lawa_exp.formats.folders import check_carried
 from lawa_exp.storage.safetensors import write_tensors
 
 
@@ -82,6 +83,140 @@ def test_sharded_hugging_face_folders(kind, tmp_path):
     assert index["weight_map"] == weight_map
     assert index["metadata"]["total_size"] == sum(t.nbytes for t in found.values())
     assert found["wte.weight"].dtype == torch.bfloat16 and found["mask"].dtype == torch.bool
+
+
+def sharded(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    """Two shards and their index."""
+    folder.mkdir(parents=True)
+    names = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    weight_map = {name: names[at % 2] for at, name in enumerate(sorted(tensors))}
+    for file in names:
+        save_file({n: t for n, t in tensors.items() if weight_map[n] == file}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return folder
+
+
+def test_no_older_weights_stay_where_they_would_be_loaded(tmp_path, capsys):
+    """transformers takes model.safetensors before an index, and others all shards that they see."""
+    out, two = tmp_path / "out", {"a": torch.ones(2), "b": torch.zeros(3)}
+    shards = sharded(tmp_path / "shards", two)
+    (tmp_path / "whole").mkdir()
+    save_file(two, tmp_path / "whole" / "model.safetensors")
+    average(tmp_path / "whole", "--out", out)
+    (out / "notes.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert f"{out / 'model.safetensors'} is there already" in refused(capsys, shards, "--out", out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    average(shards, "--out", out, "--overwrite")
+    said = capsys.readouterr().out
+    assert "removed" in said and str(out / "model.safetensors") in said
+    of_shards = {path.name for path in shards.iterdir()}
+    assert {path.name for path in out.iterdir()} == of_shards | {"notes.txt"}
+    assert f"{out / 'model-00001-of-00002.safetensors'} is there" in refused(capsys, tmp_path / "whole", "--out", out)
+    average(tmp_path / "whole", "--out", out, "--overwrite")
+    assert {path.name for path in out.iterdir()} == {"model.safetensors", "notes.txt"}
+    listed = [tmp_path / "whole" / "model.safetensors", shards, "--out", tmp_path / "whole", "--overwrite"]
+    assert f"{listed[0]} is one of the inputs" in refused(capsys, *listed) and listed[0].is_file()
+    torch.save(two, tmp_path / "ckpt_5.pt")
+    average(tmp_path / "ckpt_5.pt", "--out", out)  # which no library looks for by its name
+    assert (out / "model.safetensors").is_file() and (out / "ckpt_5.pt").is_file()
+
+
+def with_parts(folder: Path, i: int) -> dict[str, dict[str, torch.Tensor]]:
+    """A folder as sentence-transformers 6.2 saves it, with what a Trainer adds; the tensors of each of its files."""
+    g = torch.Generator().manual_seed(i)
+    made = {
+        "model.safetensors": {"embeddings.weight": torch.randn(4, 3, generator=g)},
+        "2_Dense/model.safetensors": {
+            "linear.weight": torch.randn(2, 3, generator=g),
+            "running_mean": torch.randn(2, generator=g),
+        },
+        "3_Dense/model.safetensors": {"linear.weight": torch.randn(2, 2, generator=g)},
+    }
+    modules = [{"idx": 0, "path": ""}, *({"idx": n, "path": f"{n}_{k}"} for n, k in ((1, "Pooling"), (2, "Dense")))]
+    modules.append({"idx": 3, "path": "3_Dense"})
+    texts = {
+        "modules.json": json.dumps(modules),
+        **{f"{part}/config.json": "{}" for part in (".", "1_Pooling", "2_Dense", "3_Dense")},
+        "additional_chat_templates/tool.jinja": "{{ tool }}",
+    }
+    not_copied = [
+        "checkpoint-5/model.safetensors",
+        "pytorch_model.bin",
+        "optimizer.pt",
+        "runs/events.out",
+        ".git/a.json",
+    ]
+    for name in [*made, *texts, *not_copied]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(texts.get(name, ""))
+    for name, tensors in made.items():
+        save_file(tensors, folder / name)
+    return made
+
+
+def test_the_parts_of_a_folder_are_averaged_and_its_files_copied(tmp_path, capsys):
+    first, second = (with_parts(tmp_path / f"in-{i}", i) for i in (1, 2))
+    average(tmp_path / "in-1", tmp_path / "in-2", "--out", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "that it is a part of the model: checkpoint-5/, pytorch_model.bin\n" in said
+    files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    texts = [f"{part}config.json" for part in ("", "1_Pooling/", "2_Dense/", "3_Dense/")]
+    assert files == {*first, *texts, "modules.json", "additional_chat_templates/tool.jinja"}
+    for name, tensors in first.items():
+        latest = second[name]["running_mean"] if "running_mean" in tensors else None
+        means = {n: ((t.double() + second[name][n].double()) / 2).float() for n, t in tensors.items()}
+        assert_same(load_file(tmp_path / "out" / name), means if latest is None else {**means, "running_mean": latest})
+    save_file({"other": torch.ones(1)}, tmp_path / "in-1" / "2_Dense" / "model.safetensors")
+    assert "no tensor 2_Dense/linear.weight" in refused(
+        capsys, tmp_path / "in-2", tmp_path / "in-1", "--out", tmp_path / "x"
+    )
+
+
+def test_a_second_model_and_a_folder_of_parts_alone(tmp_path):
+    """accelerate's model_1.safetensors; diffusers' unet/, in shards."""
+    for i in (1, 2):
+        folder = tmp_path / f"checkpoint_{i}"
+        folder.mkdir()
+        for name in ("model", "model_1"):
+            save_file({"w": torch.tensor([i, len(name)], dtype=torch.float32)}, folder / f"{name}.safetensors")
+        pipeline = tmp_path / f"pipeline_{i}"
+        sharded(pipeline / "unet", {"a": torch.full((2,), i / 2), "b": torch.full((3,), i / 4)})
+        index = pipeline / "unet" / "model.safetensors.index.json"
+        index.write_text(json.dumps({**json.loads(index.read_text()), "metadata": {"total_size": 20}}))
+        (pipeline / "model_index.json").write_text('{"_class_name": "Pipeline", "unet": ["diffusers", "UNet"]}')
+    average(tmp_path / "checkpoint_1", tmp_path / "checkpoint_2", "--out", tmp_path / "two")
+    assert load_file(tmp_path / "two" / "model_1.safetensors")["w"].tolist() == [1.5, 7]
+    average(tmp_path / "pipeline_1", tmp_path / "pipeline_2", "--dtype", "float64", "--out", tmp_path / "out")
+    unet = tmp_path / "out" / "unet"
+    index = json.loads((unet / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == 40
+    assert load_file(unet / index["weight_map"]["b"])["b"].tolist() == [0.375] * 3
+
+
+def test_which_links_are_copied(tmp_path, capsys):
+    """Those of the hub's cache, at any depth and of another model; none that leads elsewhere."""
+    cache = tmp_path / "hub" / "models--me--sentences"
+    snapshot = cache / "snapshots" / "0a1b"
+    with_parts(snapshot, 1)
+    base = tmp_path / "hub" / "models--base" / "snapshots" / "2c"
+    base.mkdir(parents=True)
+    (base / "tokenizer.json").write_text('{"base": 1}')
+    for number, path in enumerate([p for f in (snapshot, base) for p in f.rglob("*") if p.is_file()]):
+        model = cache if path.is_relative_to(cache) else base.parents[1]
+        (model / "blobs").mkdir(exist_ok=True)
+        path.rename(model / "blobs" / str(number))
+        path.symlink_to(os.path.relpath(model / "blobs" / str(number), path.parent))
+    (snapshot / "tokenizer.json").symlink_to(base / "tokenizer.json")
+    average(snapshot, "--out", tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer.json").read_text() == '{"base": 1}'
+    assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
+    assert (tmp_path / "out" / "2_Dense" / "config.json").read_text() == "{}"
+    (tmp_path / "secret.txt").write_text("secret")
+    link = snapshot / "1_Pooling" / "vocab.txt"
+    link.symlink_to(tmp_path / "secret.txt")
+    assert f"{link} is a link that leads out" in refused(capsys, snapshot, "--out", tmp_path / "none")
+    check_carried(Path("/etc/passwd"), Path("/etc"))  # one below /
 
 
 def test_folders_of_distributed_checkpoint(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """What the small files of a run were when they were written, and what is said of one that is something else."""
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -65,6 +66,42 @@ def test_a_kill_between_the_checksum_and_the_file_leaves_the_old_file_whole(
     path.write_text("old")  # not what was written last
     with pytest.raises(Changed):
         checksums.read_bytes(path)
+
+
+def test_writers_of_one_folder_keep_each_others_entries_and_readers_see_whole_files(tmp_path: Path) -> None:
+    """Two processes, each with its own file; one reads both."""
+    paths = [tmp_path / name for name in ("a", "b")]
+    for path in paths:
+        checksums.write_text(path, "0")
+    child = os.fork()
+    if not child:
+        try:
+            for i in range(15):
+                checksums.write_text(paths[1], "b" * i)
+        finally:
+            os._exit(0)
+    while not os.waitpid(child, os.WNOHANG)[0]:
+        for i in (1, 2, 3):
+            checksums.write_text(paths[0], "a" * i)
+            assert [len(checksums.read_bytes(path)) > 14 for path in paths] == [False, False]
+    assert [checksums.read_bytes(path).decode() for path in paths] == ["aaa", "b" * 14]
+    assert [checksums.known_sums(path)[-1][0] for path in paths] == [3, 14]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [checksums.NAME, "a", "b"]
+
+
+def test_a_reader_between_the_entry_and_the_file_reads_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "config.yaml"
+    checksums.write_text(path, "old")
+    read, texts = checksums.known_sums, ["newer", "newest"]
+
+    def then_written(of: Path) -> list[checksums.Sum]:
+        sums = read(of)
+        if texts:
+            checksums.write_text(path, texts.pop(0))
+        return sums
+
+    monkeypatch.setattr(checksums, "known_sums", then_written)
+    assert checksums.read_bytes(path) == b"newest"
 
 
 def test_what_is_appended_to_is_forgotten_until_it_ends(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from torch import nn
 from lawa_exp.averaging import Lawa
 from lawa_exp.axes.dataset.tasks import Classes, Tokens
 from lawa_exp.results.statistics import curve
-from lawa_exp.results.summary import read_groups, table
+from lawa_exp.results.summary import read_groups, summarise, table
 from lawa_exp.results.tables import end_table
+from lawa_exp.storage import manifest
 from lawa_exp.storage.rows import Row, evaluated_alike, policy_of, write_rows
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import UserError
@@ -42,6 +43,25 @@ def test_rows_with_other_statistics_or_through_a_view_are_never_paired(order: in
     assert curve(rows, "live") == [(20, 2.5)] and curve(rows, "ema-d0.9-e1") == [(20, 2.4)]
     assert curve(rows, "lawa-k2-s5") == [] and curve(rows, "ema-d0.9-e1@int8") == [(20, 8.0)]
     assert not re.search(r"1\.5000|2\.0000|3\.0000|8\.0000|9\.0000", end_table(rows))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_one_averager_with_other_statistics_hides_no_others(order: int) -> None:
+    averages = ["lawa-k2-s5", "lawa-k3-s5", "swa-e5"]
+    rows = [evaluation(step, "live", 3.0, "latest") for step in (10, 20)]
+    rows += [evaluation(step, weights, 2.0, "average") for step in (10, 20) for weights in averages]
+    rows += [evaluation(step, "ema-d0.9-e1", 1.0, "latest") for step in (10, 20)][::order]
+    assert policy_of(rows) == "average" and curve(rows, "lawa-k2-s5") == [(10, 2.0), (20, 2.0)]
+    said = "which have evaluate.bn=average: ema-d0.9-e1 (evaluate.bn=latest, up to step 20)"
+    assert said in end_table(rows)
+    assert end_table(rows[:-2]).count("\n") == 5  # nothing is said where nothing is left out
+    changed = [evaluation(30, weights, 2.0, "latest") for weights in ("live", *averages)]
+    assert policy_of([*rows, *changed]) == "latest"  # from step 30 on
+    two = [
+        *(evaluation(step, "lawa-k2-s5", 2.0, "average") for step in (10, 20)),
+        evaluation(20, "swa-e5", 1, "latest"),
+    ]
+    assert policy_of(two[::order]) == "average"
 
 
 @pytest.mark.parametrize(
@@ -96,6 +116,17 @@ def test_what_is_kept_in_ones_own_loop_is_what_was_evaluated() -> None:
     other = copy.deepcopy(model).eval()
     other.load_state_dict(kept)
     assert torch.equal(other(inputs), evaluated)
+
+
+def test_a_summary_says_whose_rows_are_left_out(tmp_path: Path) -> None:
+    run, sweep, ids = RunDir(tmp_path / "run"), tmp_path / "sweep", ["lawa-k2-s5", "swa-e5", "ema-d0.9-e1"]
+    rows = [evaluation(20, id, 2.0, bn) for id, bn in zip(ids, ("average", "average", "latest"), strict=True)]
+    write_rows(run.metrics, [evaluation(20, "live", 3.0, "latest"), *rows])
+    run.mark("DONE", step=20)
+    sweep.mkdir()
+    entry = {"overrides": [], "run_dir": str(run.path), "steps": 20, "averages": ids}
+    manifest.write(sweep, {"command": "", "entries": [entry]})
+    assert "ema-d0.9-e1 (evaluate.bn=latest, up to step 20)" in summarise(sweep, tmp_path / "out")
 
 
 def test_seeds_that_were_evaluated_otherwise_are_tables_of_their_own(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from lawa_exp.results.curves import DRAWN, curves_of, highlighted
-from lawa_exp.results.statistics import curve, mean_and_deviation, paired_difference, steps_saved
+from lawa_exp.results.statistics import curve, mean_and_deviation, paired_difference, steps_saved, t95
 from lawa_exp.storage.rows import Rows, encode, read_lines
 
 
@@ -69,6 +69,14 @@ def test_curve_takes_one_kind_of_weights():
         {"step": 10, "split": "train", "weights": "live", "loss": 9.0},
     ]
     assert curve(rows, "live") == [(0, 3.0), (10, 2.0)]
+
+
+def test_students_t_against_scipy():
+    """At every number of degrees of freedom up to 400, so between those of the table too."""
+    t = pytest.importorskip("scipy.stats").t
+    degrees = range(1, 401)
+    assert [t95(d) for d in degrees] == pytest.approx(list(t.ppf(0.975, degrees)), abs=6e-4)
+    assert math.isinf(t95(0)) and t95(10**9) == pytest.approx(1.96, abs=1e-6)
 
 
 def test_paired_difference_against_a_worked_example():

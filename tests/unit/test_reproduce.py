@@ -16,7 +16,7 @@ from lawa_exp.reproduce.arms import Arm, Missing, Run, measure
 from lawa_exp.reproduce.judged import FIELDS, needed, resolve
 from lawa_exp.reproduce.pages import escaped
 from lawa_exp.reproduce.rules import AGAINST, MET, OF_ARMS, UNDECIDED, Check, check, judge, names_in
-from lawa_exp.results.statistics import T95
+from lawa_exp.results.statistics import t95
 from lawa_exp.system.errors import UserError
 
 STEPS = (0, 50, 100)
@@ -82,7 +82,7 @@ def test_what_is_not_there_is_missing() -> None:
 def test_differences_are_paired_by_seed() -> None:
     found = check("live - lawa > 0", ARMS)  # 0.2, 0.18, 0.16
     assert found.mean == pytest.approx(0.18) and found.n == 3 and found.state == MET
-    assert found.half == pytest.approx(T95[1] * 0.02 / 3**0.5)
+    assert found.half == pytest.approx(t95(2) * 0.02 / 3**0.5)
     assert check("lawa - live > 0", ARMS).state == AGAINST
     assert check("live - lawa > 0.17", ARMS).state == UNDECIDED and check("live - lawa > 0.17", ARMS).on_side
     assert check("live - lawa < live50 - lawa50", ARMS).state == MET

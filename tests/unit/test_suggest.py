@@ -84,7 +84,7 @@ def test_with_a_clear_gain_cross_fitting_is_the_paired_difference() -> None:
     gain, half = cross_fitted(sums, COSTS, 0.002, "live")
     difference = (sums[LAWA.id] - sums["live"])[:, 0] / 100
     assert gain == pytest.approx(difference.mean(), rel=1e-12)
-    assert half == pytest.approx(1.96 * difference.std(ddof=1) / math.sqrt(20), rel=1e-9)
+    assert half == pytest.approx(2.093 * difference.std(ddof=1) / math.sqrt(20), rel=1e-9)
 
 
 def test_images_are_chosen_by_their_errors() -> None:

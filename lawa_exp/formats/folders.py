@@ -1,0 +1,126 @@
+"""What a checkpoint's folder holds besides its model: further models, and files that are copied along.
+
+A folder's parts are subfolders that a library's own list names, as sentence-transformers' modules.json and diffusers'
+model_index.json do. Other subfolders with weights are checkpoints of their own (a Trainer's checkpoint-500/).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from lawa_exp.formats.about import FILE
+from lawa_exp.formats.steps import NO_WEIGHTS
+from lawa_exp.formats.stored import SUFFIXES
+from lawa_exp.storage.commit import MANIFEST
+from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import LARGE, SMALL, read_json, size_text
+
+INDEX = ".index.json"  # of a folder's shards: {"weight_map": {tensor: file}}
+LISTS = ("modules.json", "router_config.json", "model_index.json")  # sentence-transformers' two, diffusers'
+FURTHER = re.compile(r"(model|pytorch_model)_\d+(\.safetensors|\.bin)")  # accelerate's second model, and so on
+CARRIED = {".json", ".txt", ".model", ".py", ".jinja", ".tiktoken", ".bpe"}  # configuration and tokenizer files
+NOT_CARRIED = {MANIFEST, FILE, "trainer_state.json", "optimizer.json"}
+OF_OTHERS = (".h5", ".msgpack", ".onnx", ".ot", ".gguf", ".distcp")  # weights that are not read here
+MOST = 1000  # files in a subfolder that is copied along
+
+
+def parts_of(folder: Path) -> list[Path]:
+    """The subfolders that the folder's lists name."""
+    names = {text for name in LISTS if (folder / name).is_file() for text in _texts(read_json(folder / name))}
+    return [p for p in sorted(folder.iterdir()) if p.name in names and p.is_dir() and not p.is_symlink()]
+
+
+def further_models(folder: Path, first: Collection[Path]) -> list[Path]:
+    """accelerate's files of a second model and others, next to `first`, that of the first."""
+    found = ((p, FURTHER.fullmatch(p.name)) for p in sorted(folder.iterdir()))
+    return [p for p, match in found if match and p.is_file() and folder / f"{match[1]}{match[2]}" in first]
+
+
+def carried_in(folder: Path) -> dict[str, Path]:
+    """The files of a checkpoint's folder that are copied along, not of its subfolders, by name."""
+    return {p.name: p for p in sorted(folder.iterdir()) if _is_carried(p)}
+
+
+def others_in(
+    folder: Path, taken: Collection[Path], parts: Collection[Path], place: str = ""
+) -> tuple[dict[str, Path], list[str]]:
+    """The files that are copied along, by their place in the folder, and weights and subfolders that are left out.
+
+    taken: files of weights that are averaged. parts: as `parts_of`. place: of the folder in the whole.
+    """
+    files, left_out = {f"{place}{name}": path for name, path in carried_in(folder).items()}, []
+    for entry in sorted(p for p in folder.iterdir() if not p.name.startswith(".")):
+        if entry in parts:
+            more, others = others_in(entry, taken, (), f"{place}{entry.name}/")
+        elif entry.is_dir():
+            small = None if entry.is_symlink() else _small(entry, f"{place}{entry.name}/")
+            more, others = small or {}, [] if small is not None else [f"{place}{entry.name}/"]
+        else:
+            more, others = {}, [f"{place}{entry.name}"] if _has_weights(entry.name) and entry not in taken else []
+        files |= more
+        left_out += others
+    return files, left_out
+
+
+def check_carried(file: Path, folder: Path) -> None:
+    """UserError: the file would be copied from outside of the checkpoint's folder, or is too large for what it is."""
+    if file.is_symlink() and _leads_out(file, folder):
+        raise UserError(f"{file} is a link that leads out of its folder, and is not copied: put the file itself there")
+    if file.stat().st_size > LARGE:
+        raise UserError(f"{file} has {size_text(file.stat().st_size)}, expected at most {size_text(LARGE)}")
+
+
+def _leads_out(file: Path, folder: Path) -> bool:
+    """Whether a link leads neither into the folder nor to a file in a cache of the Hugging Face hub.
+
+    There the files of a model are links to models--NAME/blobs/HASH.
+    """
+    target = file.resolve()
+    in_cache = target.parent.name == "blobs" and target.parent.parent.name.startswith(("models--", "spaces--"))
+    return not in_cache and not target.is_relative_to(folder.resolve())
+
+
+def _small(folder: Path, place: str) -> dict[str, Path] | None:
+    """The files of a subfolder that are copied along; None where it holds weights, or much."""
+    files: dict[str, Path] = {}
+    size = number = 0
+    for at, inner, names in os.walk(folder):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        for file in (Path(at, name) for name in sorted(names)):
+            number += 1
+            if _has_weights(file.name) or number > MOST:
+                return None
+            if _is_carried(file):
+                size += file.stat().st_size
+                files[f"{place}{file.relative_to(folder).as_posix()}"] = file
+        if size > SMALL:
+            return None
+    return files
+
+
+def _is_carried(file: Path) -> bool:
+    is_named = file.suffix in CARRIED and file.name not in NOT_CARRIED and not file.name.endswith(INDEX)
+    return is_named and file.is_file()
+
+
+def _has_weights(name: str) -> bool:
+    """By its name; what is of a training's state says so in it."""
+    if name.endswith(OF_OTHERS):
+        return True
+    return name.endswith(SUFFIXES) and not any(NO_WEIGHTS.fullmatch(word) for word in re.findall("[A-Za-z]+", name))
+
+
+def _texts(content: object) -> Iterator[str]:
+    """All keys and texts in a value of JSON."""
+    stack = [content]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            stack += [*value, *value.values()]
+        elif isinstance(value, list):
+            stack += value
