@@ -37,6 +37,7 @@ class Copies:
         self.shapes = Counter(full.values())
         self.averaged = sum(not STATISTICS.search(name) for name in full)
         self.shape_of = shape_of
+        self.judged: dict[int, bool] = {}  # by id: a list may hold another a million times
 
     def drop(self, content: object, seen: set[int] | None = None) -> list[str]:
         """Takes the copies out of nested mappings and lists, in place; returns where they were."""
@@ -57,6 +58,11 @@ class Copies:
         return dropped
 
     def is_copy(self, value: object) -> bool:
+        if id(value) not in self.judged:
+            self.judged[id(value)] = self._is_copy(value)
+        return self.judged[id(value)]
+
+    def _is_copy(self, value: object) -> bool:
         if isinstance(value, Mapping):
             return self._is_named(dict(self._tensors(value.items())))
         if isinstance(value, tuple) and any(self.is_copy(part) for part in value):
@@ -64,8 +70,8 @@ class Copies:
         if isinstance(value, Inert):
             return self._has_shapes([part for part in walk(value) if isinstance(part, Tensor)])
         if isinstance(value, list | tuple):
-            inner = [part for part in value if isinstance(part, list | tuple)]
-            return self._has_shapes([item for part in (value, *inner) for item in part])
+            inner = {id(part): part for part in value if isinstance(part, list | tuple)}
+            return self._has_shapes([item for part in (value, *inner.values()) for item in part])
         return False
 
     def _has_shapes(self, values: Sequence[object]) -> bool:

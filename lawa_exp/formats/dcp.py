@@ -32,13 +32,17 @@ from lawa_exp.formats.copies import Copies
 from lawa_exp.formats.dtypes import SIZES
 from lawa_exp.formats.pickles import Reader, Refused
 from lawa_exp.formats.pytorch import TorchFile
-from lawa_exp.formats.state_dicts import Finder
+from lawa_exp.formats.state_dicts import Finder, text_of
 from lawa_exp.formats.stored import Checkpoint, count, damaged, reading
 from lawa_exp.formats.unpickling import Bounded, check_bounded
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import LARGE, open_regular, read_small
 
 Value = TypeVar("Value")
+LOADED: Finder[torch.Tensor] = Finder(
+    lambda value: value if isinstance(value, torch.Tensor) else None,
+    lambda tensor: tensor.numel() if tensor.is_floating_point() else 0,
+)
 ALLOWED = {
     ("torch", "Size"),
     ("torch.serialization", "_get_layout"),
@@ -165,12 +169,15 @@ def open_dcp(path: Path, key: str | None = None) -> Checkpoint:
             _load(state, path, planner)
         source.carried += planner.carried
         flat, where = flatten_state_dict(state)
+        own = set(map(id, averages.values()))
         for fqn, value in flat.items():
             if fqn in names:
                 _set(state, where[fqn], averages[names[fqn]])
             elif isinstance(value, torch.Tensor) and _is_optimizer_state(fqn, flat):
                 value.zero_()
+                own.add(id(value))
         left_out = _second_copies(averages).drop(state)
+        source.kept += map(text_of, LOADED.others(state, lambda tensor: id(tensor) in own))
         (output / file.name).unlink()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that this is one process
@@ -242,14 +249,14 @@ def weights_of(metadata: Metadata, key: str | None) -> dict[str, str]:
             for part in parents:
                 inner = inner.setdefault(part, {})  # type: ignore[assignment]
             inner[last] = fqn
-    finder = Finder(lambda value: value if isinstance(value, str) else None, lambda fqn: _is_large(metadata, fqn))
+    finder = Finder(lambda value: value if isinstance(value, str) else None, lambda fqn: _floats(metadata, fqn))
     return {fqn: name for name, fqn in finder.find(top, key).tensors.items()}
 
 
-def _is_large(metadata: Metadata, fqn: str) -> bool:
+def _floats(metadata: Metadata, fqn: str) -> int:
     entry = metadata.state_dict_metadata[fqn]
     assert isinstance(entry, TensorStorageMetadata)
-    return entry.properties.dtype.is_floating_point and count(tuple(entry.size)) > 1
+    return count(tuple(entry.size)) if entry.properties.dtype.is_floating_point else 0
 
 
 def _is_optimizer_state(fqn: str, flat: Mapping[str, object]) -> bool:
