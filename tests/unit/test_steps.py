@@ -205,11 +205,58 @@ def test_two_files_of_one_step(tmp_path):
     found = find_checkpoints(tmp_path / "mmengine", "RUN")
     assert list(found.paths) == [1, 2] and found.left_out == [("best_acc_epoch_2.pth", "of step 2, as epoch_2.pth")]
     make(tmp_path / "batches", ["model_0_500.pt", "model_1_100.pt"])  # of the batch in the epoch
-    with pytest.raises(UserError, match="which number is the step is not clear"):
+    with pytest.raises(UserError, match="which is the order is not clear"):
         find_checkpoints(tmp_path / "batches", "RUN")
     make(tmp_path / "none", ["resnet50.pth", "gpt2-124M.pt"])
     with pytest.raises(UserError, match=r"no step is known of gpt2-124M.pt, resnet50.pth; --step-from REGEX"):
         find_checkpoints(tmp_path / "none", "RUN")
+
+
+TWO_ORDERS = {  # names, and what the files say; and which two are ordered otherwise by what
+    "inside": (
+        {"a.pt": {"epoch": 2, "global_step": 100}, "b.pt": {"epoch": 1, "global_step": 200}},
+        "a.pt is before b.pt by updates and after it by the epochs inside",
+    ),
+    "in the names": (
+        {"epoch=5-step=100.ckpt": {}, "epoch=0-step=200.ckpt": {}},
+        "epoch=5-step=100.ckpt is before epoch=0-step=200.ckpt by updates and after it by the epochs in the names",
+    ),
+    "name and inside": (
+        {f"epoch_{i}.pt": {"global_step": step} for i, step in ((1, 300), (2, 200), (3, 400))},
+        "epoch_2.pt is before epoch_1.pt by updates and after it by the epochs in the names",
+    ),
+    "of one unit": (
+        {"step_10.pt": {"step": 30}, "step_20.pt": {"step": 25}},
+        "step_20.pt is before step_10.pt by updates and after it by the updates in the names",
+    ),
+    "without a unit": (
+        {"ckpt_1.pt": {"epoch": 9}, "ckpt_2.pt": {"epoch": 8}, "ckpt_3.pt": {"epoch": 10}},
+        "ckpt_2.pt is before ckpt_1.pt by epochs and after it by the numbers without a unit in the names",
+    ),
+    "batches alone": (
+        {"epoch_1_batch_500.pt": {}, "epoch_2_batch_100.pt": {}, "epoch_1_batch_90.pt": {}},
+        "epoch_2_batch_100.pt is before epoch_1_batch_500.pt by batches and after it by the epochs in the names",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TWO_ORDERS)
+def test_what_orders_the_files_in_two_ways_is_refused(kind, tmp_path, capsys):
+    """In a folder. Listed files stay as they are listed, with a warning."""
+    files, words = TWO_ORDERS[kind]
+    for name, said in files.items():
+        torch.save({"model": {"w": torch.ones(2)}, **said}, tmp_path / name)
+    with pytest.raises(UserError) as refusal:
+        find_checkpoints(tmp_path, "RUN")
+    assert words in str(refusal.value)
+    average(*(tmp_path / name for name in files), "--out", tmp_path / "out")
+    assert f"warning: which is the order is not clear ({words})" in capsys.readouterr().out
+
+
+def test_batches_may_begin_anew_with_each_epoch(tmp_path):
+    for i, name in enumerate(("epoch_1_batch_50.pt", "epoch_1_batch_90.pt", "epoch_2_batch_40.pt"), start=1):
+        torch.save({"model": {"w": torch.ones(2)}, "global_step": i}, tmp_path / name)
+    assert list(find_checkpoints(tmp_path, "RUN").paths) == [1, 2, 3]
 
 
 def test_step_from(tmp_path, capsys):
