@@ -362,6 +362,14 @@ def test_the_metadata_of_an_average(tmp_path):
         find_checkpoints(tmp_path / "windows", "RUN")
 
 
+def test_an_average_of_files_without_metadata_is_loaded_by_accelerate(tmp_path):
+    modeling = pytest.importorskip("accelerate.utils.modeling")
+    for i in (1, 2):
+        save_file({"w": torch.full((2,), float(i))}, tmp_path / f"ckpt_{i}.safetensors")
+    average(tmp_path / "ckpt_*.safetensors", "--out", tmp_path / "out")
+    assert modeling.load_state_dict(str(tmp_path / "out" / "model.safetensors"))["w"].tolist() == [1.5, 1.5]
+
+
 def test_other_libraries_averages_are_known_by_their_content(tmp_path):
     """torch's by a real AveragedModel; Lightning's and mmengine's by the keys that their code writes."""
     linear = torch.nn.Linear(2, 1)
