@@ -36,13 +36,14 @@ from lawa_exp.formats.state_dicts import Finder, text_of
 from lawa_exp.formats.stored import Checkpoint, count, damaged, reading
 from lawa_exp.formats.unpickling import Bounded, check_bounded
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import LARGE, open_regular, read_small
+from lawa_exp.system.files import open_regular, read_small
 
 Value = TypeVar("Value")
 LOADED: Finder[torch.Tensor] = Finder(
     lambda value: value if isinstance(value, torch.Tensor) else None,
     lambda tensor: tensor.numel() if tensor.is_floating_point() else 0,
 )
+METADATA = 1 << 27  # bytes of a folder's .metadata: of a million chunks of tensors
 ALLOWED = {
     ("torch", "Size"),
     ("torch.serialization", "_get_layout"),
@@ -84,7 +85,7 @@ class MetadataReader(Bounded):
 
 class FolderReader(dcp.FileSystemReader):
     def read_metadata(self, *args: object, **kwargs: object) -> Metadata:
-        metadata: Metadata = MetadataReader(io.BytesIO(read_small(Path(self.path) / ".metadata", LARGE))).load()
+        metadata: Metadata = MetadataReader(read_small(Path(self.path) / ".metadata", METADATA)).load()
         check_inside(metadata, Path(self.path))
         metadata.storage_meta = getattr(metadata, "storage_meta", None) or dcp.metadata.StorageMeta()
         metadata.storage_meta.load_id = self.load_id
@@ -127,7 +128,7 @@ class CarryingPlanner(dcp.DefaultSavePlanner):
 def names_in(content: bytes) -> list[str]:
     """What a file of torch.save names besides tensors and plain data. UserError: something that is not carried."""
     archive = zipfile.ZipFile(io.BytesIO(content))
-    reader = Reader(io.BytesIO(archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))))
+    reader = Reader(archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl"))))
     try:
         reader.load()
     except Refused as refused:

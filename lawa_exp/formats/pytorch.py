@@ -103,7 +103,7 @@ class TorchFile:
             raise
         except Exception as error:  # zipfile raises much on a damaged file
             raise damaged(self.path, f"{error}; cut short?") from None
-        content, storages = self._unpickle(io.BytesIO(pickled))
+        content, storages, _ = self._unpickle(pickled)
         size = self.path.stat().st_size
         ranges: dict[str, tuple[int, int, Region | None]] = {}
         for key, storage in storages.items():
@@ -124,15 +124,19 @@ class TorchFile:
 
     def _read_legacy(self, file: BinaryIO) -> tuple[str, object, dict[str, tuple[int, int, Region | None]]]:
         file.seek(0)
+        pickled = file.read(SMALL)
         try:
-            if Reader(file).load() != LEGACY_MAGIC:
+            magic = Reader(pickled)
+            if magic.load() != LEGACY_MAGIC:
                 raise pickle.UnpicklingError
         except Exception:
             raise UserError(f"{self.path} is not a file of torch.save (nor safetensors)") from None
+        at = magic.at
         for _ in ("the protocol's version", "the system's"):
-            self._unpickle(file)
-        content, storages = self._unpickle(file)
-        keys, _ = self._unpickle(file)
+            _, _, at = self._unpickle(pickled, at)
+        content, storages, at = self._unpickle(pickled, at)
+        keys, _, at = self._unpickle(pickled, at)
+        file.seek(at)
         if not isinstance(keys, list):
             raise damaged(self.path, "the list of its storages cannot be read")
         size = self.path.stat().st_size
@@ -151,12 +155,13 @@ class TorchFile:
             raise damaged(self.path, "a storage is missing: cut short?")
         return "archive", content, ranges
 
-    def _unpickle(self, file: BinaryIO) -> tuple[object, dict[str, Storage]]:
-        reader = Reader(file)
+    def _unpickle(self, pickled: bytes, at: int = 0) -> tuple[object, dict[str, Storage], int]:
+        """What is there, its storages, and where it ends."""
+        reader = Reader(pickled, at)
         try:
             content = reader.load()
             self.carried += [".".join(address) for address in reader.classes if not USUAL.match(address[0])]
-            return content, reader.storages
+            return content, reader.storages, reader.at
         except (Refused, UserError):
             raise
         except Exception as error:  # a damaged pickle can raise anything
