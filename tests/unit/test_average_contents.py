@@ -6,7 +6,12 @@ import collections
 import datetime
 import enum
 import functools
+import http
+import operator
 import pathlib
+import platform
+import signal
+import urllib.parse
 import zipfile
 from pathlib import Path
 
@@ -19,6 +24,7 @@ from torch import Tensor, nn
 from torch.distributed import checkpoint as dcp
 from torch.nn.utils import parametrizations, weight_norm
 
+from lawa_exp.formats.classes import is_refused
 from lawa_exp.formats.stored import ABOUT
 
 INF = float("inf")
@@ -312,6 +318,12 @@ def objects() -> dict:
         "loss": nn.CrossEntropyLoss(label_smoothing=0.1),
         "device": torch.device("cpu"),
         "error": ValueError("x"),
+        "machine": platform.uname(),
+        "status": http.HTTPStatus.OK,
+        "signal": signal.SIGINT,
+        "address": urllib.parse.urlparse("https://example.org/a?b"),
+        "alias": list[int],
+        "getter": operator.methodcaller("lower"),
     }
 
 
@@ -334,7 +346,8 @@ def test_objects_are_carried_and_are_what_they_were(protocol, tmp_path, capsys):
     made, original = found["hyper_parameters"], objects()
     assert made["optimizer"].func is torch.optim.AdamW and made["optimizer"].keywords == {"lr": 1e-3}
     assert made["method"]() == 8 and made["loss"].label_smoothing == 0.1 and str(made["error"]) == "x"
-    for name in original.keys() - {"optimizer", "method", "loss", "error"}:
+    assert made["getter"]("A") == "a"
+    for name in original.keys() - {"optimizer", "method", "loss", "error", "getter"}:
         assert made[name] == original[name] and type(made[name]) is type(original[name]), name
     average(tmp_path / "out" / "in_2.pt", "--include-averages", "--out", tmp_path / "again")
     assert records(tmp_path / "again" / "in_2.pt") == records(tmp_path / "out" / "in_2.pt")
@@ -352,6 +365,17 @@ def test_objects_in_folders_of_distributed_checkpoint_are_carried(tmp_path, caps
     dcp.save({"model": {"w": weights(1)}, "x": Malicious(tmp_path / "was_run")}, checkpoint_id=tmp_path / "bad")
     assert "mkdir, which is not read" in refused(capsys, tmp_path / "bad", "--out", tmp_path / "no")
     assert not (tmp_path / "was_run").exists()
+
+
+def test_modules_of_others_may_be_called_like_those_that_run_something():
+    for module in ("code.models", "profile.models", "commands", "platform", "http.cookies", "requests.structures"):
+        assert not is_refused(module, "Net"), module
+    refused_names = (
+        "os:system os.path:os os:path.os posix:mkdir subprocess:Popen subprocess:Popen.wait importlib.util:find_spec "
+        "types:CodeType builtins:eval cProfile:run urllib.request:urlopen sys:modules.get pathlib:os.system"
+    )
+    for text in refused_names.split():
+        assert is_refused(*text.split(":")), text
 
 
 def test_what_would_run_is_neither_run_nor_carried(tmp_path, capsys):
