@@ -7,12 +7,12 @@ import re
 PARAMETERS = {("torch._utils", "_rebuild_parameter"), ("torch._utils", "_rebuild_parameter_with_state")}
 GETATTR = ("builtins", "getattr")  # how protocol 2 spells classes in classes, and methods
 NAME = re.compile(r"[A-Za-z_<][\w.<>]*")
-RUNS = re.compile(  # modules that run programs, touch files or change the process
-    r"(os|posix|nt|sys|subprocess|shutil|socket|runpy|pty|importlib|imp|ctypes|webbrowser|code|codeop|signal|marshal|"
-    r"_?pickle|dill|cloudpickle|joblib|multiprocessing|asyncio|pip|pydoc|timeit|tempfile|urllib|http|ftplib|requests|"
-    r"bdb|pdb|c?[Pp]rofile|commands|platform|_?operator|types|gc|inspect|atexit|threading|_thread)(\.|$)"
+RUNS = re.compile(  # modules of what runs programs or code, touches files or changes the process
+    r"(os|pip|importlib|ctypes|urllib\.request)(\..*)?|posix|nt|sys|subprocess|shutil|socket|runpy|pty|imp|webbrowser|"
+    r"signal|marshal|_?pickle|pydoc|timeit|bdb|pdb|c?[Pp]rofile"  # without modules: profile.models is somebody's own
 )
-LET_IN = {("types", "SimpleNamespace"), ("operator", "itemgetter"), ("operator", "attrgetter")}  # of these modules
+CODE = {"FunctionType", "LambdaType", "CodeType"}  # of types
+LET_IN = {("os", "stat_result"), ("signal", "Signals"), ("socket", "AddressFamily"), ("socket", "SocketKind")}
 BUILTINS = {  # of which these alone are let in, and exceptions
     *(
         "getattr",
@@ -46,4 +46,8 @@ def is_refused(module: str, name: str) -> bool:
         return name not in BUILTINS and not name.endswith(("Error", "Exception", "Warning"))
     if (module, name) == ("copyreg", "__newobj_ex__") or not (NAME.fullmatch(module) and NAME.fullmatch(name)):
         return True
-    return bool(RUNS.match(module) or OTHER_TENSORS.match(module) or (module == "torch" and name.endswith("Storage")))
+    first, *inner = name.split(".")
+    if RUNS.fullmatch(module) or any(RUNS.fullmatch(part) for part in (first, *inner[:-1]) if inner):
+        return True
+    is_code = module == "types" and first in CODE
+    return is_code or bool(OTHER_TENSORS.match(module) or (module == "torch" and name.endswith("Storage")))

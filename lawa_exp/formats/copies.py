@@ -1,6 +1,7 @@
 """Second copies of the weights in a checkpoint: an EMA, the best so far, an optimizer's master weights.
 
-A loader may take one of them first, as timm's takes `state_dict_ema`, and would then load no average.
+A loader may take one of them first, as timm's takes `state_dict_ema`, and would then load no average. Their keys have
+to say what they are: a second network of the same architecture (`model2`, `G_B`) is none.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from lawa_exp.formats.pickles import Inert, Tensor, walk
 from lawa_exp.formats.stored import STATISTICS, count
 
 Shape = tuple[int, ...]
+SAID = re.compile(  # that it is a copy; with EMA anywhere, as in ModelEMA
+    r"(?i:(?<![a-z])(emas?|swag?|lawa|averaged?|averages|averaging|avg|shadow|polyak|best|current|slow|master|fp32)"
+    r"(?![a-z]))|EMA|SWA"
+)
 KEPT = re.compile(
     r"(^|_)(teacher|discriminator|critic|fisher|importance|masks?|old|init|initial|grads?|gradients)(_|$)",
     re.IGNORECASE,
@@ -21,7 +26,7 @@ KEPT = re.compile(
 
 
 class Copies:
-    """Tells second copies of `weights` (shapes by name) from everything else, by structure.
+    """Tells second copies of `weights` (shapes by name) from everything else, by their keys and structure.
 
     shape_of: the shape of a floating-point tensor that is none of the weights themselves; None of anything else. A copy
     is a mapping in which at least half of the weights have their names (behind a common prefix) and shapes, and which
@@ -37,26 +42,36 @@ class Copies:
         self.shapes = Counter(full.values())
         self.averaged = sum(not STATISTICS.search(name) for name in full)
         self.shape_of = shape_of
+        self.judged: dict[int, bool] = {}  # by id: a list may hold another a million times
 
-    def drop(self, content: object, seen: set[int] | None = None) -> list[str]:
-        """Takes the copies out of nested mappings and lists, in place; returns where they were."""
+    def drop(self, content: object, seen: set[tuple[int, bool]] | None = None, is_said: bool = False) -> list[str]:
+        """Takes the copies out of nested mappings and lists, in place; returns where they were.
+
+        is_said: by a key above it.
+        """
         seen = set() if seen is None else seen
-        seen.add(id(content))
+        seen.add((id(content), is_said))
         dropped = []
         for key, value in _entries(content):
             if KEPT.search(str(key)):
                 continue
-            if self.is_copy(value):
+            is_its = is_said or SAID.search(str(key)) is not None
+            if is_its and self.is_copy(value):
                 dropped.append(str(key))
                 _delete(content, key)
-            elif id(value) not in seen:
-                inside = self.drop(value, seen)
+            elif (id(value), is_its) not in seen:
+                inside = self.drop(value, seen, is_its)
                 dropped += [f"{key}.{where}" for where in inside]
                 if inside and not value and not isinstance(content, tuple):
                     _delete(content, key)
         return dropped
 
     def is_copy(self, value: object) -> bool:
+        if id(value) not in self.judged:
+            self.judged[id(value)] = self._is_copy(value)
+        return self.judged[id(value)]
+
+    def _is_copy(self, value: object) -> bool:
         if isinstance(value, Mapping):
             return self._is_named(dict(self._tensors(value.items())))
         if isinstance(value, tuple) and any(self.is_copy(part) for part in value):
@@ -64,8 +79,8 @@ class Copies:
         if isinstance(value, Inert):
             return self._has_shapes([part for part in walk(value) if isinstance(part, Tensor)])
         if isinstance(value, list | tuple):
-            inner = [part for part in value if isinstance(part, list | tuple)]
-            return self._has_shapes([item for part in (value, *inner) for item in part])
+            inner = {id(part): part for part in value if isinstance(part, list | tuple)}
+            return self._has_shapes([item for part in (value, *inner.values()) for item in part])
         return False
 
     def _has_shapes(self, values: Sequence[object]) -> bool:

@@ -32,13 +32,18 @@ from lawa_exp.formats.copies import Copies
 from lawa_exp.formats.dtypes import SIZES
 from lawa_exp.formats.pickles import Reader, Refused
 from lawa_exp.formats.pytorch import TorchFile
-from lawa_exp.formats.state_dicts import Finder
+from lawa_exp.formats.state_dicts import Finder, text_of
 from lawa_exp.formats.stored import Checkpoint, count, damaged, reading
 from lawa_exp.formats.unpickling import Bounded, check_bounded
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import LARGE, open_regular, read_small
+from lawa_exp.system.files import open_regular, read_small
 
 Value = TypeVar("Value")
+LOADED: Finder[torch.Tensor] = Finder(
+    lambda value: value if isinstance(value, torch.Tensor) else None,
+    lambda tensor: tensor.numel() if tensor.is_floating_point() else 0,
+)
+METADATA = 1 << 27  # bytes of a folder's .metadata: of a million chunks of tensors
 ALLOWED = {
     ("torch", "Size"),
     ("torch.serialization", "_get_layout"),
@@ -80,7 +85,7 @@ class MetadataReader(Bounded):
 
 class FolderReader(dcp.FileSystemReader):
     def read_metadata(self, *args: object, **kwargs: object) -> Metadata:
-        metadata: Metadata = MetadataReader(io.BytesIO(read_small(Path(self.path) / ".metadata", LARGE))).load()
+        metadata: Metadata = MetadataReader(read_small(Path(self.path) / ".metadata", METADATA)).load()
         check_inside(metadata, Path(self.path))
         metadata.storage_meta = getattr(metadata, "storage_meta", None) or dcp.metadata.StorageMeta()
         metadata.storage_meta.load_id = self.load_id
@@ -123,7 +128,7 @@ class CarryingPlanner(dcp.DefaultSavePlanner):
 def names_in(content: bytes) -> list[str]:
     """What a file of torch.save names besides tensors and plain data. UserError: something that is not carried."""
     archive = zipfile.ZipFile(io.BytesIO(content))
-    reader = Reader(io.BytesIO(archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))))
+    reader = Reader(archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl"))))
     try:
         reader.load()
     except Refused as refused:
@@ -165,12 +170,15 @@ def open_dcp(path: Path, key: str | None = None) -> Checkpoint:
             _load(state, path, planner)
         source.carried += planner.carried
         flat, where = flatten_state_dict(state)
+        own = set(map(id, averages.values()))
         for fqn, value in flat.items():
             if fqn in names:
                 _set(state, where[fqn], averages[names[fqn]])
             elif isinstance(value, torch.Tensor) and _is_optimizer_state(fqn, flat):
                 value.zero_()
+                own.add(id(value))
         left_out = _second_copies(averages).drop(state)
+        source.kept += map(text_of, LOADED.others(state, lambda tensor: id(tensor) in own))
         (output / file.name).unlink()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that this is one process
@@ -242,14 +250,14 @@ def weights_of(metadata: Metadata, key: str | None) -> dict[str, str]:
             for part in parents:
                 inner = inner.setdefault(part, {})  # type: ignore[assignment]
             inner[last] = fqn
-    finder = Finder(lambda value: value if isinstance(value, str) else None, lambda fqn: _is_large(metadata, fqn))
+    finder = Finder(lambda value: value if isinstance(value, str) else None, lambda fqn: _floats(metadata, fqn))
     return {fqn: name for name, fqn in finder.find(top, key).tensors.items()}
 
 
-def _is_large(metadata: Metadata, fqn: str) -> bool:
+def _floats(metadata: Metadata, fqn: str) -> int:
     entry = metadata.state_dict_metadata[fqn]
     assert isinstance(entry, TensorStorageMetadata)
-    return entry.properties.dtype.is_floating_point and count(tuple(entry.size)) > 1
+    return count(tuple(entry.size)) if entry.properties.dtype.is_floating_point else 0
 
 
 def _is_optimizer_state(fqn: str, flat: Mapping[str, object]) -> bool:

@@ -22,6 +22,7 @@ from lawa_exp.formats.steps import (
     included,
     mixture,
     read_from,
+    two_orders,
     units_of,
     without_averages,
     word_of,
@@ -88,7 +89,7 @@ def _in_order(found: list[Candidate]) -> Series:
     notes = []
     if steps is None:
         numbers = {tuple(re.findall(r"\d+", each.path.name)) for each in found}
-        if len(numbers) > 1:
+        if len(numbers) > 1 or all(each.counts for each in found):
             notes.append(
                 f"warning: {how}, so the inputs are taken as listed, {found[-1].label} as the latest; list them oldest "
                 "first, or --step-from REGEX says their steps"
@@ -106,11 +107,16 @@ def _order(found: Sequence[Candidate]) -> tuple[list[int], list[int] | None, str
     glued = [each.name.glued for each in found if each.name.glued is not None]
     if len(unknown) == len(found) == len(glued):
         options.append((glued, "number", NAMES))
+    two = ""
     for steps, unit, how in options:
         if len(set(steps)) == len(steps):
+            if two := two_orders(found, steps, unit):
+                break
             places = sorted(range(len(steps)), key=steps.__getitem__)
             return places, [steps[i] for i in places], unit, how
-    if unknown:
+    if two:
+        why = f"which is the order is not clear ({two})"
+    elif unknown:
         why = f"no step is known of {unknown[0]}"
     else:
         why = f"two inputs are of {word_of(units[0])} {_double(options[0][0]):,}" if units else mixture(list(found))
@@ -134,10 +140,11 @@ def trajectory(folder: Path, choice: Choice) -> Series:
     first = series.paths.pop(0, None)
     if not series.paths:
         raise UserError(f"--trajectory={folder}: only the initial weights (step 0) are there, which are never observed")
-    series.steps = list(series.paths)
     if first:
+        series.steps = list(series.paths)
+        initial = "" if series.unit == "epoch" else ", the initial weights"
         series.notes.append(
-            f"note: {first.name} is of {series.unit} 0, the initial weights, which no average takes in; "
-            "where names count from 0, list the files instead"
+            f"note: {first.name} is of {series.unit} 0{initial}, which no average takes in; list the files instead "
+            "where it is to count"
         )
     return series

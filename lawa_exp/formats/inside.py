@@ -6,7 +6,6 @@ file (whose names are not looked up). Of a DCP folder nothing is, as that needs 
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -23,7 +22,7 @@ from lawa_exp.formats.about import FILE
 from lawa_exp.formats.names import EPOCHS, UPDATES
 from lawa_exp.formats.stored import ABOUT
 from lawa_exp.formats.unpickling import Anything, Bounded
-from lawa_exp.system.files import read_small, read_text
+from lawa_exp.system.files import SMALL, read_small, read_text
 
 FIELDS = {  # where libraries keep them; the first that is there
     UPDATES: (
@@ -54,7 +53,6 @@ FIELDS = {  # where libraries keep them; the first that is there
 }
 TRAINER_STATE = "trainer_state.json"  # of Hugging Face's Trainer; its keys are sorted, and the long one comes later
 HEAD = 1 << 14  # bytes
-LARGEST = 1 << 26  # bytes of a pickle
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def _is_in_record(path: Path) -> bool:
     if not record.is_file():
         return False
     try:
-        return path.name in json.loads(read_small(record, LARGEST))["files"]
+        return path.name in json.loads(read_small(record, SMALL))["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -115,7 +113,7 @@ def _of_file(path: Path, modified: int, size: int) -> Inside:
         with path.open("rb") as file:
             head = file.read(9)
             if path.name == FILE:
-                return Inside(average=about_text(read_text(path, LARGEST)))
+                return Inside(average=about_text(read_text(path, SMALL)))
             if head[8:] == b"{":
                 return _of_safetensors(path)
             file.seek(0)
@@ -147,13 +145,14 @@ class _PlainReader(Bounded):
 def _of_zip(file: BinaryIO) -> Inside:
     head = file.read(30)
     names, extra = struct.unpack("<HH", head[26:30])
+    size = int.from_bytes(head[22:26], "little")  # 0 where it comes later
     is_first = file.read(names).endswith(b"/data.pkl") and head[8:10] == b"\0\0"  # and stored, as torch does it
     file.seek(30 + names + extra)
-    content = _PlainReader(file if is_first else io.BytesIO(_record(file, "data.pkl"))).load()
+    content = _PlainReader(file.read(size) if is_first and 0 < size <= SMALL else _record(file, "data.pkl")).load()
     file.seek(-22, os.SEEK_END)
     directory = int.from_bytes(file.read()[12:16], "little")  # its bytes
     file.seek(-min(directory + 200, file.tell()), os.SEEK_END)
-    is_ours = f"/{ABOUT}.json".encode() in file.read(LARGEST)
+    is_ours = f"/{ABOUT}.json".encode() in file.read(SMALL)
     found = _of_content(content)
     about = about_text(_record(file, f"{ABOUT}.json").decode()) if is_ours else ""
     return replace(found, average=about or found.average)
@@ -162,16 +161,18 @@ def _of_zip(file: BinaryIO) -> Inside:
 def _record(file: BinaryIO, name: str) -> bytes:
     with zipfile.ZipFile(file) as archive:
         (info,) = (info for path, info in archive.NameToInfo.items() if path.partition("/")[2] == name)
-        if info.file_size > LARGEST:
+        if info.file_size > SMALL:
             raise ValueError
         return archive.read(info)
 
 
 def _legacy(file: BinaryIO) -> object:
     """The object in a file of torch before 1.6, behind a magic number, a version and the system's sizes."""
-    for _ in range(3):
-        _PlainReader(file).load()
-    return _PlainReader(file).load()
+    pickled, at = file.read(SMALL), 0
+    for _ in range(4):
+        reader = _PlainReader(pickled, at)
+        content, at = reader.load(), reader.at
+    return content
 
 
 def _of_content(content: object) -> Inside:

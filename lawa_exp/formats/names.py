@@ -4,6 +4,7 @@ The rules, in order (docs/checkpoints.md has what trainers write, and the tests 
 
 1. The number behind `step`, `iter`, `update`, `ba`, `epoch`, `ep`, `e`, `samples`, `tokens` or `images` (`step_500`,
    `epoch=3`), or before it (`12epoch`, `500_steps`), counts these; the last one where there are several.
+   `1e6` behind such a word is a million, and `3_of_10` the third.
 2. Never a step: decimals and `1e-3`; what stands behind a metric up to the next word that counts; the number of a
    setting (`seed1`, `rank_0`, `fold_2`, `lr_3`), or behind the `=` of any other key; dates, times, hashes, versions
    (`v2-1`), shards (`00001-of-00004`); a number that touches letters (`124M`, `resnet50`), but for `checkpoint12`.
@@ -47,10 +48,13 @@ SETTING = re.compile(
     r"attempt|try|top|k",
     re.IGNORECASE,
 )
-AVERAGE = re.compile(r"ema|swa|lawa|wma|bema|ewa|avg|ave|averaged?|averages|averaging|polyak|soup", re.IGNORECASE)
+ANY_AVERAGE = re.compile(r"avg|ave|averaged?|averages|averaging", re.IGNORECASE)  # of weights, or of a metric
+AVERAGE = re.compile(rf"ema|swa|lawa|wma|bema|ewa|polyak|soup|{ANY_AVERAGE.pattern}", re.IGNORECASE)
 POOLING = re.compile(r"pool(ing)?|precision|max", re.IGNORECASE)  # what else may be `average`
 COPY = re.compile(r"best|last|latest|final|current|recent|recovery|interrupted|emergency|milestone", re.IGNORECASE)
+SHARD = re.compile(r"(?<!\d)\d{5}-of-\d{5}(?!\d)")
 TOKEN = re.compile(r"(?P<number>\d+(?:\.\d+)*(?:[eE][-+]\d+)?)|(?P<word>[A-Za-z]+)")
+POWER = re.compile(r"(?P<digits>\d+(?:\.\d+)?)[eE]\+?(?P<power>\d\d?)(?![\dA-Za-z])")  # 1e6, behind a word that counts
 TIMES = {"k": 10**3, "m": 10**6, "b": 10**9}  # behind the number of a word that counts
 
 _TIME = r"(?:[-_T.+ ]*(?:[01]\d|2[0-3])(?:[-_:.h]?[0-5]\d){1,2}(?:[-+]\d\d)?)?"
@@ -111,13 +115,20 @@ def named(name: str) -> Named:
     glued: int | None = None
     owned = False  # whether a metric owns the numbers that follow
     tokens = list(TOKEN.finditer(text))
+    behind_power = 0
     for i, token in enumerate(tokens):
+        if token.start() < behind_power:
+            continue
         if word := token["word"]:
             owned = not _unit(text, tokens, i) and bool(
                 owned or METRIC.fullmatch(word) or ((loose or counts) and NUMBERED_METRIC.fullmatch(word))
             )
             continue
-        if not token["number"].isdigit():
+        if (power := POWER.match(text, token.start())) and (unit := _owner(text, tokens, i, power.end())):
+            behind_power = power.end()
+            counts[unit] = int(float(f"{power['digits']}e{power['power']}"))
+            places.pop(unit, None)  # no expression finds it
+        if (power and unit) or not token["number"].isdigit():
             continue
         value, behind = int(token["number"]), text[token.end() :]
         before = tokens[i - 1] if i and tokens[i - 1]["word"] else None
@@ -139,7 +150,7 @@ def named(name: str) -> Named:
             loose.append(token)
     if loose:
         _count_loose(text, loose, counts, places)
-    unit = next((u for u in UNITS if u in counts), None)
+    unit = next((u for u in UNITS if u in places), None)
     return Named(
         counts,
         tuple(int(t[0]) for t in loose),
@@ -148,7 +159,7 @@ def named(name: str) -> Named:
         _pattern(whole, places[unit]) if unit else "",
         _is_average(text, tokens),
         any(COPY.fullmatch(t[0]) for t in tokens),
-        re.search(r"(?<!\d)\d{5}-of-\d{5}(?!\d)", name) is not None,
+        SHARD.search(name) is not None,
     )
 
 
@@ -161,6 +172,12 @@ def of_entry(first: str, second: str) -> Named:
     return Named(chosen.counts, chosen.numbers, chosen.glued, chosen.kind, pattern, average, copy, chosen.is_shard)
 
 
+def _owner(text: str, tokens: list[re.Match[str]], i: int, end: int) -> str | None:
+    """What the number that begins with token `i` and ends at `end` counts, by the word before or behind it."""
+    before = _unit(text, tokens, i - 1) if i and tokens[i - 1]["word"] else None
+    return before or _unit_behind(text, tokens, i, text[end:])
+
+
 def _masked(text: str) -> str:
     """Without what looks like a count and never is one. The number of a word that counts stays."""
 
@@ -168,8 +185,12 @@ def _masked(text: str) -> str:
         tokens = list(TOKEN.finditer(text[: match.start()]))
         last = tokens[-1] if tokens else None
         ends = last is not None and re.fullmatch(r"[-_=.: ]?", text[last.end() : match.start()])
-        counts = match[0].isdigit() and last is not None and ends and last["word"] and _counting(last[0])
-        return match[0] if counts else "_" * len(match[0])
+        if not (last is not None and ends and last["word"] and _counting(last[0])):
+            return "_" * len(match[0])
+        of = re.fullmatch(r"(\d+)([-_]?of[-_]?\d+)", match[0]) if not SHARD.fullmatch(match[0]) else None
+        if of:  # epoch_3_of_10
+            return of[1] + "_" * len(of[2])
+        return match[0] if match[0].isdigit() else "_" * len(match[0])
 
     return NEVER.sub(blank, text)
 
@@ -230,12 +251,27 @@ def _pattern(text: str, place: re.Match[str]) -> str:
 
 
 def _is_average(text: str, tokens: list[re.Match[str]]) -> bool:
+    """Whether a word stands for averaged weights, and for no metric's average: `avg_loss`, `loss_avg`, `avg=0.1`."""
     for i, token in enumerate(tokens):
         following = next((t["word"] for t in tokens[i + 1 :] if t["word"]), "")
         touching = bool(re.match(r"[-_]?[A-Za-z]", text[token.end() :]))
         if token["word"] and AVERAGE.fullmatch(token[0]):
-            if not (touching and (METRIC.fullmatch(following) or POOLING.fullmatch(following))):
+            is_value = text[token.end() :][:1] == "=" or ANY_AVERAGE.fullmatch(token[0])
+            if touching and (METRIC.fullmatch(following) or POOLING.fullmatch(following)):
+                continue
+            if not (is_value and (_is_of_a_metric(text, tokens, i) or re.match(r"=\d+\.", text[token.end() :]))):
                 return True
         elif token["word"] and re.search(r"[a-z](EMA|SWA|LAWA)$", token[0]):
             return True
     return False
+
+
+def _is_of_a_metric(text: str, tokens: list[re.Match[str]], i: int) -> bool:
+    """Whether the word before touches, as `loss` in `loss_avg`, or one with a number, as in `top1_avg`."""
+    if i == 0 or not re.fullmatch("[-_]?", text[tokens[i - 1].end() : tokens[i].start()]):
+        return False
+    before = tokens[i - 1]
+    if before["word"]:
+        return bool(METRIC.fullmatch(before[0]) or NUMBERED_METRIC.fullmatch(before[0]))
+    name = tokens[i - 2] if i > 1 and tokens[i - 2].end() == before.start() else None
+    return name is not None and NUMBERED_METRIC.fullmatch(name[0]) is not None

@@ -38,6 +38,7 @@ UNTYPED = ("torch.storage", "UntypedStorage")
 TENSOR_V2, TENSOR_V3 = ("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_tensor_v3")
 EXTRA_DTYPES = {"float", "double", "half"}
 DTYPES = SIZES.keys() | EXTRA_DTYPES
+MOST_CLASSES = 10_000  # of stand-ins
 
 
 class Refused(Exception):
@@ -96,16 +97,18 @@ class Tensor:
 class Inert:
     """Base of the stand-ins for classes and functions: keeps its arguments, state and items, and does nothing."""
 
+    __slots__ = ("args", "called", "function", "listed", "pairs", "state")
     args: tuple[object, ...]
-    function: object = None  # the stand-in that was called; None: its class
-    called = False  # made by a call of its class, not by __new__ alone
-    state: object = None
-    pairs: list[tuple[object, object]]
-    listed: list[object]
+    function: object  # the stand-in that was called; None: its class
+    called: bool  # made by a call of its class, not by __new__ alone
+    state: object
+    pairs: list[tuple[object, object]] | None
+    listed: list[object] | None
 
     def __new__(cls, *args: object) -> Inert:
         made = super().__new__(cls)
-        made.args, made.pairs, made.listed = args, [], []
+        made.args, made.called = args, False
+        made.function = made.state = made.pairs = made.listed = None
         return made
 
     def __init__(self, *args: object) -> None:
@@ -120,9 +123,11 @@ class Inert:
         self.state = state
 
     def __setitem__(self, key: object, value: object) -> None:
+        self.pairs = self.pairs or []
         self.pairs.append((key, value))
 
     def append(self, value: object) -> None:
+        self.listed = self.listed or []
         self.listed.append(value)
 
     def reduced(self) -> tuple[object, ...]:
@@ -135,13 +140,19 @@ class Inert:
 
     def inside(self) -> list[object]:
         """All that it keeps."""
-        return [self.function, self.args, self.state, *(part for pair in self.pairs for part in pair), self.listed]
+        return [
+            self.function,
+            self.args,
+            self.state,
+            *(part for pair in self.pairs or () for part in pair),
+            self.listed,
+        ]
 
 
 def stand_in(classes: dict[tuple[str, str], type], address: tuple[str, str]) -> type:
     """The class among `classes`, which is made where it is not there."""
     if address not in classes:
-        classes[address] = type(address[1], (Inert,), {"__module__": address[0]})
+        classes[address] = type(address[1], (Inert,), {"__module__": address[0], "__slots__": ()})
     return classes[address]
 
 
@@ -212,8 +223,8 @@ PLAIN: dict[tuple[str, str], type | Function] = {
 class Reader(Bounded):
     """`load()` gives the object with stand-ins. `Refused` names what is not let in."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file, encoding="utf-8")
+    def __init__(self, content: bytes, at: int = 0) -> None:
+        super().__init__(content, at, encoding="utf-8")
         self.classes: dict[tuple[str, str], type] = {}
         self.names: dict[tuple[str, str], Name] = {}
         self.storages: dict[str, Storage] = {}
@@ -230,6 +241,11 @@ class Reader(Bounded):
             return self.names.setdefault(address, Name(module, name))
         if is_refused(module, name):
             raise Refused(ascii(f"{module}.{name}")[1:-1])
+        return self._stand_in(address)
+
+    def _stand_in(self, address: tuple[str, str]) -> type:
+        if len(self.classes) > MOST_CLASSES:
+            raise pickle.UnpicklingError(f"more than {MOST_CLASSES:,} classes and functions")
         return stand_in(self.classes, address)
 
     def _attribute(self, owner: object, name: str) -> object:
@@ -238,7 +254,7 @@ class Reader(Bounded):
             address = owner.__module__, f"{owner.__name__}.{name}"
             if is_refused(*address):
                 raise Refused(ascii(".".join(address))[1:-1])
-            return stand_in(self.classes, address)
+            return self._stand_in(address)
         return stand_in({}, GETATTR)(owner, name)
 
     def persistent_load(self, pid: object) -> object:
@@ -276,20 +292,21 @@ def _tensor(
     storage: Storage, dtype: str, offset: int, size: object, stride: object, rest: tuple[object, ...]
 ) -> Tensor:
     shape, strides = _ints(size), _ints(stride)
-    if not isinstance(storage, Storage) or len(shape) != len(strides):
+    if not isinstance(storage, Storage) or len(shape) != len(strides) or type(offset) is not int or offset < 0:
         raise pickle.UnpicklingError("a tensor whose shape cannot be read")
-    return Tensor(storage, dtype, _ints([offset])[0], shape, strides, rest)
+    return Tensor(storage, dtype, offset, shape, strides, rest)
 
 
 def _ints(values: object) -> tuple[int, ...]:
     """A shape or strides: a sequence, or a call of torch.Size."""
-    if address_of(values) == ("torch", "Size"):
-        values = values.args[0]  # type: ignore[attr-defined]
-    if isinstance(values, tuple | list):
-        numbers = tuple(v for v in values if type(v) is int and v >= 0)
-        if len(numbers) == len(values):
-            return numbers
-    raise pickle.UnpicklingError("a tensor whose shape cannot be read")
+    if type(values) is not tuple:
+        if address_of(values) == ("torch", "Size"):
+            values = values.args[0]  # type: ignore[attr-defined]
+        values = tuple(values) if isinstance(values, tuple | list) else (None,)
+    for value in values:
+        if type(value) is not int or value < 0:
+            raise pickle.UnpicklingError("a tensor whose shape cannot be read")
+    return values
 
 
 LOADED: dict[tuple[str, str], type | Function] = {**PLAIN, TENSOR_V2: _tensor_v2, TENSOR_V3: _tensor_v3}

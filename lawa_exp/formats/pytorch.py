@@ -35,7 +35,7 @@ from lawa_exp.formats.pickles import (
     tensor_in,
     walk,
 )
-from lawa_exp.formats.state_dicts import Finder, text_of, value_at
+from lawa_exp.formats.state_dicts import Finder, kind_of, text_of, value_at
 from lawa_exp.formats.stored import ABOUT, Place, Region, contiguous, count, damaged, extent, may_overlap_itself
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import SMALL, size_text
@@ -56,6 +56,7 @@ class TorchFile:
         self.keep: object = None  # what must live as long as the file (a temporary folder)
         self.about = ""  # what an output like it says of itself
         self.carried: list[str] = []  # classes and functions that stand-ins are of
+        self.kept: list[str] = []  # where tensors are that are not averaged
         try:
             with path.open("rb") as file:
                 if file.read(4) == ZIP_MAGIC:
@@ -68,18 +69,17 @@ class TorchFile:
                 "objects that are carried along unread; of a whole model save model.state_dict() instead"
             ) from None
         if not isinstance(content, Mapping):
-            raise UserError(f"{path} holds {_kind(content)}, not a state dict; save model.state_dict() instead")
+            raise UserError(f"{path} holds {kind_of(content)}, not a state dict; save model.state_dict() instead")
         self.content: Mapping[object, object] = content
         self.ranges = ranges
         try:
             state_dict = FINDER.find(content, key)
         except UserError as error:
             whole = next(
-                (f"; {k} is {_kind(v)}: save its state_dict()" for k, v in content.items() if _has_tensors(v)), ""
+                (f"; {k} is {kind_of(v)}: save its state_dict()" for k, v in content.items() if _has_tensors(v)), ""
             )
             raise UserError(f"{path}: {error}{whole}") from None
         self.key, self.weights, self.others = state_dict.key, state_dict.tensors, state_dict.others
-        self._refuse_hidden(value_at(content, self.key))
         self.tensors = {name: self._place(name, tensor) for name, tensor in self.weights.items()}
 
     def _read_zip(self, file: BinaryIO) -> tuple[str, object, dict[str, tuple[int, int, Region | None]]]:
@@ -103,7 +103,7 @@ class TorchFile:
             raise
         except Exception as error:  # zipfile raises much on a damaged file
             raise damaged(self.path, f"{error}; cut short?") from None
-        content, storages = self._unpickle(io.BytesIO(pickled))
+        content, storages, _ = self._unpickle(pickled)
         size = self.path.stat().st_size
         ranges: dict[str, tuple[int, int, Region | None]] = {}
         for key, storage in storages.items():
@@ -124,15 +124,19 @@ class TorchFile:
 
     def _read_legacy(self, file: BinaryIO) -> tuple[str, object, dict[str, tuple[int, int, Region | None]]]:
         file.seek(0)
+        pickled = file.read(SMALL)
         try:
-            if Reader(file).load() != LEGACY_MAGIC:
+            magic = Reader(pickled)
+            if magic.load() != LEGACY_MAGIC:
                 raise pickle.UnpicklingError
         except Exception:
             raise UserError(f"{self.path} is not a file of torch.save (nor safetensors)") from None
+        at = magic.at
         for _ in ("the protocol's version", "the system's"):
-            self._unpickle(file)
-        content, storages = self._unpickle(file)
-        keys, _ = self._unpickle(file)
+            _, _, at = self._unpickle(pickled, at)
+        content, storages, at = self._unpickle(pickled, at)
+        keys, _, at = self._unpickle(pickled, at)
+        file.seek(at)
         if not isinstance(keys, list):
             raise damaged(self.path, "the list of its storages cannot be read")
         size = self.path.stat().st_size
@@ -151,24 +155,17 @@ class TorchFile:
             raise damaged(self.path, "a storage is missing: cut short?")
         return "archive", content, ranges
 
-    def _unpickle(self, file: BinaryIO) -> tuple[object, dict[str, Storage]]:
-        reader = Reader(file)
+    def _unpickle(self, pickled: bytes, at: int = 0) -> tuple[object, dict[str, Storage], int]:
+        """What is there, its storages, and where it ends."""
+        reader = Reader(pickled, at)
         try:
             content = reader.load()
             self.carried += [".".join(address) for address in reader.classes if not USUAL.match(address[0])]
-            return content, reader.storages
+            return content, reader.storages, reader.at
         except (Refused, UserError):
             raise
         except Exception as error:  # a damaged pickle can raise anything
             raise damaged(self.path, f"its pickle cannot be read ({error or type(error).__name__})") from None
-
-    def _refuse_hidden(self, state_dict: object) -> None:
-        """UserError names what is no tensor in the state dict, but holds some."""
-        assert isinstance(state_dict, Mapping)
-        for name in self.others:
-            value = state_dict.get(name)
-            if _has_tensors(value):
-                raise UserError(f"{self.path}: {name} is {_kind(value)}, which holds tensors that are not averaged")
 
     def _place(self, name: str, tensor: Tensor) -> Place:
         storage = tensor.storage
@@ -176,8 +173,7 @@ class TorchFile:
             raise UserError(f"{self.path}: {name} has dtype {tensor.dtype}, which cannot be averaged")
         if any(isinstance(part, Mapping) and part and not isinstance(part, OrderedDict) for part in tensor.rest):
             raise UserError(f"{self.path}: {name} is a lazily conjugated or negated view, which cannot be averaged")
-        last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
-        if count(tensor.shape) and last >= storage.numel:
+        if count(tensor.shape) and tensor.offset + _span(tensor) > storage.numel:
             raise damaged(self.path, f"{name} reaches beyond its storage")
         if count(tensor.shape) > max(storage.numel, MOST_EXPANDED):
             raise damaged(self.path, f"{name} has {count(tensor.shape):,} elements in a storage of {storage.numel:,}")
@@ -197,15 +193,15 @@ class TorchFile:
         self.content, self.weights, self.ranges = {}, {}, {}
 
 
+def _span(tensor: Tensor) -> int:
+    """Elements from its first to its last."""
+    return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
+
+
 def _strides(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
     """Strides of dimensions of size 1 (which mean nothing) as a contiguous tensor has them."""
     usual = contiguous(shape)
     return tuple(u if n == 1 else s for n, s, u in zip(shape, strides, usual, strict=True))
-
-
-def _kind(value: object) -> str:
-    address = address_of(value)
-    return ".".join(address) if address else f"a {type(value).__name__}"
 
 
 def _has_tensors(value: object) -> bool:
@@ -213,11 +209,7 @@ def _has_tensors(value: object) -> bool:
     return address_of(value) is not None and any(isinstance(part, Tensor | Storage) for part in walk(value))
 
 
-def _is_large(tensor: Tensor) -> bool:
-    return tensor.dtype in FLOATS and count(tensor.shape) > 1
-
-
-FINDER = Finder(tensor_in, _is_large)
+FINDER = Finder(tensor_in, lambda tensor: count(tensor.shape) * (tensor.dtype in FLOATS))
 
 
 def _reset_what_is_not_the_averages(top: object, weights: object) -> None:
@@ -225,7 +217,7 @@ def _reset_what_is_not_the_averages(top: object, weights: object) -> None:
     for value in walk(top, {id(weights)} if weights is not top else None):
         if isinstance(value, dict) and "state" in value and "param_groups" in value:
             value["state"] = {}
-    if isinstance(top, dict) and "best_val_loss" in top:
+    if isinstance(top, dict) and top is not weights and "best_val_loss" in top:
         top["best_val_loss"] = math.inf
 
 
@@ -263,12 +255,12 @@ class TorchWriter:
         self.is_described = True
         self.left_out: list[str] = []
         self.carried, self.others = source.carried, source.others
-        self.kept: list[str] = []
-        if source.key:
-            _reset_what_is_not_the_averages(top, value_at(top, source.key))
-            self.left_out = _second_copies(source, averaged.keys()).drop(top)
-            own = len(source.key)
-            self.kept = [text_of(key) for key in FINDER.keys(top) if key[:own] != source.key]
+        self.kept = source.kept
+        _reset_what_is_not_the_averages(top, value_at(top, source.key))
+        self.left_out = _second_copies(source, averaged.keys()).drop(top)
+        covered, own = _covered(source), set(map(id, source.weights.values()))
+        others = FINDER.others(top, lambda t: id(t) in own or t.offset + _span(t) <= covered.get(id(t.storage), 0))
+        self.kept += map(text_of, others)
         were = {id(storage): storage.dtype for storage in averaged.values()}
         if dtype:
             for value in walk(top):
@@ -291,7 +283,6 @@ class TorchWriter:
         self.regions: list[Region] = []
         self.copies: list[tuple[str, Place, Place]] = []
         self.beneath: list[tuple[str, Place, Place]] = []
-        covered = _covered(source)
         for key, storage in rewriter.storages.items():
             old, _, old_region = source.ranges[storage.key]
             begin = self._lay_out(f"data/{key}", storage.nbytes)

@@ -33,9 +33,7 @@ def remarks(
             f"{_listed(others)}"
         )
     if kept := dict.fromkeys(key for writer in writers for key in writer.kept):
-        lines.append(
-            f"other state dicts, which are as the last input has them (--key averages another): {_listed(kept)}"
-        )
+        lines.append(f"other tensors, which are as the last input has them (--key averages others): {_listed(kept)}")
     if carried := dict.fromkeys(name for writer in writers for name in writer.carried):
         lines.append(f"objects that are carried along as they are, unread and not run: {_listed(carried)}")
     return lines

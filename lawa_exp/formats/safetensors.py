@@ -37,6 +37,7 @@ NAMES = {
     "F8_E8M0": "float8_e8m0fnu",
 }
 WRITTEN = {dtype: name for name, dtype in NAMES.items()}
+FORMAT = {"format": "pt"}  # without it accelerate refuses a file that has metadata
 LONGEST_HEADER = SMALL  # bytes; the library's limit is 100 MB, of which JSON can take gigabytes
 
 
@@ -94,7 +95,7 @@ class SafetensorsFile:
 
     def describe(self, about: str) -> None:
         if not self.is_ours:  # else the bytes are those of the run's own average, and a file next to it says so
-            self.metadata = {**(self.metadata or {}), ABOUT: about}
+            self.metadata = {**(self.metadata or FORMAT), ABOUT: about}
 
     def writer(self, dtype: str | None) -> SafetensorsWriter:
         return SafetensorsWriter(self, dtype)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from lawa_exp.formats.pickles import Inert, address_of
 from lawa_exp.system.errors import UserError
 
 Tensor = TypeVar("Tensor")
 Key = tuple[object, ...]  # from the top
+PLAIN = (Mapping, list, tuple)  # containers that may be part of a state dict
+CONTAINERS = (*PLAIN, set, frozenset, Inert)
+LONGEST_KEY, LONGEST_NAME = 20, 1 << 16  # parts, letters; what lies deeper is of the key so far, or refused
 
 WEIGHTS = ("model", "state_dict", "model_state_dict")  # nanoGPT and fairseq, Lightning, many loops
 TOP = "."  # --key of the top level
@@ -24,7 +28,7 @@ SECOND = re.compile(r"(?i:(?<![a-z])(ema|swa|averaged?|avg|shadow|polyak|best)(?
 
 @dataclass(frozen=True)
 class StateDict(Generic[Tensor]):
-    """key: where it is. tensors: by name, of mappings in it with dots. others: the names of what is no tensor."""
+    """key: where it is. tensors: by name, of containers in it with dots. others: the names of what is no tensor."""
 
     key: Key
     tensors: dict[str, Tensor]
@@ -32,72 +36,146 @@ class StateDict(Generic[Tensor]):
 
 
 class Finder(Generic[Tensor]):
-    """Finds state dicts in nested mappings. tensor_of: the tensor that a value is; large: may be weights."""
+    """Finds state dicts in nested mappings and lists.
 
-    def __init__(self, tensor_of: Callable[[object], Tensor | None], large: Callable[[Tensor], bool]) -> None:
-        self.tensor_of, self.large = tensor_of, large
+    tensor_of: the tensor that a value is; floats: the elements of one of floating-point numbers, 0 of another.
+    """
+
+    def __init__(self, tensor_of: Callable[[object], Tensor | None], floats: Callable[[Tensor], int]) -> None:
+        self.tensor_of, self.floats = tensor_of, floats
 
     def find(self, top: Mapping[object, object], key: str | None = None) -> StateDict[Tensor]:
         """That under `key`, dots between the levels; else under one of `WEIGHTS`, on top, or the only one there is.
 
-        An EMA and the like is none while there is another. UserError lists the keys where there are several, or none.
+        An EMA and the like is none while there is another. UserError lists the keys where there are several, or none,
+        and what a state dict holds in mappings, lists or objects: with `key` mappings and lists belong to it.
         """
         if key is not None:
             return self._at(top, key)
-        for word in WEIGHTS:
-            if isinstance(inner := top.get(word), Mapping) and self._tensors(inner):
-                return self._read((word,), inner)
-        nested = any(isinstance(value, Mapping) and self._tensors(value) for value in top.values())
-        if self._tensors(top) and not nested:
-            return self._read((), top)
-        keys = list(self.keys(top))
-        keys = [k for k in keys if not is_second(k)] or keys
-        if len(keys) == 1:
-            return self._read(keys[0], value_at(top, keys[0]))
-        if keys:
-            raise UserError(f"several state dicts; choose one with --key: {_listed(keys)}")
-        raise UserError(f"no state dict found; it has {', '.join(str(k) for k in list(top)[:10]) or 'nothing'}")
+        chosen: Key | None = next(((word,) for word in WEIGHTS if self._has_tensors(top.get(word))), None)
+        if chosen is None:
+            keys = list(self.keys(top))
+            keys = [k for k in keys if not is_second(k)] or keys
+            if len(keys) > 1:
+                raise UserError(f"several state dicts; choose one with --key: {_listed(keys)}")
+            if not keys and not self._has_tensors(top):
+                raise UserError(f"no state dict found; it has {', '.join(str(k) for k in list(top)[:10]) or 'nothing'}")
+            chosen = keys[0] if keys else ()
+        made = self._read(chosen, value_at(top, chosen))
+        if made.key:
+            self._refuse_hidden(top, made, is_keyed=False)
+        return made
 
-    def keys(self, top: object, depth: int = DEPTH) -> Iterator[Key]:
-        """Where mappings with weights of their own are; those in a state dict belong to it."""
-        if not isinstance(top, Mapping) or "param_groups" in top:
+    def keys(self, top: object, depth: int = DEPTH, seen: set[tuple[int, int]] | None = None) -> Iterator[Key]:
+        """Where mappings with weights of their own are; those in a state dict belong to it. seen: places and depths."""
+        seen = set() if seen is None else seen
+        if (id(top), depth) in seen:
             return
-        if any(map(self.large, self._tensors(top).values())):
-            yield ()
-            if depth < DEPTH:
-                return
-        for key, value in top.items():
+        seen.add((id(top), depth))
+        if isinstance(top, Mapping) and "param_groups" not in top:
+            if any(self.floats(tensor) > 1 for tensor in self._tensors(top)):
+                yield ()
+                if depth < DEPTH:
+                    return
+        elif not isinstance(top, list | tuple):
+            return
+        for key, value in parts_of(top):
             if depth and not NO_WEIGHTS.search(str(key)):
-                yield from ((key, *inner) for inner in self.keys(value, depth - 1))
+                yield from ((key, *inner) for inner in self.keys(value, depth - 1, seen))
+
+    def others(self, top: object, is_taken: Callable[[Tensor], bool]) -> dict[Key, object]:
+        """The containers and objects that hold floating-point tensors, and those on the top level themselves.
+
+        is_taken: whether a tensor does not count. Optimizers' states are passed over.
+        """
+        found: dict[Key, object] = {}
+        seen = {id(top)}
+        stack: list[tuple[object, Key, object]] = [(top, (), top)]  # what is in an object has the object's key
+        while stack:
+            container, own, holder = stack.pop()
+            inner: list[tuple[object, Key, object]] = []
+            for key, value in parts_of(container):
+                if (tensor := self.tensor_of(value)) is not None:
+                    if self.floats(tensor) and not is_taken(tensor):
+                        found.setdefault(own or (key,), holder)
+                elif isinstance(value, CONTAINERS) and id(value) not in seen and not is_optimizer(value):
+                    seen.add(id(value))
+                    is_inside = isinstance(holder, Inert) or len(own) == LONGEST_KEY
+                    inner.append((value, own, holder) if is_inside else (value, (*own, key), value))
+            stack += reversed(inner)
+        return found
 
     def _at(self, top: Mapping[object, object], key: str) -> StateDict[Tensor]:
         found = () if key == TOP else _resolved(top, key)
         value = None if found is None else value_at(top, found)
-        if found is None or not isinstance(value, Mapping) or not (made := self._read(found, value, True)).tensors:
+        if found is None or not (made := self._read(found, value, True)).tensors:
             what = "there is no such key" if found is None else "no state dict"
             keys = list(self.keys(top))
             raise UserError(f"--key={key}: {what}; state dicts: {_listed(keys) if keys else 'none'}")
+        self._refuse_hidden(top, made, is_keyed=True)
         return made
 
-    def _read(self, key: Key, mapping: object, deep: bool = False) -> StateDict[Tensor]:
-        """deep: with the mappings in it."""
-        assert isinstance(mapping, Mapping)
-        tensors: dict[str, Tensor] = {}
-        others: list[str] = []
-        for name, value in mapping.items():
+    def _read(self, key: Key, container: object, deep: bool = False) -> StateDict[Tensor]:
+        """deep: with the mappings and lists in it, each once."""
+        made: StateDict[Tensor] = StateDict(key, {}, [])
+        seen = {id(container)}
+        stack = [("", part, value) for part, value in parts_of(container)] if isinstance(container, PLAIN) else []
+        stack.reverse()
+        while stack:
+            before, part, value = stack.pop()
+            name = f"{before}{part}"
+            if len(name) > LONGEST_NAME:
+                raise UserError(f"{name[:40]}... is a name of more than {LONGEST_NAME:,} letters")
             tensor = self.tensor_of(value)
-            if tensor is not None:
-                tensors[str(name)] = tensor
-            elif deep and isinstance(value, Mapping) and not ("param_groups" in value or NO_WEIGHTS.search(str(name))):
-                inner = self._read((), value, True)
-                tensors |= {f"{name}.{n}": t for n, t in inner.tensors.items()}
-            elif key:  # beside the tensors of a plain file there may be anything
-                others.append(str(name))
-        return StateDict(key, tensors, others)
+            if tensor is not None and made.tensors.setdefault(name, tensor) is not tensor:
+                raise UserError(f"two tensors in {text_of(key)} are called {name}")
+            is_part = deep and isinstance(value, PLAIN) and not (is_optimizer(value) or NO_WEIGHTS.search(str(part)))
+            if tensor is None and is_part:
+                if id(value) not in seen:
+                    seen.add(id(value))
+                    stack += [(f"{name}.", *entry) for entry in parts_of(value)][::-1]
+            elif tensor is None and key:  # beside the tensors of a plain file there may be anything
+                made.others.append(name)
+        return made
 
-    def _tensors(self, mapping: Mapping[object, object]) -> dict[str, Tensor]:
-        entries = ((str(name), self.tensor_of(value)) for name, value in mapping.items())
-        return {name: tensor for name, tensor in entries if tensor is not None}
+    def _refuse_hidden(self, top: object, made: StateDict[Tensor], is_keyed: bool) -> None:
+        """UserError names what is no tensor in the state dict, but holds some that would not be averaged."""
+        own = set(map(id, made.tensors.values()))
+        for key, holder in self.others(value_at(top, made.key), lambda tensor: id(tensor) in own).items():
+            if is_keyed and (not made.key or any(NO_WEIGHTS.search(str(part)) for part in key)):
+                continue
+            name = text_of(key)
+            if isinstance(holder, Inert):
+                raise UserError(f"{name} is {kind_of(holder)}, which holds tensors that are not averaged")
+            if not is_keyed:
+                whole, part = text_of(made.key), text_of((*made.key, *key))
+                raise UserError(f"{part} has weights, too; --key={whole} averages all in {whole}, --key={part} these")
+
+    def _has_tensors(self, container: object) -> bool:
+        return isinstance(container, Mapping) and any(True for _ in self._tensors(container))
+
+    def _tensors(self, mapping: Mapping[object, object]) -> Iterator[Tensor]:
+        return (tensor for tensor in map(self.tensor_of, mapping.values()) if tensor is not None)
+
+
+def parts_of(holder: object) -> Iterable[tuple[object, object]]:
+    """What a mapping, a list or an object that is carried along holds, by keys, places, or `*`."""
+    if isinstance(holder, Mapping):
+        return holder.items()
+    if isinstance(holder, Inert):
+        return (("*", part) for part in holder.inside())
+    assert isinstance(holder, list | tuple | set | frozenset)
+    return enumerate(holder)
+
+
+def kind_of(value: object) -> str:
+    """For messages."""
+    address = address_of(value)
+    return ".".join(address) if address else f"a {type(value).__name__}"
+
+
+def is_optimizer(value: object) -> bool:
+    return isinstance(value, Mapping) and "param_groups" in value
 
 
 def is_second(key: Key) -> bool:
@@ -107,8 +185,7 @@ def is_second(key: Key) -> bool:
 
 def value_at(top: object, key: Key) -> object:
     for part in key:
-        assert isinstance(top, Mapping)
-        top = top[part]
+        top = top[part]  # type: ignore[index]
     return top
 
 
@@ -119,14 +196,14 @@ def text_of(key: Key) -> str:
 
 def _resolved(top: object, text: str) -> Key | None:
     """The keys that `text` names, the longest first where keys have dots themselves."""
-    if not isinstance(top, Mapping):
+    if not isinstance(top, PLAIN):
         return None
     parts = text.split(".")
-    by_text = {str(key): key for key in top}
+    by_text = {str(key): key for key, _ in parts_of(top)}
     for i in range(len(parts), 0, -1):
         own = by_text.get(".".join(parts[:i]))
         if own is not None:
-            rest = () if i == len(parts) else _resolved(top[own], ".".join(parts[i:]))
+            rest = () if i == len(parts) else _resolved(value_at(top, (own,)), ".".join(parts[i:]))
             if rest is not None:
                 return (own, *rest)
     return None

@@ -6,9 +6,10 @@ is right, and a note says so. All are counted in one unit: epochs and updates ar
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lawa_exp.formats.choice import DEFAULT, Choice
@@ -49,6 +50,8 @@ class Candidate:
 @dataclass
 class Series:
     """Checkpoints in order. paths: by step, or listed ones by 1, 2, ..., whose steps are in `steps`, where known.
+
+    Of a folder whose epochs begin at 0, `paths` are by one more than `steps`.
 
     unit: what a step counts, for messages; how: where it was read. left_out: names, and why.
     """
@@ -180,10 +183,22 @@ def ordered(candidates: list[Candidate], where: str, choice: Choice) -> Series:
     unit, (taken, steps, dropped) = options[best], tried[best]
     how = read_from(taken, unit)
     series = _series(taken, steps, where, word_of(unit), how, [*left_out, *dropped])
-    if how == NAMES:
-        _refuse_two_orders(taken, steps, where)
+    if two := two_orders(taken, steps, unit):
+        raise UserError(
+            f"{where}: which is the order is not clear: {two}; --step-from REGEX says it, or a list of files"
+        )
     series.notes += contradictions(taken, unit)
-    return series
+    counts_epochs = unit == EPOCHS or (unit == NUMBER and len(series.paths) > 1)
+    return _from_one(series) if counts_epochs else series
+
+
+def _from_one(series: Series) -> Series:
+    """Where epochs count 0, 1, 2, ...: averagers observe the first, which libraries write after it, as 1."""
+    if 0 not in series.paths or math.gcd(*series.paths) > 1:
+        return series
+    note = f"note: {series.paths[0].name} is of {series.unit} 0, which counts as the first, not as the initial weights"
+    paths = {step + 1: path for step, path in series.paths.items()}
+    return replace(series, paths=paths, notes=[*series.notes, note])
 
 
 def by_expression(candidates: list[Candidate], where: str, expression: str) -> Series:
@@ -268,19 +283,30 @@ def _without_copies(
     return [each for each, _ in pairs], [step for _, step in pairs], list(dropped.items())
 
 
-def _refuse_two_orders(candidates: list[Candidate], steps: list[int], where: str) -> None:
-    """UserError where a name's numbers give two orders, as `epoch_batch` does where batches begin anew."""
-    last: tuple[tuple[int, ...], str] | None = None
+def two_orders(candidates: Sequence[Candidate], steps: Sequence[int], unit: str) -> str:
+    """Which two a name or a file orders otherwise than `steps`, which count `unit`; empty where none does.
+
+    Batches may begin anew with each epoch. Of other numbers in a name those before the last have to ascend, too.
+    """
+    latest: dict[tuple[str, ...], tuple[tuple[int, ...], str]] = {}
     for _, each in sorted(zip(steps, candidates, strict=True), key=lambda pair: pair[0]):
-        counts = each.name.counts
-        numbers = (counts[EPOCHS], counts[UPDATES]) if {EPOCHS, UPDATES} <= counts.keys() else each.name.numbers
-        if len(numbers) > 1:
-            if last and len(last[0]) == len(numbers) and numbers[:-1] < last[0][:-1]:
-                raise UserError(
-                    f"{where}: which number is the step is not clear: {last[1]} is before {each.label} by the last "
-                    f"number and after it by the others; --step-from REGEX says it"
-                )
-            last = numbers, each.label
+        name = each.name
+        rulers: dict[tuple[str, ...], tuple[int, ...]] = {
+            (u, where): (count,)
+            for where, counts in (("inside", each.inside.counts), ("in the names", name.counts))
+            for u, count in counts.items()
+            if u not in ("batches", NUMBER)
+        }
+        if NUMBER in name.counts:
+            rulers[NUMBER, "in the names", name.kind] = (name.counts[NUMBER],)
+        if len(name.numbers) > 1 and unit not in each.inside.counts:
+            rulers["other numbers", "in the names", f"{len(name.numbers)}"] = name.numbers[:-1]
+        for ruler, value in rulers.items():
+            if ruler in latest and value < latest[ruler][0]:
+                first, (what, where, *_) = latest[ruler][1], ruler
+                return f"{first} is before {each.label} by {unit} and after it by the {what} {where}"
+            latest[ruler] = value, each.label
+    return ""
 
 
 def contradictions(candidates: list[Candidate], unit: str) -> list[str]:

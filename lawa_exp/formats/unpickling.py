@@ -2,71 +2,193 @@
 
 from __future__ import annotations
 
+import io
 import pickle
-import struct
 import zipfile
 from collections.abc import Callable
-from typing import Any, BinaryIO, ClassVar, cast
+from struct import Struct
+from typing import Any, BinaryIO, ClassVar
 
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import SMALL, size_text
 
-MOST_VALUES = 4_000_000  # containers and marks of a pickle; a checkpoint has some ten for each tensor
+FREE = 500_000  # units that any pickle may make; more than these come with bytes
 PICKLES = 5  # of a file from before torch 1.6: a number, the protocol, the system, the content, the storages' keys
 LARGEST_TUPLE = 100_000  # values, with all that is in the tuples in it
+UNITS = {  # what an opcode costs, some 32 bytes each. A pickle of checkpoints has three bytes or more for each
+    **dict.fromkeys((pickle.EMPTY_LIST, pickle.EMPTY_DICT, pickle.LIST, pickle.DICT, pickle.MARK), 2),
+    **dict.fromkeys((pickle.EMPTY_SET, pickle.FROZENSET), 6),
+    **dict.fromkeys((pickle.REDUCE, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.OBJ, pickle.INST), 3),
+    **dict.fromkeys((pickle.GLOBAL, pickle.STACK_GLOBAL), 1),
+}
+U32, U64 = Struct("<I").unpack_from, Struct("<Q").unpack_from
+_Load = Callable[[Any], None]
 
 
-def _counted(load: Callable[[Any], None]) -> Callable[[Any], None]:
+def _counted(load: _Load, units: int) -> _Load:
     def counting(self: Bounded) -> None:
-        self.made += 1
-        if self.made > MOST_VALUES:
-            raise pickle.UnpicklingError(f"more than {MOST_VALUES:,} values")
+        self.count(units)
         load(self)
 
     return counting
 
 
-def _measured(load: Callable[[Any], None]) -> Callable[[Any], None]:
-    def measuring(self: Bounded) -> None:
-        load(self)
-        made = self.stack[-1]  # type: ignore[attr-defined]
+class Bounded(pickle._Unpickler):
+    """Reads a pickle in memory. It takes no more memory and time than some tens of times the pickle's length.
+
+    In Python: the memo of the one in C is as long as the largest number in it. Tuples in tuples can
+    stand for 2^40 values, which a hash goes through. The opcodes that tensors mostly are of are done in `load`.
+    """
+
+    def __init__(self, content: bytes, at: int = 0, **options: Any) -> None:
+        """at: where the pickle begins, and after `load` where the next one does."""
+        super().__init__(io.BytesIO(), **options)
+        self.content, self.at, self.begin = content, at, at
+        self.made = 0
+        self.nested: dict[int, tuple[int, object]] = {}  # tuples with tuples in them, by id, each with all its values
+        self.memo: list[object] = []
+        self.far: dict[int, object] = {}  # of the memo, with numbers that were not the next
+        self.stack: list[Any] = []
+
+    def count(self, units: int) -> None:
+        self.made += units
+        if self.made > FREE + (self.at - self.begin) // 2:
+            raise pickle.UnpicklingError(f"{self.made:,} values in its first {self.at - self.begin:,} bytes")
+
+    def load(self) -> Any:
+        self.metastack: list[list[Any]] = []
+        self.stack = []
+        self.append = self.stack.append
+        self.proto = 0
+        content, at, memo, dispatch = self.content, self.at, self.memo, self.dispatch
+        while at < len(content):
+            op = content[at]
+            at += 1
+            if op == 0x71 or op == 0x72:  # BINPUT, LONG_BINPUT
+                if op == 0x71:
+                    place = content[at]
+                    at += 1
+                else:
+                    (place,) = U32(content, at)
+                    at += 4
+                if place == len(memo):
+                    memo.append(self.stack[-1])
+                else:
+                    self.put(place)
+            elif op == 0x68:  # BINGET
+                place = content[at]
+                at += 1
+                self.append(memo[place] if place < len(memo) else self.far[place])
+            elif op == 0x4B:  # BININT1
+                self.append(content[at])
+                at += 1
+            elif op == 0x6A:  # LONG_BINGET
+                (place,) = U32(content, at)
+                at += 4
+                self.append(memo[place] if place < len(memo) else self.far[place])
+            elif op == 0x58:  # BINUNICODE
+                end = at + 4 + U32(content, at)[0]
+                if end > len(content):
+                    break
+                self.append(str(content[at + 4 : end], "utf-8", "surrogatepass"))
+                at = end
+            elif op == 0x2E:  # STOP
+                self.at = at
+                return self.stack.pop()
+            else:
+                self.at = at
+                dispatch[op](self)
+                at = self.at
+        raise EOFError("it is cut short")
+
+    def put(self, place: int) -> None:
+        """Into the memo, where it is not the next."""
+        if place < len(self.memo):
+            self.memo[place] = self.stack[-1]
+        else:
+            self.far[place] = self.stack[-1]
+
+    def read(self, length: int) -> bytes:
+        begin, self.at = self.at, self.at + length
+        if self.at > len(self.content):
+            raise EOFError("it is cut short")
+        return self.content[begin : self.at]
+
+    def readline(self) -> bytes:
+        begin, self.at = self.at, self.content.index(b"\n", self.at) + 1
+        return self.content[begin : self.at]
+
+    def load_frame(self) -> None:
+        if U64(self.read(8))[0] > len(self.content) - self.at:
+            raise pickle.UnpicklingError("a frame is cut short")
+
+    def load_memoize(self) -> None:
+        if self.far:
+            self.put(len(self.memo) + len(self.far))
+        else:
+            self.memo.append(self.stack[-1])
+
+    def load_bytes_in_place(self) -> None:
+        (length,) = U64(self.read(8))
+        self.append(bytearray(self.read(length)))
+
+    def load_tuple(self) -> None:
+        items = self.pop_mark()  # type: ignore[attr-defined]
+        self.append(tuple(items))
+        for part in items:
+            if type(part) is tuple:
+                self.measure(self.stack[-1])
+                break
+
+    def load_tuple1(self) -> None:
+        last = self.stack[-1]
+        self.stack[-1] = (last,)
+        if type(last) is tuple:
+            self.measure(self.stack[-1])
+
+    def load_tuple2(self) -> None:
+        last = self.stack.pop()
+        first = self.stack[-1]
+        self.stack[-1] = (first, last)
+        if type(first) is tuple or type(last) is tuple:
+            self.measure(self.stack[-1])
+
+    def load_tuple3(self) -> None:
+        self.stack[-3:] = [made := tuple(self.stack[-3:])]
+        if tuple in map(type, made):
+            self.measure(made)
+
+    def measure(self, made: tuple[object, ...]) -> None:
+        """Of a tuple with tuples in it."""
         size = len(made)
         for part in made:
             if type(part) is tuple:
-                size += self.sizes.get(id(part), 0)
+                size += self.nested[id(part)][0] if id(part) in self.nested else len(part)
         if size > LARGEST_TUPLE:
             raise pickle.UnpicklingError(f"a tuple of more than {LARGEST_TUPLE:,} values")
-        self.sizes[id(made)] = size
+        self.nested[id(made)] = size, made  # which lives as long, so that nothing else has its id
+        self.count(3)
 
-    return measuring
+    def load_text_get(self) -> None:
+        place = int(self.readline())
+        self.append(self.far[place] if place in self.far else self.memo[place])
 
+    def load_text_put(self) -> None:
+        self.put(int(self.readline()))
 
-class Bounded(pickle._Unpickler):
-    """Takes no more memory and time than some tens of times the pickle's length.
-
-    In Python: the memo of the one in C is as long as the largest number in it. Tuples in tuples can
-    stand for 2^40 values, which a hash goes through.
-    """
-
-    def __init__(self, file: BinaryIO, **options: Any) -> None:
-        super().__init__(file, **options)
-        self.made = 0
-        self.sizes: dict[int, int] = {}  # of tuples, by id: whatever has that id now was measured last
-
-    def load_bytes_in_place(self) -> None:
-        (length,) = struct.unpack("<Q", self.read(8))  # type: ignore[attr-defined]
-        self.append(bytearray(self.read(length)))  # type: ignore[attr-defined]
-
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+    dispatch: ClassVar[dict[int, _Load]] = {
         **pickle._Unpickler.dispatch,
-        **{op[0]: _counted(pickle._Unpickler.dispatch[op[0]]) for op in (
-            pickle.EMPTY_LIST, pickle.EMPTY_DICT, pickle.EMPTY_SET, pickle.MARK, pickle.MEMOIZE,
-        )},
-        **{op[0]: _measured(pickle._Unpickler.dispatch[op[0]]) for op in (
-            pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3,
-        )},
+        **{op[0]: _counted(pickle._Unpickler.dispatch[op[0]], units) for op, units in UNITS.items()},
+        pickle.TUPLE[0]: load_tuple,
+        pickle.TUPLE1[0]: load_tuple1,
+        pickle.TUPLE2[0]: load_tuple2,
+        pickle.TUPLE3[0]: load_tuple3,
+        pickle.FRAME[0]: load_frame,
+        pickle.MEMOIZE[0]: load_memoize,
         pickle.BYTEARRAY8[0]: load_bytes_in_place,
-    }  # fmt: skip
+        pickle.GET[0]: load_text_get,
+        pickle.PUT[0]: load_text_put,
+    }
 
 
 class Anything:
@@ -118,11 +240,14 @@ def check_bounded(file: BinaryIO, what: object) -> None:
                 if record.filename.endswith(".pkl"):
                     if record.file_size > SMALL:
                         raise UserError(f"{what}: its {record.filename} has {size_text(record.file_size)}")
-                    Skimmer(cast(BinaryIO, archive.open(record))).load()
+                    Skimmer(archive.read(record)).load()
         else:
             file.seek(begin)
+            content, at = file.read(SMALL), 0
             for _ in range(PICKLES):
-                Skimmer(file).load()
+                skimmer = Skimmer(content, at)
+                skimmer.load()
+                at = skimmer.at
     except UserError:
         raise
     except Exception as error:  # a damaged file can raise anything

@@ -119,6 +119,12 @@ PICKLES: dict[str, Make] = {
     "300,000 lists in lists": lambda w: zipped(
         w / "evil.pt", tensor_pickle(after=text("d") + b"]" * 300_000 + b"a" * 299_999 + b"s")
     ),
+    "a list in a list 100,000 times": lambda w: zipped(
+        w / "evil.pt",
+        tensor_pickle(
+            before=b"]q\1(" + b"N" * 100_000 + b"e0]q\2(" + b"h\1" * 100_000 + b"e0", after=text("model") + b"h\2s"
+        ),
+    ),
     "20,000,000 lists": lambda w: zipped(
         w / "evil.pt",
         tensor_pickle(after=text("d") + b"](" + b"]" * 20_000_000 + b"es"),

@@ -36,7 +36,7 @@ OF_A_RUN = [  # each a command and its words
     ["curvature", "run", "--samples", "4", "--batches", "1", "--iterations", "2"],
     *(["push", "run", "--offline"], ["", *SMALL, "steps=40", "run_dir=run"], [*START, "init.from=run"]),
 ]
-HARMLESS = {"records outside", "a memo of 2^28", "a memo of 2^31"}  # to `average`
+HARMLESS = {"records outside", "a memo of 2^28", "a memo of 2^31", "a list in a list 100,000 times"}  # to `average`
 SECRET = b"secret"
 
 

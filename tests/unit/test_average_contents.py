@@ -6,7 +6,12 @@ import collections
 import datetime
 import enum
 import functools
+import http
+import operator
 import pathlib
+import platform
+import signal
+import urllib.parse
 import zipfile
 from pathlib import Path
 
@@ -19,6 +24,7 @@ from torch import Tensor, nn
 from torch.distributed import checkpoint as dcp
 from torch.nn.utils import parametrizations, weight_norm
 
+from lawa_exp.formats.classes import is_refused
 from lawa_exp.formats.stored import ABOUT
 
 INF = float("inf")
@@ -171,7 +177,7 @@ def test_one_of_several_state_dicts_is_named_by_key(tmp_path, capsys):
         (".", "", (True, True, True)),
     ]:
         found, lines = averaged(capsys, tmp_path, content, "--key", key)
-        kept = "other state dicts, which are as the last input has them (--key averages another): "
+        kept = "other tensors, which are as the last input has them (--key averages others): "
         assert [line for line in lines if line.startswith("other")] == ([kept + left] if left else [])
         tensors = [*(part["w"] for part in found["generator"].values()), found["discriminator"]["w"]]
         means = [W, mean(weights(1, (4, 4)), weights(2, (4, 4))), d]
@@ -206,6 +212,67 @@ def test_a_prefix_of_all_names_may_be_missing_in_some_inputs(tmp_path):
     average(tmp_path / "in_1.pt", tmp_path / "in_2.pt", "--out", tmp_path / "out")
     found = torch.load(tmp_path / "out" / "in_2.pt")
     assert list(found) == names and all(torch.equal(t, W) for t in found.values())
+
+
+HIDDEN = {  # what stands next to a tensor in a state dict, and its key
+    "a mapping": (lambda w: {"encoder": {"w": w}}, "encoder"),
+    "a list": (lambda w: {"prompts": [w, w + 1]}, "prompts"),
+    "a list of mappings": (lambda w: {"blocks": [{"w": w}, {"w": w + 1}]}, "blocks.0"),
+    "a deep mapping": (lambda w: {"a": {"b": {"c": {"d": {"w": w}}}}}, "a.b.c.d"),
+    "one element": (lambda w: {"head": {"scale": w[:1, 0]}}, "head"),
+    "called otherwise": (lambda w: {"stats": {"w": w}}, "stats"),
+}
+
+
+@pytest.mark.parametrize("where", ["model", "net"])
+@pytest.mark.parametrize("kind", HIDDEN)
+def test_a_tensor_hides_no_others_of_its_state_dict(kind, where, tmp_path, capsys):
+    inner, key = HIDDEN[kind]
+    inputs = make(tmp_path, lambda i: {where: {"own": weights(i), **inner(weights(i))}, "epoch": 1}, steps=[1, 2])
+    said = refused(capsys, *inputs, "--out", tmp_path / "out")
+    assert f"{where}.{key} has weights, too; --key={where} averages all in {where}, --key={where}.{key} these" in said
+    average(*inputs, "--key", where, "--out", tmp_path / "out")
+    found = torch.load(tmp_path / "out" / "in_2.pt")[where]
+    lines = capsys.readouterr().out
+    if kind == "called otherwise":
+        assert "other tensors, which are as the last input has them (--key averages others): net.stats" in lines or (
+            "others): model.stats" in lines
+        )
+    else:
+        assert str(found) == str({"own": W, **inner(W)}) and "last input" not in lines
+
+
+def test_every_floating_point_tensor_of_the_last_input_is_named(tmp_path, capsys):
+    """On the top level, of one element, in lists, in objects, deep down; also in a plain file."""
+
+    def content(i: int) -> dict:
+        deep = {"a": {"b": {"c": {"d": {"v": weights(i)}}}}}
+        others = {"bias": weights(i, (3,)), "net": {"scale": torch.tensor(2.0)}, "means": [weights(i, (2,))]}
+        return {"model": {"w": weights(i)}, **others, "deep": deep, "head": nn.Linear(2, 2)}
+
+    _, said = averaged(capsys, tmp_path, content)
+    named = "other tensors, which are as the last input has them (--key averages others): "
+    assert [line.removeprefix(named) for line in said] == ["bias, net, means, deep.a.b.c.d, head"]
+    plain = {"ema": {"w": weights(3)}, "args": {"x": weights(4)}, "optimizer": optimizer_state()}
+    found, said = averaged(capsys, tmp_path, lambda i: {"w": weights(i), **plain})
+    assert torch.equal(found["w"], W) and said[0].endswith("still has them): ema") and said[1] == f"{named}args"
+    assert found["optimizer"]["state"] == {} and "ema" not in found
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path, capsys):
+    torch.save({"net": {"a": {"b": weights(1)}, "a.b": weights(2)}}, tmp_path / "a.pt")
+    said = refused(capsys, tmp_path / "a.pt", "--key", "net", "--out", tmp_path / "out")
+    assert "two tensors in net are called a.b" in said
+
+
+def test_what_else_a_folder_of_distributed_checkpoint_has_is_named(tmp_path, capsys):
+    for i in (1, 2):
+        content = {"model": {"w": weights(i)}, "critic": {"v": weights(i, (3, 3))}, "optim": optimizer_state()}
+        dcp.save(content, checkpoint_id=tmp_path / f"dcp_{i}")
+    average(tmp_path / "dcp_1", tmp_path / "dcp_2", "--out", tmp_path / "out")
+    assert "others): critic\n" in capsys.readouterr().out
+    dcp.save({"model": {"w": weights(1), "sub": {"v": weights(1)}}}, checkpoint_id=tmp_path / "dcp_3")
+    assert "model.sub has weights, too" in refused(capsys, tmp_path / "dcp_3", "--out", tmp_path / "no")
 
 
 # What is no tensor
@@ -251,6 +318,12 @@ def objects() -> dict:
         "loss": nn.CrossEntropyLoss(label_smoothing=0.1),
         "device": torch.device("cpu"),
         "error": ValueError("x"),
+        "machine": platform.uname(),
+        "status": http.HTTPStatus.OK,
+        "signal": signal.SIGINT,
+        "address": urllib.parse.urlparse("https://example.org/a?b"),
+        "alias": list[int],
+        "getter": operator.methodcaller("lower"),
     }
 
 
@@ -273,7 +346,8 @@ def test_objects_are_carried_and_are_what_they_were(protocol, tmp_path, capsys):
     made, original = found["hyper_parameters"], objects()
     assert made["optimizer"].func is torch.optim.AdamW and made["optimizer"].keywords == {"lr": 1e-3}
     assert made["method"]() == 8 and made["loss"].label_smoothing == 0.1 and str(made["error"]) == "x"
-    for name in original.keys() - {"optimizer", "method", "loss", "error"}:
+    assert made["getter"]("A") == "a"
+    for name in original.keys() - {"optimizer", "method", "loss", "error", "getter"}:
         assert made[name] == original[name] and type(made[name]) is type(original[name]), name
     average(tmp_path / "out" / "in_2.pt", "--include-averages", "--out", tmp_path / "again")
     assert records(tmp_path / "again" / "in_2.pt") == records(tmp_path / "out" / "in_2.pt")
@@ -291,6 +365,17 @@ def test_objects_in_folders_of_distributed_checkpoint_are_carried(tmp_path, caps
     dcp.save({"model": {"w": weights(1)}, "x": Malicious(tmp_path / "was_run")}, checkpoint_id=tmp_path / "bad")
     assert "mkdir, which is not read" in refused(capsys, tmp_path / "bad", "--out", tmp_path / "no")
     assert not (tmp_path / "was_run").exists()
+
+
+def test_modules_of_others_may_be_called_like_those_that_run_something():
+    for module in ("code.models", "profile.models", "commands", "platform", "http.cookies", "requests.structures"):
+        assert not is_refused(module, "Net"), module
+    refused_names = (
+        "os:system os.path:os os:path.os posix:mkdir subprocess:Popen subprocess:Popen.wait importlib.util:find_spec "
+        "types:CodeType builtins:eval cProfile:run urllib.request:urlopen sys:modules.get pathlib:os.system"
+    )
+    for text in refused_names.split():
+        assert is_refused(*text.split(":")), text
 
 
 def test_what_would_run_is_neither_run_nor_carried(tmp_path, capsys):

@@ -260,10 +260,15 @@ def test_what_is_no_second_copy_stays(tmp_path, capsys):
         "old_params": network().state_dict(),
         "initial_weights": network().state_dict(),
         "pruning": {"masks": network().state_dict()},
+        "model2": network().state_dict(),
+        "G_B": {"net": network().state_dict()},
+        "networks": [network().state_dict(), network().state_dict()],
+        "parameters": parameters(),
     }
     torch.save({"model": state, "optimizer": optimizer_state(), **other}, tmp_path / "a.pt")
-    average(tmp_path / "a.pt", "--out", tmp_path / "out")
-    assert "left out" not in capsys.readouterr().out
+    average(tmp_path / "a.pt", "--out", tmp_path / "out", "--verbose")
+    said = capsys.readouterr().out
+    assert "left out" not in said and "others): discriminator, statistics, normalise, means, ... (15 in all)" in said
     found = torch.load(tmp_path / "out" / "a.pt", weights_only=True)
     assert str({k: found[k] for k in other}) == str(other) and found["optimizer"]["param_groups"]
 

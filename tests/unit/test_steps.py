@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch.distributed import checkpoint as dcp
 
 from lawa_exp.formats.choice import Choice
+from lawa_exp.formats.inputs import trajectory
 from lawa_exp.formats.names import UNITS, of_entry
 from lawa_exp.formats.steps import Series, find_checkpoints
 from lawa_exp.system.errors import UserError
@@ -205,11 +206,113 @@ def test_two_files_of_one_step(tmp_path):
     found = find_checkpoints(tmp_path / "mmengine", "RUN")
     assert list(found.paths) == [1, 2] and found.left_out == [("best_acc_epoch_2.pth", "of step 2, as epoch_2.pth")]
     make(tmp_path / "batches", ["model_0_500.pt", "model_1_100.pt"])  # of the batch in the epoch
-    with pytest.raises(UserError, match="which number is the step is not clear"):
+    with pytest.raises(UserError, match="which is the order is not clear"):
         find_checkpoints(tmp_path / "batches", "RUN")
     make(tmp_path / "none", ["resnet50.pth", "gpt2-124M.pt"])
     with pytest.raises(UserError, match=r"no step is known of gpt2-124M.pt, resnet50.pth; --step-from REGEX"):
         find_checkpoints(tmp_path / "none", "RUN")
+
+
+TWO_ORDERS = {  # names, and what the files say; and which two are ordered otherwise by what
+    "inside": (
+        {"a.pt": {"epoch": 2, "global_step": 100}, "b.pt": {"epoch": 1, "global_step": 200}},
+        "a.pt is before b.pt by updates and after it by the epochs inside",
+    ),
+    "in the names": (
+        {"epoch=5-step=100.ckpt": {}, "epoch=0-step=200.ckpt": {}},
+        "epoch=5-step=100.ckpt is before epoch=0-step=200.ckpt by updates and after it by the epochs in the names",
+    ),
+    "name and inside": (
+        {f"epoch_{i}.pt": {"global_step": step} for i, step in ((1, 300), (2, 200), (3, 400))},
+        "epoch_2.pt is before epoch_1.pt by updates and after it by the epochs in the names",
+    ),
+    "of one unit": (
+        {"step_10.pt": {"step": 30}, "step_20.pt": {"step": 25}},
+        "step_20.pt is before step_10.pt by updates and after it by the updates in the names",
+    ),
+    "without a unit": (
+        {"ckpt_1.pt": {"epoch": 9}, "ckpt_2.pt": {"epoch": 8}, "ckpt_3.pt": {"epoch": 10}},
+        "ckpt_2.pt is before ckpt_1.pt by epochs and after it by the numbers without a unit in the names",
+    ),
+    "batches alone": (
+        {"epoch_1_batch_500.pt": {}, "epoch_2_batch_100.pt": {}, "epoch_1_batch_90.pt": {}},
+        "epoch_2_batch_100.pt is before epoch_1_batch_500.pt by batches and after it by the epochs in the names",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TWO_ORDERS)
+def test_what_orders_the_files_in_two_ways_is_refused(kind, tmp_path, capsys):
+    """In a folder. Listed files stay as they are listed, with a warning."""
+    files, words = TWO_ORDERS[kind]
+    for name, said in files.items():
+        torch.save({"model": {"w": torch.ones(2)}, **said}, tmp_path / name)
+    with pytest.raises(UserError) as refusal:
+        find_checkpoints(tmp_path, "RUN")
+    assert words in str(refusal.value)
+    average(*(tmp_path / name for name in files), "--out", tmp_path / "out")
+    assert f"warning: which is the order is not clear ({words})" in capsys.readouterr().out
+
+
+def test_batches_may_begin_anew_with_each_epoch(tmp_path):
+    for i, name in enumerate(("epoch_1_batch_50.pt", "epoch_1_batch_90.pt", "epoch_2_batch_40.pt"), start=1):
+        torch.save({"model": {"w": torch.ones(2)}, "global_step": i}, tmp_path / name)
+    assert list(find_checkpoints(tmp_path, "RUN").paths) == [1, 2, 3]
+
+
+NAMED = {  # the step that a name says, its unit, and whether it is an average
+    "steps_1e6.pt": (1_000_000, "updates", False),
+    "iter_2.5e5.pth": (250_000, "updates", False),
+    "1e6_steps.pt": (1_000_000, "updates", False),
+    "bs32_lr1e-3_e10.pt": (10, "epochs", False),
+    "epoch_3_of_10.pt": (3, "epochs", False),
+    "step-00001-of-00004.bin": (None, "-", False),
+    "epoch=2-val_loss_avg=0.12.ckpt": (2, "epochs", False),
+    "epoch=2-avg=0.12.ckpt": (2, "epochs", False),
+    "val_acc_ema=0.9-epoch=3.ckpt": (3, "epochs", False),
+    "top1_avg_5_epoch_3.pt": (3, "epochs", False),
+    "epoch=1-val_loss=0.1-avg.ckpt": (1, "epochs", True),
+    "epoch_3_ema.pt": (3, "epochs", True),
+    "checkpoint_avg_10.pt": (10, "numbers without a unit", True),
+    "valid.acc.ave_10best.pth": (None, "-", True),
+    "best_val_ema.pt": (None, "-", True),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_a_name_says(name):
+    assert (*step_of(name), of_entry(name, name).is_average) == NAMED[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"), [("checkpoint-{}.pth.tar", "epoch"), ("model_{}.pth", ""), ("epoch={}.ckpt", "")]
+)
+def test_epoch_0_is_the_first_and_not_the_initial_weights(name, inside, tmp_path, capsys):
+    """timm, torchvision and Lightning write it after the first epoch. Of steps, 0 is the initial weights."""
+    for i in range(3):
+        torch.save(
+            {"model": {"w": torch.full((2,), float(i))}, **({inside: i} if inside else {})}, tmp_path / name.format(i)
+        )
+    found = find_checkpoints(tmp_path, "RUN")
+    assert list(found.paths) == [1, 2, 3] and found.steps == [0, 1, 2] and "counts as the first" in found.notes[0]
+    average("--trajectory", tmp_path, "--k", 3, "--out", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert torch.load(tmp_path / "out" / name.format(2))["model"]["w"].tolist() == [1, 1]
+    assert re.search(r"after (epoch|step) 2: (epoch|step)s 0, 1, 2, each 0.3333", said)
+    for i in range(3):
+        torch.save({"model": {"w": torch.full((2,), float(i))}, "global_step": i}, tmp_path / name.format(i))
+    average("--trajectory", tmp_path, "--k", 2, "--out", tmp_path / "steps")
+    said = capsys.readouterr().out
+    assert (
+        "step 0, the initial weights, which no average takes in" in said
+        and "after step 2: steps 1, 2, each 0.5" in said
+    )
+    make(tmp_path / "every fifth", [f"epoch_{i}.pt" for i in (0, 5, 10)])
+    assert trajectory(tmp_path / "every fifth", Choice()).notes == [
+        "note: epoch_0.pt is of epoch 0, which no average takes in; list the files instead where it is to count"
+    ]
+    make(tmp_path / "one", ["epoch_0.pt"])
+    assert list(trajectory(tmp_path / "one", Choice()).paths) == [1]
 
 
 def test_step_from(tmp_path, capsys):
@@ -315,6 +418,14 @@ def test_the_metadata_of_an_average(tmp_path):
         find_checkpoints(tmp_path / "windows", "RUN")
 
 
+def test_an_average_of_files_without_metadata_is_loaded_by_accelerate(tmp_path):
+    modeling = pytest.importorskip("accelerate.utils.modeling")
+    for i in (1, 2):
+        save_file({"w": torch.full((2,), float(i))}, tmp_path / f"ckpt_{i}.safetensors")
+    average(tmp_path / "ckpt_*.safetensors", "--out", tmp_path / "out")
+    assert modeling.load_state_dict(str(tmp_path / "out" / "model.safetensors"))["w"].tolist() == [1.5, 1.5]
+
+
 def test_other_libraries_averages_are_known_by_their_content(tmp_path):
     """torch's by a real AveragedModel; Lightning's and mmengine's by the keys that their code writes."""
     linear = torch.nn.Linear(2, 1)
@@ -335,9 +446,9 @@ def test_other_libraries_averages_are_known_by_their_content(tmp_path):
 
 
 def test_a_runs_averages_are_no_trajectory(tmp_path, capsys):
-    from averaged_files import trajectory
+    from averaged_files import trajectory as snapshots
 
-    run = trajectory(tmp_path / "run", range(5, 20, 5))
+    run = snapshots(tmp_path / "run", range(5, 20, 5))
     (run / "averages").mkdir()
     (run / "trajectory").rename(run / "averages" / "lawa-k2-s5")
     with pytest.raises(UserError, match="these are averages already; --include-averages"):
