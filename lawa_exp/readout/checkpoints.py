@@ -32,7 +32,10 @@ class Fitted:
         settings: Mapping[str, object] | None = None,
         masks: Iterable[str] = (),
         key: str | None = None,
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
+        """aliases: of tied weights the other names, each with the one in `own`."""
+        self.aliases = aliases or {}
         self.own, self.expected, self.what = own, {*own, *others}, what
         self.settings, self.masks, self.key = settings, set(masks), key
         self.owner = what if settings is None else "the model"  # without settings it is another checkpoint
@@ -43,6 +46,7 @@ class Fitted:
 
     def __call__(self, path: Path) -> dict[str, Tensor]:
         tensors = self._named(path)
+        tensors |= {n: tensors[alias] for alias, n in self.aliases.items() if n not in tensors and alias in tensors}
         self._check_record(path)
         for name, own in self.own.items():
             if name not in tensors:
