@@ -57,8 +57,8 @@ def is_of_run(args: argparse.Namespace) -> bool:
         return True
     if args.data is None and args.evaluate is None:
         raise UserError(
-            f"RUN={args.run}: no run there (config.yaml is missing); a folder of checkpoints needs --data DATA, what to "
-            "evaluate on, or --evaluate MODULE:FUNCTION"
+            f"RUN={args.run}: no run there (config.yaml is missing); a folder of checkpoints needs --data DATA, what "
+            "to evaluate on, or --evaluate MODULE:FUNCTION"
         )
     return False
 

@@ -177,7 +177,8 @@ def without_noise(request: Request, own: Numbered, subject: Subject, result: Rea
         return Answer(None, None, best, values, (lines, f"Gain: 0; {unknown}.", "No command is needed."), None)
     settings = settings_by_id(subject)[best]
     command = command_of(request, own, settings)
-    gain = f"Gain over the last checkpoint: {values['live'] - values[best]:+.4f} ({values['live']:.4f} -> {values[best]:.4f}"
+    live, value = values["live"], values[best]
+    gain = f"Gain over the last checkpoint: {live - value:+.4f} ({live:.4f} -> {value:.4f}"
     first = f"The lowest loss has {said(settings, own)}."
     return Answer(None, None, best, values, (first, f"{gain}); {unknown}.", command), command)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-KINDS = {  # how the name of a class in `architectures` ends: (what it predicts, the class of transformers that makes it)
+KINDS = {  # how a class in `architectures` ends: what it predicts, and the class of transformers that makes it
     "ForCausalLM": (TOKENS, "AutoModelForCausalLM"),
     "LMHeadModel": (TOKENS, "AutoModelForCausalLM"),
     "ForMaskedLM": (MASKED, "AutoModelForMaskedLM"),

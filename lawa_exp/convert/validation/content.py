@@ -13,6 +13,7 @@ import numpy as np
 from lawa_exp.system.errors import UserError
 
 SPLITS = (("val", "valid", "validation", "dev", "eval"), ("test", "testing"))  # that weights are judged on, in order
+SHARD = re.compile(r"-\d+-of-\d+")
 SHOWN = 6  # names in a message
 
 
@@ -70,34 +71,38 @@ def place_of(text: str, labelled: bool) -> Place:
     raise UserError(f"--data={text}: no such file or folder")
 
 
-def split_in(names: Sequence[str]) -> str | None:
-    """The first of the names (of files, folders or splits) that says it is val, else test; None: none does."""
+def split_in(names: Sequence[str]) -> list[str]:
+    """The names (of files, folders or splits) that say that they are val, else test; empty: none does."""
     for words in SPLITS:
-        for word in words:
-            for name in sorted(names):
-                if re.fullmatch(rf"{word}(\d*[-_.].*)?", name, re.IGNORECASE):
-                    return name
-    return None
+        pattern = re.compile(rf"({'|'.join(words)})(\d*[-_.].*)?", re.IGNORECASE)
+        if matches := sorted(name for name in names if pattern.fullmatch(name)):
+            return matches
+    return []
 
 
-def sole_file(place: Place, suffixes: Sequence[str]) -> Path | None:
-    """The file that is evaluated on: of a folder its val file, else test, else the only one; None: it has none.
+def files_in(place: Place, suffixes: Sequence[str]) -> list[Path]:
+    """The file that is evaluated on: of a folder its val file, else test, else the only one; empty: it has none.
 
-    UserError: it has several, and none says that it is val or test.
+    Several are the shards of one (`validation-00000-of-00002.parquet`). UserError: which file is meant is not clear.
     """
     path = place.path
     if path.is_file():
-        return path if path.name.endswith(tuple(suffixes)) else None
+        return [path] if path.name.endswith(tuple(suffixes)) else []
     files = {p.name: p for p in sorted(path.iterdir()) if p.is_file() and p.name.endswith(tuple(suffixes))}
-    files = {name: p for name, p in files.items() if not name.startswith(".")}
-    if not files:
-        return None
-    chosen = split_in(list(files)) or (next(iter(files)) if len(files) == 1 else None)
-    if chosen is None:
-        raise UserError(
-            f"{place}: several files, and none is called val or test: {listed(list(files))}; give one of them"
-        )
-    return files[chosen]
+    names = [name for name in files if not name.startswith(".")]
+    chosen = split_in(names) or names
+    if len({SHARD.sub("", name) for name in chosen}) > 1:
+        why = "several files" if chosen != names else "several files, and none is called val or test"
+        raise UserError(f"{place}: {why}: {listed(chosen)}; give one of them")
+    return [files[name] for name in chosen]
+
+
+def sole_file(place: Place, suffixes: Sequence[str]) -> Path | None:
+    """`files_in` of a kind that has no shards."""
+    files = files_in(place, suffixes)
+    if len(files) > 1:
+        raise UserError(f"{place}: several files: {listed([p.name for p in files])}; give one of them")
+    return files[0] if files else None
 
 
 def listed(names: Sequence[str]) -> str:

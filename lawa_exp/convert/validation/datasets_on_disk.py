@@ -25,10 +25,10 @@ def content(place: Place) -> Content | None:
         raise UserError(f"{place}: datasets cannot load it ({one_line(str(error))[:150]})") from None
     where = str(place.path)
     if isinstance(loaded, datasets.DatasetDict):
-        split = split_in(list(loaded))
-        if split is None:
-            raise UserError(
-                f"{place}: no split is called validation or test: {listed(list(loaded))}; give FOLDER/SPLIT"
-            )
+        splits = split_in(list(loaded))
+        if len(splits) != 1:
+            which = "several splits" if splits else "no split is called validation or test"
+            raise UserError(f"{place}: {which}: {listed(splits or list(loaded))}; give FOLDER/SPLIT")
+        split = splits[0]
         loaded, where = loaded[split], f"{where}, split {split}"
     return of_columns(place, {name: loaded[name][:] for name in loaded.column_names}, where)

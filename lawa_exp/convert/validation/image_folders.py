@@ -1,4 +1,4 @@
-"""Images in a folder for each class, in the order of torchvision's ImageFolder; below val/ or test/ where these exist."""
+"""Images in a folder for each class, in the order of torchvision's ImageFolder; below val/ or test/, if there."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ def content(place: Place) -> Content | None:
     if not place.path.is_dir():
         return None
     folders = sorted(p.name for p in place.path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    split = split_in(folders)
-    root = place.path / split if split and _has_classes(place.path / split) else place.path
+    splits = [name for name in split_in(folders) if _has_classes(place.path / name)]
+    if len(splits) > 1:
+        raise UserError(f"{place}: several folders: {listed(splits)}; give one of them")
+    root = place.path / splits[0] if splits else place.path
     if root == place.path and not _has_classes(root):
         if any(_has_classes(root / name) for name in folders):
             raise UserError(f"{place}: no folder is called val or test: {listed(folders)}; give the one to evaluate on")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.convert.validation.content import Content, Documents, Place, TokenArray, listed, sole_file
+from lawa_exp.convert.validation.content import Content, Documents, Place, TokenArray, files_in, listed
 from lawa_exp.system.errors import UserError
 
 JSON, PARQUET = (".jsonl", ".ndjson", ".jsonl.gz"), (".parquet",)
@@ -17,11 +17,13 @@ TEXT, LABEL, TOKENS = ("text", "content", "sentence"), ("label", "labels", "clas
 
 def content(place: Place) -> Content | None:
     """UserError: the file is damaged, or which column is meant is not clear."""
-    path = sole_file(place, (*JSON, *PARQUET))
-    if path is None:
+    files = files_in(place, (*JSON, *PARQUET))
+    if not files:
         return None
-    table = _parquet(path) if path.name.endswith(PARQUET) else _json_lines(path)
-    return of_columns(Place(path, place.columns, place.labelled), table, f"{path}")
+    tables = [_parquet(path) if path.name.endswith(PARQUET) else _json_lines(path) for path in files]
+    table = {name: [value for each in tables for value in each.get(name, ())] for name in tables[0]}
+    shards = f" and its {len(files)} shards" if len(files) > 1 else ""
+    return of_columns(Place(files[0], place.columns, place.labelled), table, f"{files[0]}{shards}")
 
 
 def of_columns(place: Place, table: Mapping[str, Sequence[Any]], where: str) -> Content:

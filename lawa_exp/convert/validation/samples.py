@@ -182,8 +182,8 @@ def samples_of(content: Content, model: Recognised, built: Any, folders: Sequenc
     if encoder is None:
         where = ", ".join(map(str, folders))
         raise UserError(
-            f"{place}: the tokenizer of {model.title} is not known (no tokenizer or meta.pkl in {where}); put it there, "
-            "or give tokens as numbers (val.bin)"
+            f"{place}: the tokenizer of {model.title} is not known (no tokenizer or meta.pkl in {where}); put it "
+            "there, or give tokens as numbers (val.bin)"
         )
     if model.vocab_size and encoder.vocab_size > model.vocab_size:
         raise UserError(
