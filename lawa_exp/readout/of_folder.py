@@ -36,6 +36,7 @@ from lawa_exp.system.files import in_turn, write_text_atomically
 
 WINDOWS = (2, 3, 5, 10, 20)  # checkpoints of a window
 SHOWN = 10  # candidates in the table on the terminal
+NO_COMMAND = "No command is needed."
 
 
 class OfFunction(Tokens):
@@ -50,12 +51,13 @@ class OfFunction(Tokens):
 class Numbered:
     """The checkpoints as averages count them: by their steps where these are evenly spaced, else 1, 2, ...
 
-    steps: their own, by the number.
+    steps: their own, by the number; unit: what these count.
     """
 
     paths: dict[int, Path]
     steps: dict[int, int]
     by_step: bool
+    unit: str
 
     @property
     def last(self) -> int:
@@ -82,7 +84,7 @@ class Answer:
     command: str | None
 
 
-def numbered(paths: Mapping[int, Path]) -> Numbered:
+def numbered(paths: Mapping[int, Path], unit: str) -> Numbered:
     """Step 0, the initial weights, is never averaged. UserError: fewer than two are left."""
     steps = sorted(s for s in paths if s > 0)
     if len(steps) < 2:
@@ -91,8 +93,8 @@ def numbered(paths: Mapping[int, Path]) -> Numbered:
         )
     period = math.gcd(*steps)
     if steps == list(range(steps[0], steps[-1] + 1, period)):
-        return Numbered({s: paths[s] for s in steps}, {s: s for s in steps}, True)
-    return Numbered({i: paths[s] for i, s in enumerate(steps, 1)}, dict(enumerate(steps, 1)), False)
+        return Numbered({s: paths[s] for s in steps}, {s: s for s in steps}, True, unit)
+    return Numbered({i: paths[s] for i, s in enumerate(steps, 1)}, dict(enumerate(steps, 1)), False, unit)
 
 
 def suggest_for_folder(request: Request, say: Callable[[str], None]) -> tuple[Answer, Path | None]:
@@ -103,13 +105,15 @@ def suggest_for_folder(request: Request, say: Callable[[str], None]) -> tuple[An
     """
     with ExitStack() as locks:
         source, name = source_of(request, locks)
-        own = numbered(source.paths)
-        source.paths = own.paths
+        own = numbered(source.paths, source.unit)
+        zeroth, source.paths = source.paths, own.paths
         subject = of_source(request, source, name, list(own.paths), own.candidates(), [own.last])
         for note in subject.notes:
             say(note)
+        if 0 in zeroth:
+            say(f"{zeroth[0].name}, of {own.unit} 0, counts as the initial weights, which no average takes in.")
         if not own.by_step:
-            say(f"The steps are not evenly spaced: the {len(own.paths)} checkpoints count as 1 to {own.last}.")
+            say(f"The {own.unit}s are not evenly spaced: the {len(own.paths)} checkpoints count as 1 to {own.last}.")
         if not subject.averages:
             raise UserError("no average can be had: " + "; ".join(subject.left_out[:1]))
         result = evaluate(subject, say)
@@ -147,21 +151,28 @@ def answer_of(request: Request, own: Numbered, subject: Subject, result: ReadOut
     s = judged(request.target.run, own.last, by, sums, fields, result.rows, [own.last])
     values = {name_of(r): float(r[by.name]) for r in result.rows}  # type: ignore[literal-required]
     settings = settings_by_id(subject)
-    command = None if s.id == "live" else command_of(request, own, settings[s.id])
-    best = f"{settings[s.best].id}, " if s.best != "live" else ""
-    unit = "" if by.metric.is_share else f" {by.metric.unit}"
-    held = f"95% interval of the {s.samples:,} evaluation samples, not of another seed"
-    if command is None:
-        first = f"Averaging does not help here: take the last checkpoint, {own.paths[own.last]}."
-        gain = f"the best average, {best}{gain_text(s.best_gain, s.best_half, s)}" if best else "no average is better"
-        second = f"Gain: {gain}: too little to tell from none ({held})." if best else f"Gain: 0, {gain} ({held})."
-        return Answer(s, by, s.id, values, (first, second, "No command is needed."), None)
+    interval = f"95% interval of the {s.samples:,} evaluation samples, not of another seed"
+    fitted = "cross-fitted: each batch by a choice that it had no vote in"
+    if s.id == "live" or s.gain <= 0:
+        second = f"Gain: 0, no average is better ({interval})."
+        if s.best != "live":
+            text = f"Gain: 0; the best average, {s.best}, {gain_text(s.best_gain, s.best_half, s)} where it was chosen"
+            other = f"; {gain_text(s.gain, s.half, s)} {fitted}" if s.id != "live" else ""
+            second = f"{text}{other}: too little to tell from none ({interval})."
+        return Answer(s, by, "live", values, (no_help(own), second, NO_COMMAND), None)
     live, value = (by.metric.text(values[id]) for id in ("live", s.id))
+    unit = "" if by.metric.is_share else f" {by.metric.unit}"
+    unclear = "; inconclusive: it includes 0" if s.gain <= s.half else ""
     second = (
-        f"Gain over the last checkpoint: {gain_text(s.gain, s.half, s)} ({held}; cross-fitted: each batch by a choice "
-        f"that it had no vote in). {by.name} {live} -> {value}{unit}."
+        f"Gain over the last checkpoint: {gain_text(s.gain, s.half, s)} ({interval}{unclear}; {fitted}). {by.name} {live} "
+        f"-> {value}{unit}."
     )
+    command = command_of(request, own, settings[s.id])
     return Answer(s, by, s.id, values, (f"Take {said(settings[s.id], own)}.", second, command), command)
+
+
+def no_help(own: Numbered) -> str:
+    return f"Averaging does not help here: take the last checkpoint, {own.paths[own.last]}."
 
 
 def without_noise(request: Request, own: Numbered, subject: Subject, result: ReadOut) -> Answer:
@@ -173,8 +184,7 @@ def without_noise(request: Request, own: Numbered, subject: Subject, result: Rea
         "[one for each sample]}, the noise is measured"
     )
     if best == "live":
-        lines = f"Averaging does not help here: take the last checkpoint, {own.paths[own.last]}."
-        return Answer(None, None, best, values, (lines, f"Gain: 0; {unknown}.", "No command is needed."), None)
+        return Answer(None, None, best, values, (no_help(own), f"Gain: 0; {unknown}.", NO_COMMAND), None)
     settings = settings_by_id(subject)[best]
     command = command_of(request, own, settings)
     live, value = values["live"], values[best]
@@ -193,7 +203,7 @@ def said(settings: AveragerSettings, own: Numbered) -> str:
     equal = isinstance(settings, LawaSettings | SwaSettings)
     what = "the mean" if equal else "a weighted mean"
     shown = f"{needed[0]:,} to {needed[-1]:,}" if len(needed) > 2 else " and ".join(f"{s:,}" for s in needed)
-    return f"{settings.id}, {what} of {len(needed)} checkpoints (steps {shown})"
+    return f"{settings.id}, {what} of {len(needed)} checkpoints ({own.unit}s {shown})"
 
 
 def command_of(request: Request, own: Numbered, settings: AveragerSettings) -> str:
