@@ -40,7 +40,11 @@ def main(arguments: list[str]) -> int:
     """The whole command; returns its exit code."""
     args = parser().parse_args(arguments)
     signals.listen("evaluation")
-    return exit_code(lambda: of_run(args) if is_of_run(args) else of_folder(args))
+    return exit_code(lambda: command(args))
+
+
+def command(args: argparse.Namespace) -> int:
+    return of_run(args) if is_of_run(args) else of_folder(args)
 
 
 def is_of_run(args: argparse.Namespace) -> bool:

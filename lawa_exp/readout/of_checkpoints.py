@@ -106,9 +106,14 @@ def source_of(request: Request, locks: ExitStack) -> tuple[Source, str]:
     run = RunDir(Path(target.run))
     is_ours = bool(request.evaluation.how or request.evaluation.data) and run.config.exists()
     root = run.trajectory if is_ours else Path(target.run)
+    refuse_inside(results, root)
+    return Folder(root, target.choice, target.verbose), root.resolve().name
+
+
+def refuse_inside(results: Path, root: Path) -> None:
+    """UserError: results would go into RUN."""
     if results.resolve().is_relative_to(root.resolve()):
         raise UserError(f"--out={results} is inside RUN, where nothing is written; choose another folder")
-    return Folder(root, target.choice, target.verbose), root.resolve().name
 
 
 class Sources:

@@ -21,6 +21,7 @@ from lawa_exp.readout.averagers import typed
 from lawa_exp.readout.choice import FEWEST_BATCHES
 from lawa_exp.readout.comparison import compare
 from lawa_exp.readout.of_checkpoints import of_source, source_of
+from lawa_exp.readout.of_single import is_single
 from lawa_exp.readout.report import write_summary
 from lawa_exp.readout.request import Request
 from lawa_exp.readout.subject import Subject
@@ -36,6 +37,7 @@ from lawa_exp.system.files import in_turn, write_text_atomically
 
 WINDOWS = (2, 3, 5, 10, 20)  # checkpoints of a window
 SHOWN = 10  # candidates in the table on the terminal
+FEWEST = "an average takes 2 checkpoints or more; the command readout evaluates a single one"
 NO_COMMAND = "No command is needed."
 
 
@@ -88,9 +90,7 @@ def numbered(paths: Mapping[int, Path], unit: str) -> Numbered:
     """Step 0, the initial weights, is never averaged. UserError: fewer than two are left."""
     steps = sorted(s for s in paths if s > 0)
     if len(steps) < 2:
-        raise UserError(
-            f"{len(steps)} checkpoint there, and an average takes 2 or more; lawa readout evaluates a single one"
-        )
+        raise UserError(f"{len(steps)} checkpoint there; {FEWEST}")
     period = math.gcd(*steps)
     if steps == list(range(steps[0], steps[-1] + 1, period)):
         return Numbered({s: paths[s] for s in steps}, {s: s for s in steps}, True, unit)
@@ -103,6 +103,8 @@ def suggest_for_folder(request: Request, say: Callable[[str], None]) -> tuple[An
     say: prints a line (rank 0). Returns what to say at the end, and that folder (None: another rank's). UserError:
     there is nothing to choose between, or no model, tokenizer or data that go together.
     """
+    if is_single(Path(request.target.run)):
+        raise UserError(f"RUN={request.target.run}: {FEWEST}")
     with ExitStack() as locks:
         source, name = source_of(request, locks)
         own = numbered(source.paths, source.unit)
@@ -164,8 +166,8 @@ def answer_of(request: Request, own: Numbered, subject: Subject, result: ReadOut
     unit = "" if by.metric.is_share else f" {by.metric.unit}"
     unclear = "; inconclusive: it includes 0" if s.gain <= s.half else ""
     second = (
-        f"Gain over the last checkpoint: {gain_text(s.gain, s.half, s)} ({interval}{unclear}; {fitted}). {by.name} {live} "
-        f"-> {value}{unit}."
+        f"Gain over the last checkpoint: {gain_text(s.gain, s.half, s)} ({interval}{unclear}; {fitted}). {by.name} "
+        f"{live} -> {value}{unit}."
     )
     command = command_of(request, own, settings[s.id])
     return Answer(s, by, s.id, values, (f"Take {said(settings[s.id], own)}.", second, command), command)
