@@ -93,9 +93,8 @@ class OnData:
     def try_one_batch(self, what: str) -> None:
         """UserError: the model does not take a batch, or gives no scores of its targets. what: the model's name."""
         indices = fixed_set(self.data.sizes["val"], self.settings.samples)[: self.settings.batch_size]
-        inputs, targets = to_device(
-            self.data.eval_parts("val", np.resize(indices, self.settings.batch_size)), self.device
-        )
+        batch = to_device(self.data.eval_parts("val", np.resize(indices, self.settings.batch_size)), self.device)
+        inputs, targets = self.data.finished(*batch)
         shapes = {n: list(t.shape) for n, t in inputs.items()} if isinstance(inputs, dict) else list(inputs.shape)
         where = f"{what}: {type(self.model).__name__} with a batch {shapes}"
         try:

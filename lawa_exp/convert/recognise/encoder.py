@@ -83,7 +83,8 @@ def of_characters(folders: Sequence[Path]) -> Encoder | None:
     if path is None:
         return None
     try:
-        numbers = {str(c): int(i) for c, i in plain_pickle(read_small(path, META))["stoi"].items()}
+        content: Any = plain_pickle(read_small(path, META))
+        numbers = {str(c): int(i) for c, i in content["stoi"].items()}
     except Exception:  # whatever a damaged pickle raises
         raise UserError(f"{path} is damaged: expected a mapping with stoi, the number of each character") from None
 

@@ -37,13 +37,13 @@ def recognise(looked: Looked) -> Recognised | None:
             f"{looked.path}: arch={arch} is no model of timm {timm.__version__}; give --model MODULE:FUNCTION"
         )
     channels = args.get("in_chans")
-    given = {"in_chans": channels} if isinstance(channels, int) else {}
+    given: dict[str, Any] = {"in_chans": channels} if isinstance(channels, int) else {}
     classes = _classes(looked, arch)
     given |= {"num_classes": classes} if classes else {}
     image_size = args.get("img_size")
 
     def build() -> nn.Module:
-        sizes = [{"img_size": image_size}, {}] if isinstance(image_size, int) else [{}]
+        sizes: list[dict[str, Any]] = [{"img_size": image_size}, {}] if isinstance(image_size, int) else [{}]
         for size in sizes:  # convolutional networks take none
             try:
                 return timm.create_model(arch, pretrained=False, **given, **size)

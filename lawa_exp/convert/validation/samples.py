@@ -18,7 +18,7 @@ from lawa_exp.axes.dataset.tasks import Classes
 from lawa_exp.convert.recognise.encoder import Encoder
 from lawa_exp.convert.recognise.recognised import IMAGES, MASKED, TEXTS, TOKENS, Recognised
 from lawa_exp.convert.validation.content import Content, Documents, Pictures, Place, TokenArray
-from lawa_exp.seams.dataset import Batch
+from lawa_exp.seams.dataset import Batch, Dataset
 from lawa_exp.seams.samples import Samples
 from lawa_exp.seams.task import IGNORE, Metric, Task
 from lawa_exp.system.errors import Failed, UserError
@@ -36,12 +36,20 @@ KEPT = 1 << 30  # bytes of decoded images that are kept in memory
 
 
 class HeldOut(BaseDataset):
-    """A single split, val."""
+    """A single split, val. sample: one in words; tokens_per_sample: positions of it, 1 of an image."""
+
+    sample = "one"
+    tokens_per_sample = 1
 
     def __init__(self, size: int, fingerprint: str, note: str) -> None:
         self.sizes, self.fingerprint, self.note = {"val": size}, fingerprint, note
 
     def train_batch(self, seed: int, samples: Samples) -> Batch:
+        raise AssertionError("there is no training split")
+
+    noise_batch = train_batch
+
+    def train_targets(self, seed: int, samples: Samples) -> int:
         raise AssertionError("there is no training split")
 
 
@@ -54,6 +62,7 @@ class MaskedTokens(HeldOut):
         ends = [e for e in (encoder.first, encoder.last) if e is not None]
         self.width, self.encoder, self.tokens, self.block = block - len(ends), encoder, tokens, block
         self.others = np.setdiff1d(np.arange(encoder.vocab_size), list(encoder.special))  # what a token is replaced by
+        self.sample, self.tokens_per_sample = f"{block} tokens", block
         super().__init__(len(tokens) // self.width, fingerprint, note)
 
     def eval_batch(self, split: str, indices: np.ndarray) -> Batch:
@@ -62,6 +71,7 @@ class MaskedTokens(HeldOut):
         rows = np.stack([self.tokens[i * self.width : (i + 1) * self.width] for i in indices.tolist()]).astype(np.int64)
         draws = uniform(keys_of(SEED, MASKS, np.asarray(indices)), 3 * self.width).reshape(len(rows), 3, self.width)
         masked = (draws[:, 0] < MASKED_SHARE) & ~np.isin(rows, list(e.special))
+        assert e.mask is not None
         other = self.others[(draws[:, 2] * len(self.others)).astype(np.int64)]
         replaced = np.where(draws[:, 1] < RANDOM, other, np.where(draws[:, 1] < RANDOM + UNCHANGED, rows, e.mask))
         inputs, targets = np.where(masked, replaced, rows), np.where(masked, rows, IGNORE)
@@ -101,7 +111,8 @@ class LabelledTexts(Labelled):
         self, texts: Sequence[str], labels: np.ndarray, model: Recognised, encoder: Encoder, digest: str, note: str
     ) -> None:
         super().__init__(labels, model.classes, digest, note)
-        self.texts, self.encoder, self.longest = texts, encoder, min(model.context or UNKNOWN, LONGEST)
+        self.texts, self.encoder = texts, encoder
+        self.longest = self.tokens_per_sample = min(model.context or UNKNOWN, LONGEST)
 
     @property
     def usual_task(self) -> Task:
@@ -160,7 +171,7 @@ class LabelledImages(Labelled):
         return array
 
 
-def samples_of(content: Content, model: Recognised, built: Any, folders: Sequence[Path], place: Place) -> BaseDataset:
+def samples_of(content: Content, model: Recognised, built: Any, folders: Sequence[Path], place: Place) -> Dataset:
     """What the model is judged on. built: the model; folders: where its tokenizer may lie.
 
     UserError: the content is none that it takes, or its tokenizer is not known.
