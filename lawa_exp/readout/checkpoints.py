@@ -46,7 +46,9 @@ class Fitted:
 
     def __call__(self, path: Path) -> dict[str, Tensor]:
         tensors = self._named(path)
-        tensors |= {n: tensors[alias] for alias, n in self.aliases.items() if n not in tensors and alias in tensors}
+        for alias, name in self.aliases.items():
+            if alias in tensors and not _same(tensors.setdefault(name, tensors[alias]), tensors[alias]):
+                raise self._misfit(path, f"{name} and {alias}, one tensor of the model, differ")
         self._check_record(path)
         for name, own in self.own.items():
             if name not in tensors:
@@ -86,6 +88,10 @@ class Fitted:
             return as_ours(tensors, path, self.own, plain_settings(self.settings))
         except UserError as error:
             raise self._misfit(path, str(error)) from None
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.data_ptr() == other.data_ptr() or one.equal(other)
 
 
 def _layers(name: str) -> set[str]:
