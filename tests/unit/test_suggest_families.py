@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -189,3 +191,160 @@ def test_classes_of_texts(tokenizer: Any, inside: Path) -> None:
     assert "which column holds the texts is not clear (said, how)" in unclear and "val.jsonl:TEXT,LABEL" not in unclear
     (inside / "val.jsonl").write_text(lines[0].replace("loud", "x").replace("calm", "x"))
     assert "row 1 has class 'x'; the model's are 0 to 1 (calm, loud)" in refusal("bert", "--data", "val.jsonl:said,how")
+
+
+def pictures(folder: Path, count: int = 60) -> None:
+    """PNG files of noise, dark and bright, in a folder for each of two classes, below train/ and val/."""
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for i in range(count):
+            label = i % 2
+            pixels = draw.integers(0, 120, (12, 10, 3)) + 100 * label
+            (folder / split / f"class{label}").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / split / f"class{label}" / f"{i}.png")
+
+
+def accuracy(model: Any, transform: Any, folder: Path) -> tuple[float, float]:
+    """Accuracy and loss, with torchvision's ImageFolder."""
+    from torchvision.datasets import ImageFolder
+
+    images = ImageFolder(str(folder), transform)
+    x, y = torch.stack([images[i][0] for i in range(len(images))]), torch.tensor(images.targets)
+    with torch.no_grad():
+        scores = model.eval()(x)
+    return float((scores.argmax(-1) == y).double().mean()), float(F.cross_entropy(scores, y))
+
+
+def test_timm_with_its_own_transform(inside: Path) -> None:
+    timm = pytest.importorskip("timm")
+    from timm.data import create_transform, resolve_data_config
+    from timm.utils import CheckpointSaver
+
+    pictures(inside / "images")
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=2)
+    args = argparse.Namespace(model="test_resnet", num_classes=2, img_size=24, mean=(0.5, 0.5, 0.5), std=None)
+    (inside / "out").mkdir()
+    saver = CheckpointSaver(
+        model, torch.optim.SGD(model.parameters(), 0.1), args=args, checkpoint_dir="out", recovery_dir="out"
+    )
+    states = list(around(model, 5, 0.01))
+    for epoch, state in enumerate(states):
+        model.load_state_dict(state)
+        saver.save_checkpoint(epoch, metric=float(epoch))
+    transform = create_transform(**resolve_data_config(vars(args), model=model), is_training=False)
+    expected = accuracy(model, transform, inside / "images/val")
+    code, out, err = suggestion("out", "--data", "images")
+    assert code == 0, err
+    assert "timm's test_resnet" in out and "images/val, 60 images of 2 classes" in out and "3x24x24" in out
+    made = json.loads((inside / "readouts/out-suggest/suggestion.json").read_text())
+    assert made["values"]["live"] == pytest.approx(expected[0])
+    row = single(inside / "out/checkpoint-4.pth.tar", "--data", "images/val")
+    assert (row["accuracy"], row["loss"]) == pytest.approx(expected, rel=1e-5)
+    (inside / "images/val/class2").mkdir()
+    assert "holds no image" in refusal("out", "--data", "images")
+    (inside / "images/val/class1/0.png").write_bytes((inside / "images/val/class1/1.png").read_bytes())
+    (inside / "images/val/class1/0.png").rename(inside / "images/val/class2/0.png")
+    assert "gives 2 scores, and the data have 3 classes" in refusal("out", "--data", "images")
+
+
+def test_torchvision_as_its_script_evaluates(inside: Path) -> None:
+    from torchvision.models import get_model
+    from torchvision.transforms._presets import ImageClassification
+
+    pictures(inside / "images")
+    torch.manual_seed(0)
+    model = get_model("shufflenet_v2_x0_5", num_classes=2)
+    sizes = {"val_resize_size": 36, "val_crop_size": 32, "interpolation": "bilinear"}
+    args = argparse.Namespace(model="shufflenet_v2_x0_5", weights=None, data_path="images", **sizes)
+    (inside / "out").mkdir()
+    for epoch, state in enumerate(around(model, 4, 0.01)):
+        content = {"model": state, "optimizer": {}, "lr_scheduler": {}, "epoch": epoch, "args": args}
+        torch.save(content, inside / "out" / f"model_{epoch}.pth")
+    model.load_state_dict(state)
+    expected = accuracy(model, ImageClassification(crop_size=32, resize_size=36), inside / "images/val")
+    made = answer("out", "--data", "images")
+    assert made["values"]["live"] == pytest.approx(expected[0])
+    row = single(inside / "out/model_3.pth", "--data", "images")
+    assert (row["accuracy"], row["loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_nothing_of_the_folder_runs(tokenizer: Any, inside: Path) -> None:
+    """Code beside the weights, pickles that call, and configurations that name code."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    class Calls:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (inside / "ran",)
+
+    sizes = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 16}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=300, **sizes))
+    code = f"open({str(inside / 'ran')!r}, 'w')\nfrom transformers import GPT2Config as C, GPT2LMHeadModel as M\n"
+    (inside / "val.txt").write_text(TEXT)
+    paths = saved(model, tokenizer, inside / "out", 3)
+    for path in paths:
+        (path / "modeling.py").write_text(code)
+        (path / "pytorch_model.bin").write_bytes(pickle.dumps(Calls()))
+        (path / "training_args.bin").write_bytes(pickle.dumps(Calls()))
+        config = json.loads((path / "config.json").read_text())
+        config |= {"auto_map": {"AutoConfig": "modeling.C", "AutoModelForCausalLM": "modeling.M"}}
+        config |= {"attn_implementation": "somebody/kernels", "_attn_implementation": "somebody/kernels"}
+        (path / "config.json").write_text(json.dumps(config))
+        names = json.loads((path / "tokenizer_config.json").read_text())
+        names["auto_map"] = {"AutoTokenizer": ["modeling.T", None]}
+        (path / "tokenizer_config.json").write_text(json.dumps(names))
+    assert answer("out", "--data", "val.txt")["values"]
+    for path in paths:
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps({**config, "model_type": "unheard_of"}))
+    assert "model_type=unheard_of is none of this version of transformers; its own code" in refusal(
+        "out", "--data", "val.txt"
+    )
+    (inside / "bad").mkdir()
+    for i in (1, 2):
+        torch.save({"model": {"w": torch.zeros(2)}, "arch": "hf-hub:somebody/model", "epoch": i}, f"bad/model_{i}.pth")
+    assert "is no model of timm" in refusal("bad", "--data", "val.txt")
+    for i in (1, 2):
+        (inside / f"bad/model_{i}.pth").write_bytes(pickle.dumps({"model": Calls(), "epoch": i}))
+    refusal("bad", "--data", "val.txt")
+    assert not (inside / "ran").exists()
+
+
+def test_what_does_not_go_together_is_one_line(tokenizer: Any, inside: Path) -> None:
+    from transformers import BertConfig, BertForMaskedLM, BertForTokenClassification
+
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 16}
+    config = BertConfig(vocab_size=300, hidden_size=16, **sizes)
+    saved(BertForMaskedLM(config), tokenizer, inside / "bert", 2)
+    saved(BertForTokenClassification(config), tokenizer, inside / "tagger", 2)
+    (inside / "val.txt").write_text(TEXT)
+    (inside / "few.txt").write_text("Too short a text.")
+    (inside / "two").mkdir()
+    for name in ("a.txt", "b.txt"):
+        (inside / "two" / name).write_text(TEXT)
+    np.arange(400, dtype=np.uint16).tofile(inside / "val.bin")
+    (inside / "rows.jsonl").write_text('{"text": "a"}\n{"body": "b"}\n')
+    pictures(inside / "images", 4)
+    cases = {
+        "expected a class that ends with ForCausalLM": ("tagger", "--data", "val.txt"),
+        "no such file or folder": ("bert", "--data", "nowhere"),
+        "several files, and none is called val or test: a.txt, b.txt": ("bert", "--data", "two"),
+        "tokens are too few": ("bert", "--data", "few.txt"),
+        "BertForMaskedLM predicts masked tokens: give text": ("bert", "--data", "val.bin"),
+        "BertForMaskedLM predicts masked tokens": ("bert", "--data", "images"),
+        "line 2 is not a JSON object with text": ("bert", "--data", "rows.jsonl"),
+        "no column nothing; its columns are text": ("bert", "--data", "good.jsonl:nothing"),
+        "expected a data set that `datasets` saved": ("bert", "--data", "bert"),
+        "--samples=0: expected a whole number": ("bert", "--data", "val.txt", "--samples", "0"),
+        "needs --data DATA": ("bert",),
+        "an average takes 2 checkpoints or more": ("bert/checkpoint-10", "--data", "val.txt"),
+        "expected MODULE:FUNCTION": ("bert", "--data", "val.txt", "--model", "gpt2_small"),
+    }
+    (inside / "good.jsonl").write_text('{"text": "a"}\n')
+    for expected, arguments in cases.items():
+        assert expected in (line := refusal(*arguments)), (expected, line)
+    for path in (inside / "bert").glob("*/tokenizer*"):
+        path.unlink()
+    assert "the tokenizer of BertForMaskedLM is not known" in refusal("bert", "--data", "val.txt")
