@@ -44,10 +44,15 @@ def set_up_arithmetic(config: Setup) -> None:
     torch.use_deterministic_algorithms(config.trainer.deterministic)
     if config.trainer.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    exact_float32()
+    keep_freed_memory()
+
+
+def exact_float32() -> None:
+    """No shorter numbers in its place, and no choice of kernels by their speed."""
     torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32; bfloat16 is a GPU's default
     torch.backends.cudnn.allow_tf32 = False  # of convolutions too
     torch.backends.cudnn.benchmark = False
-    keep_freed_memory()
 
 
 def autocast_for(config: Setup, device: torch.device) -> Autocast:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 FOREIGN = """
 RUN may be any folder of checkpoints: files or folders that say their step inside, or in their names (ckpt_1000.pt,
-step_1000/, checkpoint-500/model.safetensors). Then say what evaluates them:
+step_1000/, checkpoint-500/model.safetensors); or a single one, of which there is no average. Then say what evaluates
+them:
+  --data DATA                                                their own model, which is recognised, on a file or folder
   --model gpt2_small --dataset openwebtext [KEY=VALUE ...]   choices and settings as for python -m lawa_exp
   --evaluate package.module:function                         function(tensors by name) -> loss, or {"loss": ...,
                                                              "losses": one for each sample or batch, for the noise}
@@ -81,6 +83,8 @@ def request_of(args: argparse.Namespace) -> Request:
             model=args.model,
             dataset=args.dataset,
             overrides=tuple(args.overrides),
+            data=args.data,
+            samples=args.samples,
             flags={name: text for name in flags_of(EVALUATORS) if (text := getattr(args, name)) is not None},
         ),
         revisions=args.revisions,
@@ -137,7 +141,16 @@ def parser() -> Parser:
         help="what the training cost up to the last step there is, for savings",
     )
     p.add_argument("--steps-per-epoch", type=amount, metavar="N", help="for savings in epochs (default: the run's)")
-    p.add_argument("--model", help="of checkpoints that are no run of ours")
+    p.add_argument(
+        "--data",
+        metavar="DATA",
+        help="of checkpoints that are no run of ours, or a single one: evaluates their own model, which is recognised, "
+        "on a file or folder (see suggest --help)",
+    )
+    p.add_argument("--samples", metavar="N", help="with --data: how many blocks, texts or images; or all")
+    p.add_argument(
+        "--model", help="of checkpoints that are no run of ours; with --data MODULE:FUNCTION, which builds it"
+    )
     p.add_argument("--dataset", help="that they are evaluated on")
     p.add_argument("--key", metavar="NAME", help="of the state dict in their files (generator, state.model)")
     p.add_argument(

@@ -32,7 +32,10 @@ class Fitted:
         settings: Mapping[str, object] | None = None,
         masks: Iterable[str] = (),
         key: str | None = None,
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
+        """aliases: of tied weights the other names, each with the one in `own`."""
+        self.aliases = aliases or {}
         self.own, self.expected, self.what = own, {*own, *others}, what
         self.settings, self.masks, self.key = settings, set(masks), key
         self.owner = what if settings is None else "the model"  # without settings it is another checkpoint
@@ -43,6 +46,9 @@ class Fitted:
 
     def __call__(self, path: Path) -> dict[str, Tensor]:
         tensors = self._named(path)
+        for alias, name in self.aliases.items():
+            if alias in tensors and not _same(tensors.setdefault(name, tensors[alias]), tensors[alias]):
+                raise self._misfit(path, f"{name} and {alias}, one tensor of the model, differ")
         self._check_record(path)
         for name, own in self.own.items():
             if name not in tensors:
@@ -82,6 +88,10 @@ class Fitted:
             return as_ours(tensors, path, self.own, plain_settings(self.settings))
         except UserError as error:
             raise self._misfit(path, str(error)) from None
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.data_ptr() == other.data_ptr() or one.equal(other)
 
 
 def _layers(name: str) -> set[str]:

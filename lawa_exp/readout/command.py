@@ -24,6 +24,7 @@ from lawa_exp.readout.evaluators.settings import settings_from
 from lawa_exp.readout.noise import paired, together
 from lawa_exp.readout.of_checkpoints import checkpoints
 from lawa_exp.readout.of_run import our_run
+from lawa_exp.readout.of_single import is_single, read_single
 from lawa_exp.readout.progress import Revisiting
 from lawa_exp.readout.report import (
     Test,
@@ -56,7 +57,7 @@ def read(request: Request) -> int:
     if request.out:
         check_output("--out", Path(request.out))
     views_named(request.target.views)  # a wrong one is refused before anything is read
-    if e.overrides and not (e.model or e.dataset or request.target.repository is not None):
+    if e.overrides and not (e.model or e.dataset or e.data or request.target.repository is not None):
         request = replace(request, target=replace(request.target, moved=moved_data(e.overrides)))
     choice, is_folder = request.target.choice, request.of_checkpoints and request.target.repository is None
     if (choice.step_from or choice.include_averages) and not is_folder:
@@ -65,6 +66,8 @@ def read(request: Request) -> int:
         raise UserError(
             f"--key={request.target.key}: is for --model, --dataset and --evaluate; a run has its own weights"
         )
+    if request.of_checkpoints and request.target.repository is None and is_single(Path(request.target.run), e.data):
+        return read_single(request)
     with ExitStack() as locks:
         subject = checkpoints(request, locks) if request.of_checkpoints else our_run(request)
         return read_subject(subject, request, locks)

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from lawa_exp.averaging import AVERAGERS, AveragerSettings
@@ -31,13 +32,33 @@ def checkpoints(request: Request, locks: ExitStack) -> Subject:
 
     locks: keep what is fetched for this process alone.
     """
-    target = request.target
     source, name = source_of(request, locks)
-    by_revisions = target.repository is not None or request.revisions is not None
+    by_revisions = request.target.repository is not None or request.revisions is not None
     steps = revision_steps(source, request.revisions)
     period = math.gcd(*steps) or 1
+    every, start = (request.averages.settings.get(key) for key in ("every", "start"))
     requested = typed(combinations(of_averagers(request.averages, by_revisions), period))
-    live = evaluated_at(request.averages.settings.get("every"), requested, steps) if by_revisions else steps
+    live = evaluated_at(every, requested, steps) if by_revisions else steps
+    subject = of_source(request, source, name, steps, requested, live)
+    replayed = [average.averager.settings for average in subject.replay.averages]
+    notes = [*period_note(every, replayed, period), *start_note(start, {s.kind for s in replayed})]
+    return replace(subject, notes=[*subject.notes, *notes])
+
+
+def of_source(
+    request: Request,
+    source: Source,
+    name: str,
+    steps: Sequence[int],
+    requested: Sequence[AveragerSettings],
+    live: Sequence[int],
+) -> Subject:
+    """The averages `requested` of the checkpoints of `steps`, evaluated as the request says, and live ones at `live`.
+
+    name: as the results call the checkpoints.
+    """
+    target = request.target
+    by_revisions = target.repository is not None or request.revisions is not None
     averages = Sources({s: source.paths[s] for s in steps}, requested, live, by_revisions)
     first = min(averages.paths)
     e = evaluator_for(request, name, lambda: source.fetch(first), source.folder_of(first))
@@ -49,8 +70,6 @@ def checkpoints(request: Request, locks: ExitStack) -> Subject:
         for path in averages.paths.values():  # headers only: what does not fit is told before hours of evaluation
             read(path)
     notes = [*source.notes, *e.notes, *notes_on(read), *averages.gaps]
-    notes += period_note(request.averages.settings.get("every"), averages.replayed, period)
-    notes += start_note(request.averages.settings.get("start"), {s.kind for s in averages.replayed})
     steps_of = {path: step for step, path in source.paths.items()}
     snapshots = Snapshots(averages.paths, lambda path: read(source.fetch(steps_of[path])))
     identity = {"averages": [s.id for s in averages.replayed], "live": live, **source.identity, **e.identity}
@@ -85,10 +104,16 @@ def source_of(request: Request, locks: ExitStack) -> tuple[Source, str]:
             locks.enter_context(source.locked())
         return source, target.run.split("/")[-1]
     run = RunDir(Path(target.run))
-    root = run.trajectory if request.evaluation.how and run.config.exists() else Path(target.run)
+    is_ours = bool(request.evaluation.how or request.evaluation.data) and run.config.exists()
+    root = run.trajectory if is_ours else Path(target.run)
+    refuse_inside(results, root)
+    return Folder(root, target.choice, target.verbose), root.resolve().name
+
+
+def refuse_inside(results: Path, root: Path) -> None:
+    """UserError: results would go into RUN."""
     if results.resolve().is_relative_to(root.resolve()):
         raise UserError(f"--out={results} is inside RUN, where nothing is written; choose another folder")
-    return Folder(root, target.choice, target.verbose), root.resolve().name
 
 
 class Sources:

@@ -49,8 +49,8 @@ def our_run(request: Request) -> Subject:
     written = run.read_config()
     if written is None:
         raise UserError(
-            f"RUN={target.run}: no run there (config.yaml is missing); a folder of checkpoints needs --model and "
-            "--dataset, or --evaluate"
+            f"RUN={target.run}: no run there (config.yaml is missing); a folder of checkpoints needs --data, "
+            "--model and --dataset, or --evaluate"
         )
     config = config_from(written)
     if request.name in RESERVED:

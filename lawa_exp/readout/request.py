@@ -55,6 +55,8 @@ class Evaluation:
 
     how: `package.module:function`, or a name in `evaluators.EVALUATORS`; None: `model` on `dataset`, with the settings
     `overrides` (KEY=VALUE). flags: of the evaluator, as texts by the names of its settings.
+    data: what their own model, which is recognised or which `model` (MODULE:FUNCTION) builds, is evaluated on; samples:
+    how many of it, a number or `all`.
     """
 
     how: str | None = None
@@ -62,6 +64,8 @@ class Evaluation:
     dataset: str | None = None
     overrides: tuple[str, ...] = ()
     flags: Mapping[str, str] = field(default_factory=dict)
+    data: str | None = None
+    samples: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,4 +89,4 @@ class Request:
     def of_checkpoints(self) -> bool:
         """Whether RUN is read as checkpoints, even if it is a run of ours."""
         e = self.evaluation
-        return bool(e.how or e.model or e.dataset or self.revisions or self.target.repository is not None)
+        return bool(e.how or e.model or e.dataset or e.data or self.revisions or self.target.repository is not None)

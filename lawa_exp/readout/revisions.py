@@ -39,6 +39,7 @@ class Source(Protocol):
     paths: dict[int, Path]
     identity: dict[str, Any]  # of the checkpoints, as far as it is known without reading them
     notes: list[str]  # which of the checkpoints are taken, and which are left out
+    unit: str  # what a step counts, for messages
 
     def folder_of(self, step: int) -> Path:
         """The folder that has the checkpoint's configuration and tokenizer, if there are any."""
@@ -62,7 +63,7 @@ class Folder:
 
     def __init__(self, root: Path, choice: Choice, verbose: bool) -> None:
         series = find_checkpoints(root, "RUN", choice)
-        self.name, self.paths = root.resolve().name, series.paths
+        self.name, self.paths, self.unit = root.resolve().name, series.paths, series.unit
         self.notes = summary(series, list(series.paths.values()), verbose)
         self.identity = {"folder": str(root.resolve()), "checkpoints": {s: _stamp(p) for s, p in self.paths.items()}}
 
@@ -106,6 +107,7 @@ class Hub:
         self.paths = {step: root / named[step] for step in sorted(named)}
         self.identity = {"repository": repository, "commits": self.commits}
         self.notes: list[str] = []
+        self.unit = "step"
         self._whole: set[int] = set()
 
     def folder_of(self, step: int) -> Path:

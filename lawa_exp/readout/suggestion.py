@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -166,24 +166,29 @@ def subject_of(target: Target, run: RunDir, written: dict[str, Any]) -> tuple[Su
     return replace(subject, live={s: live[s] for s in (*earlier_steps(list(live)), last)}), live
 
 
-def candidates(attached: list[dict[str, Any]], period: int, last: int) -> list[dict[str, Any]]:
+def candidates(
+    attached: list[dict[str, Any]], period: int, last: int, first: int = 0, windows: Sequence[int] = WINDOWS
+) -> list[dict[str, Any]]:
     """The attached averages, and those of snapshots every `period` steps, as entries of `averagers`; none twice.
 
-    LAWA over WINDOWS x (period, twice, four times, ...), WMA and EMA of every snapshot, SWA from SWA_STARTS: windows
-    within the latest LONGEST of the run, and no stale ones.
+    LAWA over `windows` x (period, twice, four times, ...), WMA and EMA of every snapshot, SWA from SWA_STARTS: windows
+    within the latest LONGEST of the run, and no stale ones. first: of the snapshots, where the earliest are gone; then
+    a window of three is never too long.
     """
     spacings = [period]
-    while 2 * (WINDOWS[0] - 1) * spacings[-1] <= LONGEST * last:
+    longest = max(LONGEST * last, 2 * period if first else 0)
+    while 2 * (windows[0] - 1) * spacings[-1] <= longest:
         spacings.append(2 * spacings[-1])
     newest = last // period * period
-    windows = [(k, s) for s in spacings for k in WINDOWS if (k - 1) * s <= LONGEST * last and newest % s == 0]
-    shortest = [k for k, s in windows if s == period]
-    starts = [round(share * last / period) * period for share in SWA_STARTS]
+    longest = min(longest, newest - first)
+    pairs = [(k, s) for s in spacings for k in windows if (k - 1) * s <= longest and newest % s == 0]
+    shortest = [k for k, s in pairs if s == period]
+    starts = [max(first, round(share * last / period) * period) for share in SWA_STARTS]
     averagers: list[AveragerSettings] = typed(attached)
-    averagers += [LawaSettings(k, s) for k, s in windows]
+    averagers += [LawaSettings(k, s) for k, s in pairs]
     averagers += [WmaSettings(k, period) for k in shortest]
-    averagers += [EmaSettings(f"lawa:{k}", period) for k in shortest]
-    averagers += [SwaSettings(period, start) for start in starts]
+    averagers += [EmaSettings(f"lawa:{k}", period, first if first > period else 0) for k in shortest]
+    averagers += [SwaSettings(period, start) for start in starts if start < newest or not first]
     by_id = {settings.id: settings for settings in averagers}
     return [{"kind": s.kind, **asdict(s)} for s in by_id.values()]
 

@@ -7,14 +7,14 @@ from typing import Any
 
 
 class Bar:
-    """A progress bar in bytes, where stderr is a terminal."""
+    """A progress bar in bytes or another unit, where stderr is a terminal."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, unit: str = "B") -> None:
         self.bar = None
         if sys.stderr and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self.bar = tqdm(total=total, unit="B", unit_scale=True, dynamic_ncols=True)
+            self.bar = tqdm(total=total, unit=unit, unit_scale=unit == "B", dynamic_ncols=True)
 
     def __enter__(self) -> Any:
         return self.show

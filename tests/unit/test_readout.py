@@ -551,8 +551,8 @@ def test_layouts_that_are_read(trained: Path, tmp_path: Path) -> None:
 
 MISTAKES = {
     "no such run": (["nowhere"], "no such file or folder"),
-    "a folder without an evaluation": (["{theirs}"], "needs --model and --dataset, or --evaluate"),
-    "a model alone": (["{theirs}", "--model", "gpt_tiny"], "give --model and --dataset"),
+    "a folder without an evaluation": (["{theirs}"], "needs --data, --model and --dataset, or --evaluate"),
+    "a model alone": (["{theirs}", "--model", "gpt_tiny"], "give --data, --model and --dataset"),
     "another model": (
         ["{theirs}", "--model", "gpt_tiny", "--dataset", "pydocs", "trainer.threads=1"],
         "does not fit --model=gpt_tiny",

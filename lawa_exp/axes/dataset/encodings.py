@@ -114,7 +114,7 @@ def vocabulary_in(folder: Path) -> int | None:
 
     UserError: it is damaged. A pickle is read without calling anything.
     """
-    readers: dict[str, Callable[[bytes], Any]] = {"meta.json": json.loads, "meta.pkl": _plain}
+    readers: dict[str, Callable[[bytes], Any]] = {"meta.json": json.loads, "meta.pkl": plain_pickle}
     for name, read in readers.items():
         path = folder / name
         if not path.is_file():
@@ -126,7 +126,8 @@ def vocabulary_in(folder: Path) -> int | None:
     return None
 
 
-def _plain(content: bytes) -> object:
+def plain_pickle(content: bytes) -> object:
+    """What a pickle of plain data holds. UnpicklingError: it asks for anything else; nothing is called."""
     import io
 
     class Plain(pickle.Unpickler):

@@ -165,8 +165,8 @@ def composed(request: Request, checkpoints: Checkpoints, more: list[str]) -> tup
         return settled([*model, *requested])
     if not (folder / "config.json").is_file():
         raise UserError(
-            f"RUN={target.run} is no run of ours: give --model and --dataset, or --evaluate (there is no config.json "
-            f"in {folder})"
+            f"RUN={target.run} is no run of ours: give --data, --model and --dataset, or --evaluate (there is no "
+            f"config.json in {folder})"
         )
     from lawa_exp.axes.model.pythia.pythia import settings_in
 

@@ -9,6 +9,7 @@ from lawa_exp.config.rules import near
 from lawa_exp.convert.recorded import recorded
 from lawa_exp.readout.evaluators import EVALUATORS
 from lawa_exp.readout.evaluators.base import Checkpoints, Evaluator
+from lawa_exp.readout.evaluators.data import on_data
 from lawa_exp.readout.evaluators.dataset import on_dataset
 from lawa_exp.readout.evaluators.function import by_function
 from lawa_exp.readout.evaluators.settings import settings_from
@@ -19,6 +20,10 @@ from lawa_exp.system.errors import UserError
 def evaluator_for(request: Request, name: str, first: Callable[[], Path], folder: Path) -> Evaluator:
     """The requested one. name, folder: see `Checkpoints`; first: gives a checkpoint. UserError lists the choices."""
     e = request.evaluation
+    if e.data is not None:
+        return on_data(request, e.data, name, first())
+    if e.samples is not None:
+        raise UserError(f"--samples={e.samples}: is for --data")
     settings = settings_from(EVALUATORS, e.how, e.flags)
     if settings is None and e.how:
         if ":" not in e.how:

@@ -53,7 +53,7 @@ def opened(request: Request, checkpoints: Checkpoints) -> tuple[Prepared, torch.
     """The data set that --dataset names, and the model, with a tokenizer that is the model's."""
     target, e, folder = request.target, request.evaluation, checkpoints.folder
     if not e.dataset:
-        raise UserError(f"RUN={target.run} is no run of ours: give --model and --dataset, or --evaluate")
+        raise UserError(f"RUN={target.run} is no run of ours: give --data, --model and --dataset, or --evaluate")
     unresolved, options = composed(request, checkpoints, [f"dataset={e.dataset}"])
     if target.bn:
         unresolved = replace(unresolved, evaluate=unresolved.evaluate.changed(bn=target.bn))

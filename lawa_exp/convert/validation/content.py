@@ -1,0 +1,111 @@
+"""What DATA holds, whatever it is stored as."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from lawa_exp.system.errors import UserError
+
+SPLITS = (("val", "valid", "validation", "dev", "eval"), ("test", "testing"))  # that weights are judged on, in order
+SHARD = re.compile(r"-\d+-of-\d+")
+SHOWN = 6  # names in a message
+
+
+@dataclass(frozen=True)
+class TokenArray:
+    """Tokens as numbers, integers [tokens]. vocab_size: where a meta file says it. note: which split, read as what."""
+
+    tokens: np.ndarray
+    vocab_size: int | None
+    note: str
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Texts, and where there is a column for them their classes, as numbers or names."""
+
+    texts: Sequence[str]
+    labels: Sequence[int | str] | None
+    note: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Files of images; labels: int64 [images], places in `classes`, the names of the folders in their order."""
+
+    paths: Sequence[Path]
+    labels: np.ndarray
+    classes: Sequence[str]
+    note: str
+
+
+Content: TypeAlias = TokenArray | Documents | Pictures
+
+
+@dataclass(frozen=True)
+class Place:
+    """DATA as it was written: FILE, FOLDER, FILE:COLUMN or FILE:TEXT,LABEL. labelled: whether classes are needed."""
+
+    path: Path
+    columns: tuple[str, ...] = ()
+    labelled: bool = False
+
+    def __str__(self) -> str:
+        return f"--data={self.path}" + (f":{','.join(self.columns)}" if self.columns else "")
+
+
+def place_of(text: str, labelled: bool) -> Place:
+    """UserError: nothing is there."""
+    path = Path(text).expanduser()
+    if path.exists():
+        return Place(path, (), labelled)
+    before, colon, columns = text.rpartition(":")
+    if colon and Path(before).expanduser().exists():
+        return Place(Path(before).expanduser(), tuple(c.strip() for c in columns.split(",")), labelled)
+    raise UserError(f"--data={text}: no such file or folder")
+
+
+def split_in(names: Sequence[str]) -> list[str]:
+    """The names (of files, folders or splits) that say that they are val, else test; empty: none does."""
+    for words in SPLITS:
+        pattern = re.compile(rf"({'|'.join(words)})(\d*[-_.].*)?", re.IGNORECASE)
+        if matches := sorted(name for name in names if pattern.fullmatch(name)):
+            return matches
+    return []
+
+
+def files_in(place: Place, suffixes: Sequence[str]) -> list[Path]:
+    """The file that is evaluated on: of a folder its val file, else test, else the only one; empty: it has none.
+
+    Several are the shards of one (`validation-00000-of-00002.parquet`). UserError: which file is meant is not clear.
+    """
+    path = place.path
+    if path.is_file():
+        return [path] if path.name.endswith(tuple(suffixes)) else []
+    files = {p.name: p for p in sorted(path.iterdir()) if p.is_file() and p.name.endswith(tuple(suffixes))}
+    names = [name for name in files if not name.startswith(".")]
+    chosen = split_in(names) or names
+    if len({SHARD.sub("", name) for name in chosen}) > 1:
+        why = "several files" if chosen != names else "several files, and none is called val or test"
+        raise UserError(f"{place}: {why}: {listed(chosen)}; give one of them")
+    return [files[name] for name in chosen]
+
+
+def sole_file(place: Place, suffixes: Sequence[str]) -> Path | None:
+    """`files_in` of a kind that has no shards."""
+    files = files_in(place, suffixes)
+    if len(files) > 1:
+        raise UserError(f"{place}: several files: {listed([p.name for p in files])}; give one of them")
+    return files[0] if files else None
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -1,0 +1,64 @@
+"""One checkpoint, of which there is no average: it is evaluated, and that is its row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lawa_exp.evaluation.read_out import evaluated
+from lawa_exp.formats.inside import inside
+from lawa_exp.formats.steps import checkpoint_in, find_checkpoints
+from lawa_exp.readout.evaluators.choose import evaluator_for
+from lawa_exp.readout.of_checkpoints import notes_on, refuse_inside
+from lawa_exp.readout.request import Request
+from lawa_exp.results.tables import markdown
+from lawa_exp.storage.metrics import KNOWN, shown_metrics, write_metrics
+from lawa_exp.storage.rows import LIVE, evaluation_row, write_rows
+from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import in_turn
+
+
+def is_single(path: Path, data: str | None = None) -> bool:
+    """Whether RUN is one checkpoint: a file, or a folder that is one and holds no others.
+
+    With --data also a folder that holds one alone, as nanoGPT's own.
+    """
+    if not path.is_dir():
+        return path.is_file()
+    others = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".") and checkpoint_in(p)]
+    return not others and (checkpoint_in(path) == path or (data is not None and _sole_in(path) is not None))
+
+
+def _sole_in(path: Path) -> Path | None:
+    try:
+        paths = list(find_checkpoints(path, "RUN").paths.values())
+    except UserError:
+        return checkpoint_in(path)
+    return paths[0] if len(paths) == 1 else None
+
+
+def read_single(request: Request) -> int:
+    """Evaluates the checkpoint, prints and writes its row; the exit code."""
+    run = Path(request.target.run)
+    path = run if run.is_file() or checkpoint_in(run) == run else _sole_in(run)
+    assert path is not None, "is_single"
+    out = Path(request.out) if request.out else Path("readouts") / (request.name or f"{run.resolve().name}-alone")
+    if run.is_dir():
+        refuse_inside(out, run)
+    e = evaluator_for(request, run.resolve().name, lambda: path, path if path.is_dir() else path.parent)
+    e.fitted.key = request.target.key
+    step = max(inside(path).counts.values(), default=0)
+    weights = e.fitted(path)
+    for note in [*e.notes, *notes_on(e.fitted)]:
+        print(note)
+    scored = evaluated(e.score, weights, "live", step)
+    metrics = e.task.metrics if e.task else KNOWN
+    row = evaluation_row(step, "val", LIVE, scored.fields)
+    names = ["loss", *(name for name in shown_metrics(metrics) if name in scored.fields)]
+    table = [["weights", *names], [path.name, *(metrics[name].text(scored.fields[name]) for name in names)]]
+    print(f"\n{markdown(table)}\n\nA single model ({e.named.unit}): there is no average of one.")
+    if e.ranks is None or e.ranks.is_main:
+        with in_turn(out):
+            write_rows(out / "metrics.jsonl", [row])
+            write_metrics(out, metrics)
+        print(f"in {out}: metrics.jsonl")
+    return 0

@@ -1,0 +1,350 @@
+"""`suggest FOLDER --data DATA` on what transformers, timm and torchvision write: it reports what they compute."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from foreign import TEXT, answer, around, refusal, single, suggestion, written_by
+from torch.nn import functional as F
+
+from lawa_exp.convert.recognise.encoder import Encoder, of_transformers
+from lawa_exp.convert.validation.samples import MaskedTokens
+from lawa_exp.seams.task import IGNORE
+
+DOCUMENTS = [f"{TEXT[i * 7 : i * 7 + 90]} number {i}{'!' if i % 3 else '.'}" for i in range(60)]
+SPECIAL = ["<pad>", "<s>", "</s>", "<mask>"]
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    """A byte-level BPE of 300 tokens, in <s> and </s>."""
+    pytest.importorskip("transformers", reason="needs lawa_exp[transformers]")
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(
+        DOCUMENTS, trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIAL, initial_alphabet=alphabet)
+    )
+    made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    names = {"pad_token": "<pad>", "cls_token": "<s>", "bos_token": "<s>", "sep_token": "</s>", "eos_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=made, mask_token="<mask>", **names)
+
+
+def saved(model: Any, tokenizer: Any, folder: Path, count: int = 6) -> list[Path]:
+    """Checkpoints in transformers' layout around the model's weights."""
+    own = {n: t.clone() for n, t in model.state_dict().items()}
+    paths = []
+    for i, state in enumerate(around(model, count), 1):
+        model.load_state_dict(state)
+        paths.append(folder / f"checkpoint-{10 * i}")
+        model.save_pretrained(paths[-1])
+        tokenizer.save_pretrained(paths[-1])
+    model.load_state_dict(own)
+    return paths
+
+
+def documents(where: Path) -> Iterator[Path]:
+    """One corpus in the forms that are read."""
+    import datasets
+    import pyarrow
+    import pyarrow.parquet
+
+    where.mkdir()
+    lines = [json.dumps({"id": i, "text": text}) for i, text in enumerate(DOCUMENTS)]
+    (where / "val.jsonl").write_text("\n".join(lines) + "\n")
+    yield where / "val.jsonl"
+    table = pyarrow.table({"body": DOCUMENTS, "title": ["x"] * len(DOCUMENTS)})
+    pyarrow.parquet.write_table(table.slice(0, 20), where / "validation-00000-of-00002.parquet")
+    pyarrow.parquet.write_table(table.slice(20), where / "validation-00001-of-00002.parquet")
+    (where / "val.jsonl").unlink()
+    yield Path(f"{where}:body")
+    both = {"train": DOCUMENTS[:3], "validation": DOCUMENTS}
+    made = datasets.DatasetDict({split: datasets.Dataset.from_dict({"text": of}) for split, of in both.items()})
+    made.save_to_disk(str(where / "disk"))
+    yield where / "disk"
+
+
+def test_gpt2_of_a_real_trainer(tokenizer: Any, inside: Path) -> None:
+    """What Trainer writes, on one corpus in three forms; the loss is transformers' own."""
+    import datasets
+    from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=300, n_layer=1, n_head=2, n_embd=16, n_positions=16))
+    ids = [i for text in DOCUMENTS for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    blocks = [ids[i : i + 16] for i in range(0, 800, 16)]
+    data = datasets.Dataset.from_dict({"input_ids": blocks, "labels": blocks})
+    settings = TrainingArguments(
+        "out", max_steps=8, save_steps=2, learning_rate=0.02, use_cpu=True, report_to=[], disable_tqdm=True
+    )
+    Trainer(model, settings, train_dataset=data, processing_class=tokenizer).train()
+    made = [answer("out", "--data", place) for place in documents(inside / "corpus")]
+    assert made[0]["values"] == made[1]["values"] == made[2]["values"]
+    assert made[0]["samples"] == made[0]["samples"] > 30
+    tokens = torch.tensor(
+        [i for text in DOCUMENTS for i in (*tokenizer(text, add_special_tokens=False)["input_ids"], 2)]
+    )
+    count = (len(tokens) - 1) // 16
+    x, y = tokens[: count * 16].view(count, 16), tokens[1 : count * 16 + 1].view(count, 16)
+
+    def loss_of(folder: Path) -> float:
+        with torch.no_grad():
+            scores = AutoModelForCausalLM.from_pretrained(folder).eval()(x).logits
+        return float(F.cross_entropy(scores.flatten(0, 1), y.flatten()))
+
+    assert count <= 256 and made[0]["values"]["live"] == pytest.approx(loss_of(inside / "out/checkpoint-8"), rel=1e-5)
+    code, out, _ = suggestion("out", "--data", "corpus/disk")
+    assert code == 0 and "split validation, column text, 60 rows" in out
+    if made[0]["command"]:
+        folder = written_by(made[0]["command"], inside)
+        assert made[0]["values"][made[0]["id"]] == pytest.approx(loss_of(folder), rel=1e-5)
+        assert single(folder, "--data", "corpus/disk")["loss"] == pytest.approx(loss_of(folder), rel=1e-5)
+
+
+def test_llama_averages_to_a_folder_that_opens(tokenizer: Any, inside: Path) -> None:
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 16}
+    config = LlamaConfig(vocab_size=300, hidden_size=16, intermediate_size=16, **sizes)
+    saved(LlamaForCausalLM(config), tokenizer, inside / "llama")
+    (inside / "val.txt").write_text(TEXT)
+    made = answer("llama", "--data", "val.txt")
+    tokens = torch.tensor(tokenizer(TEXT, add_special_tokens=False)["input_ids"])
+    count = (len(tokens) - 1) // 16
+    x, y = tokens[: count * 16].view(count, 16), tokens[1 : count * 16 + 1].view(count, 16)
+    with torch.no_grad():
+        scores = AutoModelForCausalLM.from_pretrained(inside / "llama/checkpoint-60").eval()(x).logits
+    assert made["values"]["live"] == pytest.approx(float(F.cross_entropy(scores.flatten(0, 1), y.flatten())), rel=1e-5)
+
+
+def test_bert_has_the_same_masks_for_all_weights(tokenizer: Any, inside: Path) -> None:
+    from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
+
+    torch.manual_seed(0)
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 16}
+    model = BertForMaskedLM(BertConfig(vocab_size=300, hidden_size=16, **sizes))
+    paths = saved(model, tokenizer, inside / "bert")
+    (inside / "val.txt").write_text(TEXT)
+    made = answer("bert", "--data", "val.txt", "--samples", "all")
+    encoder = of_transformers([paths[0]])
+    assert isinstance(encoder, Encoder) and (encoder.mask, encoder.first, encoder.last) == (3, 1, 2)
+    data = MaskedTokens(encoder.encode(TEXT), 16, encoder, "", "")
+    numbers = np.arange(data.sizes["val"])
+    inputs, targets = data.eval_batch("val", numbers)
+    assert isinstance(inputs, np.ndarray)
+    again, _ = data.eval_batch("val", numbers[::-1])
+    assert (again == inputs[::-1]).all()  # whatever batch a block is in
+    masked = targets != IGNORE
+    assert 0.13 < masked[:, 1:-1].mean() < 0.17 and not masked[:, [0, -1]].any()
+    assert (inputs[:, 0] == 1).all() and (inputs[:, -1] == 2).all() and (inputs[~masked] >= 0).all()
+    assert 0.7 < (inputs[masked] == 3).mean() < 0.9 and 0.03 < (inputs[masked] == targets[masked]).mean() < 0.2
+    whole = np.where(masked, targets, inputs)[:, 1:-1].flatten()
+    assert (whole == encoder.encode(TEXT)[: len(whole)]).all()
+    with torch.no_grad():
+        own = AutoModelForMaskedLM.from_pretrained(paths[-1]).eval()
+        loss = own(torch.from_numpy(inputs), labels=torch.from_numpy(targets)).loss
+    assert made["values"]["live"] == pytest.approx(float(loss), rel=1e-5) and made["unit"] == "nats per masked token"
+
+
+def test_classes_of_texts(tokenizer: Any, inside: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 32}
+    names = {"id2label": {0: "calm", 1: "loud"}, "label2id": {"calm": 0, "loud": 1}}
+    model = BertForSequenceClassification(BertConfig(vocab_size=300, hidden_size=16, **sizes, **names))
+    paths = saved(model, tokenizer, inside / "bert")
+    labels = [int(text.endswith("!")) for text in DOCUMENTS]
+    lines = [
+        json.dumps({"said": t, "how": ("calm", "loud")[n], "n": i})
+        for i, (t, n) in enumerate(zip(DOCUMENTS, labels, strict=True))
+    ]
+    (inside / "val.jsonl").write_text("\n".join(lines))
+    made = answer("bert", "--data", "val.jsonl:said,how")
+    own = AutoModelForSequenceClassification.from_pretrained(paths[-1]).eval()
+    with torch.no_grad():
+        batch = tokenizer(DOCUMENTS, truncation=True, max_length=32, padding=True, return_tensors="pt")
+        scores = own(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    assert made["values"]["live"] == pytest.approx(float((scores.argmax(-1) == torch.tensor(labels)).double().mean()))
+    row = single(paths[-1], "--data", "val.jsonl:said,how")
+    assert row["loss"] == pytest.approx(float(F.cross_entropy(scores, torch.tensor(labels))), rel=1e-5)
+    unclear = refusal("bert", "--data", "val.jsonl")
+    assert "which column holds the texts is not clear (said, how)" in unclear and "val.jsonl:TEXT,LABEL" not in unclear
+    (inside / "val.jsonl").write_text(lines[0].replace("loud", "x").replace("calm", "x"))
+    assert "row 1 has class 'x'; the model's are 0 to 1 (calm, loud)" in refusal("bert", "--data", "val.jsonl:said,how")
+
+
+def pictures(folder: Path, count: int = 60) -> None:
+    """PNG files of noise, dark and bright, in a folder for each of two classes, below train/ and val/."""
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for i in range(count):
+            label = i % 2
+            pixels = draw.integers(0, 120, (12, 10, 3)) + 100 * label
+            (folder / split / f"class{label}").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / split / f"class{label}" / f"{i}.png")
+
+
+def accuracy(model: Any, transform: Any, folder: Path) -> tuple[float, float]:
+    """Accuracy and loss, with torchvision's ImageFolder."""
+    from torchvision.datasets import ImageFolder
+
+    images = ImageFolder(str(folder), transform)
+    x, y = torch.stack([images[i][0] for i in range(len(images))]), torch.tensor(images.targets)
+    with torch.no_grad():
+        scores = model.eval()(x)
+    return float((scores.argmax(-1) == y).double().mean()), float(F.cross_entropy(scores, y))
+
+
+def test_timm_with_its_own_transform(inside: Path) -> None:
+    timm = pytest.importorskip("timm")
+    from timm.data import create_transform, resolve_data_config
+    from timm.utils import CheckpointSaver
+
+    pictures(inside / "images")
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=2)
+    args = argparse.Namespace(model="test_resnet", num_classes=2, img_size=24, mean=(0.5, 0.5, 0.5), std=None)
+    (inside / "out").mkdir()
+    saver = CheckpointSaver(
+        model, torch.optim.SGD(model.parameters(), 0.1), args=args, checkpoint_dir="out", recovery_dir="out"
+    )
+    states = list(around(model, 5, 0.01))
+    for epoch, state in enumerate(states):
+        model.load_state_dict(state)
+        saver.save_checkpoint(epoch, metric=float(epoch))
+    transform = create_transform(**resolve_data_config(vars(args), model=model), is_training=False)
+    expected = accuracy(model, transform, inside / "images/val")
+    code, out, err = suggestion("out", "--data", "images")
+    assert code == 0, err
+    assert "timm's test_resnet" in out and "images/val, 60 images of 2 classes" in out and "3x24x24" in out
+    made = json.loads((inside / "readouts/out-suggest/suggestion.json").read_text())
+    assert made["values"]["live"] == pytest.approx(expected[0])
+    row = single(inside / "out/checkpoint-4.pth.tar", "--data", "images/val")
+    assert (row["accuracy"], row["loss"]) == pytest.approx(expected, rel=1e-5)
+    (inside / "images/val/class2").mkdir()
+    assert "holds no image" in refusal("out", "--data", "images")
+    (inside / "images/val/class1/0.png").write_bytes((inside / "images/val/class1/1.png").read_bytes())
+    (inside / "images/val/class1/0.png").rename(inside / "images/val/class2/0.png")
+    assert "gives 2 scores, and the data have 3 classes" in refusal("out", "--data", "images")
+
+
+def test_torchvision_as_its_script_evaluates(inside: Path) -> None:
+    from torchvision.models import get_model
+    from torchvision.transforms._presets import ImageClassification
+
+    pictures(inside / "images")
+    torch.manual_seed(0)
+    model = get_model("shufflenet_v2_x0_5", num_classes=2)
+    sizes = {"val_resize_size": 36, "val_crop_size": 32, "interpolation": "bilinear"}
+    args = argparse.Namespace(model="shufflenet_v2_x0_5", weights=None, data_path="images", **sizes)
+    (inside / "out").mkdir()
+    for epoch, state in enumerate(around(model, 4, 0.01)):
+        content = {"model": state, "optimizer": {}, "lr_scheduler": {}, "epoch": epoch, "args": args}
+        torch.save(content, inside / "out" / f"model_{epoch}.pth")
+    model.load_state_dict(state)
+    expected = accuracy(model, ImageClassification(crop_size=32, resize_size=36), inside / "images/val")
+    made = answer("out", "--data", "images")
+    assert made["values"]["live"] == pytest.approx(expected[0])
+    row = single(inside / "out/model_3.pth", "--data", "images")
+    assert (row["accuracy"], row["loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_nothing_of_the_folder_runs(tokenizer: Any, inside: Path) -> None:
+    """Code beside the weights, pickles that call, and configurations that name code."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    class Calls:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (inside / "ran",)
+
+    sizes = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 16}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=300, **sizes))
+    code = f"open({str(inside / 'ran')!r}, 'w')\nfrom transformers import GPT2Config as C, GPT2LMHeadModel as M\n"
+    (inside / "val.txt").write_text(TEXT)
+    paths = saved(model, tokenizer, inside / "out", 3)
+    for path in paths:
+        (path / "modeling.py").write_text(code)
+        (path / "pytorch_model.bin").write_bytes(pickle.dumps(Calls()))
+        (path / "training_args.bin").write_bytes(pickle.dumps(Calls()))
+        config = json.loads((path / "config.json").read_text())
+        config |= {"auto_map": {"AutoConfig": "modeling.C", "AutoModelForCausalLM": "modeling.M"}}
+        config |= {"attn_implementation": "somebody/kernels", "_attn_implementation": "somebody/kernels"}
+        (path / "config.json").write_text(json.dumps(config))
+        names = json.loads((path / "tokenizer_config.json").read_text())
+        names["auto_map"] = {"AutoTokenizer": ["modeling.T", None]}
+        (path / "tokenizer_config.json").write_text(json.dumps(names))
+    assert answer("out", "--data", "val.txt")["values"]
+    for path in paths:
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps({**config, "model_type": "unheard_of"}))
+    assert "model_type=unheard_of is none of this version of transformers; its own code" in refusal(
+        "out", "--data", "val.txt"
+    )
+    (inside / "bad").mkdir()
+    for i in (1, 2):
+        torch.save({"model": {"w": torch.zeros(2)}, "arch": "hf-hub:somebody/model", "epoch": i}, f"bad/model_{i}.pth")
+    assert "is no model of timm" in refusal("bad", "--data", "val.txt")
+    for i in (1, 2):
+        (inside / f"bad/model_{i}.pth").write_bytes(pickle.dumps({"model": Calls(), "epoch": i}))
+    refusal("bad", "--data", "val.txt")
+    assert not (inside / "ran").exists()
+
+
+def test_what_does_not_go_together_is_one_line(tokenizer: Any, inside: Path) -> None:
+    from transformers import BertConfig, BertForMaskedLM, BertForTokenClassification
+
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 16}
+    config = BertConfig(vocab_size=300, hidden_size=16, **sizes)
+    saved(BertForMaskedLM(config), tokenizer, inside / "bert", 2)
+    saved(BertForTokenClassification(config), tokenizer, inside / "tagger", 2)
+    (inside / "val.txt").write_text(TEXT)
+    (inside / "few.txt").write_text("Too short a text.")
+    (inside / "two").mkdir()
+    for name in ("a.txt", "b.txt"):
+        (inside / "two" / name).write_text(TEXT)
+    np.arange(400, dtype=np.uint16).tofile(inside / "val.bin")
+    (inside / "rows.jsonl").write_text('{"text": "a"}\n{"body": "b"}\n')
+    pictures(inside / "images", 4)
+    cases = {
+        "expected a class that ends with ForCausalLM": ("tagger", "--data", "val.txt"),
+        "no such file or folder": ("bert", "--data", "nowhere"),
+        "several files, and none is called val or test: a.txt, b.txt": ("bert", "--data", "two"),
+        "tokens are too few": ("bert", "--data", "few.txt"),
+        "BertForMaskedLM predicts masked tokens: give text": ("bert", "--data", "val.bin"),
+        "BertForMaskedLM predicts masked tokens": ("bert", "--data", "images"),
+        "line 2 is not a JSON object with text": ("bert", "--data", "rows.jsonl"),
+        "no column nothing; its columns are text": ("bert", "--data", "good.jsonl:nothing"),
+        "expected a data set that `datasets` saved": ("bert", "--data", "bert"),
+        "--samples=0: expected a whole number": ("bert", "--data", "val.txt", "--samples", "0"),
+        "needs --data DATA": ("bert",),
+        "an average takes 2 checkpoints or more": ("bert/checkpoint-10", "--data", "val.txt"),
+        "expected MODULE:FUNCTION": ("bert", "--data", "val.txt", "--model", "gpt2_small"),
+    }
+    (inside / "good.jsonl").write_text('{"text": "a"}\n')
+    for expected, arguments in cases.items():
+        assert expected in (line := refusal(*arguments)), (expected, line)
+    for path in (inside / "bert").glob("*/tokenizer*"):
+        path.unlink()
+    assert "the tokenizer of BertForMaskedLM is not known" in refusal("bert", "--data", "val.txt")
