@@ -204,7 +204,12 @@ def not_a_setting(name: str, names_of: Callable[[str, str], Collection[str]]) ->
         return f"{name}: not a setting here; {near(leaf, siblings(''))}"
     if leaf in siblings(parent):
         return f"{name}: not a setting of the chosen {parent} (it belongs to another choice of it)"
-    if not siblings(parent):
+    if not siblings(parent):  # ema.decay, adamw.beta1: by the name of a choice
+        of_parent = [group for group, choices in groups().items() if parent in choices and leaf in siblings(group)]
+        owners = [f"{group}.{leaf}" for group in of_parent]
+        owners += [f"averagers.{name}"] if leaf in siblings(f"averagers.{parent}") else []
+        if owners:
+            return f"{name}: not a setting here; did you mean {' or '.join(owners)}?"
         return f"{name}: there are no settings {parent}; {near(parent, groups())}"
     said = f"{name}: not a setting here; {near(leaf, names_of(parent, name) or siblings(parent))}"
     if parent == "hydra.launcher":

@@ -103,6 +103,8 @@ def test_the_command_of_the_card(capsys):
         (["learning_rate=1e-3"], ["did you mean lr.peak?"]),
         (["optimizer.lr=1e-3"], ["did you mean lr.peak?"]),
         (["batch_size=8"], ["did you mean batch.size?"]),
+        (["ema.decay=0.9"], ["did you mean averagers.ema.decay?"]),
+        (["adamw.beta1=0.9"], ["did you mean optimizer.beta1?"]),
         (["weight_decay=0"], ["did you mean optimizer.weight_decay?"]),
         (
             ["optimizer.nothing=1", "optimizer=sgd"],
