@@ -160,9 +160,9 @@ def test_log_and_report_show_it(sweep: Path) -> None:
     log, report = (sweep.parents[1] / "log").read_text(), (first / "report.md").read_text()
     assert f"step      60  val auc: live {last['live']:.4f}  lawa-k3-s10 {last['lawa-k3-s10']:.4f}" in log
     assert f"(auc {tested['live']:.4f})" in log
-    assert "## Validation auc" in report and "auc at step 60" in report and "nats per impression" in report
+    assert "## Validation auc" in report and "val auc, step 60" in report and "nats per impression" in report
     table, of_test = report.split("## Validation auc")[1].split("## Test loss")
-    assert all(f"{id} | " in table and f" {auc:.4f} |" in table for id, auc in last.items())
+    assert all(f"{id} " in table and f" {auc:.4f} |" in table for id, auc in last.items())
     assert all(f"{auc:.4f} |" in of_test for auc in tested.values())
 
 

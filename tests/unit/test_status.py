@@ -30,7 +30,9 @@ class Broken(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.ones(256))
 
     def forward(self, inputs):
-        raise RuntimeError("the layer's first line\\nand the reason")
+        if self.training:
+            raise RuntimeError("the layer's first line\\nand the reason")
+        return self.weight.expand(*inputs.shape, 256)
 
 def build(**settings):
     return Broken()
