@@ -61,7 +61,8 @@ class Bounded(pickle._Unpickler):
         self.append = self.stack.append
         self.proto = 0
         content, at, memo, dispatch = self.content, self.at, self.memo, self.dispatch
-        while at < len(content):
+        size = len(content)
+        while at < size:
             op = content[at]
             at += 1
             if op == 0x71 or op == 0x72:  # BINPUT, LONG_BINPUT
@@ -88,7 +89,7 @@ class Bounded(pickle._Unpickler):
                 self.append(memo[place] if place < len(memo) else self.far[place])
             elif op == 0x58:  # BINUNICODE
                 end = at + 4 + U32(content, at)[0]
-                if end > len(content):
+                if end > size:
                     break
                 self.append(str(content[at + 4 : end], "utf-8", "surrogatepass"))
                 at = end
