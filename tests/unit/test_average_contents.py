@@ -253,6 +253,8 @@ def test_every_floating_point_tensor_of_the_last_input_is_named(tmp_path, capsys
     _, said = averaged(capsys, tmp_path, content)
     named = "other tensors, which are as the last input has them (--key averages others): "
     assert [line.removeprefix(named) for line in said] == ["bias, net, means, deep.a.b.c.d, head"]
+    scores = {"callbacks": {"ModelCheckpoint": {"best_model_score": torch.tensor(0.5)}}}  # of Lightning
+    assert averaged(capsys, tmp_path, lambda i: {"state_dict": {"w": weights(i)}, **scores})[1] == []
     plain = {"ema": {"w": weights(3)}, "args": {"x": weights(4)}, "optimizer": optimizer_state()}
     found, said = averaged(capsys, tmp_path, lambda i: {"w": weights(i), **plain})
     assert torch.equal(found["w"], W) and said[0].endswith("still has them): ema") and said[1] == f"{named}args"
