@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from lawa_exp.formats.pickles import Inert, address_of
+from lawa_exp.formats.dtypes import FLOATS
+from lawa_exp.formats.pickles import Inert, Storage, address_of
 from lawa_exp.system.errors import UserError
 
 Tensor = TypeVar("Tensor")
@@ -100,6 +101,8 @@ class Finder(Generic[Tensor]):
                     is_score = is_whole and self.floats(tensor) == 1 and _is_no_weights((*own, key))
                     if self.floats(tensor) and not is_score and not is_taken(tensor):
                         found.setdefault(own or (key,), holder)
+                elif isinstance(value, Storage) and (value.dtype or "float32") in FLOATS:
+                    found.setdefault(own or (key,), holder)
                 elif isinstance(value, CONTAINERS) and id(value) not in seen and not is_optimizer(value):
                     seen.add(id(value))
                     is_inside = isinstance(holder, Inert) or len(own) == LONGEST_KEY
