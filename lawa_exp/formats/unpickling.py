@@ -83,6 +83,8 @@ class Bounded(pickle._Unpickler):
             elif op == 0x4B:  # BININT1
                 self.append(content[at])
                 at += 1
+            elif op == 0x94 and not self.far:  # MEMOIZE
+                memo.append(self.stack[-1])
             elif op == 0x6A:  # LONG_BINGET
                 (place,) = U32(content, at)
                 at += 4
@@ -124,10 +126,7 @@ class Bounded(pickle._Unpickler):
             raise pickle.UnpicklingError("a frame is cut short")
 
     def load_memoize(self) -> None:
-        if self.far:
-            self.put(len(self.memo) + len(self.far))
-        else:
-            self.memo.append(self.stack[-1])
+        self.put(len(self.memo) + len(self.far))
 
     def load_bytes_in_place(self) -> None:
         (length,) = U64(self.read(8))
