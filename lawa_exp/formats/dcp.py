@@ -84,12 +84,19 @@ class MetadataReader(Bounded):
 
 
 class FolderReader(dcp.FileSystemReader):
+    """Reads the metadata once, which takes seconds where there are many chunks."""
+
+    known: Metadata | None = None
+
     def read_metadata(self, *args: object, **kwargs: object) -> Metadata:
-        metadata: Metadata = MetadataReader(read_small(Path(self.path) / ".metadata", METADATA)).load()
-        check_inside(metadata, Path(self.path))
-        metadata.storage_meta = getattr(metadata, "storage_meta", None) or dcp.metadata.StorageMeta()
-        metadata.storage_meta.load_id = self.load_id
-        return metadata
+        if self.known is None:
+            metadata: Metadata = MetadataReader(read_small(Path(self.path) / ".metadata", METADATA)).load()
+            check_inside(metadata, Path(self.path))
+            metadata.storage_meta = getattr(metadata, "storage_meta", None) or dcp.metadata.StorageMeta()
+            self.known = metadata
+        assert self.known.storage_meta
+        self.known.storage_meta.load_id = self.load_id
+        return self.known
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,8 @@ def open_dcp(path: Path, key: str | None = None) -> Checkpoint:
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
     try:
         with reading(path):
-            metadata = FolderReader(path).read_metadata()
+            reader = FolderReader(path)
+            metadata = reader.read_metadata()
             names = weights_of(metadata, key)
             tensors = {
                 fqn: torch.empty(entry.size, dtype=entry.properties.dtype)
@@ -152,7 +160,7 @@ def open_dcp(path: Path, key: str | None = None) -> Checkpoint:
                 if fqn in names and isinstance(entry, TensorStorageMetadata)
             }
             _check(metadata, names, path)
-            _load(tensors, path, DefaultLoadPlanner())
+            _load(tensors, reader, path, DefaultLoadPlanner())
     except UserError as error:
         text = str(error)
         raise UserError(text if text.startswith(str(path)) else f"{path}: {text}") from None
@@ -167,7 +175,7 @@ def open_dcp(path: Path, key: str | None = None) -> Checkpoint:
         state: dict[str, object] = {}
         planner = EverythingPlanner()
         with reading(path):
-            _load(state, path, planner)
+            _load(state, reader, path, planner)
         source.carried += planner.carried
         flat, where = flatten_state_dict(state)
         own = set(map(id, averages.values()))
@@ -265,11 +273,11 @@ def _is_optimizer_state(fqn: str, flat: Mapping[str, object]) -> bool:
     return bool(state) and any(other.startswith(f"{before}param_groups") for other in flat)
 
 
-def _load(state: dict[str, Value], path: Path, planner: DefaultLoadPlanner) -> None:
+def _load(state: dict[str, Value], reader: FolderReader, path: Path, planner: DefaultLoadPlanner) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            _load_state_dict(state, storage_reader=FolderReader(path), planner=planner, no_dist=True)
+            _load_state_dict(state, storage_reader=reader, planner=planner, no_dist=True)
         except CheckpointException as error:  # no Exception itself; it may hold an interrupt
             causes = [cause for cause, _ in error.failures.values()]
             if any(isinstance(cause, KeyboardInterrupt) for cause in causes):

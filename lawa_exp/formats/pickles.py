@@ -59,7 +59,7 @@ class Name:
         raise pickle.UnpicklingError("a change of what it names")
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Storage:
     """A run of elements in the file. numel: in elements of dtype; of an untyped one bytes, until a tensor says more."""
 
@@ -78,7 +78,7 @@ class Storage:
         return self.numel * SIZES[self.dtype]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class Tensor:
     """A view of a storage; offset and strides in elements. rest: requires_grad, hooks and what else is pickled."""
 

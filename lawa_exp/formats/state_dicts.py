@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from lawa_exp.formats.pickles import Inert, address_of
+from lawa_exp.formats.dtypes import FLOATS
+from lawa_exp.formats.pickles import Inert, Storage, address_of
 from lawa_exp.system.errors import UserError
 
 Tensor = TypeVar("Tensor")
@@ -83,10 +84,11 @@ class Finder(Generic[Tensor]):
             if depth and not NO_WEIGHTS.search(str(key)):
                 yield from ((key, *inner) for inner in self.keys(value, depth - 1, seen))
 
-    def others(self, top: object, is_taken: Callable[[Tensor], bool]) -> dict[Key, object]:
+    def others(self, top: object, is_taken: Callable[[Tensor], bool], is_whole: bool = True) -> dict[Key, object]:
         """The containers and objects that hold floating-point tensors, and those on the top level themselves.
 
-        is_taken: whether a tensor does not count. Optimizers' states are passed over.
+        is_taken: whether a tensor does not count. Optimizers' states are passed over, and of a whole file the single
+        numbers where a key says that there are no weights, such as the scores of `callbacks`.
         """
         found: dict[Key, object] = {}
         seen = {id(top)}
@@ -96,8 +98,11 @@ class Finder(Generic[Tensor]):
             inner: list[tuple[object, Key, object]] = []
             for key, value in parts_of(container):
                 if (tensor := self.tensor_of(value)) is not None:
-                    if self.floats(tensor) and not is_taken(tensor):
+                    is_score = is_whole and self.floats(tensor) == 1 and _is_no_weights((*own, key))
+                    if self.floats(tensor) and not is_score and not is_taken(tensor):
                         found.setdefault(own or (key,), holder)
+                elif isinstance(value, Storage) and (value.dtype or "float32") in FLOATS:
+                    found.setdefault(own or (key,), holder)
                 elif isinstance(value, CONTAINERS) and id(value) not in seen and not is_optimizer(value):
                     seen.add(id(value))
                     is_inside = isinstance(holder, Inert) or len(own) == LONGEST_KEY
@@ -141,8 +146,8 @@ class Finder(Generic[Tensor]):
     def _refuse_hidden(self, top: object, made: StateDict[Tensor], is_keyed: bool) -> None:
         """UserError names what is no tensor in the state dict, but holds some that would not be averaged."""
         own = set(map(id, made.tensors.values()))
-        for key, holder in self.others(value_at(top, made.key), lambda tensor: id(tensor) in own).items():
-            if is_keyed and (not made.key or any(NO_WEIGHTS.search(str(part)) for part in key)):
+        for key, holder in self.others(value_at(top, made.key), lambda tensor: id(tensor) in own, False).items():
+            if is_keyed and (not made.key or _is_no_weights(key)):
                 continue
             name = text_of(key)
             if isinstance(holder, Inert):
@@ -176,6 +181,10 @@ def kind_of(value: object) -> str:
 
 def is_optimizer(value: object) -> bool:
     return isinstance(value, Mapping) and "param_groups" in value
+
+
+def _is_no_weights(key: Key) -> bool:
+    return any(NO_WEIGHTS.search(str(part)) for part in key)
 
 
 def is_second(key: Key) -> bool:

@@ -61,7 +61,8 @@ class Bounded(pickle._Unpickler):
         self.append = self.stack.append
         self.proto = 0
         content, at, memo, dispatch = self.content, self.at, self.memo, self.dispatch
-        while at < len(content):
+        size = len(content)
+        while at < size:
             op = content[at]
             at += 1
             if op == 0x71 or op == 0x72:  # BINPUT, LONG_BINPUT
@@ -82,13 +83,15 @@ class Bounded(pickle._Unpickler):
             elif op == 0x4B:  # BININT1
                 self.append(content[at])
                 at += 1
+            elif op == 0x94 and not self.far:  # MEMOIZE
+                memo.append(self.stack[-1])
             elif op == 0x6A:  # LONG_BINGET
                 (place,) = U32(content, at)
                 at += 4
                 self.append(memo[place] if place < len(memo) else self.far[place])
             elif op == 0x58:  # BINUNICODE
                 end = at + 4 + U32(content, at)[0]
-                if end > len(content):
+                if end > size:
                     break
                 self.append(str(content[at + 4 : end], "utf-8", "surrogatepass"))
                 at = end
@@ -123,10 +126,7 @@ class Bounded(pickle._Unpickler):
             raise pickle.UnpicklingError("a frame is cut short")
 
     def load_memoize(self) -> None:
-        if self.far:
-            self.put(len(self.memo) + len(self.far))
-        else:
-            self.memo.append(self.stack[-1])
+        self.put(len(self.memo) + len(self.far))
 
     def load_bytes_in_place(self) -> None:
         (length,) = U64(self.read(8))

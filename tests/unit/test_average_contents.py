@@ -253,6 +253,8 @@ def test_every_floating_point_tensor_of_the_last_input_is_named(tmp_path, capsys
     _, said = averaged(capsys, tmp_path, content)
     named = "other tensors, which are as the last input has them (--key averages others): "
     assert [line.removeprefix(named) for line in said] == ["bias, net, means, deep.a.b.c.d, head"]
+    scores = {"callbacks": {"ModelCheckpoint": {"best_model_score": torch.tensor(0.5)}}}  # of Lightning
+    assert averaged(capsys, tmp_path, lambda i: {"state_dict": {"w": weights(i)}, **scores})[1] == []
     plain = {"ema": {"w": weights(3)}, "args": {"x": weights(4)}, "optimizer": optimizer_state()}
     found, said = averaged(capsys, tmp_path, lambda i: {"w": weights(i), **plain})
     assert torch.equal(found["w"], W) and said[0].endswith("still has them): ema") and said[1] == f"{named}args"
@@ -384,7 +386,20 @@ def test_what_would_run_is_neither_run_nor_carried(tmp_path, capsys):
     assert not (tmp_path / "was_run").exists()
 
 
+class Packed:
+    """As libraries make tensors of their own: from a storage."""
+
+    def __init__(self, storage: torch.UntypedStorage) -> None:
+        self.storage = storage
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Packed, (self.storage,)
+
+
 def test_an_object_with_tensors_in_the_state_dict_is_refused(tmp_path, capsys):
+    torch.save({"model": {"w": weights(1), "own": Packed(weights(2).untyped_storage())}}, tmp_path / "a.pt")
+    said = refused(capsys, tmp_path / "a.pt", "--out", tmp_path / "out")
+    assert "own is test_average_contents.Packed, which holds tensors that are not averaged" in said
     torch.save({"model": {"w": weights(1), "layer": nn.Linear(2, 2)}}, tmp_path / "a.pt")
     said = refused(capsys, tmp_path / "a.pt", "--out", tmp_path / "out")
     assert "layer is torch.nn.modules.linear.Linear, which holds tensors that are not averaged" in said
