@@ -19,7 +19,7 @@ from lawa_exp import __version__
 from lawa_exp.config.names import BUDGET_UNITS, STABLE
 from lawa_exp.config.rules import build
 from lawa_exp.launch.conf import CONF, attached, launchers
-from lawa_exp.launch.defaults import read_defaults
+from lawa_exp.launch.defaults import OF_HYDRA, read_defaults, set_hydras_defaults
 from lawa_exp.launch.mistakes import check_setting_of_hydra, check_words, explain
 from lawa_exp.launch.recipes import chosen_model, with_recipe
 from lawa_exp.system import signals
@@ -89,6 +89,7 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
     from omegaconf.errors import OmegaConfBaseException
 
     read_defaults()
+    set_hydras_defaults()
     check_words(arguments)
     overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
     multirun = "-m" in arguments or "--multirun" in arguments
@@ -232,6 +233,9 @@ def check_composed(
         )
     for key, entry in fixed.items():
         if (entry["value"] or None) not in (None, entry["expected"]):
+            group = f"hydra/{key.split('.')[0]}"
+            if choices.get(group) != OF_HYDRA.get(group.removeprefix("hydra/")):
+                check_setting_of_hydra(group, choices[group])
             check_setting_of_hydra(f"hydra.{key}", entry["value"])
     return Callback()
 
