@@ -19,7 +19,7 @@ from lawa_exp import __version__
 from lawa_exp.config.names import BUDGET_UNITS, STABLE
 from lawa_exp.config.rules import build
 from lawa_exp.launch.conf import CONF, attached, launchers
-from lawa_exp.launch.defaults import OF_HYDRA, read_defaults, set_hydras_defaults
+from lawa_exp.launch.defaults import read_defaults
 from lawa_exp.launch.mistakes import check_setting_of_hydra, check_words, explain
 from lawa_exp.launch.recipes import chosen_model, with_recipe
 from lawa_exp.system import signals
@@ -41,6 +41,7 @@ NEEDED = {"run_dir", "runs_root", "sweep", "plan", "rerun", "k", "spacing", "ave
     *("layers", "update", "watch")
 }
 COLLECT, SLURM = (f"hydra_plugins.lawa_exp_launcher.{name}" for name in ("Collect", "Slurm"))
+OF_HYDRA = {"launcher": "local", "hydra_logging": "none", "job_logging": "none"}  # the default of its own groups
 SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
@@ -66,6 +67,19 @@ def command(arguments: list[str]) -> int:
     from lawa_exp.runs.sweep import run_all, run_one
 
     return run_all(entries, [o for _, o in composed]) if multirun else run_one(*entries[0])
+
+
+def set_hydras_defaults() -> None:
+    """Makes `OF_HYDRA` Hydra's own defaults.
+
+    An override in conf/config.yaml would come before one in an experiment, which Hydra then passes over in silence.
+    """
+    from hydra.conf import HydraConf
+    from hydra.core.config_store import ConfigStore
+
+    node = HydraConf()
+    node.defaults = [{group: OF_HYDRA.get(group, choice) for group, choice in each.items()} for each in node.defaults]
+    ConfigStore.instance().store(group="hydra", name="config", node=node, provider="lawa_exp")
 
 
 def cluster_settings() -> Slurm | None:

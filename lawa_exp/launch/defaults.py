@@ -1,7 +1,7 @@
 """`!default ema.decay` in conf/: the default in that averager's settings (lawa_exp/averaging/ema.py).
 
 A default stands once, in the class that other people's loops use as well. What Hydra composes has the value itself, so
-`--cfg job` and `--help` show it. And which choices of Hydra's own groups are the default here.
+`--cfg job` and `--help` show it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from lawa_exp.config.rules import default_of, near, setting_names
 from lawa_exp.system.errors import UserError
 
 TAG = "!default"
-OF_HYDRA = {"launcher": "local", "hydra_logging": "none", "job_logging": "none"}
 
 
 def read_defaults() -> None:
@@ -20,19 +19,6 @@ def read_defaults() -> None:
 
     for loader in (yaml.SafeLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         loader.add_constructor(TAG, lambda loader, node: named(str(node.value)))
-
-
-def set_hydras_defaults() -> None:
-    """Makes `OF_HYDRA` Hydra's own defaults.
-
-    An override in conf/config.yaml would come before one in an experiment, which Hydra then passes over in silence.
-    """
-    from hydra.conf import HydraConf
-    from hydra.core.config_store import ConfigStore
-
-    node = HydraConf()
-    node.defaults = [{group: OF_HYDRA.get(group, choice) for group, choice in each.items()} for each in node.defaults]
-    ConfigStore.instance().store(group="hydra", name="config", node=node, provider="lawa_exp")
 
 
 def named(name: str) -> object:
