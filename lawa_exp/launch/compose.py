@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from lawa_exp import __version__
+from lawa_exp.averaging import AVERAGERS
 from lawa_exp.config.names import BUDGET_UNITS, STABLE
-from lawa_exp.config.rules import build
+from lawa_exp.config.rules import build, setting_names
 from lawa_exp.launch.conf import CONF, attached, launchers
 from lawa_exp.launch.defaults import read_defaults
 from lawa_exp.launch.mistakes import check_setting_of_hydra, check_words, explain
@@ -60,6 +61,8 @@ def command(arguments: list[str]) -> int:
         return 0
     cluster = cluster_settings()
     entries = [read(values, overrides) for values, overrides in composed]
+    for note in dict.fromkeys(note for values, overrides in composed for note in without_effect(values, overrides)):
+        print(f"note: {note}", file=sys.stderr)
     if cluster:
         from lawa_exp.launch.slurm.submit import submit
 
@@ -283,6 +286,7 @@ def read(values: dict[str, Any], overrides: list[str]) -> tuple[Unresolved, Opti
     options = build(Options, {f: values.pop(f) for f in ("run_dir", "runs_root", "sweep", "plan", "rerun")}, "")
     if isinstance(values["averagers"], Mapping) and (kinds := attached(overrides)) is not None:
         values["averagers"] = {k: v for k, v in values["averagers"].items() if k in kinds}  # not what others would set
+    check_attached(values["averagers"])
     values["averagers"] = list(expand(values["averagers"]))
     for group in ("layers", "update", "watch"):
         values[group] = [{"name": name, **settings} for name, settings in values[group].items()]
@@ -300,6 +304,27 @@ def read(values: dict[str, Any], overrides: list[str]) -> tuple[Unresolved, Opti
     unresolved = unresolved_from(values)
     custom.allow(builders(unresolved).values())  # these are the user's own words
     return unresolved, options
+
+
+def without_effect(values: Mapping[str, Any], overrides: list[str]) -> list[str]:
+    """Lines on settings of averagers, of an experiment, that avg=... on the command line does not attach."""
+    kinds, averagers = attached(overrides), values["averagers"]
+    if kinds is None or not isinstance(averagers, Mapping):
+        return []
+    others = {kind: settings for kind, settings in averagers.items() if kind not in kinds and settings}
+    return [f"averagers.{kind} of the experiment has no effect: avg=... does not attach {kind}" for kind in others]
+
+
+def check_attached(averagers: object) -> None:
+    """UserError: some settings of an averager are there, and no choice of `avg` that has them all."""
+    for kind, settings in averagers.items() if isinstance(averagers, Mapping) else ():
+        if (
+            kind in AVERAGERS
+            and isinstance(settings, Mapping)
+            and set(setting_names(AVERAGERS[kind])) - settings.keys()
+        ):
+            name = next(iter(settings), "")
+            raise UserError(f"averagers.{kind}.{name}: {kind} is not attached; add it to avg=[...]")
 
 
 def whole_path(value: object) -> object:

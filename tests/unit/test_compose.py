@@ -240,6 +240,20 @@ def test_what_hydra_composed_is_refused_wherever_it_stands(capsys, tmp_path, fil
     assert not (tmp_path / "elsewhere").exists()  # nothing ran, of Hydra's neither
 
 
+def test_settings_of_an_averager_without_its_choice_are_said(capsys, tmp_path):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\n{}averagers:\n  ema:\n    decay: 0.99"
+    (tmp_path / "mine" / "experiment" / "of_its_own.yaml").write_text(text.format("defaults: [override /avg: lawa]\n"))
+    (tmp_path / "mine" / "experiment" / "both.yaml").write_text(text.format(""))
+    said = "averagers.ema.decay: ema is not attached; add it to avg=[...]"
+    assert said in refused(capsys, "experiment=of_its_own", "--config-dir", "mine")
+    assert said in refused(capsys, "+averagers.ema.decay=0.99", "avg=lawa")
+    note = "note: averagers.ema of the experiment has no effect: avg=... does not attach ema\n"
+    for avg, expected in (("lawa", note), ("[lawa,ema]", "")):
+        assert main(["experiment=both", f"avg={avg}", "--config-dir", "mine", "plan=true"]) == 0
+        assert capsys.readouterr().err == expected
+
+
 def test_an_experiment_can_choose_the_launcher(capsys, tmp_path):
     """Hydra passes over an override in a file that the primary configuration's come before."""
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
