@@ -20,7 +20,7 @@ from lawa_exp.storage.safetensors import map_places
 def read_checkpoint(path: Path, key: str | None = None) -> dict[str, Tensor]:
     """The weights of a file or folder by name, in its mapped pages. UserError names what cannot be read, and why.
 
-    All of a file that has checksums is held against them.
+    Where a file has checksums its tensors are compared with them.
     key: of the state dict, see `open_checkpoint`.
     """
     opened = open_checkpoint(path, key)

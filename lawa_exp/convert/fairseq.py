@@ -126,7 +126,7 @@ def content_of(path: Path) -> Mapping[str, object] | None:
     """What a checkpoint of fairseq's holds, opened without running it; None where it is none. UserError: damaged."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = opened(path)
+            content: Mapping[str, object] = opened(path)
     except (UserError, RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError):
         return None
     has_weights = isinstance(content, Mapping) and isinstance(content.get("model"), Mapping)

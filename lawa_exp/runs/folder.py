@@ -53,8 +53,8 @@ def check_folder(run: RunDir, p: Prepared) -> None:
     if run.path.exists() and not run.path.is_dir():
         raise UserError(f"run_dir={run.path}: expected a folder, this is a file")
     existing = run.read_config()
-    there = [f for f in run.path.iterdir() if not f.name.startswith(".")] if run.path.is_dir() else []
-    if existing is None and any(f.name not in ELSEWHERE or not f.is_symlink() for f in there):
+    files = [f for f in run.path.iterdir() if not f.name.startswith(".")] if run.path.is_dir() else []
+    if existing is None and any(f.name not in ELSEWHERE or not f.is_symlink() for f in files):
         raise UserError(f"run_dir={run.path} is not empty and holds no run; choose another run_dir")
     if existing is not None and existing.get("trajectory_id") != p.trajectory:
         there, here = flat(existing.get("identity", {})), flat(p.identity)
