@@ -248,7 +248,9 @@ def of_run(path: Path, weights: str, step: int | None, trust: bool) -> Source:
     from lawa_exp.storage.safetensors import map_stored, stored
 
     folder = path if path.is_dir() and stored(path) else None
-    found = next((p for p in [path, *path.resolve().parents] if (p / "config.yaml").is_file()), None)
+    found = next(
+        (p for p in [path, *path.absolute().parents, *path.resolve().parents] if (p / "config.yaml").is_file()), None
+    )
     if not path.exists():
         raise UserError(f"RUN_OR_CHECKPOINT={path}: there is no such file or folder")
     if found is None:

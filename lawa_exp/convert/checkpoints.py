@@ -12,6 +12,7 @@ from lawa_exp.axes.model.gpt.settings import GPTSettings
 from lawa_exp.convert.fairseq import under_our_names
 from lawa_exp.convert.hugging_face import from_hugging_face, is_hugging_face
 from lawa_exp.formats.checkpoint import open_checkpoint
+from lawa_exp.formats.checksums import check_places
 from lawa_exp.formats.matching import canonical, common_prefix
 from lawa_exp.storage.safetensors import map_places
 
@@ -19,11 +20,13 @@ from lawa_exp.storage.safetensors import map_places
 def read_checkpoint(path: Path, key: str | None = None) -> dict[str, Tensor]:
     """The weights of a file or folder by name, in its mapped pages. UserError names what cannot be read, and why.
 
+    Where a file has checksums its tensors are compared with them.
     key: of the state dict, see `open_checkpoint`.
     """
     opened = open_checkpoint(path, key)
     tensors: dict[str, Tensor] = {}
     for source in opened.sources:
+        check_places(source.path, source.tensors.values())
         tensors |= {canonical(name): t for name, t in map_places(source.path, source.tensors).items()}
     return tensors
 

@@ -17,6 +17,7 @@ from lawa_exp.axes.model.adaptive_lm import adaptive_lm
 from lawa_exp.axes.model.adaptive_lm.settings import AdaptiveLMSettings
 from lawa_exp.axes.model.roberta import roberta
 from lawa_exp.axes.model.roberta.settings import RobertaSettings
+from lawa_exp.formats.checksums import check_records
 from lawa_exp.formats.unpickling import check_bounded
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import open_regular
@@ -122,14 +123,17 @@ def opened(path: Path) -> Any:
 
 
 def content_of(path: Path) -> Mapping[str, object] | None:
-    """What a checkpoint of fairseq's holds, opened without running it; None where it is none."""
+    """What a checkpoint of fairseq's holds, opened without running it; None where it is none. UserError: damaged."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = opened(path)
+            content: Mapping[str, object] = opened(path)
     except (UserError, RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError):
         return None
     has_weights = isinstance(content, Mapping) and isinstance(content.get("model"), Mapping)
-    return content if has_weights and {"args", "cfg"} & content.keys() else None
+    if not has_weights or not {"args", "cfg"} & content.keys():
+        return None
+    check_records(path)
+    return content
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], Settings, str | None, int]:

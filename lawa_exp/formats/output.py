@@ -67,8 +67,8 @@ class Output:
                 shutil.copyfile(path, self.partial / place)
                 sync(self.partial / place)
         for place, index in self.like.indexes.items():
-            content = self._index(index, (self.partial / place).parent)
-            self._write(place, json.dumps(content, indent=2, sort_keys=True) + "\n")
+            written = self._index(index, (self.partial / place).parent)
+            self._write(place, json.dumps(written, indent=2, sort_keys=True) + "\n")
         if self.like.convert:
             self.left_out += self.like.convert(self.partial)
         if self.like.about and not self._says_it_itself():

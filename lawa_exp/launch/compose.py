@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from lawa_exp import __version__
+from lawa_exp.averaging import AVERAGERS
 from lawa_exp.config.names import BUDGET_UNITS, STABLE
-from lawa_exp.config.rules import build
+from lawa_exp.config.rules import build, setting_names
 from lawa_exp.launch.conf import CONF, attached, launchers
 from lawa_exp.launch.defaults import read_defaults
 from lawa_exp.launch.mistakes import check_setting_of_hydra, check_words, explain
@@ -41,6 +42,7 @@ NEEDED = {"run_dir", "runs_root", "sweep", "plan", "rerun", "k", "spacing", "ave
     *("layers", "update", "watch")
 }
 COLLECT, SLURM = (f"hydra_plugins.lawa_exp_launcher.{name}" for name in ("Collect", "Slurm"))
+OF_HYDRA = {"launcher": "local", "hydra_logging": "none", "job_logging": "none"}  # the default of its own groups
 SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
@@ -59,6 +61,8 @@ def command(arguments: list[str]) -> int:
         return 0
     cluster = cluster_settings()
     entries = [read(values, overrides) for values, overrides in composed]
+    for note in dict.fromkeys(note for values, overrides in composed for note in without_effect(values, overrides)):
+        print(f"note: {note}", file=sys.stderr)
     if cluster:
         from lawa_exp.launch.slurm.submit import submit
 
@@ -66,6 +70,19 @@ def command(arguments: list[str]) -> int:
     from lawa_exp.runs.sweep import run_all, run_one
 
     return run_all(entries, [o for _, o in composed]) if multirun else run_one(*entries[0])
+
+
+def set_hydras_defaults() -> None:
+    """Makes `OF_HYDRA` Hydra's own defaults.
+
+    An override in conf/config.yaml would come before one in an experiment, which Hydra then passes over in silence.
+    """
+    from hydra.conf import HydraConf
+    from hydra.core.config_store import ConfigStore
+
+    node = HydraConf()
+    node.defaults = [{group: OF_HYDRA.get(group, choice) for group, choice in each.items()} for each in node.defaults]
+    ConfigStore.instance().store(group="hydra", name="config", node=node, provider="lawa_exp")
 
 
 def cluster_settings() -> Slurm | None:
@@ -89,6 +106,7 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
     from omegaconf.errors import OmegaConfBaseException
 
     read_defaults()
+    set_hydras_defaults()
     check_words(arguments)
     overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
     multirun = "-m" in arguments or "--multirun" in arguments
@@ -261,6 +279,9 @@ def check_composed(
         )
     for key, entry in fixed.items():
         if (entry["value"] or None) not in (None, entry["expected"]):
+            group = f"hydra/{key.split('.')[0]}"
+            if choices.get(group) != OF_HYDRA.get(group.removeprefix("hydra/")):
+                check_setting_of_hydra(group, choices[group])
             check_setting_of_hydra(f"hydra.{key}", entry["value"])
     return Callback()
 
@@ -294,6 +315,7 @@ def read(values: dict[str, Any], overrides: list[str]) -> tuple[Unresolved, Opti
     options = build(Options, {f: values.pop(f) for f in ("run_dir", "runs_root", "sweep", "plan", "rerun")}, "")
     if isinstance(values["averagers"], Mapping) and (kinds := attached(overrides)) is not None:
         values["averagers"] = {k: v for k, v in values["averagers"].items() if k in kinds}  # not what others would set
+    check_attached(values["averagers"])
     values["averagers"] = list(expand(values["averagers"]))
     for group in ("layers", "update", "watch"):
         values[group] = [{"name": name, **settings} for name, settings in values[group].items()]
@@ -311,6 +333,27 @@ def read(values: dict[str, Any], overrides: list[str]) -> tuple[Unresolved, Opti
     unresolved = unresolved_from(values)
     custom.allow(builders(unresolved).values())  # these are the user's own words
     return unresolved, options
+
+
+def without_effect(values: Mapping[str, Any], overrides: list[str]) -> list[str]:
+    """Lines on settings of averagers, of an experiment, that avg=... on the command line does not attach."""
+    kinds, averagers = attached(overrides), values["averagers"]
+    if kinds is None or not isinstance(averagers, Mapping):
+        return []
+    others = {kind: settings for kind, settings in averagers.items() if kind not in kinds and settings}
+    return [f"averagers.{kind} of the experiment has no effect: avg=... does not attach {kind}" for kind in others]
+
+
+def check_attached(averagers: object) -> None:
+    """UserError: some settings of an averager are there, and no choice of `avg` that has them all."""
+    for kind, settings in averagers.items() if isinstance(averagers, Mapping) else ():
+        if (
+            kind in AVERAGERS
+            and isinstance(settings, Mapping)
+            and set(setting_names(AVERAGERS[kind])) - settings.keys()
+        ):
+            name = next(iter(settings), "")
+            raise UserError(f"averagers.{kind}.{name}: {kind} is not attached; add it to avg=[...]")
 
 
 def whole_path(value: object) -> object:

@@ -21,7 +21,7 @@ from lawa_exp.runs.ending import write_results
 from lawa_exp.runs.folder import check_content, check_ranks, locked_folder
 from lawa_exp.runs.plan import show_plan
 from lawa_exp.runs.prepare import Prepared
-from lawa_exp.runs.rerun import merge_rerun
+from lawa_exp.runs.rerun import check_one_disk, merge_rerun
 from lawa_exp.storage import custom
 from lawa_exp.storage.metrics import written_metrics
 from lawa_exp.storage.rows import read_rows
@@ -45,6 +45,8 @@ def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -
         custom.use(p.code)  # other entries of a multirun have theirs
     run = RunDir(p.run_dir)
     with on_main(ranks, locked_folder(run, p)):
+        if options.rerun:
+            check_one_disk(run)
         content = check_content(run, p, ranks)
         marker, facts = ranks.from_main(run.marker() if ranks.is_main else None) or ("", {})
         if marker == "DIVERGED" and not options.rerun:

@@ -11,6 +11,7 @@ from lawa_exp.runs.prepare import Prepared
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import ELSEWHERE
 
 
 @contextmanager
@@ -52,7 +53,8 @@ def check_folder(run: RunDir, p: Prepared) -> None:
     if run.path.exists() and not run.path.is_dir():
         raise UserError(f"run_dir={run.path}: expected a folder, this is a file")
     existing = run.read_config()
-    if existing is None and run.path.is_dir() and any(not f.name.startswith(".") for f in run.path.iterdir()):
+    files = [f for f in run.path.iterdir() if not f.name.startswith(".")] if run.path.is_dir() else []
+    if existing is None and any(f.name not in ELSEWHERE or not f.is_symlink() for f in files):
         raise UserError(f"run_dir={run.path} is not empty and holds no run; choose another run_dir")
     if existing is not None and existing.get("trajectory_id") != p.trajectory:
         there, here = flat(existing.get("identity", {})), flat(p.identity)

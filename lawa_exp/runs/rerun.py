@@ -12,9 +12,18 @@ from lawa_exp.storage.checksums import forget, write_text
 from lawa_exp.storage.commit import REPLACED, Damaged, remove, same_content, steps_in, verify
 from lawa_exp.storage.rows import encode, read_lines
 from lawa_exp.storage.rundir import RunDir
-from lawa_exp.system.errors import Failed
+from lawa_exp.system.errors import Failed, UserError
+from lawa_exp.system.files import ELSEWHERE
 
 KEY = ("step", "split", "weights", "view", "eval_samples", "bn")  # of a row; with another value it is another thing
+
+
+def check_one_disk(run: RunDir) -> None:
+    """UserError: a folder of the run is on another disk, to which nothing is renamed."""
+    if linked := [name for name in ELSEWHERE if (run.path / name).is_symlink()]:
+        raise UserError(
+            f"rerun=true: {run.path / linked[0]} is a link; put the folder itself there, or choose another run_dir"
+        )
 
 
 def merge_rerun(again: RunDir, run: RunDir, say: Callable[[str], None]) -> bool:

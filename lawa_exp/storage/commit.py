@@ -104,7 +104,8 @@ def tidy(root: Path) -> None:
 def left_under(root: Path, prefix: str) -> list[Path]:
     """What processes that are gone left; a plain name is of one that had the lock of the nearest folder with one."""
     leftovers = []
-    for path in list(root.glob(f"**/{prefix}*")):
+    linked = [path for path in root.glob("*") if path.is_symlink() and path.is_dir()]  # which ** passes over
+    for path in [path for folder in (root, *linked) for path in folder.glob(f"**/{prefix}*")]:
         inner = path.relative_to(root).parents[:-1]  # folders between the two
         lives = written_by(path, prefix)[1]
         if lives is False or (lives is None and not any((root / folder / LOCK).exists() for folder in inner)):

@@ -35,6 +35,9 @@ SMALL_YAML = 1 << 20  # which is parsed in seconds
 LONGEST_LINE = 32 << 20  # bytes of a document or row
 YAML_NODES = 1_000_000  # as a tree: an anchor counts as often as it is named
 
+ELSEWHERE = ("trajectory", "resume", "states")  # folders of a run that may be links to another disk, see `check_links`
+OWNER = ".of_run"  # in such a folder: the path of its run
+
 OF_A_RUN = {  # what a training writes, or may come to write, in the run's folder
     *("config.yaml", "provenance.jsonl", "metrics.jsonl", "timing.jsonl", "errors.jsonl", "report.md", "curves.png"),
     *("trajectory", "averages", "readouts", "resume", "states", "code", "wandb", "curvature"),
@@ -186,13 +189,32 @@ def is_run(folder: Path) -> bool:
 def check_links(folder: Path, key: str) -> None:
     """UserError: an entry of `folder`, or of one in it, is a link that leads out of it, and would be written through.
 
-    key: how the command line names the folder.
+    A folder of large files may be on another disk, if it says there, in `OWNER`, that it is of this run. A run from
+    elsewhere can bring any link, but no file outside of itself. key: how the command line names the folder.
     """
     root = folder.resolve()
-    inner = [entry for entry in _entries(root) if entry.is_dir(follow_symlinks=False)]
-    for entry in [*_entries(root), *(e for folder in inner for e in _entries(Path(folder.path)))]:
-        if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
-            raise UserError(f"{key}={folder}: {Path(entry.path).relative_to(root)} is a link that leads out of it")
+    entries = _entries(root)
+    own = [target for entry in entries if entry.is_symlink() and (target := _of_this_run(Path(entry.path), root))]
+    inner = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    for entry in [*entries, *(e for place in (*inner, *own) for e in _entries(place))]:
+        path = Path(entry.path)
+        if entry.is_symlink() and not any(path.resolve().is_relative_to(place) for place in (root, *own)):
+            name = path.relative_to(root) if path.is_relative_to(root) else path
+            hint = ""
+            if str(name) in ELSEWHERE and path.is_dir():
+                import shlex
+
+                said = f"echo {shlex.quote(str(root))} > {shlex.quote(str(path.resolve() / OWNER))}"
+                hint = f"; to keep these files there: {said}"
+            raise UserError(f"{key}={folder}: {name} is a link that leads out of it{hint}")
+
+
+def _of_this_run(link: Path, root: Path) -> Path | None:
+    """Where a folder of large files is, if that says that it is of the run `root`."""
+    with suppress(OSError, UserError):
+        if link.name in ELSEWHERE and Path(read_text(link / OWNER, 1 << 14).strip()) == root:
+            return link.resolve()
+    return None
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -208,10 +208,31 @@ LAUNCHER, SWEEPER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
                 "output_subdir": "output_subdir: elsewhere",
                 "job.env_set": "job: {env_set: {A: b}}",
                 "verbose": "verbose: true",
+                "job_logging.root={": "job_logging: {root: {level: DEBUG}}",
             }.items()
         ),
+        *(
+            (
+                "experiment/other.yaml",
+                f"# @package _global_\ndefaults:\n  - override /hydra/{group}: default",
+                ["experiment=other"],
+                [f"hydra/{group}=default: not used here; a training prints its rows"],
+            )
+            for group in ("job_logging", "hydra_logging")
+        ),
     ],
-    ids=["launcher", "sweeper", "mode", "run", "output", "environment", "verbose"],
+    ids=[
+        "launcher",
+        "sweeper",
+        "mode",
+        "run",
+        "output",
+        "environment",
+        "verbose",
+        "root",
+        "job_logging",
+        "hydra_logging",
+    ],
 )
 def test_what_hydra_composed_is_refused_wherever_it_stands(capsys, tmp_path, file, content, arguments, parts):
     (tmp_path / "mine" / file).parent.mkdir(parents=True)
@@ -219,6 +240,33 @@ def test_what_hydra_composed_is_refused_wherever_it_stands(capsys, tmp_path, fil
     line = refused(capsys, *arguments, "--config-dir", "mine", "runs_root=elsewhere", "seed=0")
     assert all(part in line for part in parts), line
     assert not (tmp_path / "elsewhere").exists()  # nothing ran, of Hydra's neither
+
+
+def test_settings_of_an_averager_without_its_choice_are_said(capsys, tmp_path):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\n{}averagers:\n  ema:\n    decay: 0.99"
+    (tmp_path / "mine" / "experiment" / "of_its_own.yaml").write_text(text.format("defaults: [override /avg: lawa]\n"))
+    (tmp_path / "mine" / "experiment" / "both.yaml").write_text(text.format(""))
+    said = "averagers.ema.decay: ema is not attached; add it to avg=[...]"
+    assert said in refused(capsys, "experiment=of_its_own", "--config-dir", "mine")
+    assert said in refused(capsys, "+averagers.ema.decay=0.99", "avg=lawa")
+    note = "note: averagers.ema of the experiment has no effect: avg=... does not attach ema\n"
+    for avg, expected in (("lawa", note), ("[lawa,ema]", "")):
+        assert main(["experiment=both", f"avg={avg}", "--config-dir", "mine", "plan=true"]) == 0
+        assert capsys.readouterr().err == expected
+
+
+def test_an_experiment_can_choose_the_launcher(capsys, tmp_path):
+    """Hydra passes over an override in a file that the primary configuration's come before."""
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "ours.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /hydra/launcher: slurm\nhydra:\n  launcher: {partition: ours}"
+    )
+    line = refused(capsys, "experiment=ours", "--config-dir", "mine")
+    assert "hydra/launcher=slurm: only under -m" in line
+    assert compose.compose(["-m", "experiment=ours", "--config-dir", "mine"])[1]
+    assert lawa_exp_launcher.CLUSTER.pop("partition") == "ours"
+    lawa_exp_launcher.CLUSTER.clear()
 
 
 def test_a_suggested_word_is_read_as_it_was_meant():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -126,6 +127,21 @@ def test_what_contradicts_the_model_is_refused_and_a_scale_made_up_for(tmp_path:
         load_weights(scaled, live_tensors(scaled), path)
         tokens = torch.arange(16)[None]
         torch.testing.assert_close(scaled(tokens), model(tokens), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["nanoGPT's", "fairseq's"])
+def test_a_flipped_byte_in_a_pytorch_file_is_named(kind: str, tmp_path: Path) -> None:
+    """The zip has a checksum of each tensor, at which torch.load does not look."""
+    path = tmp_path / "ckpt.pt"
+    weights = live_tensors(network())
+    content = nanogpt(weights) if kind == "nanoGPT's" else {"model": weights, "args": argparse.Namespace()}
+    torch.save(content, path)
+    whole = path.read_bytes()
+    tensor = weights["transformer.h.0.mlp.c_fc.weight"]
+    at = whole.index(tensor.numpy().tobytes())
+    path.write_bytes(whole[: at + 5] + bytes([whole[at + 5] ^ 1]) + whole[at + 6 :])
+    with pytest.raises(UserError, match=r"ckpt\.pt is damaged: .*does not have its checksum"):
+        of_checkpoint(path)
 
 
 def test_what_is_no_checkpoint_to_begin_from_is_named(tmp_path: Path) -> None:
