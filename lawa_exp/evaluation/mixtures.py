@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lawa_exp.averaging import AveragerSettings, observed_steps, row_fields
-from lawa_exp.averaging.arithmetic import rounded
+from lawa_exp.averaging.arithmetic import NARROW, rounded
 from lawa_exp.evaluation.batchnorm import policy_field
 from lawa_exp.evaluation.replay import Snapshots, stop_if_requested
 
-CHUNK = 1 << 16  # elements of a tensor that are averaged at once
+CHUNK, PART = 1 << 14, 1 << 20  # elements of a tensor that are averaged at once, and by one thread
 SHARE = 3  # of the memory that is free, at most a part in so many is for averages
 
 
@@ -71,14 +73,17 @@ class Mixtures:
         steps = sorted({s for each in group for s in each})
         sources = [self._read(s) for s in steps]
         weights = torch.tensor([[each.get(s, 0.0) for s in steps] for each in group], dtype=torch.float64)
-        made: list[dict[str, Tensor]] = [{} for _ in group]
-        for name, like in latest.items():
-            if name in self.averaged:
-                for average, tensor in zip(made, mixed([s[name] for s in sources], weights, like), strict=True):
-                    average[name] = tensor
-            else:
-                for average, each in zip(made, group, strict=True):
-                    average[name] = self._read(max(each))[name].clone()
+        made: list[dict[str, Tensor]] = [
+            {
+                n: torch.empty(t.shape, dtype=t.dtype) if n in self.averaged else self._read(max(each))[n].clone()
+                for n, t in latest.items()
+            }
+            for each in group
+        ]
+        with one_thread_each() as threads:
+            for name in self.averaged & latest.keys():
+                flat = [source[name].reshape(-1) for source in sources]
+                mix(flat, weights, [average[name].view(-1) for average in made], threads)
         return made
 
 
@@ -99,22 +104,39 @@ class Mixture:
         return self.mixtures.weights(self.number)
 
 
-def mixed(sources: Sequence[Tensor], weights: Tensor, like: Tensor) -> list[Tensor]:
-    """weights [averages, sources] @ sources, of the shape and dtype of `like`: a tensor for each average."""
-    flat = [source.reshape(-1) for source in sources]
-    outputs = [torch.empty(like.numel(), dtype=like.dtype) for _ in weights]
-    buffer = torch.empty(len(flat), min(CHUNK, max(1, like.numel())), dtype=torch.float64)
-    for begin in range(0, like.numel(), CHUNK):
-        count = min(CHUNK, like.numel() - begin)
-        rows = buffer[:, :count]
-        for row, source in zip(rows, flat, strict=True):
-            row.copy_(source[begin : begin + count])
-        sums = weights @ rows
-        if not bool(sums.isfinite().all()):  # 0 * inf: a snapshot that an average does not take in is none of its
-            sums = torch.stack([_without_zeros(rows, own) for own in weights])
-        for output, values in zip(outputs, sums, strict=True):
-            output[begin : begin + count] = rounded(values, like.dtype)
-    return [output.view(like.shape) for output in outputs]
+@contextmanager
+def one_thread_each() -> Iterator[ThreadPoolExecutor]:
+    """As many threads as torch has, each of which computes alone: short operations do not wait for each other."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(count, "averaging") as threads:
+            yield threads
+    finally:
+        torch.set_num_threads(count)
+
+
+def mix(sources: Sequence[Tensor], weights: Tensor, outputs: Sequence[Tensor], threads: ThreadPoolExecutor) -> None:
+    """weights, float64 [averages, sources] @ sources into the outputs, all one-dimensional."""
+    size = len(sources[0])
+
+    @torch.no_grad()
+    def part(first: int) -> None:
+        buffer = torch.empty(len(sources), min(CHUNK, size - first), dtype=torch.float64)
+        for begin in range(first, min(first + PART, size), CHUNK):
+            count = min(CHUNK, size - begin)
+            rows = buffer[:, :count]
+            for row, source in zip(rows, sources, strict=True):
+                row.copy_(source[begin : begin + count])
+            sums = weights @ rows
+            if not bool(sums.sum().isfinite()):  # 0 * inf: a snapshot that an average does not take in is none of its
+                sums = torch.stack([_without_zeros(rows, own) for own in weights])
+            for output, values in zip(outputs, sums, strict=True):
+                narrow = output.dtype in NARROW
+                output[begin : begin + count] = rounded(values, output.dtype) if narrow else values
+
+    for done in [threads.submit(part, first) for first in range(0, size, PART)]:
+        done.result()
 
 
 def _without_zeros(rows: Tensor, weights: Tensor) -> Tensor:
