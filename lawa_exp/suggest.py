@@ -18,7 +18,7 @@ RUN is a run of ours, or any folder of checkpoints with --data or --evaluate. Of
 (nanoGPT, Hugging Face, timm, torchvision; others: --model MODULE:FUNCTION), with its tokenizer and the data, and the
 last three lines say what to take, what it gains, and the `average` command that writes it. Nothing is written into the
 folder, and none of its code runs. --data DATA is a file or folder:
-  val.bin, or the folder of it     tokens, with a meta.pkl or meta.json beside them
+  val.bin, or the folder of it     tokens, with a meta.pkl or meta.json in their folder
   FILE.txt                         text
   FILE.jsonl, FILE.parquet         with a column `text`, or FILE:COLUMN; of a classifier FILE:TEXT,LABEL
   FOLDER                           images in a folder for each class; or what `datasets` saved with save_to_disk

@@ -15,6 +15,7 @@ from lawa_exp.averaging import AVERAGERS, AveragerSettings, LawaSettings, SwaSet
 from lawa_exp.averaging.flags import as_text
 from lawa_exp.axes.dataset.tasks import Tokens
 from lawa_exp.config.rules import default_of, setting_names
+from lawa_exp.evaluation.mixtures import Mixtures
 from lawa_exp.evaluation.on_data import OnData
 from lawa_exp.evaluation.read_out import ReadOut, evaluations, read_out
 from lawa_exp.readout.averagers import typed
@@ -118,7 +119,7 @@ def suggest_for_folder(request: Request, say: Callable[[str], None]) -> tuple[An
             say(f"The {own.unit}s are not evenly spaced: the {len(own.paths)} checkpoints count as 1 to {own.last}.")
         if not subject.averages:
             raise UserError("no average can be had: " + "; ".join(subject.left_out[:1]))
-        result = evaluate(subject, say)
+        result = evaluate(subject, own.last, say)
         answer = answer_of(request, own, subject, result)
         if not subject.is_main:
             return answer, None
@@ -126,17 +127,20 @@ def suggest_for_folder(request: Request, say: Callable[[str], None]) -> tuple[An
         return answer, write(request, name, subject, result, answer)
 
 
-def evaluate(subject: Subject, say: Callable[[str], None]) -> ReadOut:
+def evaluate(subject: Subject, last: int, say: Callable[[str], None]) -> ReadOut:
     """The read-out after the last checkpoint, with a progress bar on a terminal."""
-    score, todo = subject.score, evaluations(subject.replay, subject.averages, subject.live)
+    replay, score = subject.replay.another([], [last]), subject.score
+    settings = list(settings_by_id(subject).values())
+    averages = Mixtures(settings, last, replay.snapshots, replay.averaged, replay.bn).averages
+    todo = evaluations(replay, averages, subject.live)
     on_data = score if isinstance(score, OnData) else None
     each = on_data.batches if on_data else 1
-    say(f"{len(subject.averages)} averages and the last checkpoint: {todo} evaluations of {each} batches each")
+    say(f"{len(averages)} averages and the last checkpoint: {todo} different weights, {each} batches each")
     with Bar(todo * each, "batch") as show:
         if on_data:
             before = on_data.scorer.batches
             on_data.scorer.show = lambda batches: show(batches - before)
-        return read_out(subject.replay, subject.averages, score, subject.live, lambda _: None, metrics=subject.metrics)
+        return read_out(replay, averages, score, subject.live, lambda _: None, metrics=subject.metrics)
 
 
 def answer_of(request: Request, own: Numbered, subject: Subject, result: ReadOut) -> Answer:
@@ -154,21 +158,20 @@ def answer_of(request: Request, own: Numbered, subject: Subject, result: ReadOut
     values = {name_of(r): float(r[by.name]) for r in result.rows}  # type: ignore[literal-required]
     settings = settings_by_id(subject)
     interval = f"95% interval of the {s.samples:,} evaluation samples, not of another seed"
-    fitted = "cross-fitted: each batch by a choice that it had no vote in"
     if s.id == "live" or s.gain <= 0:
-        second = f"Gain: 0, no average is better ({interval})."
+        second = f"Gain: 0; no average is better ({interval})."
         if s.best != "live":
-            text = f"Gain: 0; the best average, {s.best}, {gain_text(s.best_gain, s.best_half, s)} where it was chosen"
-            other = f"; {gain_text(s.gain, s.half, s)} {fitted}" if s.id != "live" else ""
-            second = f"{text}{other}: too little to tell from none ({interval})."
+            no_vote = s.id != "live"
+            gain = gain_text(s.gain, s.half, s) if no_vote else gain_text(s.best_gain, s.best_half, s)
+            where = "on samples that had no vote in the choice" if no_vote else "where it was chosen"
+            second = (
+                f"Gain: 0; the best average, {s.best}, has {gain} {where}: too little to tell from none ({interval})."
+            )
         return Answer(s, by, "live", values, (no_help(own), second, NO_COMMAND), None)
     live, value = (by.metric.text(values[id]) for id in ("live", s.id))
-    unit = "" if by.metric.is_share else f" {by.metric.unit}"
     unclear = "; inconclusive: it includes 0" if s.gain <= s.half else ""
-    second = (
-        f"Gain over the last checkpoint: {gain_text(s.gain, s.half, s)} ({interval}{unclear}; {fitted}). {by.name} "
-        f"{live} -> {value}{unit}."
-    )
+    gain = gain_text(s.gain, s.half, s)
+    second = f"Gain over the last checkpoint: {gain} ({interval}{unclear}); {by.name} {live} -> {value}."
     command = command_of(request, own, settings[s.id])
     return Answer(s, by, s.id, values, (f"Take {said(settings[s.id], own)}.", second, command), command)
 

@@ -13,9 +13,12 @@ from foreign import TEXT, answer, around, refusal, single, suggestion, written_b
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lawa_exp.averaging import EmaSettings, LawaSettings, SwaSettings, WmaSettings
+from lawa_exp.averaging import EmaSettings, LawaSettings, SwaSettings, WmaSettings, observed_steps
+from lawa_exp.averaging.arithmetic import weighted_mean
 from lawa_exp.axes.model.gpt.settings import GPTSettings
 from lawa_exp.evaluation.evaluate import fixed_set
+from lawa_exp.evaluation.mixtures import Mixtures
+from lawa_exp.evaluation.replay import Snapshots
 from lawa_exp.readout.of_folder import numbered
 
 CONTEXT = 16
@@ -103,7 +106,7 @@ def test_nanogpt_on_its_tokens(nanogpt: tuple[Path, Path], here: Path) -> None:
     assert made["values"]["live"] == pytest.approx(nanogpt_loss(folder / "ckpt200.pt", data), rel=1e-6)
     file = written_by(command, here) / "ckpt200.pt"
     assert nanogpt_loss(file, data) == pytest.approx(made["values"][made["id"]], rel=1e-6)
-    assert f"{nanogpt_loss(file, data):.4f} nats per token" in gain
+    assert gain.endswith(f"-> {nanogpt_loss(file, data):.4f}.")
     # The same from text, through the characters of meta.pkl, and of the average alone.
     assert answer(folder, "--data", data / "val.txt")["values"] == made["values"]
     assert single(file, "--data", data)["loss"] == pytest.approx(made["values"][made["id"]], rel=1e-6)
@@ -233,3 +236,27 @@ def test_tied_weights_that_differ_are_refused(nanogpt: tuple[Path, Path], here: 
         saved["model"]["_orig_mod.lm_head.weight"] = saved["model"]["_orig_mod.lm_head.weight"] + 1
         torch.save(saved, here / "untied" / f"ckpt{25 * i}.pt")
     assert "one tensor of the model, differ" in refusal("untied", "--data", data)
+
+
+def test_many_averages_in_a_pass_are_those_of_one() -> None:
+    """Of tensors with odd strides, of several types, and with a snapshot that is not finite outside the windows."""
+    draw = torch.Generator().manual_seed(0)
+    states: dict[int, dict[str, Tensor]] = {}
+    for step in range(10, 70, 10):
+        w = torch.randn(7, 5, generator=draw)
+        states[step] = {"w": w.t(), "b": w[0].bfloat16(), "n": torch.tensor(step), "e": torch.empty(0)}
+    states[10]["w"][0, 0] = torch.inf
+    averaged = frozenset({"w", "b", "e"})
+    kinds = [LawaSettings(3, 10), WmaSettings(2, 20), SwaSettings(10, 30), EmaSettings(0.5, 10, 20)]
+    snapshots = Snapshots({s: Path(str(s)) for s in states}, lambda path: states[int(path.name)])
+    for most in (1, 4):
+        averages = Mixtures(kinds, 60, snapshots, averaged, most=most).averages
+        assert [a.id for a in averages] == [s.id for s in kinds] and averages[0].key(50) is None
+        for settings, average in zip(kinds, averages, strict=True):
+            steps = list(observed_steps(settings, 60))
+            weights = settings.coefficients(steps)
+            expected = weighted_mean([states[s] for s in steps[-len(weights) :]], weights, averaged)
+            made = average.weights(60)
+            assert made["n"] == 60 and made["b"].dtype == torch.bfloat16 and made["w"].isfinite().all()
+            for name in averaged:
+                torch.testing.assert_close(made[name], expected[name], rtol=2e-7 if name == "w" else 0, atol=0)

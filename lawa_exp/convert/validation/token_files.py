@@ -1,4 +1,4 @@
-"""Tokens as numbers: nanoGPT's train.bin and val.bin, with meta.pkl or meta.json beside them."""
+"""Tokens as numbers: nanoGPT's train.bin and val.bin, with a meta.pkl or meta.json in their folder."""
 
 from __future__ import annotations
 
