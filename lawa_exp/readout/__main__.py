@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lawa_exp.averaging import AVERAGERS
@@ -51,6 +50,8 @@ def main(arguments: list[str]) -> int:
     signals.listen("evaluation")
 
     def command() -> int:
+        from pathlib import Path
+
         if not (args.run.startswith("hf:") or Path(args.run).exists()):
             raise UserError(f"RUN={args.run}: no such file or folder; expected a run, checkpoints, or hf:OWNER/NAME")
         from lawa_exp.readout.command import read
