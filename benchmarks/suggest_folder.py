@@ -1,0 +1,96 @@
+"""What `lawa suggest FOLDER --data` takes beyond its evaluations, of GPT-2 small in nanoGPT's files.
+
+    python benchmarks/suggest_folder.py [--checkpoints 20] [--samples 4] [--out results/speed/suggest_folder.md]
+
+The command runs with so many samples and with twice as many; what does not grow with the samples is start-up, reading
+the checkpoints, making the averages, and tables. Weights and tokens are random: only the time is looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from pairs import machine, publish
+
+from lawa_exp.axes.model.gpt.settings import GPTSettings
+
+SIZE = {
+    "n_layer": 12,
+    "n_head": 12,
+    "n_embd": 768,
+    "block_size": 1024,
+    "bias": True,
+    "vocab_size": 50304,
+    "dropout": 0.0,
+}
+
+
+def write_checkpoints(folder: Path, count: int) -> None:
+    """nanoGPT's files with weights of a new GPT-2 small, a little apart from one to the next."""
+    torch.manual_seed(0)
+    shape = {"layers": 12, "heads": 12, "width": 768, "context": 1024, "vocab_size": 50304, "bias": True}
+    settings = GPTSettings(name="gpt2", dropout=0.0, scale_attn_by_inverse_layer_idx=False, **shape)
+    tensors = {name: tensor.clone() for name, tensor in settings.build().state_dict().items()}
+    tensors["lm_head.weight"] = tensors["transformer.wte.weight"]
+    for number in range(1, count + 1):
+        for name, tensor in tensors.items():
+            if name != "lm_head.weight":
+                tensor.add_(torch.full((), 1e-4 * number))
+        content = {"model": tensors, "model_args": SIZE, "iter_num": 1000 * number, "config": {"dataset": "random"}}
+        torch.save(content, folder / f"ckpt_{1000 * number}.pt")
+
+
+def seconds(folder: Path, data: Path, samples: int, threads: int) -> tuple[float, str]:
+    """Wall time of the command, and its last lines."""
+    with tempfile.TemporaryDirectory() as out:
+        words = [str(folder), "--data", str(data), "--samples", str(samples), "--out", f"{out}/r"]
+        begin = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "lawa_exp.suggest", *words, "--threads", str(threads)],
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            sys.exit(done.stderr)
+        return time.perf_counter() - begin, done.stdout
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoints", type=int, default=20)
+    parser.add_argument("--samples", type=int, default=10)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    threads, load = os.cpu_count() or 1, os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as root:
+        folder, data = Path(root) / "checkpoints", Path(root) / "data"
+        folder.mkdir()
+        data.mkdir()
+        write_checkpoints(folder, args.checkpoints)
+        tokens = np.random.default_rng(0).integers(0, 50257, 64 * 1025).astype(np.uint16)
+        tokens.tofile(data / "val.bin")
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        once, _ = seconds(folder, data, args.samples, threads)
+        twice, said = seconds(folder, data, 2 * args.samples, threads)
+    beyond, each = 2 * once - twice, (twice - once) / args.samples
+    parts = [
+        f"{args.checkpoints} checkpoints of GPT-2 small (124M) in nanoGPT's files, {size / 1e9:.1f} GB. "
+        + machine(threads, load),
+        f"| samples | seconds |\n|--:|--:|\n| {args.samples} | {once:.1f} |\n| {2 * args.samples} | {twice:.1f} |",
+        f"What does not grow with the samples (start-up, reading, averages, tables): **{beyond:.1f} s** (60 allowed).",
+        f"A sample of 1,024 tokens through all candidates: {each:.1f} s.",
+    ]
+    publish("`lawa suggest` of a folder, beyond its evaluations", parts, args.out)
+    print("\n".join(said.splitlines()[-6:]))
+
+
+if __name__ == "__main__":
+    main()
