@@ -80,6 +80,10 @@ def of_run(args: argparse.Namespace) -> int:
 
 
 def of_folder(args: argparse.Namespace) -> int:
+    if args.evaluate is not None and ":" not in args.evaluate:
+        raise UserError(f"--evaluate={args.evaluate}: expected MODULE:FUNCTION; the command readout takes others")
+    if args.evaluate is not None and args.model is not None:
+        raise UserError(f"--model={args.model}: is for --data; a function gets the weights alone")
     from lawa_exp.readout.of_folder import as_json_of, suggest_for_folder
 
     target = Target(

@@ -339,6 +339,9 @@ def test_what_does_not_go_together_is_one_line(tokenizer: Any, inside: Path) -> 
         "expected a data set that `datasets` saved": ("bert", "--data", "bert"),
         "--samples=0: expected a whole number": ("bert", "--data", "val.txt", "--samples", "0"),
         "needs --data DATA": ("bert",),
+        "--model=m:f: is for --data": ("bert", "--evaluate", "m:g", "--model", "m:f"),
+        "--evaluate=zeroshot: expected MODULE:FUNCTION": ("bert", "--evaluate", "zeroshot"),
+        "--evaluate=m:g: not with --data": ("bert", "--data", "val.txt", "--evaluate", "m:g"),
         "an average takes 2 checkpoints or more": ("bert/checkpoint-10", "--data", "val.txt"),
         "expected MODULE:FUNCTION": ("bert", "--data", "val.txt", "--model", "gpt2_small"),
     }

@@ -65,7 +65,7 @@ def of_transformers(folders: Sequence[Path]) -> Encoder | None:
     end = made.eos_token_id if made.eos_token_id is not None else made.sep_token_id
     return Encoder(
         f"the tokenizer in {folder}",
-        len(made),
+        made.vocab_size,  # tokens that were added and are not used may have no row in the model
         encode,
         end,
         made.cls_token_id if made.cls_token_id is not None else made.bos_token_id,

@@ -44,7 +44,8 @@ def of_columns(place: Place, table: Mapping[str, Sequence[Any]], where: str) -> 
     if text not in strings:
         raise UserError(f"{place}: column {text} holds no text; columns of text: {listed(strings) or 'none'}")
     texts = table[text]
-    if wrong := next((i for i, value in enumerate(texts) if not isinstance(value, str)), None):
+    wrong = next((i for i, value in enumerate(texts) if not isinstance(value, str)), None)
+    if wrong is not None:
         raise UserError(f"{place}: row {wrong + 1:,} has no text in column {text}")
     if not place.labelled:
         return Documents(texts, None, f"{where}, column {text}, {rows:,} rows")

@@ -209,6 +209,7 @@ def samples_of(content: Content, model: Recognised, built: Any, folders: Sequenc
     assert predicts is MASKED
     if encoder.mask is None:
         raise UserError(f"{place}: {encoder.name} has no token for masking")
+    _check_largest(max(int(tokens.max(initial=0)), encoder.mask), content, model, place)
     block = _block(model, len(tokens), place)
     note = f"{content.note}; {encoder.name}; blocks of {block} tokens, 15% masked, always the same"
     return MaskedTokens(tokens, block, encoder, _digest(tokens, note), note)
@@ -224,13 +225,17 @@ def _blocks(
     tokens: np.ndarray, content: TokenArray | Documents, model: Recognised, place: Place, encoder: Encoder | None = None
 ) -> Blocks:
     largest = int(tokens.max(initial=0))
-    if model.vocab_size and largest >= model.vocab_size:
-        raise UserError(f"{place}: {content.note}: token {largest}, and {model.title} has {model.vocab_size:,}")
+    _check_largest(largest, content, model, place)
     block = _block(model, len(tokens), place)
     takes = f" (the model takes up to {model.context:,})" if model.context and model.context != block else ""
     by = f"; {encoder.name}" if encoder else ""
     note = f"{content.note}{by}; blocks of {block} tokens{takes}"
     return Blocks({"val": tokens}, block, model.vocab_size or largest + 1, _digest(tokens, note), "data", note)
+
+
+def _check_largest(token: int, content: TokenArray | Documents, model: Recognised, place: Place) -> None:
+    if model.vocab_size and token >= model.vocab_size:
+        raise UserError(f"{place}: {content.note}: token {token}, and {model.title} has {model.vocab_size:,} of them")
 
 
 def _block(model: Recognised, tokens: int, place: Place) -> int:
@@ -246,6 +251,10 @@ def _block(model: Recognised, tokens: int, place: Place) -> int:
 def _labelled_texts(content: Documents, model: Recognised, encoder: Encoder, place: Place) -> LabelledTexts:
     classes = model.classes
     assert content.labels is not None and classes is not None
+    if encoder.sample is None:
+        raise UserError(
+            f"{place}: {model.title} needs its own tokenizer, in the checkpoints' folder, not {encoder.name}"
+        )
     names = {str(name): number for name, number in model.labels.items()}
     numbers = [names.get(value, -1) if isinstance(value, str) else int(value) for value in content.labels]
     at = next((i for i, n in enumerate(numbers) if not 0 <= n < classes), None)
