@@ -193,9 +193,8 @@ def average(args: argparse.Namespace) -> int:
     outputs: list[Output] = []
     stream = None
     try:
-        shown = dict(zip(steps, series.steps or steps, strict=True)) if args.trajectory else {}
         for (step, _), each in zip(planned, averages, strict=True):
-            target = out / step_name(shown[step]) if len(planned) > 1 else out
+            target = out / step_name(step) if len(planned) > 1 else out
             last = opened[each.inputs[-1]]
             name = file_name(last)
             refuse_inputs(target, name, last, inputs)
@@ -219,12 +218,12 @@ def average(args: argparse.Namespace) -> int:
     what = f"{len(outputs)} averages" if len(outputs) > 1 else "the average"
     of = f"{len(opened)} checkpoints" if len(opened) > 1 else "1 checkpoint"
     print(f"{out}: {what} of {of} ({size_text(stream.total)} in {seconds:.2f} s){were}")
-    names = [str(step) for step in shown.values()] if args.trajectory else labels(list(paths.values()))
+    names = [str(step) for step in steps] if args.trajectory else labels(list(paths.values()))
     print("\n".join(summary(series, [paths[steps[i]] for i in numbers], args.verbose)))
     order = "in step order: " if series.steps is not None else "as listed: "
     unit = series.unit
     lines = [
-        (f"after {unit} {shown[step]}: {unit}s " if args.trajectory else order) + made_of(each, names)
+        (f"after {unit} {step}: {unit}s " if args.trajectory else order) + made_of(each, names)
         for step, each in planned
     ]
     print("\n".join(lines if len(lines) <= SHOWN else [lines[0], f"... {len(lines) - 2} more", lines[-1]]))

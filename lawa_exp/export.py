@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lawa_exp.averaging import AVERAGERS
 from lawa_exp.axes.model.adaptive_lm.settings import AdaptiveLMSettings
 from lawa_exp.axes.model.custom import CustomSettings
 from lawa_exp.axes.model.gpt.settings import GPTSettings
@@ -174,6 +175,7 @@ def custom_to_hugging_face(source: Source, out: Path, tokenizer_path: str | None
     load_live(live, dict(source.tensors))
     architecture = type(model).__name__
     config = {**json.loads(model.config.to_json_string(use_diff=False)), "architectures": [architecture]}
+    config.pop("_name_or_path", None)  # of somebody's own machine
     if model.can_generate():
         return write_generating(source, out, live, config, tokenizer_path)
     return write_hugging_face(source, out, live, config, {}, "")
@@ -294,6 +296,8 @@ def card_of(run: RunDir, folder: Path, config: Config, step: int) -> Card:
     """What the run says of the weights in `folder`."""
     said = folder / AVERAGE
     average = json.loads(read_small(said)) if said.is_file() else None
+    if average is not None and not (isinstance(average, dict) and average.get("averager") in AVERAGERS):
+        raise UserError(f"{said}: it does not say by which averager the average was made; remove it")
     weights = folder.parent.name if folder.parent.parent == run.averages else "live"
     rows = [*read_rows(run.metrics, trained=False), *read_rows(run.readouts / "test" / "metrics.jsonl")]
     shown = [r for r in rows if r["step"] == step and name_of(r) in ("live", weights) and r["split"] in ("val", "test")]

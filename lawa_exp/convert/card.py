@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lawa_exp.results.tables import markdown
 
-A_PATH = re.compile(r"=(~|/|[A-Za-z]:\\|file:)")  # of somebody's own machine
+PRIVATE = re.compile(r"[/\\~]|\$\{")  # in a word: perhaps a path of somebody's own machine
 PIPELINES = {"ForCausalLM": "text-generation", "LMHeadModel": "text-generation", "ForMaskedLM": "fill-mask"}
 
 
@@ -37,9 +37,9 @@ class Card:
 def model_card(card: Card, architecture: str) -> str:
     """Markdown with the hub's front matter. Values that are paths are left out of the command."""
     pipeline = next((p for end, p in PIPELINES.items() if architecture.endswith(end)), None)
-    tags = ["weight-averaging", str(card.average["averager"])] if card.average else []
+    tags = ["weight-averaging", card.average["averager"]] if card.average else []
     front = ["---", "library_name: transformers", *([f"pipeline_tag: {pipeline}"] if pipeline else [])]
-    front += ["tags:", *(f"- {tag}" for tag in [*tags, "lawa_exp"]), "---"]
+    front += ["tags:", *(f"- {json.dumps(tag)}" for tag in [*tags, "lawa_exp"]), "---"]
     parts = ["\n".join(front), f"# {card.model} on {card.data}, step {card.step:,}: {card.weights}"]
     parts.append(what_it_is(card))
     if card.losses:
@@ -52,11 +52,19 @@ def model_card(card: Card, architecture: str) -> str:
             lines.append([weights, *(f"{of[split]:.4f}" if split in of else "-" for split in splits)])
         parts.append(f"{markdown(lines)}\n\nAfter step {card.step:,}, in {card.unit}, of this one training.")
     if card.command:
-        words = [re.sub("=.*", "=...", word) if A_PATH.search(word) else word for word in card.command]
+        words = [public(word) for word in card.command]
         versions = ", ".join(f"{name} {version}" for name, version in (card.versions or {}).items())
         said = f"Trained (run `{card.run}`{f'; {versions}' if versions else ''}) with"
         parts.append(f"{said}\n\n    {shlex.join(['python', '-m', 'lawa_exp', *words])}")
     return "\n\n".join(parts) + "\n"
+
+
+def public(word: str) -> str:
+    """A word of the command without what may be a path."""
+    key, equals, value = word.partition("=")
+    if not equals:
+        return "..." if PRIVATE.search(word) else word
+    return f"{key}=..." if PRIVATE.search(value) else word
 
 
 def what_it_is(card: Card) -> str:

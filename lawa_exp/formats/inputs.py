@@ -140,11 +140,10 @@ def trajectory(folder: Path, choice: Choice) -> Series:
     first = series.paths.pop(0, None)
     if not series.paths:
         raise UserError(f"--trajectory={folder}: only the initial weights (step 0) are there, which are never observed")
+    series.steps = list(series.paths)
     if first:
-        series.steps = list(series.paths)
-        initial = "" if series.unit == "epoch" else ", the initial weights"
         series.notes.append(
-            f"note: {first.name} is of {series.unit} 0{initial}, which no average takes in; list the files instead "
-            "where it is to count"
+            f"note: {first.name} is of {series.unit} 0, the initial weights, which no average takes in; "
+            "where names count from 0, list the files instead"
         )
     return series

@@ -20,8 +20,9 @@ LONGEST_KEY, LONGEST_NAME = 20, 1 << 16  # parts, letters; what lies deeper is o
 WEIGHTS = ("model", "state_dict", "model_state_dict")  # nanoGPT and fairseq, Lightning, many loops
 TOP = "."  # --key of the top level
 DEPTH = 3  # of mappings in which state dicts are looked for
-NO_WEIGHTS = re.compile(
-    r"optim|sched|scaler|rng|random|hyper|hparams|config|(^|_)(args|grads?|gradients|loops|callbacks?|stats|metrics)(_|$)",
+NO_WEIGHTS = re.compile(  # keys of a training's own state, whatever tensors are under them
+    r"optimi[sz]er|scheduler|(^|[_.])(optims?|sched|scaler|rngs?|random_?states?|hyper_?parameters|h_?params(_\w+)?|configs?|"
+    r"args|grads?|gradients|loops|callbacks?|stats|metrics)([_.]?(states?|dicts?|all|\d+))*$",
     re.IGNORECASE,
 )
 SECOND = re.compile(r"(?i:(?<![a-z])(ema|swa|averaged?|avg|shadow|polyak|best)(?![a-z]))|EMA")

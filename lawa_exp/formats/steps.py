@@ -6,10 +6,9 @@ is right, and a note says so. All are counted in one unit: epochs and updates ar
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lawa_exp.formats.choice import DEFAULT, Choice
@@ -50,8 +49,6 @@ class Candidate:
 @dataclass
 class Series:
     """Checkpoints in order. paths: by step, or listed ones by 1, 2, ..., whose steps are in `steps`, where known.
-
-    Of a folder whose epochs begin at 0, `paths` are by one more than `steps`.
 
     unit: what a step counts, for messages; how: where it was read. left_out: names, and why.
     """
@@ -188,17 +185,7 @@ def ordered(candidates: list[Candidate], where: str, choice: Choice) -> Series:
             f"{where}: which is the order is not clear: {two}; --step-from REGEX says it, or a list of files"
         )
     series.notes += contradictions(taken, unit)
-    counts_epochs = unit == EPOCHS or (unit == NUMBER and len(series.paths) > 1)
-    return _from_one(series) if counts_epochs else series
-
-
-def _from_one(series: Series) -> Series:
-    """Where epochs count 0, 1, 2, ...: averagers observe the first, which libraries write after it, as 1."""
-    if 0 not in series.paths or math.gcd(*series.paths) > 1:
-        return series
-    note = f"note: {series.paths[0].name} is of {series.unit} 0, which counts as the first, not as the initial weights"
-    paths = {step + 1: path for step, path in series.paths.items()}
-    return replace(series, paths=paths, notes=[*series.notes, note])
+    return series
 
 
 def by_expression(candidates: list[Candidate], where: str, expression: str) -> Series:

@@ -283,7 +283,8 @@ def windows_of(group: Group) -> Windows:
     live, cells = group.final("live"), {}
     for id in group.ids():
         values, row = group.final(id), fields[id]
-        if values is None or live is None or row.get("averager") != "lawa" or not {"k", "spacing"} <= row.keys():
+        is_window = row.get("averager") == "lawa" and {"k", "spacing"} <= row.keys()
+        if values is None or live is None or not is_window or row.get("start") or row.get("view"):
             continue
         mean, half = paired_difference(values, live)
         below = "" if math.isnan(half) else f"± {half:.4f}"

@@ -12,6 +12,7 @@ from lawa_exp.axes.configuration import Config
 from lawa_exp.axes.dataset.loading import eval_batches
 from lawa_exp.axes.objective.task_loss import Scorer
 from lawa_exp.evaluation.evaluate import evaluating
+from lawa_exp.evaluation.numerics import exact_float32
 from lawa_exp.seams.dataset import Dataset
 from lawa_exp.system.errors import UserError
 
@@ -24,6 +25,7 @@ def try_model(config: Config, model: nn.Module, data: Dataset) -> None:
     scorer = Scorer(model, data.task, config.model.computes_loss(model))
     with contextlib.closing(eval_batches(data, "val", iter([np.zeros(1, np.int64)]), torch.device("cpu"))) as batches:
         inputs, targets = next(batches)
+    exact_float32()
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), evaluating(scorer):
             scorer(inputs, targets)

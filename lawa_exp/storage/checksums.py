@@ -58,7 +58,9 @@ def remember(folder: Path, names: Iterable[str]) -> None:
 
 
 def forget(folder: Path, names: Collection[str]) -> None:
-    """Of files that are about to be appended to."""
+    """Of files that are about to be appended to; nothing where the folder is not there yet."""
+    if not folder.is_dir():
+        return
     with turn(folder / TURN):
         _forget(folder, names)
 

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch.distributed import checkpoint as dcp
 
 from lawa_exp.formats.choice import Choice
-from lawa_exp.formats.inputs import trajectory
 from lawa_exp.formats.names import UNITS, of_entry
 from lawa_exp.formats.steps import Series, find_checkpoints
 from lawa_exp.system.errors import UserError
@@ -260,61 +259,6 @@ def test_batches_may_begin_anew_with_each_epoch(tmp_path):
     assert list(find_checkpoints(tmp_path, "RUN").paths) == [1, 2, 3]
 
 
-NAMED = {  # the step that a name says, its unit, and whether it is an average
-    "steps_1e6.pt": (1_000_000, "updates", False),
-    "iter_2.5e5.pth": (250_000, "updates", False),
-    "1e6_steps.pt": (1_000_000, "updates", False),
-    "bs32_lr1e-3_e10.pt": (10, "epochs", False),
-    "epoch_3_of_10.pt": (3, "epochs", False),
-    "step-00001-of-00004.bin": (None, "-", False),
-    "epoch=2-val_loss_avg=0.12.ckpt": (2, "epochs", False),
-    "epoch=2-avg=0.12.ckpt": (2, "epochs", False),
-    "val_acc_ema=0.9-epoch=3.ckpt": (3, "epochs", False),
-    "top1_avg_5_epoch_3.pt": (3, "epochs", False),
-    "epoch=1-val_loss=0.1-avg.ckpt": (1, "epochs", True),
-    "epoch_3_ema.pt": (3, "epochs", True),
-    "checkpoint_avg_10.pt": (10, "numbers without a unit", True),
-    "valid.acc.ave_10best.pth": (None, "-", True),
-    "best_val_ema.pt": (None, "-", True),
-}
-
-
-@pytest.mark.parametrize("name", NAMED)
-def test_what_a_name_says(name):
-    assert (*step_of(name), of_entry(name, name).is_average) == NAMED[name]
-
-
-@pytest.mark.parametrize(
-    ("name", "inside"), [("checkpoint-{}.pth.tar", "epoch"), ("model_{}.pth", ""), ("epoch={}.ckpt", "")]
-)
-def test_epoch_0_is_the_first_and_not_the_initial_weights(name, inside, tmp_path, capsys):
-    """timm, torchvision and Lightning write it after the first epoch. Of steps, 0 is the initial weights."""
-    for i in range(3):
-        torch.save(
-            {"model": {"w": torch.full((2,), float(i))}, **({inside: i} if inside else {})}, tmp_path / name.format(i)
-        )
-    found = find_checkpoints(tmp_path, "RUN")
-    assert list(found.paths) == [1, 2, 3] and found.steps == [0, 1, 2] and "counts as the first" in found.notes[0]
-    average("--trajectory", tmp_path, "--k", 3, "--out", tmp_path / "out")
-    said = capsys.readouterr().out
-    assert torch.load(tmp_path / "out" / name.format(2))["model"]["w"].tolist() == [1, 1]
-    assert re.search(r"after (epoch|step) 2: (epoch|step)s 0, 1, 2, each 0.3333", said)
-    for i in range(3):
-        torch.save({"model": {"w": torch.full((2,), float(i))}, "global_step": i}, tmp_path / name.format(i))
-    average("--trajectory", tmp_path, "--k", 2, "--out", tmp_path / "steps")
-    said = capsys.readouterr().out
-    assert (
-        "step 0, the initial weights, which no average takes in" in said
-        and "after step 2: steps 1, 2, each 0.5" in said
-    )
-    make(tmp_path / "every fifth", [f"epoch_{i}.pt" for i in (0, 5, 10)])
-    assert trajectory(tmp_path / "every fifth", Choice()).notes == [
-        "note: epoch_0.pt is of epoch 0, which no average takes in; list the files instead where it is to count"
-    ]
-    make(tmp_path / "one", ["epoch_0.pt"])
-    assert list(trajectory(tmp_path / "one", Choice()).paths) == [1]
-
-
 def test_step_from(tmp_path, capsys):
     for i, name in enumerate(("a7b20.pt", "a3b30.pt", "a5b10.pt"), start=1):
         torch.save(state(i), tmp_path / name)
@@ -446,9 +390,9 @@ def test_other_libraries_averages_are_known_by_their_content(tmp_path):
 
 
 def test_a_runs_averages_are_no_trajectory(tmp_path, capsys):
-    from averaged_files import trajectory as snapshots
+    from averaged_files import trajectory
 
-    run = snapshots(tmp_path / "run", range(5, 20, 5))
+    run = trajectory(tmp_path / "run", range(5, 20, 5))
     (run / "averages").mkdir()
     (run / "trajectory").rename(run / "averages" / "lawa-k2-s5")
     with pytest.raises(UserError, match="these are averages already; --include-averages"):

@@ -40,15 +40,8 @@ class CustomSettings(ModelSettings):
             expected="a torch.nn.Module",
             fits=lambda made: callable(getattr(made, "named_parameters", None)),
         )
-        if callable(hook := getattr(model, "register_forward_hook", None)):
-            hook(scores_of)
         return model
 
     def computes_loss(self, model: nn.Module) -> bool:
         """Where the module says so, in an attribute of this name."""
         return bool(getattr(model, "computes_loss", False))
-
-
-def scores_of(model: nn.Module, inputs: object, output: object) -> object:
-    """The `.logits` of an output that has them, as those of transformers' models do; else the output itself."""
-    return getattr(output, "logits", output)

@@ -10,6 +10,12 @@ from lawa_exp.seams.objective import Objective
 from lawa_exp.seams.task import IGNORE, Task
 
 
+def scores_of(output: Tensor) -> Tensor:
+    """The `.logits` of an output that has them, as those of transformers' models do; else the output itself."""
+    scores: Tensor = getattr(output, "logits", output)
+    return scores
+
+
 class TaskLoss(Objective):
     """The task's loss alone.
 
@@ -24,7 +30,7 @@ class TaskLoss(Objective):
     def forward(self, inputs: Inputs, targets: Tensor) -> dict[str, Tensor]:
         if self.computes_loss:
             return {"loss": self.model(inputs, targets)}
-        return {"loss": self.task.loss(self.model(inputs), targets)}
+        return {"loss": self.task.loss(scores_of(self.model(inputs)), targets)}
 
 
 class Scorer(nn.Module):
@@ -38,4 +44,4 @@ class Scorer(nn.Module):
     def forward(self, inputs: Inputs, targets: Tensor) -> Tensor:
         if self.computes_loss:
             return torch.stack([self.model(inputs, targets).double(), (targets != IGNORE).sum().double()])
-        return self.task.sums(self.model(inputs), targets)
+        return self.task.sums(scores_of(self.model(inputs)), targets)

@@ -39,6 +39,7 @@ class Encoder:
     pad: int | None = None
     special: frozenset[int] = frozenset()
     sample: Callable[[str, int], list[int]] | None = None
+    pads_left: bool = False  # shorter texts of a batch
 
 
 def of_transformers(folders: Sequence[Path]) -> Encoder | None:
@@ -74,6 +75,7 @@ def of_transformers(folders: Sequence[Path]) -> Encoder | None:
         made.pad_token_id if made.pad_token_id is not None else end,
         frozenset(made.all_special_ids),
         sample,
+        made.padding_side == "left",
     )
 
 

@@ -26,7 +26,10 @@ NOT_TAKEN = (  # settings that fetch or run something, or that only loading uses
     *("auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
     *("experts_implementation", "_experts_implementation", "transformers_version"),
 )
-BEHIND_PADDING = ("roberta", "camembert", "data2vec-text", "xmod")  # positions begin behind the number of padding
+BEHIND_PADDING = (  # positions begin behind the number of padding
+    *("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "data2vec-text", "xmod"),
+    *("mpnet", "ibert", "longformer", "mra", "luke", "esm"),
+)
 
 
 def recognise(looked: Looked) -> Recognised | None:
@@ -52,7 +55,8 @@ def recognise(looked: Looked) -> Recognised | None:
             "--evaluate MODULE:FUNCTION evaluates others"
         )
     longest = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    if longest and config.model_type.endswith(BEHIND_PADDING):
+    longest = longest if isinstance(longest, int) and longest > 0 else None
+    if longest and config.model_type in BEHIND_PADDING:
         longest -= (config.pad_token_id or 0) + 1
     return Recognised(
         named,

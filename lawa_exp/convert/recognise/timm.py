@@ -11,6 +11,7 @@ from lawa_exp.system.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+SCRIPT = {"global_pool": "gp", "bn_eps": "bn_eps"}  # what create_model takes, and as timm's script has it
 DATA = (
     "img_size",
     "input_size",
@@ -40,6 +41,11 @@ def recognise(looked: Looked) -> Recognised | None:
     given: dict[str, Any] = {"in_chans": channels} if isinstance(channels, int) else {}
     classes = _classes(looked, arch)
     given |= {"num_classes": classes} if classes else {}
+    given |= {name: v for name, key in SCRIPT.items() if (v := args.get(key)) is not None}
+    more = args.get("model_kwargs") or {}
+    if not isinstance(more, dict):
+        raise UserError(f"{looked.path}: args.model_kwargs is {type(more).__name__}; give --model MODULE:FUNCTION")
+    given |= more
     image_size = args.get("img_size")
 
     def build() -> nn.Module:

@@ -13,6 +13,7 @@ from lawa_exp.system.errors import UserError
 
 JSON, PARQUET = (".jsonl", ".ndjson", ".jsonl.gz"), (".parquet",)
 TEXT, LABEL, TOKENS = ("text", "content", "sentence"), ("label", "labels", "class"), "input_ids"  # usual names
+MASK = "attention_mask"
 
 
 def content(place: Place) -> Content | None:
@@ -37,8 +38,16 @@ def of_columns(place: Place, table: Mapping[str, Sequence[Any]], where: str) -> 
     if TOKENS in table and not place.columns and not place.labelled:
         import numpy as np
 
-        tokens = np.concatenate([np.asarray(row, np.int64) for row in table[TOKENS]])
-        return TokenArray(tokens, None, f"{where}, column {TOKENS}, {rows:,} rows")
+        each = [np.asarray(row, np.int64) for row in table[TOKENS]]
+        said = ""
+        if MASK in table:
+            shown = [np.asarray(row, bool) for row in table[MASK]]
+            if [len(row) for row in shown] != [len(row) for row in each]:
+                raise UserError(f"{place}: columns {TOKENS} and {MASK} have rows of other lengths")
+            padding = sum(int((~row).sum()) for row in shown)
+            each = [row[seen] for row, seen in zip(each, shown, strict=True)]
+            said = f", without {padding:,} tokens of padding ({MASK})" if padding else ""
+        return TokenArray(np.concatenate(each), None, f"{where}, column {TOKENS}, {rows:,} rows{said}")
     strings = [name for name, column in table.items() if isinstance(column[0], str)]
     text = place.columns[0] if place.columns else _one(place, strings, TEXT, "texts")
     if text not in strings:

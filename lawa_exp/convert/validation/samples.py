@@ -126,7 +126,8 @@ class LabelledTexts(Labelled):
         ids = np.full((len(rows), max(map(len, rows))), self.encoder.pad or 0, np.int64)
         attended = np.zeros_like(ids)
         for i, row in enumerate(rows):
-            ids[i, : len(row)], attended[i, : len(row)] = row, 1
+            at = slice(-len(row), None) if self.encoder.pads_left else slice(len(row))
+            ids[i, at], attended[i, at] = row, 1
         return {"input_ids": ids, "attention_mask": attended}, self.labels[places].copy()
 
 
@@ -256,7 +257,7 @@ def _labelled_texts(content: Documents, model: Recognised, encoder: Encoder, pla
             f"{place}: {model.title} needs its own tokenizer, in the checkpoints' folder, not {encoder.name}"
         )
     names = {str(name): number for name, number in model.labels.items()}
-    numbers = [names.get(value, -1) if isinstance(value, str) else int(value) for value in content.labels]
+    numbers = [names.get(v, -1) if isinstance(v, str) else v if isinstance(v, int) else -1 for v in content.labels]
     at = next((i for i, n in enumerate(numbers) if not 0 <= n < classes), None)
     if at is not None:
         known = f" ({', '.join(list(names)[:6])})" if names else ""
