@@ -11,29 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lawa_exp.averaging import AVERAGERS
 from lawa_exp.axes.model.adaptive_lm.settings import AdaptiveLMSettings
 from lawa_exp.axes.model.custom import CustomSettings
 from lawa_exp.axes.model.gpt.settings import GPTSettings
 from lawa_exp.axes.model.pythia.settings import PythiaSettings
 from lawa_exp.axes.model.roberta.settings import RobertaSettings
 from lawa_exp.config.rules import build
-from lawa_exp.convert.card import Card, model_card
-from lawa_exp.formats.about import FILE as AVERAGE
+from lawa_exp.convert.card import Card, card_of, model_card
 from lawa_exp.formats.names import step_in
 from lawa_exp.formats.stored import ABOUT
 from lawa_exp.storage.commit import Damaged, commit, step_name, steps_in, verify
-from lawa_exp.storage.metrics import metrics_of
-from lawa_exp.storage.rows import name_of, read_rows, read_starts
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.cli import Parser, add_trust, exit_code, plain_name
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import check_output, clear, read_small, sync, temporary
+from lawa_exp.system.files import check_output, clear, sync, temporary
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lawa_exp.axes.configuration import Config
 
 FORMATS = ("huggingface", "nanogpt", "fairseq")
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")  # of files of PyTorch
@@ -290,22 +285,6 @@ def of_run(path: Path, weights: str, step: int | None, trust: bool) -> Source:
     return Source(
         map_stored(folder), config.model, step, tokenizer, where, data, card=card_of(run, folder, config, step)
     )
-
-
-def card_of(run: RunDir, folder: Path, config: Config, step: int) -> Card:
-    """What the run says of the weights in `folder`."""
-    said = folder / AVERAGE
-    average = json.loads(read_small(said)) if said.is_file() else None
-    if average is not None and not (isinstance(average, dict) and average.get("averager") in AVERAGERS):
-        raise UserError(f"{said}: it does not say by which averager the average was made; remove it")
-    weights = folder.parent.name if folder.parent.parent == run.averages else "live"
-    rows = [*read_rows(run.metrics, trained=False), *read_rows(run.readouts / "test" / "metrics.jsonl")]
-    shown = [r for r in rows if r["step"] == step and name_of(r) in ("live", weights) and r["split"] in ("val", "test")]
-    losses = [(r["split"], name_of(r), r["loss"]) for r in shown if r.get("loss") is not None]
-    starts = read_starts(run.path)
-    command, versions = (starts[0]["command"][1:], starts[0]["versions"]) if starts else ((), None)
-    unit, name = metrics_of(run.path)["loss"].unit, run.path.resolve().name
-    return Card(config.model.name, config.dataset.name, step, weights, average, losses, unit, name, command, versions)
 
 
 def of_checkpoint(path: Path) -> Source | None:

@@ -1,5 +1,6 @@
 """What holds for every process of the tests, and for what they start."""
 
+import logging
 import os
 import signal
 import tempfile
@@ -13,6 +14,7 @@ STATE = tempfile.TemporaryDirectory(prefix="lawa_exp-state-")  # what the user t
 os.environ["XDG_STATE_HOME"] = STATE.name
 CACHE = tempfile.TemporaryDirectory(prefix="lawa_exp-cache-")  # not the user's own
 os.environ["LAWA_CACHE"] = CACHE.name
+logging.raiseExceptions = False  # a package may have set up its log on a stream that a test has closed since
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and would be in what the tests start
 
 

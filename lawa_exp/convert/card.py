@@ -7,8 +7,17 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from lawa_exp.averaging import AVERAGERS
+from lawa_exp.axes.configuration import Config
+from lawa_exp.formats.about import FILE as AVERAGE
 from lawa_exp.results.tables import markdown
+from lawa_exp.storage.metrics import metrics_of
+from lawa_exp.storage.rows import name_of, read_rows, read_starts
+from lawa_exp.storage.rundir import RunDir
+from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import read_small
 
 PRIVATE = re.compile(r"[/\\~]|\$\{")  # in a word: perhaps a path of somebody's own machine
 PIPELINES = {"ForCausalLM": "text-generation", "LMHeadModel": "text-generation", "ForMaskedLM": "fill-mask"}
@@ -32,6 +41,22 @@ class Card:
     run: str = ""
     command: Sequence[str] = ()
     versions: Mapping[str, str] | None = None
+
+
+def card_of(run: RunDir, folder: Path, config: Config, step: int) -> Card:
+    """What the run says of the weights in `folder`."""
+    said = folder / AVERAGE
+    average = json.loads(read_small(said)) if said.is_file() else None
+    if average is not None and not (isinstance(average, dict) and average.get("averager") in AVERAGERS):
+        raise UserError(f"{said}: it does not say by which averager the average was made; remove it")
+    weights = folder.parent.name if folder.parent.parent == run.averages else "live"
+    rows = [*read_rows(run.metrics, trained=False), *read_rows(run.readouts / "test" / "metrics.jsonl")]
+    shown = [r for r in rows if r["step"] == step and name_of(r) in ("live", weights) and r["split"] in ("val", "test")]
+    losses = [(r["split"], name_of(r), r["loss"]) for r in shown if r.get("loss") is not None]
+    starts = read_starts(run.path)
+    command, versions = (starts[0]["command"][1:], starts[0]["versions"]) if starts else ((), None)
+    unit, name = metrics_of(run.path)["loss"].unit, run.path.resolve().name
+    return Card(config.model.name, config.dataset.name, step, weights, average, losses, unit, name, command, versions)
 
 
 def model_card(card: Card, architecture: str) -> str:

@@ -65,6 +65,7 @@ class OnData:
         self.bn = "latest" if statistics_in(model) else None
         self.swap = Swap(model)
         self.scorer = Counting(Scorer(Logits(model), data.task))
+        self.outputs: int | None = None  # scores of a target, once a batch was tried
         self.settings = Evaluate(1, samples, batch_size, "latest", 1)
 
     @property
@@ -96,14 +97,15 @@ class OnData:
         batch = to_device(self.data.eval_parts("val", np.resize(indices, self.settings.batch_size)), self.device)
         inputs, targets = self.data.finished(*batch)
         shapes = {n: list(t.shape) for n, t in inputs.items()} if isinstance(inputs, dict) else list(inputs.shape)
+        classes = self.data.classes
         where = f"{what}: {type(self.model).__name__} with a batch {shapes}"
         try:
             scores = Logits(self.model)(inputs)
+            self.outputs = int(scores.shape[-1])
+            if classes is not None and self.outputs != classes:
+                raise UserError(f"it gives {self.outputs} scores, and the data have {classes} classes")
             self.task.sums(scores, targets)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         except Exception as error:  # whatever a model raises
             raise UserError(f"{where} raised {type(error).__name__}: {one_line(str(error))[:200]}") from None
-        classes = self.data.classes
-        if classes is not None and scores.shape[-1] != classes:
-            raise UserError(f"{where} gives {scores.shape[-1]} scores, and the data have {classes} classes")

@@ -123,8 +123,22 @@ def suggest_for_folder(request: Request, say: Callable[[str], None]) -> tuple[An
         answer = answer_of(request, own, subject, result)
         if not subject.is_main:
             return answer, None
+        if (guess := worse_than_a_guess(subject, result)) is not None:
+            say(f"warning: {guess}")
         say("\n" + table_of(answer))
         return answer, write(request, name, subject, result, answer)
+
+
+def worse_than_a_guess(subject: Subject, result: ReadOut) -> str | None:
+    """That the last checkpoint has a higher loss than equal probabilities have; None where it has not."""
+    outputs = subject.score.outputs if isinstance(subject.score, OnData) else None
+    live = next((r["loss"] for r in result.rows if name_of(r) == "live"), None)
+    if not outputs or live is None or live <= math.log(outputs):
+        return None
+    return (
+        f"the last checkpoint's loss, {live:.4f}, is above {math.log(outputs):.4f}, that of equal probabilities of its "
+        f"{outputs:,} outputs: do its tokenizer, classes and DATA belong together?"
+    )
 
 
 def evaluate(subject: Subject, last: int, say: Callable[[str], None]) -> ReadOut:

@@ -62,10 +62,11 @@ def next_lines(run: RunDir, rows: list[Row]) -> list[str]:
     (end, found), folder = at_end(rows), shlex.quote(str(run.path))
     best = next((line.weights for line in found if line.best), "live")
     lines = []
-    if len(steps_in(run.trajectory)) > 1:
+    if (snapshots := len(steps_in(run.trajectory))) > 2:
+        ks = ",".join(str(k) for k in (2, 3, 5, 10) if k < snapshots)
         lines += [
             (f"{Parser.prefix}suggest {folder}", "which average, k and spacing; is the gain above its noise"),
-            (f"{Parser.prefix}readout {folder} --avg lawa,swa --k 3,5,10", "other averages, without training"),
+            (f"{Parser.prefix}readout {folder} --avg lawa,swa --k {ks}", "other averages, without training"),
         ]
     if end in steps_in(run.trajectory if best == "live" else run.averages / best):
         loaded = f"import lawa_exp; weights = lawa_exp.load({json.dumps(str(run.path))}).weights({json.dumps(best)})"

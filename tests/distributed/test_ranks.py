@@ -112,9 +112,10 @@ def test_feedback_and_a_window_on_the_disk(tmp_path: Path) -> None:
     asked = tiny("steps=40", "feedback=lookahead", "feedback.every=7", "trajectory.window=disk")
     assert run(*asked, f"run_dir={other}", ranks=2, warm=True).returncode == 0
     died = run(*asked, f"run_dir={folder}", ranks=2, warm=True, strike=Strike(UPDATE, n=33, rank=1))
-    assert died.returncode == 1 and states(folder)[-1] == 30
+    newest = states(folder)[-1]  # the other rank writes in the background, and may have ended before it was done
+    assert died.returncode == 1 and newest in (15, 30)
     done = run(*asked, f"run_dir={folder}", ranks=2, warm=True)
-    assert done.returncode == 0 and "continuing from step 30" in done.stdout, done.stderr
+    assert done.returncode == 0 and f"continuing from step {newest}" in done.stdout, done.stderr
     assert_same_run(folder, other)
 
 

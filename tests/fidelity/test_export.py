@@ -20,6 +20,7 @@ from lawa_exp.axes.dataset.fairseq import read_dictionary
 from lawa_exp.axes.dataset.tokenizers import find_gpt2, load_tokenizer
 from lawa_exp.axes.model.gpt.settings import GPTSettings
 from lawa_exp.axes.model.roberta.settings import RobertaSettings
+from lawa_exp.convert.card import public
 from lawa_exp.convert.tokenizers import carried, carried_roberta
 from lawa_exp.convert.weights import load_weights
 from lawa_exp.export import TARGETS, Source, export, of_nanogpt
@@ -302,3 +303,15 @@ def test_mistakes(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no checkpoint of nanoGPT"):
         export(tmp_path / "other.pt", "huggingface", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("dataset.path=/home/alice/data", "dataset.path='/home/alice/data'", "init.from=[/home/alice/a,b]"),
+        *("run_dir=../alice/x", "runs_root=~/runs", "x={dir: /home/alice}", "dataset.path=${oc.env:HOME}/r"),
+    ],
+)
+def test_a_model_card_has_no_paths(word: str) -> None:
+    assert public(word) == f"{word.partition('=')[0]}=..." and public("lr.peak=1e-3") == "lr.peak=1e-3"
+    assert public("--config-dir") == "--config-dir" and public("/home/alice/conf") == "..."

@@ -24,8 +24,10 @@ from torch import Tensor, nn
 from torch.distributed import checkpoint as dcp
 from torch.nn.utils import parametrizations, weight_norm
 
+from lawa_exp.convert.checkpoints import read_checkpoint
 from lawa_exp.formats.classes import is_refused
 from lawa_exp.formats.stored import ABOUT
+from lawa_exp.system.errors import UserError
 
 INF = float("inf")
 
@@ -499,3 +501,13 @@ def test_quantised_weights(kind, tmp_path, capsys):
     assert torch.equal(found["model"]["w"], W)
     for name, tensor in QUANTISED[kind](1).items():
         assert torch.equal(found["model"][name].double(), tensor.double())
+
+
+@pytest.mark.parametrize("name", ["hyperprior", "random_net", "stats_head", "loss_metrics_net", "config_net"])
+def test_a_network_whose_name_resembles_that_of_a_state_is_one(tmp_path, name):
+    """CompressAI's hyperprior next to the encoder: it would be the last file's."""
+    for step in (1, 2):
+        weights = {"weight": torch.full((4, 4), float(step))}
+        torch.save({"encoder": weights, name: weights | {}, "step": step}, tmp_path / f"ckpt_{step}.pt")
+    with pytest.raises(UserError, match=rf"several state dicts; choose one with --key: encoder, {name}"):
+        read_checkpoint(tmp_path / "ckpt_1.pt")

@@ -57,7 +57,7 @@ CHAINS: dict[str, list[tuple[Strike, int | None]]] = {
             Strike("lawa_exp.storage.rundir:remove", of="resume/step_00000030"),
             60,
         ),  # three states, and nothing left to train
-        (Strike("lawa_exp.runs.execute:write_report"), 60),
+        (Strike("lawa_exp.runs.ending:write_report"), 60),
         (Strike("lawa_exp.storage.rundir:write_text", of="DONE"), 60),
     ],
 }

@@ -16,10 +16,13 @@ from torch.nn import functional as F
 from lawa_exp.averaging import EmaSettings, LawaSettings, SwaSettings, WmaSettings, observed_steps
 from lawa_exp.averaging.arithmetic import weighted_mean
 from lawa_exp.axes.model.gpt.settings import GPTSettings
+from lawa_exp.convert.validation.content import Place, TokenArray
+from lawa_exp.convert.validation.rows import of_columns
 from lawa_exp.evaluation.evaluate import fixed_set
 from lawa_exp.evaluation.mixtures import Mixtures
 from lawa_exp.evaluation.replay import Snapshots
 from lawa_exp.readout.of_folder import numbered
+from lawa_exp.system.errors import UserError
 
 CONTEXT = 16
 
@@ -260,3 +263,12 @@ def test_many_averages_in_a_pass_are_those_of_one() -> None:
             assert made["n"] == 60 and made["b"].dtype == torch.bfloat16 and made["w"].isfinite().all()
             for name in averaged:
                 torch.testing.assert_close(made[name], expected[name], rtol=2e-7 if name == "w" else 0, atol=0)
+
+
+def test_padding_in_a_column_of_tokens_is_no_text() -> None:
+    table = {"input_ids": [[5, 6, 0, 0], [7, 8, 9, 0]], "attention_mask": [[1, 1, 0, 0], [1, 1, 1, 0]]}
+    content = of_columns(Place(Path("val.jsonl"), (), False), table, "val.jsonl")
+    assert isinstance(content, TokenArray) and content.tokens.tolist() == [5, 6, 7, 8, 9]
+    assert "without 3 tokens of padding" in content.note
+    with pytest.raises(UserError, match="rows of other lengths"):
+        of_columns(Place(Path("val.jsonl"), (), False), {**table, "attention_mask": [[1], [1]]}, "val.jsonl")
