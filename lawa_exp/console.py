@@ -45,8 +45,11 @@ def main(arguments: list[str]) -> int:
         as_setting = f"settings follow a command: lawa train {name} ...; " if "=" in name else ""
         print(f"error: {name}: no such command; {as_setting}{near(name, COMMANDS)}", file=sys.stderr)
         return 2
-    Parser.prefix = "lawa "
-    return int(importlib.import_module(COMMANDS[name][0]).main(rest))
+    before, Parser.prefix = Parser.prefix, "lawa "
+    try:
+        return int(importlib.import_module(COMMANDS[name][0]).main(rest))
+    finally:
+        Parser.prefix = before
 
 
 def run() -> None:

@@ -143,9 +143,7 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
         try:
             with mode_known(multirun, overrides):
                 strictly(collect)
-        except AssertionError as error:
-            if error.args:  # not Hydra's, which has no message: a file of the user's has a hydra.mode
-                raise
+        except AssertionError:  # Hydra's: a file of the user's has a hydra.mode
             strictly(collect)
         from hydra_plugins import lawa_exp_launcher  # only now: Hydra loads its plugins anew
 
