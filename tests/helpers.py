@@ -51,6 +51,7 @@ IDS = ["lawa-k3-s10", "ema-d0.9-e1", "swa-e10-from20"]  # the averagers of TINY
 COMPARED = ("metrics.jsonl", "trajectory", "averages", "resume", "states", "readouts")
 MARKERS = ("DONE", "FAILED", "DIVERGED", "STOPPED")
 LIMIT = 300  # seconds that a process may take
+LOST_AT_START = "GLHF"  # of gloo, whose ranks now and then do not find each other where the cores are few
 
 Done = subprocess.CompletedProcess[str]
 
@@ -101,7 +102,10 @@ def run(
     if warm is None:
         warm = ranks == 1 and options.keys() <= {"cwd"}
     if warm or (strike and ranks == 1):
-        return _forked(strike, module, arguments, ranks, **options)
+        done = _forked(strike, module, arguments, ranks, **options)
+        if ranks > 1 and not strike and done.returncode == 1 and LOST_AT_START in done.stderr:
+            done = _forked(strike, module, arguments, ranks, **options)  # the same command goes on
+        return done
     launch = command(*arguments, strike=strike, module=module, ranks=ranks)
     return subprocess.run(launch, capture_output=True, text=True, timeout=LIMIT, **options)
 
