@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lawa_exp.averaging.swap import Swap
 from lawa_exp.averaging.tensors import averaged_names, statistics_in, statistics_names
 from lawa_exp.axes.dataset.loading import to_device
-from lawa_exp.axes.objective.task_loss import Scorer
+from lawa_exp.axes.objective.task_loss import Scorer, scores_of
 from lawa_exp.config.shared import Evaluate
 from lawa_exp.evaluation.evaluate import Evaluation, batch_sums, fields_of, fixed_set
 from lawa_exp.evaluation.numerics import exact_float32
@@ -32,7 +32,7 @@ class Logits(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         output = self.model(**inputs) if isinstance(inputs, dict) else self.model(inputs)
-        scores: Tensor = getattr(output, "logits", output)
+        scores = scores_of(output)
         return scores[0] if isinstance(scores, tuple) else scores
 
 
