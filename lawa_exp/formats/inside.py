@@ -7,21 +7,15 @@ file (whose names are not looked up). Of a DCP folder nothing is, as that needs 
 from __future__ import annotations
 
 import json
-import os
 import re
-import struct
-import zipfile
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
 
 from lawa_exp.formats.about import FILE
 from lawa_exp.formats.names import EPOCHS, UPDATES
 from lawa_exp.formats.stored import ABOUT
-from lawa_exp.formats.unpickling import Anything, Bounded
 from lawa_exp.system.files import SMALL, read_small, read_text
 
 FIELDS = {  # where libraries keep them; the first that is there
@@ -116,10 +110,7 @@ def _of_file(path: Path, modified: int, size: int) -> Inside:
                 return Inside(average=about_text(read_text(path, SMALL)))
             if head[8:] == b"{":
                 return _of_safetensors(path)
-            file.seek(0)
-            if head[:2] == b"PK":
-                return _of_zip(file)
-            return _of_content(_legacy(file)) if head[:2] == b"\x80\x02" else Inside()
+            return _of_pickled(path) if head[:2] in (b"PK", b"\x80\x02") else Inside()
     except Exception:  # a damaged file can raise anything, and is refused with its name where it is averaged
         return Inside()
 
@@ -132,47 +123,12 @@ def _of_safetensors(path: Path) -> Inside:
     return replace(found, average=about_text(metadata.get(ABOUT, "")))
 
 
-class _PlainReader(Bounded):
-    """Dictionaries, lists and numbers without tensors and all other objects: several times faster than `Reader`."""
+def _of_pickled(path: Path) -> Inside:
+    from lawa_exp.formats.pickled import content_of  # with zipfile and pickle takes milliseconds
 
-    def persistent_load(self, pid: object) -> None:
-        return None
-
-    def find_class(self, module: str, name: str) -> type:
-        return OrderedDict if (module, name) == ("collections", "OrderedDict") else Anything
-
-
-def _of_zip(file: BinaryIO) -> Inside:
-    head = file.read(30)
-    names, extra = struct.unpack("<HH", head[26:30])
-    size = int.from_bytes(head[22:26], "little")  # 0 where it comes later
-    is_first = file.read(names).endswith(b"/data.pkl") and head[8:10] == b"\0\0"  # and stored, as torch does it
-    file.seek(30 + names + extra)
-    content = _PlainReader(file.read(size) if is_first and 0 < size <= SMALL else _record(file, "data.pkl")).load()
-    file.seek(-22, os.SEEK_END)
-    directory = int.from_bytes(file.read()[12:16], "little")  # its bytes
-    file.seek(-min(directory + 200, file.tell()), os.SEEK_END)
-    is_ours = f"/{ABOUT}.json".encode() in file.read(SMALL)
+    content, about = content_of(path)
     found = _of_content(content)
-    about = about_text(_record(file, f"{ABOUT}.json").decode()) if is_ours else ""
-    return replace(found, average=about or found.average)
-
-
-def _record(file: BinaryIO, name: str) -> bytes:
-    with zipfile.ZipFile(file) as archive:
-        (info,) = (info for path, info in archive.NameToInfo.items() if path.partition("/")[2] == name)
-        if info.file_size > SMALL:
-            raise ValueError
-        return archive.read(info)
-
-
-def _legacy(file: BinaryIO) -> object:
-    """The object in a file of torch before 1.6, behind a magic number, a version and the system's sizes."""
-    pickled, at = file.read(SMALL), 0
-    for _ in range(4):
-        reader = _PlainReader(pickled, at)
-        content, at = reader.load(), reader.at
-    return content
+    return replace(found, average=about_text(about) or found.average)
 
 
 def _of_content(content: object) -> Inside:

@@ -14,6 +14,7 @@ The rules, in order (docs/checkpoints.md has what trainers write, and the tests 
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -22,54 +23,70 @@ from lawa_exp.formats.stored import SUFFIXES
 
 UPDATES, EPOCHS, NUMBER = "updates", "epochs", "numbers without a unit"
 UNITS = (UPDATES, EPOCHS, NUMBER, "batches", "samples", "tokens", "images")  # what is preferred where there are several
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+def _joined(first: str, second: str) -> frozenset[str]:
+    """Each word of one text with each of the other; `-` stands for none."""
+    return frozenset((a + b).replace("-", "") for a in first.split() for b in second.split())
+
+
+# Sets, where regular expressions would take milliseconds of each command to compile. A word is looked up in lower case.
 WORDS = {
-    UPDATES: r"(global|train|training|optim|optimizer|n|num)?(steps?|iter(ation)?s?|updates?)|itr?|ba",
-    EPOCHS: r"epochs?|ep",
-    NUMBER: r"rounds?",
-    "batches": r"batch(es)?",
-    "samples": r"samples?",
-    "tokens": r"tokens?|toks?",
-    "images": r"images?|imgs?|kimg",
+    UPDATES: _words("it itr ba")
+    | _joined(
+        "- global train training optim optimizer n num", "step steps iter iters iteration iterations update updates"
+    ),
+    EPOCHS: _words("epoch epochs ep"),
+    NUMBER: _words("round rounds"),
+    "batches": _words("batch batches"),
+    "samples": _words("sample samples"),
+    "tokens": _words("token tokens tok toks"),
+    "images": _words("image images img imgs kimg"),
 }
-COUNTS = {unit: re.compile(words, re.IGNORECASE) for unit, words in WORDS.items()}
+UNIT_OF = {word: unit for unit, words in WORDS.items() for word in words}
 KEYS = {"e": EPOCHS, "n": NUMBER, "t": NUMBER}  # these count before `=` alone; `e3`, too
-PLAIN = re.compile(r"(check|chk|ckp?|cp)(point|pt|t)?s?|model|weights?|snapshot|state|params|saved?", re.IGNORECASE)
-TOTAL = re.compile(r"total|max|warmup|decay|accum(ulation)?|every|per|eval|log|inference|denoising", re.IGNORECASE)
-METRIC = re.compile(
-    r".*(loss|acc|accuracy|error|score)|err|metric|val|valid|dev|auc|auroc|auprc|iou|miou|dice|precision|recall|psnr|"
-    r"ssim|lpips|fid|kid|bleu|rouge|meteor|cider|ppl|perplexity|bpb|bpc|nll|elbo|kl|wer|cer|eer|mse|rmse|mae|reward|"
-    r"return|elo|mos|pesq|stoi|ndcg|mrr|mcc|kappa|fitness",
-    re.IGNORECASE,
+PLAIN = _joined("check chk ck ckp cp", "- s point points pt pts t ts") | _words(
+    "model weight weights snapshot state params save saved"
 )
-NUMBERED_METRIC = re.compile(r"top|f|map|ap|r|hit|hits", re.IGNORECASE)  # top1, F1, mAP50
-SETTING = re.compile(
-    r"lr|wd|bs|dropout|seed|fold|[mtpd]p|rank|gpus?|nodes?|workers?|shard|part|split|fp|bf|int|bits?|size|layers?|dim|"
-    r"hidden|width|depth|heads?|ctx|context|len|length|seq|crop|res|patch|runs?|exp|experiment|trial|job|stage|phase|"
-    r"attempt|try|top|k",
-    re.IGNORECASE,
+TOTAL = _words("total max warmup decay accum accumulation every per eval log inference denoising")
+METRIC = _words(
+    "err metric val valid dev auc auroc auprc iou miou dice precision recall psnr ssim lpips fid kid bleu rouge meteor "
+    "cider ppl perplexity bpb bpc nll elbo kl wer cer eer mse rmse mae reward return elo mos pesq stoi ndcg mrr mcc "
+    "kappa fitness"
 )
-ANY_AVERAGE = re.compile(r"avg|ave|averaged?|averages|averaging", re.IGNORECASE)  # of weights, or of a metric
-AVERAGE = re.compile(rf"ema|swa|lawa|wma|bema|ewa|polyak|soup|{ANY_AVERAGE.pattern}", re.IGNORECASE)
-POOLING = re.compile(r"pool(ing)?|precision|max", re.IGNORECASE)  # what else may be `average`
-COPY = re.compile(r"best|last|latest|final|current|recent|recovery|interrupted|emergency|milestone", re.IGNORECASE)
+METRIC_ENDS = ("loss", "acc", "accuracy", "error", "score")
+NUMBERED_METRIC = _words("top f map ap r hit hits")  # top1, F1, mAP50
+SETTING = _words(
+    "lr wd bs dropout seed fold mp tp pp dp rank gpu gpus node nodes worker workers shard part split fp bf int bit "
+    "bits size layer layers dim hidden width depth head heads ctx context len length seq crop res patch run runs exp "
+    "experiment trial job stage phase attempt try top k"
+)
+ANY_AVERAGE = _words("avg ave average averaged averages averaging")  # of weights, or of a metric
+AVERAGE = _words("ema swa lawa wma bema ewa polyak soup") | ANY_AVERAGE
+POOLING = _words("pool pooling precision max")  # what else may be `average`
+COPY = _words("best last latest final current recent recovery interrupted emergency milestone")
+LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 SHARD = re.compile(r"(?<!\d)\d{5}-of-\d{5}(?!\d)")
 TOKEN = re.compile(r"(?P<number>\d+(?:\.\d+)*(?:[eE][-+]\d+)?)|(?P<word>[A-Za-z]+)")
 POWER = re.compile(r"(?P<digits>\d+(?:\.\d+)?)[eE]\+?(?P<power>\d\d?)(?![\dA-Za-z])")  # 1e6, behind a word that counts
 TIMES = {"k": 10**3, "m": 10**6, "b": 10**9}  # behind the number of a word that counts
 
-_TIME = r"(?:[-_T.+ ]*(?:[01]\d|2[0-3])(?:[-_:.h]?[0-5]\d){1,2}(?:[-+]\d\d)?)?"
-_MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*[-_. ]?[0-3]?\d"
-NEVER = re.compile(
+_TIME = r"(?:[-_t.+ ]*(?:[01]\d|2[0-3])(?:[-_:.h]?[0-5]\d){1,2}(?:[-+]\d\d)?)?"
+_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[-_. ]?[0-3]?\d"
+NEVER = re.compile(  # in lower case
     rf"(?<!\d)(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01]){_TIME}(?!\d)"  # a date
-    rf"|(?<![A-Za-z]){_MONTH}{_TIME}(?!\d)"
+    rf"|(?<![a-z]){_MONTH}{_TIME}(?!\d)"
     r"|(?<!\d)1[4-9]\d{8}(?:\d{3})?(?!\d)"  # seconds or milliseconds since 1970
     r"|(?<!\d)\d+[-_]?of[-_]?\d+(?!\d)"  # a shard
     r"|mp_rank_\d+(?:_\d+)?"
-    r"|(?<![A-Za-z])v(?:er|ersion)?[-_.]?\d+(?:[-_.]\d(?!\d))*(?![A-Za-z])"
-    r"|patch\d+[-_]\d+|(?<![A-Za-z])(?:vit|deit|beit|swin|clip)[-_][a-z][-_]?\d+"
-    r"|(?<![A-Za-z])e5[-_](?:small|base|large|mistral)"  # of models
-    r"|(?<![A-Za-z0-9])(?!(?:e|ba|ep)\d+(?![A-Za-z0-9]))(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{7,}(?![A-Za-z0-9])",  # a hash
-    re.IGNORECASE,
+    r"|(?<![a-z])v(?:er|ersion)?[-_.]?\d+(?:[-_.]\d(?!\d))*(?![a-z])"
+    r"|patch\d+[-_]\d+|(?<![a-z])(?:vit|deit|beit|swin|clip)[-_][a-z][-_]?\d+"
+    r"|(?<![a-z])e5[-_](?:small|base|large|mistral)"  # of models
+    r"|(?<![a-z0-9])(?!(?:e|ba|ep)\d+(?![a-z0-9]))(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{7,}(?![a-z0-9])",  # a hash
 )
 
 
@@ -120,9 +137,8 @@ def named(name: str) -> Named:
         if token.start() < behind_power:
             continue
         if word := token["word"]:
-            owned = not _unit(text, tokens, i) and bool(
-                owned or METRIC.fullmatch(word) or ((loose or counts) and NUMBERED_METRIC.fullmatch(word))
-            )
+            is_metric = _is_metric(word) or (bool(loose or counts) and word.lower() in NUMBERED_METRIC)
+            owned = not _unit(text, tokens, i) and (owned or is_metric)
             continue
         if (power := POWER.match(text, token.start())) and (unit := _owner(text, tokens, i, power.end())):
             behind_power = power.end()
@@ -144,7 +160,7 @@ def named(name: str) -> Named:
                 places[unit] = token
         elif owned or after[0] or text[: token.start()][-1:] == "=" or (before and _is_setting(before[0], touches)):
             continue
-        elif touches and before and not PLAIN.fullmatch(before[0]):
+        elif touches and before and before[0].lower() not in PLAIN:
             glued = value
         else:
             loose.append(token)
@@ -158,7 +174,7 @@ def named(name: str) -> Named:
         _kind(text[: places[unit].start()]) if unit else "",
         _pattern(whole, places[unit]) if unit else "",
         _is_average(text, tokens),
-        any(COPY.fullmatch(t[0]) for t in tokens),
+        any(t[0].lower() in COPY for t in tokens),
         SHARD.search(name) is not None,
     )
 
@@ -179,41 +195,45 @@ def _owner(text: str, tokens: list[re.Match[str]], i: int, end: int) -> str | No
 
 
 def _masked(text: str) -> str:
-    """Without what looks like a count and never is one. The number of a word that counts stays."""
-
-    def blank(match: re.Match[str]) -> str:
-        tokens = list(TOKEN.finditer(text[: match.start()]))
+    """With `_` for what looks like a count and never is one. The number of a word that counts stays."""
+    masked = text
+    for match in NEVER.finditer(text.translate(LOWER)):
+        begin, end = match.span()
+        tokens = list(TOKEN.finditer(text[:begin]))
         last = tokens[-1] if tokens else None
-        ends = last is not None and re.fullmatch(r"[-_=.: ]?", text[last.end() : match.start()])
-        if not (last is not None and ends and last["word"] and _counting(last[0])):
-            return "_" * len(match[0])
-        of = re.fullmatch(r"(\d+)([-_]?of[-_]?\d+)", match[0]) if not SHARD.fullmatch(match[0]) else None
-        if of:  # epoch_3_of_10
-            return of[1] + "_" * len(of[2])
-        return match[0] if match[0].isdigit() else "_" * len(match[0])
-
-    return NEVER.sub(blank, text)
+        ends = last is not None and re.fullmatch(r"[-_=.: ]?", text[last.end() : begin])
+        if last is not None and ends and last["word"] and _counting(last[0]):
+            of = re.match(r"\d+(?=[-_]?of[-_]?\d+$)", match[0]) if not SHARD.fullmatch(match[0]) else None
+            if match[0].isdigit():
+                continue
+            begin += of.end() if of else 0  # epoch_3_of_10
+        masked = masked[:begin] + "_" * (end - begin) + masked[end:]
+    return masked
 
 
 def _is_setting(word: str, touches: bool) -> bool:
     """Whether the number behind this word is its own."""
-    return bool(SETTING.fullmatch(word) or (touches and NUMBERED_METRIC.fullmatch(word)))
+    return word.lower() in SETTING or (touches and word.lower() in NUMBERED_METRIC)
 
 
 def _counting(word: str) -> str | None:
-    return next((unit for unit, words in COUNTS.items() if words.fullmatch(word)), None)
+    return UNIT_OF.get(word.lower())
+
+
+def _is_metric(word: str) -> bool:
+    return word.lower() in METRIC or word.lower().endswith(METRIC_ENDS)
 
 
 def _unit(text: str, tokens: list[re.Match[str]], i: int) -> str | None:
     """What the word at `i` counts, where it stands before a number."""
     word = tokens[i][0]
-    if i and tokens[i - 1]["word"] and TOTAL.fullmatch(tokens[i - 1][0]):
+    if i and tokens[i - 1]["word"] and tokens[i - 1][0].lower() in TOTAL:
         return None
     behind = text[tokens[i].end() :]
     if word.lower() in KEYS:
         is_epoch = word.lower() == "e" and re.match(r"\d+(?![\d.A-Za-z])", behind) is not None
         return KEYS[word.lower()] if is_epoch or behind[:1] == "=" else None
-    if PLAIN.fullmatch(word) and behind[:1] == "=":
+    if word.lower() in PLAIN and behind[:1] == "=":
         return NUMBER
     return _counting(word)
 
@@ -255,9 +275,9 @@ def _is_average(text: str, tokens: list[re.Match[str]]) -> bool:
     for i, token in enumerate(tokens):
         following = next((t["word"] for t in tokens[i + 1 :] if t["word"]), "")
         touching = bool(re.match(r"[-_]?[A-Za-z]", text[token.end() :]))
-        if token["word"] and AVERAGE.fullmatch(token[0]):
-            is_value = text[token.end() :][:1] == "=" or ANY_AVERAGE.fullmatch(token[0])
-            if touching and (METRIC.fullmatch(following) or POOLING.fullmatch(following)):
+        if token["word"] and token[0].lower() in AVERAGE:
+            is_value = text[token.end() :][:1] == "=" or token[0].lower() in ANY_AVERAGE
+            if touching and (_is_metric(following) or following.lower() in POOLING):
                 continue
             if not (is_value and (_is_of_a_metric(text, tokens, i) or re.match(r"=\d+\.", text[token.end() :]))):
                 return True
@@ -272,6 +292,6 @@ def _is_of_a_metric(text: str, tokens: list[re.Match[str]], i: int) -> bool:
         return False
     before = tokens[i - 1]
     if before["word"]:
-        return bool(METRIC.fullmatch(before[0]) or NUMBERED_METRIC.fullmatch(before[0]))
+        return _is_metric(before[0]) or before[0].lower() in NUMBERED_METRIC
     name = tokens[i - 2] if i > 1 and tokens[i - 2].end() == before.start() else None
-    return name is not None and NUMBERED_METRIC.fullmatch(name[0]) is not None
+    return name is not None and name[0].lower() in NUMBERED_METRIC

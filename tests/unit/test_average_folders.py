@@ -32,7 +32,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata, TensorProperties
 from torch.serialization import _get_layout
 
-from lawa_exp.formats import inside
+from lawa_exp.formats import pickled
 from lawa_exp.formats.folders import check_carried
 from lawa_exp.storage.safetensors import write_tensors
 
@@ -370,8 +370,8 @@ def test_a_setting_before_the_step_leaves_it_the_step(tmp_path, capsys):
 
 def test_each_file_is_opened_once_for_its_step(tmp_path, monkeypatch):
     paths = [lightning_file(tmp_path / f"val_loss=0.{9 - i}.ckpt", i, 500 * i) for i in (1, 2, 3)]
-    opened, read = [], inside._of_zip
-    monkeypatch.setattr(inside, "_of_zip", lambda file: (opened.append(Path(file.name)), read(file))[1])
+    opened, read = [], pickled.content_of
+    monkeypatch.setattr(pickled, "content_of", lambda path: (opened.append(path), read(path))[1])
     average(tmp_path / "val_loss*.ckpt", "--at", 1000, "--out", tmp_path / "out")
     assert sorted(opened) == sorted(paths)
 
