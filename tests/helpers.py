@@ -6,6 +6,7 @@ Run as a script, this file is the command with a strike armed: `python tests/hel
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import hashlib
 import importlib
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -51,7 +53,7 @@ IDS = ["lawa-k3-s10", "ema-d0.9-e1", "swa-e10-from20"]  # the averagers of TINY
 COMPARED = ("metrics.jsonl", "trajectory", "averages", "resume", "states", "readouts")
 MARKERS = ("DONE", "FAILED", "DIVERGED", "STOPPED")
 LIMIT = 300  # seconds that a process may take
-LOST_AT_START = "GLHF"  # of gloo, whose ranks now and then do not find each other where the cores are few
+LOST = "Connection closed by peer"  # gloo's, at the end of another rank
 
 Done = subprocess.CompletedProcess[str]
 
@@ -103,8 +105,10 @@ def run(
         warm = ranks == 1 and options.keys() <= {"cwd"}
     if warm or (strike and ranks == 1):
         done = _forked(strike, module, arguments, ranks, **options)
-        if ranks > 1 and not strike and done.returncode == 1 and LOST_AT_START in done.stderr:
-            done = _forked(strike, module, arguments, ranks, **options)  # the same command goes on
+        if ranks > 1 and not strike and done.returncode == 1 and LOST in done.stderr:
+            # Once in some thousand starts on busy cores, and why is not known. The same command goes on.
+            warnings.warn(f"a rank was lost, and the command is run again: {done.stderr}", stacklevel=2)
+            done = _forked(strike, module, arguments, ranks, **options)
         return done
     launch = command(*arguments, strike=strike, module=module, ranks=ranks)
     return subprocess.run(launch, capture_output=True, text=True, timeout=LIMIT, **options)
@@ -201,7 +205,7 @@ def _serve_ranks(ranks: int, request: list[Any]) -> int:
         importlib.import_module(request[2])  # what it imports, once for all
     # As torchrun's agent does, this process has the port; nobody has to guess a free one.
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if ranks > 1 else None
-    running = set()
+    running = {}
     for rank in range(ranks):
         child = os.fork()
         if child == 0:
@@ -211,13 +215,18 @@ def _serve_ranks(ranks: int, request: list[Any]) -> int:
                 place |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}
                 os.environ.update({name: str(value) for name, value in place.items()})
             _serve_one(*request)
-        running.add(child)
+        running[child] = rank
     codes = []
     while running:
         ended, status = os.waitpid(-1, 0)
-        running.discard(ended)
+        rank = running.pop(ended)
         codes.append(os.waitstatus_to_exitcode(status))
         if codes[-1]:
+            if running and codes[-1] != 2 and not request[1]:  # what is refused says so
+                with Path(request[-1]).open("a") as err:
+                    err.write(
+                        f"rank {rank} ended with {codes[-1]}, before rank {', '.join(map(str, running.values()))}\n"
+                    )
             for other in running:
                 os.kill(other, signal.SIGTERM)
     return max(codes)
@@ -227,6 +236,7 @@ def _serve_one(
     cwd: str, strike: dict[str, Any] | None, module: str, arguments: list[str], out: str, err: str
 ) -> NoReturn:
     signal.alarm(LIMIT)
+    faulthandler.enable()
     for number, path in (1, out), (2, err):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     cwd = cwd.replace("{rank}", os.environ.get("RANK", "0"))
