@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from harness_counts import append_counts
+from harness.counted import append_counts
 from helpers import contents, run, tiny
 
 from lawa_exp.system.heartbeat import Heartbeat
@@ -298,7 +298,7 @@ def verdict(said: Said, reference: Said, file: Path) -> str:
     return "refused, named" if named and len(errors) == 1 else "refused, NOT NAMED"
 
 
-def chosen(whole: bool, kind: str) -> list[tuple[str, str, str]]:
+def cases_of(whole: bool, kind: str) -> list[tuple[str, str, str]]:
     everyday = random.Random(SEED).sample(CASES, len(CASES) // 10)
     return [case for case in (CASES if whole else everyday) if case[0] == kind]
 
@@ -345,9 +345,9 @@ def test_damaged_files_are_named_or_do_no_harm(
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> None:
-    cases = chosen(request.config.getoption("--harness-whole"), kind)
+    cases = cases_of(request.config.getoption("--harness-whole"), kind)
     counts = trial(sources, references, tmp_path_factory.getbasetemp() / "work", cases)
-    append_counts(request, f"damage: {kind}", dict(counts))
+    append_counts(request.config, f"damage: {kind}", dict(counts))
 
 
 def test_the_same_in_processes_of_their_own(
@@ -359,7 +359,7 @@ def test_the_same_in_processes_of_their_own(
     n = OWN if request.config.getoption("--harness-whole") else 2
     cases = random.Random(SEED + 1).sample([c for c in CASES if c[0] != "the heartbeat"], n)
     counts = trial(sources, references, tmp_path_factory.getbasetemp() / "work", cases, own_process=True)
-    append_counts(request, "damage, in processes of their own", dict(counts))
+    append_counts(request.config, "damage, in processes of their own", dict(counts))
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from harness_counts import append_counts
+from harness.counted import append_counts
 from helpers import Strike, contents, run, tiny
 
 STEPS = tiny("steps=20", "k=2", "spacing=5", "evaluate.every=10", "save.every=5", "avg=lawa", "save.keep=[10]")
@@ -211,4 +211,6 @@ def test_killed_and_started_again(
             assert again == 0, f"{name}, {signal} at change {place}: the same command ends with {again}: {said[-600:]}"
         assert target.made(work) == twin, f"{name}, {signal} at change {place}: other bytes than the twin's"
         assert not left_behind(work), f"{name}, {signal} at change {place}: {left_behind(work)}"
-    append_counts(request, f"kills: {name}", {**counts, "the twin's bytes": sum(counts[s] for s in set(SIGNALS))})
+    append_counts(
+        request.config, f"kills: {name}", {**counts, "the twin's bytes": sum(counts[s] for s in set(SIGNALS))}
+    )

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness_counts import append_counts
+from harness.counted import append_counts
 from helpers import command
 from test_kills import SEED, TARGETS, fresh, left_behind, make_sources
 
@@ -74,4 +74,6 @@ def test_two_at_once_and_a_full_disk(name: str, sources: Path, tmp_path: Path, r
         assert code == 1 and [line for line in err.splitlines() if line.startswith("error: ")], (code, err)
         code, err = ended(start(name, work))
         assert made(work) == twin and not left_behind(work), (share, code, err)
-    append_counts(request, f"two at once, full disk: {name}", {"pairs": 1, "full disks": len(shares), "told": refused})
+    disks = {"full disk, refused by name": refused, "full disk that was enough": len(shares) - refused}
+    counts = {"two at once, the twin's bytes": 1, **disks}
+    append_counts(request.config, f"two at once, full disk: {name}", counts)
