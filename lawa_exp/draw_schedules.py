@@ -13,6 +13,7 @@ from lawa_exp.results.figures import pyplot, save_figure
 from lawa_exp.runs.prepare import open_dataset
 from lawa_exp.runs.resolve import resolve, resolve_trainer
 from lawa_exp.system.cli import Parser, exit_code
+from lawa_exp.system.errors import UserError
 
 STEPS = 1000
 
@@ -26,6 +27,8 @@ def main(arguments: list[str]) -> int:
 
 
 def draw(out: Path, overrides: list[str]) -> int:
+    if out.suffix != ".png":
+        raise UserError(f"--out={out}: expected a file whose name ends in .png")
     names = sorted(
         {path.stem for path in (CONF / "lr").glob("*.yaml")} - {"on_the_fly", "custom"}
     )  # measured; of a builder

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import sys
+import time
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from lawa_exp.storage.rundir import EXIT, RunDir
 from lawa_exp.system import distributed, signals
 from lawa_exp.system.cli import command
 from lawa_exp.system.distributed import start_device
-from lawa_exp.system.errors import Failed, UserError
+from lawa_exp.system.errors import Failed, InUse, UserError
 
 
 def run_one(unresolved: Unresolved, options: Options) -> int:
@@ -185,6 +186,19 @@ def gather(entries: list[Entry], overrides: list[list[str]], device: Any, ranks:
     )
 
 
+def wait_for(run: RunDir, ranks: distributed.Ranks) -> None:
+    """Until no other process holds the run, or a stop signal."""
+    busy = True
+    while busy and not distributed.Agreement(ranks).now(signals.stop_requested()):
+        if ranks.is_main:
+            try:
+                with run.locked():
+                    busy = False
+            except InUse:
+                time.sleep(1)
+        busy = ranks.from_main(busy)
+
+
 def run_all(entries: list[Entry], overrides: list[list[str]]) -> int:
     """Trains or plans the entries of a multirun; one that fails does not stop the others, a stop signal does."""
     options = entries[0][1]
@@ -198,7 +212,13 @@ def run_all(entries: list[Entry], overrides: list[list[str]]) -> int:
     if ranks.is_main and not options.plan:
         sweep.write_manifest()
     codes = []
-    for number, (training, members) in enumerate(sweep.trainings, 1):
+    left = deque(enumerate(sweep.trainings, 1))
+    put_off: set[int] = set()
+    while left:
+        number, (training, members) = left.popleft()
+        if number in put_off:
+            say(f"\nwaiting for {training.run_dir}, which another process has in use")
+            wait_for(RunDir(training.run_dir), ranks)
         if distributed.Agreement(ranks).now(signals.stop_requested()):
             return EXIT["stopped"]
         say(f"\ntraining {number} of {len(sweep.trainings)}: {sweep.described(members)}")
@@ -208,6 +228,11 @@ def run_all(entries: list[Entry], overrides: list[list[str]]) -> int:
         try:
             codes.append(execute(training, options, device, ranks))
         except UserError as error:
+            if isinstance(error, InUse) and number not in put_off:
+                say("in use by another process: it is tried again after the others")
+                put_off.add(number)
+                left.append((number, (training, members)))
+                continue
             codes.append(2)
             if ranks.is_main:  # every rank makes the same mistake
                 print(f"error: {error}", file=sys.stderr)

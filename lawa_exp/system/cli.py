@@ -20,6 +20,7 @@ OF_A_PATH = {  # mistakes in a path, where others are failures of the disk
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG),
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENXIO, errno.EINVAL),
 }
+NO_TEMPORARY = "No usable temporary directory"  # of the tempfile module, with the errno of a missing path
 
 
 class Parser(argparse.ArgumentParser):
@@ -97,6 +98,11 @@ def _exit_code(command: Callable[[], int]) -> int:
         code, line = 2, str(error)
     except OSError as error:
         code, line = 2 if error.errno in OF_A_PATH else 1, str(error)
+        if error.strerror and error.strerror.startswith(NO_TEMPORARY):
+            code, line = (
+                1,
+                f"no temporary file can be written ({error.strerror}): is the disk full? TMPDIR is the place",
+            )
     except Failed as error:
         code, line = 1, str(error)
     except KeyboardInterrupt:
