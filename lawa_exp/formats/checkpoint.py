@@ -5,19 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from lawa_exp.formats.folders import INDEX, further_models, others_in, parts_of
+from lawa_exp.formats.folders import DCP, INDEX, WHOLE, further_models, not_read, others_in, parts_of
 from lawa_exp.formats.safetensors import SafetensorsFile
 from lawa_exp.formats.stored import Checkpoint, Index, Region, Source, damaged, read_index, reading, shards_of
 from lawa_exp.storage.commit import MANIFEST, Manifest
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import read_json
 
-WHOLE = (  # a folder's only file of weights: transformers', diffusers', open_clip's, PEFT's
-    *("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
-    *("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin"),
-)
 ADAPTER = "adapter_config.json"  # which PEFT does not open an adapter_model without
-DCP = ".metadata"  # of torch.distributed.checkpoint
 SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.)")  # in the name of a part of one of WHOLE
 
 
@@ -56,6 +51,8 @@ def _open(path: Path, key: str | None, whole: bool) -> Checkpoint:
         _add_the_rest(checkpoint)
     if checkpoint.sources:
         return checkpoint
+    if whose := not_read(path):
+        raise UserError(f"{path} is {whose}, which is not read; expected safetensors or PyTorch files, or a DCP folder")
     hint = "; for a run or its snapshots: --trajectory" if (path / "trajectory").is_dir() or _has_steps(path) else ""
     raise UserError(
         f"{path}: no checkpoint in this folder ({', '.join(WHOLE[:2])}, an adapter_model, their shards, or {DCP}){hint}"
@@ -116,7 +113,8 @@ def _open_file(path: Path, manifest: Manifest | None, key: str | None) -> Source
         return TorchFile(path, key)
     if path.suffix == ".safetensors":
         raise damaged(path, "it does not begin with a header")
-    raise UserError(f"{path} is neither a safetensors file nor one of torch.save")
+    whose = f", but {it}" if (it := not_read(path)) else ""
+    raise UserError(f"{path} is neither a safetensors file nor one of torch.save{whose}")
 
 
 def _sharded(index: Path, manifest: Manifest | None) -> tuple[list[Source], Index]:

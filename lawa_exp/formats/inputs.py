@@ -74,9 +74,13 @@ def listed(texts: Sequence[str], choice: Choice, weights: str | None) -> Series:
 
 
 def _candidate(path: Path) -> Candidate:
-    """Of a path as it is listed. A folder's name says the step where the file's does not."""
-    name = named(path.name)
-    if not name.counts and (of_folder := named(path.absolute().parent.name)).counts:
+    """Of a path as it is listed. Its folder's name says the step where its own does not, or a labelled one above it.
+
+    As in `global_step_100/actor/huggingface`.
+    """
+    name, above = named(path.name), [named(folder.name) for folder in path.absolute().parents[:3]]
+    of_folder = next((each for each in above if each.counts), name)
+    if not name.counts and (of_folder is above[0] or of_folder.is_labelled):
         name = replace(of_folder, is_average=name.is_average, is_copy=name.is_copy)
     if "averages" in [folder.name for folder in path.absolute().parents[:3]]:  # of a run of ours
         name = replace(name, is_average=True)

@@ -192,6 +192,20 @@ def test_a_second_model_and_a_folder_of_parts_alone(tmp_path):
     index = json.loads((unet / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == 40
     assert load_file(unet / index["weight_map"]["b"])["b"].tolist() == [0.375] * 3
+    (tmp_path / "runs").mkdir()
+    for i in (1, 2):
+        (tmp_path / f"pipeline_{i}").rename(tmp_path / "runs" / f"pipeline_{i}")
+    average("--trajectory", tmp_path / "runs", "--k", "2", "--dtype", "float64", "--out", tmp_path / "series")
+    assert_same_files(tmp_path / "series", tmp_path / "out")
+
+
+def assert_same_files(first: Path, second: Path) -> None:
+    """The same places, and of all but safetensors, which say how they were made, the same bytes."""
+    places = [p.relative_to(first) for p in sorted(first.rglob("*")) if p.is_file()]
+    assert places == [p.relative_to(second) for p in sorted(second.rglob("*")) if p.is_file()]
+    for place in places:
+        read = data_of if place.suffix == ".safetensors" else Path.read_bytes
+        assert read(first / place) == read(second / place), place
 
 
 def test_which_links_are_copied(tmp_path, capsys):
