@@ -100,7 +100,8 @@ def parts_of(folder: Path) -> list[Path]:
         if path.is_file():
             with reading(path):
                 names.update(_texts(read_json(path)))
-    return [p for p in sorted(folder.iterdir()) if p.name in names and p.is_dir() and not p.is_symlink()] if names else []
+    entries = sorted(folder.iterdir()) if names else []
+    return [p for p in entries if p.name in names and p.is_dir() and not p.is_symlink()]
 
 
 def further_models(folder: Path, first: Collection[Path]) -> list[Path]:
