@@ -36,7 +36,18 @@ from lawa_exp.formats.pickles import (
     walk,
 )
 from lawa_exp.formats.state_dicts import Finder, kind_of, text_of, value_at
-from lawa_exp.formats.stored import ABOUT, Place, Region, contiguous, count, damaged, extent, may_overlap_itself
+from lawa_exp.formats.stored import (
+    ABOUT,
+    PastLimit,
+    Place,
+    Region,
+    contiguous,
+    count,
+    damaged,
+    extent,
+    may_overlap_itself,
+    too_much,
+)
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import SMALL, size_text
 
@@ -164,6 +175,8 @@ class TorchFile:
             return content, reader.storages, reader.at
         except (Refused, UserError):
             raise
+        except PastLimit as error:
+            raise too_much(self.path, error) from None
         except Exception as error:  # a damaged pickle can raise anything
             raise damaged(self.path, f"its pickle cannot be read ({error or type(error).__name__})") from None
 

@@ -207,6 +207,14 @@ def of_path(error: OSError, path: Path) -> OSError:
     return OSError(error.errno, error.strerror, str(path))
 
 
+class PastLimit(Exception):
+    """A file is not damaged, but holds more of something than is read."""
+
+
+def too_much(path: Path, error: PastLimit) -> UserError:
+    return UserError(f"{path} is not read: it holds {error}")
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """What a damaged file can raise is anything; it becomes one line that names the file."""
@@ -214,6 +222,8 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except (UserError, OSError):
         raise
+    except PastLimit as error:
+        raise too_much(path, error) from None
     except Exception as error:
         text = " ".join(str(error).split())[:200]
         raise damaged(path, f"it cannot be read ({text or type(error).__name__})") from None
