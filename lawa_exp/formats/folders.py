@@ -31,6 +31,9 @@ LISTS = ("modules.json", "router_config.json", "model_index.json")  # sentence-t
 FURTHER = re.compile(r"(model|pytorch_model)_\d+(\.safetensors|\.bin)")  # accelerate's second model, and so on
 CARRIED = {".json", ".txt", ".model", ".py", ".jinja", ".tiktoken", ".bpe"}  # configuration and tokenizer files
 NOT_CARRIED = {MANIFEST, FILE, "trainer_state.json", "optimizer.json"}
+OF_TRAINING = re.compile(r"(^|[_.-])(results?|metrics?|logs?|history|requirements)(?=[_.-])")  # in the name of a text
+LICENCE = re.compile(r"(LICEN[CS]E|NOTICE|COPYING)[-\w]*(\.txt|\.md)?", re.IGNORECASE)
+CARRIED_FOLDER = re.compile(r"tokenizer|processor|extractor|chat_templates")  # in the name of one that no list names
 OF_OTHERS = {  # weights that are not read here, by the ends of their names
     ".h5": "a file of Keras",
     ".keras": "a file of Keras",
@@ -128,7 +131,9 @@ def others_in(
             more, others = others_in(entry, taken, (), f"{place}{entry.name}/")
         elif entry.is_dir():
             small = None if entry.is_symlink() else _small(entry, f"{place}{entry.name}/")
-            more, others = small or {}, [] if small is not None else [f"{place}{entry.name}/"]
+            is_needed = small is not None and (CARRIED_FOLDER.search(entry.name) or _is_code(small))
+            more = small if small and is_needed else {}
+            others = [] if more or small == {} else [f"{place}{entry.name}/"]
         else:
             more, others = {}, [f"{place}{entry.name}"] if _has_weights(entry.name) and entry not in taken else []
         files |= more
@@ -172,9 +177,14 @@ def _small(folder: Path, place: str) -> dict[str, Path] | None:
     return files
 
 
+def _is_code(files: Collection[str]) -> bool:
+    return all(name.endswith(".py") for name in files)
+
+
 def _is_carried(file: Path) -> bool:
-    is_named = file.suffix in CARRIED and file.name not in NOT_CARRIED and not file.name.endswith(INDEX)
-    return is_named and file.is_file()
+    is_text = file.suffix in CARRIED and not OF_TRAINING.search(file.name) and not file.name.endswith(INDEX)
+    is_named = LICENCE.fullmatch(file.name) or (is_text and file.name not in NOT_CARRIED)
+    return bool(is_named) and file.is_file()
 
 
 def _has_weights(name: str) -> bool:

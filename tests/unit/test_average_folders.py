@@ -139,8 +139,13 @@ def with_parts(folder: Path, i: int) -> dict[str, dict[str, torch.Tensor]]:
         "modules.json": json.dumps(modules),
         **{f"{part}/config.json": "{}" for part in (".", "1_Pooling", "2_Dense", "3_Dense")},
         "additional_chat_templates/tool.jinja": "{{ tool }}",
+        "tokenizer/vocab.txt": "a",
+        "modeling/layers.py": "",
+        "LICENSE": "Apache",
+        "NOTICE.md": "",
     }
     not_copied = [
+        *("samples/step_5.json", "all_results.json", "train_log.txt", "requirements.txt", "README.md"),
         "checkpoint-5/model.safetensors",
         "pytorch_model.bin",
         "optimizer.pt",
@@ -159,10 +164,11 @@ def test_the_parts_of_a_folder_are_averaged_and_its_files_copied(tmp_path, capsy
     first, second = (with_parts(tmp_path / f"in-{i}", i) for i in (1, 2))
     average(tmp_path / "in-1", tmp_path / "in-2", "--out", tmp_path / "out")
     said = capsys.readouterr().out
-    assert "that it is a part of the model: checkpoint-5/, pytorch_model.bin\n" in said
+    assert "that it is a part of the model: checkpoint-5/, pytorch_model.bin, samples/\n" in said
     files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     texts = [f"{part}config.json" for part in ("", "1_Pooling/", "2_Dense/", "3_Dense/")]
-    assert files == {*first, *texts, "modules.json", "additional_chat_templates/tool.jinja"}
+    kept = ["additional_chat_templates/tool.jinja", "tokenizer/vocab.txt", "modeling/layers.py", "LICENSE", "NOTICE.md"]
+    assert files == {*first, *texts, *kept, "modules.json"}
     for name, tensors in first.items():
         latest = second[name]["running_mean"] if "running_mean" in tensors else None
         means = {n: ((t.double() + second[name][n].double()) / 2).float() for n, t in tensors.items()}

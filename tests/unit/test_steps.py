@@ -15,7 +15,7 @@ from torch.distributed import checkpoint as dcp
 
 from lawa_exp.formats.choice import Choice
 from lawa_exp.formats.inputs import listed
-from lawa_exp.formats.names import UNITS, of_entry
+from lawa_exp.formats.names import UNITS, of_entry, step_in
 from lawa_exp.formats.steps import Series, find_checkpoints
 from lawa_exp.system.errors import UserError
 
@@ -39,6 +39,7 @@ COMPANIONS = {  # what lies beside checkpoints and is no step of them
     "resnet50-0676ba61.pth": "no step in its name",
     "model-00001-of-00004.safetensors": "shard",
     "run-2024-05-01.pt": "no step in its name",
+    "ckpt-1e3.pt": "no step in its name",
     "training_args.bin": "no step in its name",
 }
 
@@ -198,6 +199,20 @@ def test_formats_that_are_not_read(name, whose, tmp_path, capsys):
     make(tmp_path, ["step_3.pt"])
     found = find_checkpoints(tmp_path, "RUN")
     assert list(found.paths) == [3] and (entry, f"{whose}, which is not read") in found.left_out
+
+
+def test_powers_of_ten():
+    """Behind a word that counts a number is one; behind another word it is a rate, and no epoch 3."""
+    said = {
+        "step_1e6.pt": 10**6,
+        "1e3_steps.pt": 1000,
+        "e3.pt": 3,
+        "model_e3.pt": 3,
+        "ckpt-1e3.pt": None,
+        "lr1e3.pt": None,
+    }
+    assert {name: step_in(name) for name in said} == said
+    assert step_in("ckpt_2e4_step_500.pt") == 500
 
 
 def test_epochs_and_updates_are_not_mixed(tmp_path):
