@@ -71,7 +71,7 @@ def find_checkpoints(folder: Path, key: str, choice: Choice = DEFAULT) -> Series
     where = f"{key}={folder}"
     ours = {} if choice.step_from else steps_in(folder)
     if ours:
-        if folder.resolve().parent.name == "averages" and not choice.include_averages:
+        if "averages" in (folder.absolute().parent.name, folder.resolve().parent.name) and not choice.include_averages:
             raise UserError(f"{where}: these are averages already; {AGAIN}")
         return Series(ours, list(ours), how="the names of our snapshots")
     candidates, left_out = candidates_in(folder)

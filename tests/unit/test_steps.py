@@ -498,6 +498,10 @@ def test_a_runs_averages_are_no_trajectory(tmp_path, capsys):
     with pytest.raises(UserError, match="these are averages already; --include-averages"):
         find_checkpoints(run / "averages" / "lawa-k2-s5", "RUN")
     assert list(find_checkpoints(run / "averages" / "lawa-k2-s5", "RUN", Choice(None, True)).paths) == [5, 10, 15]
+    (run / "averages").rename(tmp_path / "on another disk")
+    (run / "averages").symlink_to(tmp_path / "on another disk")
+    with pytest.raises(UserError, match="these are averages already; --include-averages"):
+        find_checkpoints(run / "averages" / "lawa-k2-s5", "RUN")
     one = run / "averages" / "lawa-k2-s5" / "step_00000010"
     for path in (one, one / "model.safetensors"):
         assert "is an average already" in refused(capsys, path, "--out", tmp_path / "x")
