@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from lawa_exp.formats.folders import DCP, INDEX, WHOLE, further_models, not_read, others_in, parts_of
+from lawa_exp.formats.folders import DCP, INDEX, WHOLE, checkpoint_in, further_models, not_read, others_in, parts_of
 from lawa_exp.formats.safetensors import SafetensorsFile
-from lawa_exp.formats.stored import Checkpoint, Index, Region, Source, damaged, read_index, reading, shards_of
+from lawa_exp.formats.stored import SUFFIXES, Checkpoint, Index, Region, Source, damaged, read_index, reading, shards_of
 from lawa_exp.storage.commit import MANIFEST, Manifest
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import read_json
@@ -53,7 +53,8 @@ def _open(path: Path, key: str | None, whole: bool) -> Checkpoint:
         return checkpoint
     if whose := not_read(path):
         raise UserError(f"{path} is {whose}, which is not read; expected safetensors or PyTorch files, or a DCP folder")
-    hint = "; for a run or its snapshots: --trajectory" if (path / "trajectory").is_dir() or _has_steps(path) else ""
+    has_others = (path / "trajectory").is_dir() or _has_checkpoints(path)
+    hint = f"; --trajectory {path} takes those in it" if has_others else ""
     raise UserError(
         f"{path}: no checkpoint in this folder ({', '.join(WHOLE[:2])}, an adapter_model, their shards, or {DCP}){hint}"
     )
@@ -147,5 +148,5 @@ def _manifest(folder: Path) -> Manifest | None:
     return content if ours else None
 
 
-def _has_steps(folder: Path) -> bool:
-    return any(folder.glob("step_*"))
+def _has_checkpoints(folder: Path) -> bool:
+    return any(checkpoint_in(p) if p.is_dir() else p.name.endswith(SUFFIXES) for p in folder.iterdir())

@@ -140,8 +140,8 @@ def ordered(candidates: list[Candidate], where: str, choice: Choice) -> Series:
     is_numbered = any(each.name.counts for each in candidates)
     for each in candidates:
         if is_numbered and not each.name.counts:
-            more = f", {_said(each.inside)} inside" if each.inside.counts else ""
-            left_out.append((each.label, f"no step in its name, as others have{more}"))
+            more = f"; {_said(each.inside)} inside" if each.inside.counts else ""
+            left_out.append((each.label, f"no step in its name, unlike others{more}"))
         elif not each.counts:
             left_out.append((each.label, "no step inside or in its name"))
     known = [each for each in candidates if (each.name.counts if is_numbered else each.counts)]
@@ -324,7 +324,7 @@ def summary(series: Series, used: Sequence[Path], verbose: bool) -> list[str]:
 
     def one(path: Path) -> str:
         step = steps.get(keys[path])
-        name = path.parent.name if path.stem in ("model", "pytorch_model") else path.name
+        name = path.name if re.search(r"\d", path.name) else f"{path.parent.name}/{path.name}"
         return name if step is None else f"{series.unit} {step:,} ({name})"
 
     number = f"{len(used)}" if len(used) == len(series.paths) else f"{len(used)} of {len(series.paths)}"

@@ -59,6 +59,7 @@ class Writer(Protocol):
     left_out: list[str]  # keys of the input that the output is without
     carried: list[str]  # objects of the input that were not made, by the names of their classes
     others: list[str]  # names in the state dict that are no tensor's
+    emptied: list[str]  # what of the input has been set to what it was before training
     kept: list[str]  # keys of what has other floating-point tensors, which are as the input has them
 
     def finish(self, write: Callable[[int, bytes], None]) -> None:

@@ -164,6 +164,24 @@ def test_the_checkpoint_in_a_folder(trainer, tmp_path):
             find_checkpoints(tmp_path, "RUN")
 
 
+def test_a_listed_folder_is_what_it_holds(tmp_path, capsys):
+    """As LitGPT writes them. One with several checkpoints is no input; the message says what takes them."""
+    for i in (1, 2):
+        (tmp_path / f"step-{i}").mkdir()
+        torch.save(state(i), tmp_path / f"step-{i}" / "lit_model.pth")
+        torch.save({}, tmp_path / f"step-{i}" / "optimizer.pth")
+    average(tmp_path / "step-2", tmp_path / "step-1", "--out", tmp_path / "out" / "x")
+    average("--trajectory", tmp_path, "--k", 2, "--out", tmp_path / "series")
+    said = capsys.readouterr().out
+    assert said.count("read 2 checkpoints: step 1 (step-1/lit_model.pth) to step 2 (step-2/lit_model.pth)") == 2
+    one, two = (torch.load(tmp_path / folder / "lit_model.pth") for folder in ("out/x", "series"))
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in two)
+    said = refused(capsys, tmp_path, "--out", tmp_path / "x")
+    assert said.endswith(f"; --trajectory {tmp_path} takes those in it\n")
+    (tmp_path / "step-2").rename(tmp_path / "ema_step-2")
+    assert "an average by its name" in refused(capsys, tmp_path / "ema_step-2", "--out", tmp_path / "x")
+
+
 def test_optimizers_in_files_of_their_own(tmp_path):
     """As nanochat writes them."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=1)
