@@ -5,7 +5,18 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from lawa_exp.formats.folders import DCP, INDEX, WHOLE, checkpoint_in, further_models, not_read, others_in, parts_of
+from lawa_exp.formats.folders import (
+    DCP,
+    INDEX,
+    WHOLE,
+    checkpoint_in,
+    further_models,
+    not_read,
+    others_in,
+    parts_of,
+    why_none,
+)
+from lawa_exp.formats.names import named
 from lawa_exp.formats.safetensors import SafetensorsFile
 from lawa_exp.formats.stored import SUFFIXES, Checkpoint, Index, Region, Source, damaged, read_index, reading, shards_of
 from lawa_exp.storage.commit import MANIFEST, Manifest
@@ -51,8 +62,8 @@ def _open(path: Path, key: str | None, whole: bool) -> Checkpoint:
         _add_the_rest(checkpoint)
     if checkpoint.sources:
         return checkpoint
-    if whose := not_read(path):
-        raise UserError(f"{path} is {whose}, which is not read; expected safetensors or PyTorch files, or a DCP folder")
+    if why := why_none(path):
+        raise UserError(f"{path} is {why}")
     has_others = (path / "trajectory").is_dir() or _has_checkpoints(path)
     hint = f"; --trajectory {path} takes those in it" if has_others else ""
     raise UserError(
@@ -149,4 +160,5 @@ def _manifest(folder: Path) -> Manifest | None:
 
 
 def _has_checkpoints(folder: Path) -> bool:
-    return any(checkpoint_in(p) if p.is_dir() else p.name.endswith(SUFFIXES) for p in folder.iterdir())
+    entries = (p for p in folder.iterdir() if named(p.name).counts)
+    return any(checkpoint_in(p) if p.is_dir() else p.name.endswith(SUFFIXES) for p in entries)

@@ -59,7 +59,7 @@ def checkpoint_in(folder: Path, depth: int = 2) -> Path | None:
     files = [p for p in sorted(folder.iterdir()) if p.name.endswith(SUFFIXES) and p.is_file()]
     inner = [p for p in sorted(folder.iterdir()) if depth and p.is_dir() and not p.is_symlink() and _may_hold(p)]
     found = [path for p in inner if (path := checkpoint_in(p, depth - 1))]
-    if len(files) + len(found) > 1:
+    if len(files) + len(inner) > 1:
         files = [p for p in files if not _is_of_training(p.name)]
         found = [p for p in found if not _is_of_training(p.relative_to(folder).parts[0])]
     if len(files) > 1:
@@ -94,6 +94,16 @@ def not_read(path: Path) -> str:
         return next((whose for end, whose in OF_OTHERS.items() if path.name.endswith(end)), "")
     places = (path, *(p for p in path.iterdir() if p.is_dir()))
     return "a folder of Orbax (JAX)" if any((p / name).is_file() for p in places for name in OF_ORBAX) else ""
+
+
+def why_none(folder: Path) -> str:
+    """Why `checkpoint_in` gives nothing; empty where nothing in it looks like a checkpoint, or several files do."""
+    if whose := not_read(folder):
+        return f"{whose}, which is not read"
+    for place in (folder, *(p for p in sorted(folder.iterdir()) if p.is_dir())):
+        if sum(_is_of_a_rank(p.name) and not _is_of_training(p.name) for p in place.iterdir()) > 1:
+            return "a model that is split over ranks: merge it first, by a tool of its trainer"
+    return ""
 
 
 def parts_of(folder: Path) -> list[Path]:

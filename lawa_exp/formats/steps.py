@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lawa_exp.formats.choice import DEFAULT, Choice
-from lawa_exp.formats.folders import checkpoint_in, not_read
+from lawa_exp.formats.folders import checkpoint_in, not_read, why_none
 from lawa_exp.formats.inside import Inside, inside
 from lawa_exp.formats.names import EPOCHS, NUMBER, UNITS, UPDATES, Named, named, of_entry
 from lawa_exp.formats.stored import SUFFIXES
@@ -101,7 +101,7 @@ def candidates_in(folder: Path) -> tuple[list[Candidate], list[tuple[str, str]]]
     candidates: list[Candidate] = []
     left_out: list[tuple[str, str]] = []
     for entry in sorted(p for p in folder.iterdir() if not p.name.startswith(".")):
-        if named(entry.name).counts and (whose := not_read(entry)):
+        if entry.is_file() and named(entry.name).counts and (whose := not_read(entry)):
             left_out.append((entry.name, f"{whose}, which is not read"))
             continue
         path = checkpoint_in(entry) if entry.is_dir() else entry if entry.name.endswith(SUFFIXES) else None
@@ -112,7 +112,8 @@ def candidates_in(folder: Path) -> tuple[list[Candidate], list[tuple[str, str]]]
             name = of_entry(entry.name, path.name) if inner else named(entry.name)
             candidates.append(Candidate(path, f"{entry.name}/{inner}" if inner else entry.name, name, inside(path)))
         elif entry.is_dir() and named(entry.name).counts:
-            left_out.append((entry.name, "a folder without a checkpoint, or with several files that may be it"))
+            why = why_none(entry) or "a folder without a checkpoint, or with several files that may be it"
+            left_out.append((entry.name, why))
     return candidates, left_out
 
 

@@ -121,9 +121,10 @@ VERL = [
     *("data.pt", "actor/huggingface/model.safetensors", "actor/huggingface/config.json"),
     *(f"actor/{kind}_world_size_2_rank_{rank}.pt" for kind in ("model", "optim", "extra_state") for rank in (0, 1)),
 ]
-FOLDERS = {  # as trainers write them: the files in each, and the place of the checkpoint; empty where none is it
+RANKS, NONE = "a model that is split over ranks: merge it first", "a folder without a checkpoint, or with several files"
+FOLDERS = {  # as trainers write them: the files in each, and the place of the checkpoint, or why there is none
     "verl": ("global_step_{}", VERL, "actor/huggingface"),
-    "verl with a critic": ("global_step_{}", [*VERL, "critic/huggingface/model.safetensors"], ""),
+    "verl with a critic": ("global_step_{}", [*VERL, "critic/huggingface/model.safetensors"], RANKS),
     "Composer": ("ep1-ba{}", ["model/model.pt", "optim/optim.pt", "composer_metadata.json"], "model/model.pt"),
     "diffusers": (
         "checkpoint-{}",
@@ -131,28 +132,34 @@ FOLDERS = {  # as trainers write them: the files in each, and the place of the c
         + ["optimizer.bin", "scheduler.bin", "random_states_0.pkl"],
         "unet",
     ),
+    "LLaMA-Factory": (
+        "checkpoint-{}",
+        ["model/model.safetensors", "optimizer/state_dict.pt", "scheduler.pt", "rng_state/rank_0.pt"],
+        "model",
+    ),
+    "verl without hf_model": ("global_step_{}", [name for name in VERL if "model.safetensors" not in name], RANKS),
     "DeepSpeed": (
         "global_step{}",
         ["mp_rank_00_model_states.pt", *(f"zero_pp_rank_{i}_mp_rank_00_optim_states.pt" for i in (0, 1))],
         "mp_rank_00_model_states.pt",
     ),
-    "DeepSpeed, split": ("global_step{}", [f"mp_rank_0{i}_model_states.pt" for i in (0, 1)], ""),
+    "DeepSpeed, split": ("global_step{}", [f"mp_rank_0{i}_model_states.pt" for i in (0, 1)], RANKS),
     "Megatron-LM": (
         "iter_{}",
         [f"mp_rank_00/{name}.pt" for name in ("model_optim_rng", "distrib_optim")],
         "mp_rank_00/model_optim_rng.pt",
     ),
-    "Megatron-LM, split": ("iter_{}", [f"mp_rank_0{i}/model_optim_rng.pt" for i in (0, 1)], ""),
-    "a run in each": ("step_{}", ["checkpoint-5/model.safetensors"], ""),
+    "Megatron-LM, split": ("iter_{}", [f"mp_rank_0{i}/model_optim_rng.pt" for i in (0, 1)], RANKS),
+    "a run in each": ("step_{}", ["checkpoint-5/model.safetensors"], NONE),
 }
 
 
 @pytest.mark.parametrize("trainer", FOLDERS)
-def test_the_checkpoint_in_a_folder(trainer, tmp_path):
+def test_the_checkpoint_in_a_folder(trainer, tmp_path, capsys):
     name, files, place = FOLDERS[trainer]
     for step in (1000, 900):
         make(tmp_path / name.format(step), files)
-    if place:
+    if place not in (RANKS, NONE):
         found = find_checkpoints(tmp_path, "RUN").paths
         assert {step: str(path.relative_to(tmp_path)) for step, path in found.items()} == {
             step: f"{name.format(step)}/{place}" for step in (900, 1000)
@@ -160,8 +167,10 @@ def test_the_checkpoint_in_a_folder(trainer, tmp_path):
         listed_ones = listed([f"{tmp_path}/{name.format('*')}/{place}"], Choice(), None)
         assert listed_ones.steps == [900, 1000] and list(listed_ones.paths.values()) == list(found.values())
     else:
-        with pytest.raises(UserError, match="a folder without a checkpoint, or with several files that may be it"):
+        with pytest.raises(UserError, match=rf"\({name.format(1000)}: {place}"):
             find_checkpoints(tmp_path, "RUN")
+        said = refused(capsys, tmp_path / name.format(1000), "--out", tmp_path / "x")
+        assert ("no checkpoint in this folder" if place == NONE else f" is {place}") in said
 
 
 def test_a_listed_folder_is_what_it_holds(tmp_path, capsys):
