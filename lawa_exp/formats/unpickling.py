@@ -37,6 +37,18 @@ def _counted(load: _Load, units: int) -> _Load:
     return counting
 
 
+def _calling(load: _Load, units: int, place: int) -> _Load:
+    """place: of what is called, in the stack; its arguments are the next."""
+
+    def counting(self: Bounded) -> None:
+        self.count(units)
+        if self.stack[place] in HASHED:
+            self.count_arguments(self.stack[place], self.stack[place + 1])
+        load(self)
+
+    return counting
+
+
 class TooMuch(PastLimit, pickle.UnpicklingError):
     """A pickle would make more than its length allows."""
 
@@ -185,11 +197,15 @@ class Bounded(pickle._Unpickler):
         """Before `key` becomes one of `holder`. Texts need nothing: how their hashes collide, no file can know."""
         if type(key) is int and -PLAIN_INT < key < PLAIN_INT:
             return
-        size = key.bit_length() >> 6 if type(key) is int else 1
-        for part in (key, *getattr(key, "__dict__", {}).values()):
-            if isinstance(part, tuple):
-                size += self.nested[id(part)][0] if id(part) in self.nested else len(part)
-        self.count(size // 8)
+        size = 1
+        if type(key) is int:
+            size = key.bit_length() >> 6
+        else:
+            for part in vars(key).values() if hasattr(key, "__dict__") else (key,):
+                if isinstance(part, tuple):
+                    size += self.nested[id(part)][0] if id(part) in self.nested else len(part)
+        if size >= 8:
+            self.count(size // 8)
         try:
             place = hash(key) ^ id(holder)
         except TypeError:
@@ -223,29 +239,17 @@ class Bounded(pickle._Unpickler):
         self.count_keys(self.stack, self.stack)
         super().load_frozenset()  # type: ignore[misc]
 
-    def load_reduce(self) -> None:
-        self.count_arguments(self.stack[-2], self.stack[-1])
-        super().load_reduce()  # type: ignore[misc]
-
-    def load_newobj(self) -> None:
-        self.count_arguments(self.stack[-2], self.stack[-1])
-        super().load_newobj()  # type: ignore[misc]
-
-    def load_newobj_ex(self) -> None:
-        self.count_arguments(self.stack[-3], self.stack[-2])
-        super().load_newobj_ex()  # type: ignore[misc]
-
     def _instantiate(self, made: object, items: list[object]) -> None:
-        self.count_arguments(made, items)
+        if made in HASHED:
+            self.count_arguments(made, items)
         super()._instantiate(made, items)  # type: ignore[misc]
 
     def count_arguments(self, made: object, items: Any) -> None:
-        """Of what is called; of an OrderedDict they are pairs."""
-        if made in HASHED:
-            for item in items:
-                if isinstance(item, list | tuple | set | frozenset):
-                    pairs = (part for part in item if made is OrderedDict and isinstance(part, list | tuple) and part)
-                    self.count_keys(item, (part[0] for part in pairs) if made is OrderedDict else item)
+        """Of one of `HASHED` that is called; of an OrderedDict they are pairs."""
+        for item in items:
+            if isinstance(item, list | tuple | set | frozenset):
+                pairs = (part for part in item if made is OrderedDict and isinstance(part, list | tuple) and part)
+                self.count_keys(item, (part[0] for part in pairs) if made is OrderedDict else item)
 
     def load_text_get(self) -> None:
         place = int(self.readline())
@@ -262,9 +266,9 @@ class Bounded(pickle._Unpickler):
         pickle.DICT[0]: _counted(load_dict, UNITS[pickle.DICT]),
         pickle.ADDITEMS[0]: load_additems,
         pickle.FROZENSET[0]: _counted(load_frozenset, UNITS[pickle.FROZENSET]),
-        pickle.REDUCE[0]: _counted(load_reduce, UNITS[pickle.REDUCE]),
-        pickle.NEWOBJ[0]: _counted(load_newobj, UNITS[pickle.NEWOBJ]),
-        pickle.NEWOBJ_EX[0]: _counted(load_newobj_ex, UNITS[pickle.NEWOBJ_EX]),
+        pickle.REDUCE[0]: _calling(pickle._Unpickler.dispatch[pickle.REDUCE[0]], UNITS[pickle.REDUCE], -2),
+        pickle.NEWOBJ[0]: _calling(pickle._Unpickler.dispatch[pickle.NEWOBJ[0]], UNITS[pickle.NEWOBJ], -2),
+        pickle.NEWOBJ_EX[0]: _calling(pickle._Unpickler.dispatch[pickle.NEWOBJ_EX[0]], UNITS[pickle.NEWOBJ_EX], -3),
         pickle.TUPLE[0]: load_tuple,
         pickle.TUPLE1[0]: load_tuple1,
         pickle.TUPLE2[0]: load_tuple2,
