@@ -167,7 +167,7 @@ def average(args: argparse.Namespace) -> int:
         raise UserError(f"--out={out}: is what --trajectory reads; choose another folder")
     series = checkpoints_of(args)
     paths = series.paths
-    planned = plan(args, list(paths), requested_end(args, series))
+    planned = plan(args, series, requested_end(args, series))
     from lawa_exp.formats.checkpoint import open_checkpoint
     from lawa_exp.formats.output import Output, file_name, real_path, refuse_inputs
     from lawa_exp.formats.remarks import remarks
@@ -231,7 +231,8 @@ def average(args: argparse.Namespace) -> int:
         print(f"removed, as it would be loaded for the average, or with it: {', '.join(removed)}")
     left_out = [key for output in outputs for key in output.left_out]
     unread = [name for output in outputs for name in output.like.unread]
-    for line in remarks(stream.copied, left_out, unread, [file.writer for file in itertools.chain(*files)]):
+    is_mean = any(len(each.inputs) > 1 for each in averages)
+    for line in remarks(stream.copied, left_out, unread, [file.writer for file in itertools.chain(*files)], is_mean):
         print(line)
     for note in start_note(args.start, {args.method} if args.trajectory else ()):
         print(note)
@@ -330,14 +331,15 @@ def weights_of(args: argparse.Namespace, steps: list[int]) -> tuple[float, ...]:
     return weights
 
 
-def plan(args: argparse.Namespace, steps: list[int], end: int | None) -> list[tuple[int, Average]]:
-    """What to average, by end step. steps: of the checkpoints, ascending; inputs are numbered in their order.
+def plan(args: argparse.Namespace, series: Series, end: int | None) -> list[tuple[int, Average]]:
+    """What to average, by end step. Inputs are numbered in the order of the checkpoints.
 
     end: the only step or input whose average is wanted.
     """
+    steps = list(series.paths)
     number = {step: i for i, step in enumerate(steps)}
     settings = settings_of(args, steps, len(steps) if end is None else number[end] + 1)
-    what = "step" if args.trajectory else "input"
+    what = series.unit if args.trajectory else "input"
     if end is not None:
         ends = [end]
     elif args.trajectory:
@@ -349,9 +351,8 @@ def plan(args: argparse.Namespace, steps: list[int], end: int | None) -> list[tu
         needed = settings.needed(end)
         missing = next((s for s in needed if s not in number), None)
         if len(needed) < settings.observations:
-            why = (
-                f"the average after {what} {end} takes {settings.observations} checkpoints, and there are {len(needed)}"
-            )
+            count = f"there {'is' if len(needed) == 1 else 'are'} {len(needed)}"
+            why = f"the average after {what} {end} takes {settings.observations} checkpoints, and {count}"
         elif missing is not None:
             why = f"the average after {what} {end} needs {what} {missing}, which is not there"
             flag = "spacing" if settings.windowed else "every"
@@ -363,7 +364,7 @@ def plan(args: argparse.Namespace, steps: list[int], end: int | None) -> list[tu
             weights = tuple(settings.coefficients(observed_steps(settings, end)))
             planned.append((end, Average(tuple(number[s] for s in needed[-len(weights) :]), weights)))
     if not planned:
-        raise UserError(why)
+        raise UserError("; ".join([why, *(note.removeprefix("note: ") for note in series.notes)]))
     return planned
 
 

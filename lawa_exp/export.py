@@ -258,7 +258,7 @@ def of_run(path: Path, weights: str, step: int | None, trust: bool) -> Source:
         root = run.trajectory if weights == "live" else run.averages / weights
         there = steps_in(root)
         if not there:
-            ids = ", ".join(["live", *sorted(p.name for p in run.averages.glob("*"))])
+            ids = ", ".join(["live", *run.average_ids])
             raise UserError(f"--weights {weights}: {found} has none; it has {ids}")
         step = max(there) if step is None else step
         if step not in there:

@@ -148,7 +148,7 @@ class Run:
 
         there = steps_in(self._root(name))
         if not there:
-            known = ["live", *sorted(path.name for path in self._files.averages.glob("*"))]
+            known = ["live", *self._files.average_ids]
             raise UserError(f"{self.path} has no weights {name}; {near(name, known)}")
         step = max(there) if step is None else step
         if step not in there:

@@ -199,9 +199,8 @@ def batch_sizes(requested: str | None, own: int, samples: int) -> list[int]:
 
 def snapshot(run: RunDir, weights: str, requested: str | None) -> tuple[int, Path]:
     """The step and folder of the weights of --step, or of the last step."""
-    averages = sorted(p.name for p in run.averages.glob("*")) if run.averages.is_dir() else []
-    if weights not in (LIVE, *averages):
-        raise UserError(f"--weights={weights}: expected one of {', '.join((LIVE, *averages))}")
+    if weights not in (LIVE, *run.average_ids):
+        raise UserError(f"--weights={weights}: expected one of {', '.join((LIVE, *run.average_ids))}")
     saved = steps_in(run.trajectory if weights == LIVE else run.averages / weights)
     if not saved:
         raise UserError(f"RUN={run.path}: no snapshot of the {weights} weights was kept (trajectory.keep)")

@@ -5,19 +5,25 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from lawa_exp.formats.folders import INDEX, further_models, others_in, parts_of
+from lawa_exp.formats.folders import (
+    DCP,
+    INDEX,
+    WHOLE,
+    checkpoint_in,
+    further_models,
+    not_read,
+    others_in,
+    parts_of,
+    why_none,
+)
+from lawa_exp.formats.names import named
 from lawa_exp.formats.safetensors import SafetensorsFile
-from lawa_exp.formats.stored import Checkpoint, Index, Region, Source, damaged, read_index, reading, shards_of
+from lawa_exp.formats.stored import SUFFIXES, Checkpoint, Index, Region, Source, damaged, read_index, reading, shards_of
 from lawa_exp.storage.commit import MANIFEST, Manifest
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import read_json
 
-WHOLE = (  # a folder's only file of weights: transformers', diffusers', open_clip's, PEFT's
-    *("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
-    *("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin"),
-)
 ADAPTER = "adapter_config.json"  # which PEFT does not open an adapter_model without
-DCP = ".metadata"  # of torch.distributed.checkpoint
 SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.)")  # in the name of a part of one of WHOLE
 
 
@@ -56,7 +62,10 @@ def _open(path: Path, key: str | None, whole: bool) -> Checkpoint:
         _add_the_rest(checkpoint)
     if checkpoint.sources:
         return checkpoint
-    hint = "; for a run or its snapshots: --trajectory" if (path / "trajectory").is_dir() or _has_steps(path) else ""
+    if why := why_none(path):
+        raise UserError(f"{path} is {why}")
+    has_others = (path / "trajectory").is_dir() or _has_checkpoints(path)
+    hint = f"; --trajectory {path} takes those in it" if has_others else ""
     raise UserError(
         f"{path}: no checkpoint in this folder ({', '.join(WHOLE[:2])}, an adapter_model, their shards, or {DCP}){hint}"
     )
@@ -116,7 +125,8 @@ def _open_file(path: Path, manifest: Manifest | None, key: str | None) -> Source
         return TorchFile(path, key)
     if path.suffix == ".safetensors":
         raise damaged(path, "it does not begin with a header")
-    raise UserError(f"{path} is neither a safetensors file nor one of torch.save")
+    whose = f", but {it}" if (it := not_read(path)) else ""
+    raise UserError(f"{path} is neither a safetensors file nor one of torch.save{whose}")
 
 
 def _sharded(index: Path, manifest: Manifest | None) -> tuple[list[Source], Index]:
@@ -149,5 +159,6 @@ def _manifest(folder: Path) -> Manifest | None:
     return content if ours else None
 
 
-def _has_steps(folder: Path) -> bool:
-    return any(folder.glob("step_*"))
+def _has_checkpoints(folder: Path) -> bool:
+    entries = (p for p in folder.iterdir() if named(p.name).counts)
+    return any(checkpoint_in(p) if p.is_dir() else p.name.endswith(SUFFIXES) for p in entries)

@@ -11,7 +11,8 @@ from lawa_exp.formats.dtypes import FLOATS, OPAQUE, SIZES
 from lawa_exp.formats.matching import runs
 from lawa_exp.formats.stored import STATISTICS, Place, using
 
-INTEGERS, RUNNING, EQUAL = "integer or bool", "running statistics", "equal in all inputs (NaN, infinite or complex)"
+INTEGERS, RUNNING = "of integers or bools", "of BatchNorm's running statistics"
+EQUAL = "with NaN, infinite or complex numbers, equal in all inputs"
 REASONS = INTEGERS, RUNNING, EQUAL
 PIECE = 1 << 20  # bytes that are compared at a time
 

@@ -16,11 +16,11 @@ from lawa_exp.formats.stored import STATISTICS, count
 
 Shape = tuple[int, ...]
 SAID = re.compile(  # that it is a copy; with EMA anywhere, as in ModelEMA
-    r"(?i:(?<![a-z])(emas?|swag?|lawa|averaged?|averages|averaging|avg|shadow|polyak|best|current|slow|master|fp32)"
-    r"(?![a-z]))|EMA|SWA"
+    r"(?i:(?<![a-z])(emas?|swag?|lawa|averaged?|averages|averaging|avg|shadow|polyak|best|master|fp32"
+    r"|current_model_state|slow_(weights|params|parameters|buffers?))(?![a-z]))|EMA|SWA"  # Lightning's; Lookahead's
 )
 KEPT = re.compile(
-    r"(^|_)(teacher|discriminator|critic|fisher|importance|masks?|old|init|initial|grads?|gradients)(_|$)",
+    r"(^|_)(teacher|target|discriminator|critic|fisher|importance|masks?|old|init|initial|grads?|gradients)(_|$)",
     re.IGNORECASE,
 )
 

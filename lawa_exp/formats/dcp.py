@@ -31,7 +31,7 @@ from lawa_exp.formats.classes import USUAL
 from lawa_exp.formats.copies import Copies
 from lawa_exp.formats.dtypes import SIZES
 from lawa_exp.formats.pickles import Reader, Refused
-from lawa_exp.formats.pytorch import TorchFile
+from lawa_exp.formats.pytorch import OPTIMIZER, TorchFile
 from lawa_exp.formats.state_dicts import Finder, text_of
 from lawa_exp.formats.stored import Checkpoint, count, damaged, reading
 from lawa_exp.formats.unpickling import Bounded, check_bounded
@@ -185,6 +185,7 @@ def open_dcp(path: Path, key: str | None = None) -> Checkpoint:
             elif isinstance(value, torch.Tensor) and _is_optimizer_state(fqn, flat):
                 value.zero_()
                 own.add(id(value))
+                source.emptied.append(OPTIMIZER)
         left_out = _second_copies(averages).drop(state)
         source.kept += map(text_of, LOADED.others(state, lambda tensor: id(tensor) in own))
         (output / file.name).unlink()

@@ -1,4 +1,4 @@
-"""What a checkpoint's folder holds besides its model: further models, and files that are copied along.
+"""What a folder holds: the checkpoint in it, and besides its model further models, and files that are copied along.
 
 A folder's parts are subfolders that a library's own list names, as sentence-transformers' modules.json and diffusers'
 model_index.json do. Other subfolders with weights are checkpoints of their own (a Trainer's checkpoint-500/).
@@ -12,25 +12,109 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from lawa_exp.formats.about import FILE
-from lawa_exp.formats.steps import NO_WEIGHTS
-from lawa_exp.formats.stored import SUFFIXES
+from lawa_exp.formats.names import named
+from lawa_exp.formats.stored import SUFFIXES, reading
 from lawa_exp.storage.commit import MANIFEST
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import LARGE, SMALL, read_json, size_text
 
+WHOLE = (  # a folder's only file of weights: transformers', diffusers', open_clip's, PEFT's
+    *("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+    *("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin"),
+)
+DCP = ".metadata"  # of torch.distributed.checkpoint
+NO_WEIGHTS = re.compile(
+    r"opt(im)?|optimizers?|schedulers?|rng|random|scaler|sampler|train(er|ing)?|args|data(loader)?", re.IGNORECASE
+)
 INDEX = ".index.json"  # of a folder's shards: {"weight_map": {tensor: file}}
 LISTS = ("modules.json", "router_config.json", "model_index.json")  # sentence-transformers' two, diffusers'
 FURTHER = re.compile(r"(model|pytorch_model)_\d+(\.safetensors|\.bin)")  # accelerate's second model, and so on
 CARRIED = {".json", ".txt", ".model", ".py", ".jinja", ".tiktoken", ".bpe"}  # configuration and tokenizer files
 NOT_CARRIED = {MANIFEST, FILE, "trainer_state.json", "optimizer.json"}
-OF_OTHERS = (".h5", ".msgpack", ".onnx", ".ot", ".gguf", ".distcp")  # weights that are not read here
+OF_TRAINING = re.compile(r"(^|[_.-])(results?|metrics?|logs?|history|requirements)(?=[_.-])")  # in the name of a text
+LICENCE = re.compile(r"(LICEN[CS]E|NOTICE|COPYING)[-\w]*(\.txt|\.md)?", re.IGNORECASE)
+CARRIED_FOLDER = re.compile(r"tokenizer|processor|extractor|chat_templates")  # in the name of one that no list names
+OF_OTHERS = {  # weights that are not read here, by the ends of their names
+    ".h5": "a file of Keras",
+    ".keras": "a file of Keras",
+    ".msgpack": "a file of Flax",
+    ".onnx": "a file of ONNX",
+    ".ot": "a file of rust-bert",
+    ".gguf": "a file of llama.cpp",
+    ".nemo": "an archive of NeMo",
+    ".distcp": "a part of a DCP folder",
+}
+OF_ORBAX = ("_CHECKPOINT_METADATA", "_METADATA")  # in its folders, or the folders in them
 MOST = 1000  # files in a subfolder that is copied along
 
 
+def checkpoint_in(folder: Path, depth: int = 2) -> Path | None:
+    """What a folder holds: itself where it is a checkpoint, the only file or folder that may be one, or None.
+
+    Optimizers and the like do not count, nor ranks where there are several, nor averages. depth: of the subfolders that
+    are looked at; one with a number in its name is no part of its folder, but that of the only rank.
+    """
+    if any(_is_whole(each) for each in (folder, *parts_of(folder))):
+        return folder
+    files = [p for p in sorted(folder.iterdir()) if p.name.endswith(SUFFIXES) and p.is_file()]
+    inner = [p for p in sorted(folder.iterdir()) if depth and p.is_dir() and not p.is_symlink() and _may_hold(p)]
+    found = [path for p in inner if (path := checkpoint_in(p, depth - 1))]
+    if len(files) + len(inner) > 1:
+        files = [p for p in files if not _is_of_training(p.name)]
+        found = [p for p in found if not _is_of_training(p.relative_to(folder).parts[0])]
+    if len(files) > 1:
+        files = [p for p in files if not _is_of_a_rank(p.name)]
+    chosen = files or found
+    return chosen[0] if len(chosen) == 1 else None
+
+
+def _is_whole(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (*WHOLE, *(f"{w}{INDEX}" for w in WHOLE), DCP))
+
+
+def _may_hold(folder: Path) -> bool:
+    name = named(folder.name)
+    return not name.is_average and (_is_of_a_rank(folder.name) or re.search(r"\d", folder.name) is None)
+
+
+def _is_of_a_rank(name: str) -> bool:
+    """Megatron-LM's mp_rank_00/, DeepSpeed's and verl's files."""
+    return "rank" in name and not named(name).counts
+
+
+def _is_of_training(name: str) -> bool:
+    """By its words; Megatron-LM's model_optim_rng.pt has the weights, too."""
+    words = re.findall("[A-Za-z]+", name)
+    return words[:1] != ["model"] and any(NO_WEIGHTS.fullmatch(word) for word in words)
+
+
+def not_read(path: Path) -> str:
+    """Whose format a file or folder has that is not read here; empty where that is not known."""
+    if not path.is_dir():
+        return next((whose for end, whose in OF_OTHERS.items() if path.name.endswith(end)), "")
+    places = (path, *(p for p in path.iterdir() if p.is_dir()))
+    return "a folder of Orbax (JAX)" if any((p / name).is_file() for p in places for name in OF_ORBAX) else ""
+
+
+def why_none(folder: Path) -> str:
+    """Why `checkpoint_in` gives nothing; empty where nothing in it looks like a checkpoint, or several files do."""
+    if whose := not_read(folder):
+        return f"{whose}, which is not read"
+    for place in (folder, *(p for p in sorted(folder.iterdir()) if p.is_dir())):
+        if sum(_is_of_a_rank(p.name) and not _is_of_training(p.name) for p in place.iterdir()) > 1:
+            return "a model that is split over ranks: merge it first, by a tool of its trainer"
+    return ""
+
+
 def parts_of(folder: Path) -> list[Path]:
-    """The subfolders that the folder's lists name."""
-    names = {text for name in LISTS if (folder / name).is_file() for text in _texts(read_json(folder / name))}
-    return [p for p in sorted(folder.iterdir()) if p.name in names and p.is_dir() and not p.is_symlink()]
+    """The subfolders that the folder's lists name. UserError: a list cannot be read."""
+    names: set[str] = set()
+    for path in (folder / name for name in LISTS):
+        if path.is_file():
+            with reading(path):
+                names.update(_texts(read_json(path)))
+    entries = sorted(folder.iterdir()) if names else []
+    return [p for p in entries if p.name in names and p.is_dir() and not p.is_symlink()]
 
 
 def further_models(folder: Path, first: Collection[Path]) -> list[Path]:
@@ -57,7 +141,9 @@ def others_in(
             more, others = others_in(entry, taken, (), f"{place}{entry.name}/")
         elif entry.is_dir():
             small = None if entry.is_symlink() else _small(entry, f"{place}{entry.name}/")
-            more, others = small or {}, [] if small is not None else [f"{place}{entry.name}/"]
+            is_needed = small is not None and (CARRIED_FOLDER.search(entry.name) or _is_code(small))
+            more = small if small and is_needed else {}
+            others = [] if more or small == {} else [f"{place}{entry.name}/"]
         else:
             more, others = {}, [f"{place}{entry.name}"] if _has_weights(entry.name) and entry not in taken else []
         files |= more
@@ -101,16 +187,19 @@ def _small(folder: Path, place: str) -> dict[str, Path] | None:
     return files
 
 
+def _is_code(files: Collection[str]) -> bool:
+    return all(name.endswith(".py") for name in files)
+
+
 def _is_carried(file: Path) -> bool:
-    is_named = file.suffix in CARRIED and file.name not in NOT_CARRIED and not file.name.endswith(INDEX)
-    return is_named and file.is_file()
+    is_text = file.suffix in CARRIED and not OF_TRAINING.search(file.name) and not file.name.endswith(INDEX)
+    is_named = LICENCE.fullmatch(file.name) or (is_text and file.name not in NOT_CARRIED)
+    return bool(is_named) and file.is_file()
 
 
 def _has_weights(name: str) -> bool:
     """By its name; what is of a training's state says so in it."""
-    if name.endswith(OF_OTHERS):
-        return True
-    return name.endswith(SUFFIXES) and not any(NO_WEIGHTS.fullmatch(word) for word in re.findall("[A-Za-z]+", name))
+    return name.endswith(tuple(OF_OTHERS)) or (name.endswith(SUFFIXES) and not _is_of_training(name))
 
 
 def _texts(content: object) -> Iterator[str]:

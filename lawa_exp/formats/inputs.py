@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lawa_exp.formats.choice import Choice
+from lawa_exp.formats.folders import checkpoint_in
 from lawa_exp.formats.inside import inside
 from lawa_exp.formats.names import named
 from lawa_exp.formats.steps import (
@@ -74,13 +75,21 @@ def listed(texts: Sequence[str], choice: Choice, weights: str | None) -> Series:
 
 
 def _candidate(path: Path) -> Candidate:
-    """Of a path as it is listed. A folder's name says the step where the file's does not."""
-    name = named(path.name)
-    if not name.counts and (of_folder := named(path.absolute().parent.name)).counts:
+    """Of a path as it is listed. Its folder's name says the step where its own does not, or a labelled one above it.
+
+    As in `global_step_100/actor/huggingface`. A folder is the checkpoint that it holds, where it is none itself.
+    """
+    listed, path = path, (path.is_dir() and checkpoint_in(path)) or path
+    name, own = named(path.name), named(listed.name)
+    name = replace(name, is_average=name.is_average or own.is_average, is_copy=name.is_copy or own.is_copy)
+    above = [named(folder.name) for folder in path.absolute().parents[:3]]
+    of_folder = next((each for each in above if each.counts), name)
+    if not name.counts and (of_folder is above[0] or of_folder.is_labelled):
         name = replace(of_folder, is_average=name.is_average, is_copy=name.is_copy)
     if "averages" in [folder.name for folder in path.absolute().parents[:3]]:  # of a run of ours
         name = replace(name, is_average=True)
-    return Candidate(path, path.name, name, inside(path))
+    label = listed.name if path == listed else f"{listed.name}/{path.relative_to(listed)}"
+    return Candidate(path, label, name, inside(path))
 
 
 def _in_order(found: list[Candidate]) -> Series:
@@ -143,7 +152,7 @@ def trajectory(folder: Path, choice: Choice) -> Series:
     series.steps = list(series.paths)
     if first:
         series.notes.append(
-            f"note: {first.name} is of {series.unit} 0, the initial weights, which no average takes in; "
-            "where names count from 0, list the files instead"
+            f"note: {first.name} is of {series.unit} 0, taken for the initial weights, which no average takes in; "
+            f"where the first {series.unit} is counted as 0 (timm, torchvision, Lightning), list the files instead"
         )
     return series

@@ -5,9 +5,10 @@ The rules, in order (docs/checkpoints.md has what trainers write, and the tests 
 1. The number behind `step`, `iter`, `update`, `ba`, `epoch`, `ep`, `e`, `samples`, `tokens` or `images` (`step_500`,
    `epoch=3`), or before it (`12epoch`, `500_steps`), counts these; the last one where there are several.
    `1e6` behind such a word is a million, and `3_of_10` the third.
-2. Never a step: decimals and `1e-3`; what stands behind a metric up to the next word that counts; the number of a
-   setting (`seed1`, `rank_0`, `fold_2`, `lr_3`), or behind the `=` of any other key; dates, times, hashes, versions
-   (`v2-1`), shards (`00001-of-00004`); a number that touches letters (`124M`, `resnet50`), but for `checkpoint12`.
+2. Never a step: decimals, `1e-3`, and `1e3` behind any other word; what stands behind a metric up to the next word that
+   counts; the number of a setting (`seed1`, `rank_0`, `fold_2`, `lr_3`), or behind the `=` of any other key; dates,
+   times, hashes, versions (`v2-1`), shards (`00001-of-00004`); a number that touches letters (`124M`, `resnet50`), but
+   for `checkpoint12`.
 3. Else the last number that is left. Two of them behind `checkpoint` are an epoch and an update, as fairseq's.
 """
 
@@ -140,11 +141,13 @@ def named(name: str) -> Named:
             is_metric = _is_metric(word) or (bool(loose or counts) and word.lower() in NUMBERED_METRIC)
             owned = not _unit(text, tokens, i) and (owned or is_metric)
             continue
-        if (power := POWER.match(text, token.start())) and (unit := _owner(text, tokens, i, power.end())):
+        if power := POWER.match(text, token.start()):
             behind_power = power.end()
-            counts[unit] = int(float(f"{power['digits']}e{power['power']}"))
-            places.pop(unit, None)  # no expression finds it
-        if (power and unit) or not token["number"].isdigit():
+            if unit := _owner(text, tokens, i, power.end()):
+                counts[unit] = int(float(f"{power['digits']}e{power['power']}"))
+                places.pop(unit, None)  # no expression finds it
+            continue
+        if not token["number"].isdigit():
             continue
         value, behind = int(token["number"]), text[token.end() :]
         before = tokens[i - 1] if i and tokens[i - 1]["word"] else None

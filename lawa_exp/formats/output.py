@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from lawa_exp.formats.about import FILE
-from lawa_exp.formats.checkpoint import WHOLE, is_looked_for
+from lawa_exp.formats.checkpoint import is_looked_for
 from lawa_exp.formats.dtypes import FLOATS, SIZES
-from lawa_exp.formats.folders import check_carried
+from lawa_exp.formats.folders import WHOLE, check_carried
 from lawa_exp.formats.stored import Checkpoint, Index, Writer, count, using
 from lawa_exp.formats.stream import OutFile
 from lawa_exp.system.errors import UserError

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, ClassVar
 
 from lawa_exp.formats.classes import GETATTR, PARAMETERS, is_refused
 from lawa_exp.formats.dtypes import SIZES
-from lawa_exp.formats.unpickling import Bounded
+from lawa_exp.formats.unpickling import Bounded, TooMuch
 
 STORAGES = {  # the storage classes of torch that say their dtype; the others are kept as UntypedStorage
     "DoubleStorage": "float64",
@@ -245,7 +245,7 @@ class Reader(Bounded):
 
     def _stand_in(self, address: tuple[str, str]) -> type:
         if len(self.classes) > MOST_CLASSES:
-            raise pickle.UnpicklingError(f"more than {MOST_CLASSES:,} classes and functions")
+            raise TooMuch(f"more than {MOST_CLASSES:,} classes and functions")
         return stand_in(self.classes, address)
 
     def _attribute(self, owner: object, name: str) -> object:

@@ -36,12 +36,24 @@ from lawa_exp.formats.pickles import (
     walk,
 )
 from lawa_exp.formats.state_dicts import Finder, kind_of, text_of, value_at
-from lawa_exp.formats.stored import ABOUT, Place, Region, contiguous, count, damaged, extent, may_overlap_itself
+from lawa_exp.formats.stored import (
+    ABOUT,
+    PastLimit,
+    Place,
+    Region,
+    contiguous,
+    count,
+    damaged,
+    extent,
+    may_overlap_itself,
+    too_much,
+)
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import SMALL, size_text
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+OPTIMIZER = "an optimizer's state"
 ALIGNMENT = 64  # of a storage in the file, as torch has it
 MOST_EXPANDED = 100_000_000  # elements of a tensor that shows a smaller storage several times
 ZIP64 = 0xFFFFFFFF  # sizes and offsets from here on stand in an extra field
@@ -56,6 +68,7 @@ class TorchFile:
         self.keep: object = None  # what must live as long as the file (a temporary folder)
         self.about = ""  # what an output like it says of itself
         self.carried: list[str] = []  # classes and functions that stand-ins are of
+        self.emptied: list[str] = []  # what an output does not take over
         self.kept: list[str] = []  # where tensors are that are not averaged
         try:
             with path.open("rb") as file:
@@ -164,6 +177,8 @@ class TorchFile:
             return content, reader.storages, reader.at
         except (Refused, UserError):
             raise
+        except PastLimit as error:
+            raise too_much(self.path, error) from None
         except Exception as error:  # a damaged pickle can raise anything
             raise damaged(self.path, f"its pickle cannot be read ({error or type(error).__name__})") from None
 
@@ -212,13 +227,17 @@ def _has_tensors(value: object) -> bool:
 FINDER = Finder(tensor_in, lambda tensor: count(tensor.shape) * (tensor.dtype in FLOATS))
 
 
-def _reset_what_is_not_the_averages(top: object, weights: object) -> None:
-    """Empties the states of optimizers, and forgets the best loss, in place."""
+def _reset_what_is_not_the_averages(top: object, weights: object) -> list[str]:
+    """Empties the states of optimizers, and forgets the best loss, in place; returns which of them it was."""
+    reset = []
     for value in walk(top, {id(weights)} if weights is not top else None):
-        if isinstance(value, dict) and "state" in value and "param_groups" in value:
+        if isinstance(value, dict) and "state" in value and "param_groups" in value and value["state"]:
             value["state"] = {}
+            reset.append(OPTIMIZER)
     if isinstance(top, dict) and top is not weights and "best_val_loss" in top:
         top["best_val_loss"] = math.inf
+        reset.append("best_val_loss")
+    return reset
 
 
 def _second_copies(source: TorchFile, averaged: Container[int]) -> Copies:
@@ -255,8 +274,8 @@ class TorchWriter:
         self.is_described = True
         self.left_out: list[str] = []
         self.carried, self.others = source.carried, source.others
-        self.kept = source.kept
-        _reset_what_is_not_the_averages(top, value_at(top, source.key))
+        self.kept, self.emptied = source.kept, source.emptied
+        self.emptied += _reset_what_is_not_the_averages(top, value_at(top, source.key))
         self.left_out = _second_copies(source, averaged.keys()).drop(top)
         covered, own = _covered(source), set(map(id, source.weights.values()))
         others = FINDER.others(top, lambda t: id(t) in own or t.offset + _span(t) <= covered.get(id(t.storage), 0))

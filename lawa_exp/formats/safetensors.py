@@ -116,6 +116,7 @@ class SafetensorsWriter:
         self.left_out: list[str] = []
         self.carried: list[str] = []
         self.others: list[str] = []
+        self.emptied: list[str] = []
         self.kept: list[str] = []
         dtypes = {n: dtype if dtype and p.dtype in FLOATS else p.dtype for n, p in source.tensors.items()}
         names = list(source.tensors)

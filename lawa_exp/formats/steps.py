@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lawa_exp.formats.choice import DEFAULT, Choice
+from lawa_exp.formats.folders import checkpoint_in, not_read, why_none
 from lawa_exp.formats.inside import Inside, inside
 from lawa_exp.formats.names import EPOCHS, NUMBER, UNITS, UPDATES, Named, named, of_entry
 from lawa_exp.formats.stored import SUFFIXES
@@ -19,9 +20,6 @@ from lawa_exp.storage.commit import steps_in
 from lawa_exp.system.errors import UserError
 
 SHOWN = 3  # files that a message names; of more it gives the number
-NO_WEIGHTS = re.compile(
-    r"opt(im)?|optimizers?|schedulers?|rng|random|scaler|sampler|train(er|ing)?|args", re.IGNORECASE
-)
 NAMES = "the names"
 AGAIN = "--include-averages averages them again"
 
@@ -73,7 +71,7 @@ def find_checkpoints(folder: Path, key: str, choice: Choice = DEFAULT) -> Series
     where = f"{key}={folder}"
     ours = {} if choice.step_from else steps_in(folder)
     if ours:
-        if folder.resolve().parent.name == "averages" and not choice.include_averages:
+        if "averages" in (folder.absolute().parent.name, folder.resolve().parent.name) and not choice.include_averages:
             raise UserError(f"{where}: these are averages already; {AGAIN}")
         return Series(ours, list(ours), how="the names of our snapshots")
     candidates, left_out = candidates_in(folder)
@@ -103,6 +101,9 @@ def candidates_in(folder: Path) -> tuple[list[Candidate], list[tuple[str, str]]]
     candidates: list[Candidate] = []
     left_out: list[tuple[str, str]] = []
     for entry in sorted(p for p in folder.iterdir() if not p.name.startswith(".")):
+        if entry.is_file() and named(entry.name).counts and (whose := not_read(entry)):
+            left_out.append((entry.name, f"{whose}, which is not read"))
+            continue
         path = checkpoint_in(entry) if entry.is_dir() else entry if entry.name.endswith(SUFFIXES) else None
         if path is not None and entry.is_dir() and not re.search(r"\d", entry.name):
             left_out.append((entry.name, "a folder without a number in its name"))
@@ -111,28 +112,9 @@ def candidates_in(folder: Path) -> tuple[list[Candidate], list[tuple[str, str]]]
             name = of_entry(entry.name, path.name) if inner else named(entry.name)
             candidates.append(Candidate(path, f"{entry.name}/{inner}" if inner else entry.name, name, inside(path)))
         elif entry.is_dir() and named(entry.name).counts:
-            left_out.append((entry.name, "a folder without a checkpoint, or with several files that may be it"))
+            why = why_none(entry) or "a folder without a checkpoint, or with several files that may be it"
+            left_out.append((entry.name, why))
     return candidates, left_out
-
-
-def checkpoint_in(folder: Path) -> Path | None:
-    """What a folder holds: itself where it is a checkpoint, the only file or folder that may be one, or None."""
-    from lawa_exp.formats.checkpoint import DCP, INDEX, WHOLE  # with numpy
-
-    if any((folder / name).is_file() for name in (*WHOLE, *(f"{w}{INDEX}" for w in WHOLE), DCP)):
-        return folder
-    files = [p for p in sorted(folder.iterdir()) if p.name.endswith(SUFFIXES) and p.is_file()]
-    if len(files) > 1:  # an optimizer's beside them
-        files = [p for p in files if not any(NO_WEIGHTS.fullmatch(word) for word in re.findall("[A-Za-z]+", p.name))]
-    if not files:
-        inner = [p for p in folder.iterdir() if p.is_dir() and not p.is_symlink()]
-        return checkpoint_in(inner[0]) if len(inner) == 1 and _is_of_a_rank(inner[0]) else None
-    return files[0] if len(files) == 1 else None
-
-
-def _is_of_a_rank(folder: Path) -> bool:
-    """Megatron-LM's mp_rank_00: the only one, so that it is all of the model."""
-    return "rank" in folder.name and not named(folder.name).counts
 
 
 def without_averages(candidates: Sequence[Candidate], choice: Choice) -> tuple[list[Candidate], list[tuple[str, str]]]:
@@ -159,8 +141,8 @@ def ordered(candidates: list[Candidate], where: str, choice: Choice) -> Series:
     is_numbered = any(each.name.counts for each in candidates)
     for each in candidates:
         if is_numbered and not each.name.counts:
-            more = f", {_said(each.inside)} inside" if each.inside.counts else ""
-            left_out.append((each.label, f"no step in its name, as others have{more}"))
+            more = f"; {_said(each.inside)} inside" if each.inside.counts else ""
+            left_out.append((each.label, f"no step in its name, unlike others{more}"))
         elif not each.counts:
             left_out.append((each.label, "no step inside or in its name"))
     known = [each for each in candidates if (each.name.counts if is_numbered else each.counts)]
@@ -343,7 +325,7 @@ def summary(series: Series, used: Sequence[Path], verbose: bool) -> list[str]:
 
     def one(path: Path) -> str:
         step = steps.get(keys[path])
-        name = path.parent.name if path.stem in ("model", "pytorch_model") else path.name
+        name = path.name if re.search(r"\d", path.name) else f"{path.parent.name}/{path.name}"
         return name if step is None else f"{series.unit} {step:,} ({name})"
 
     number = f"{len(used)}" if len(used) == len(series.paths) else f"{len(used)} of {len(series.paths)}"

@@ -59,6 +59,7 @@ class Writer(Protocol):
     left_out: list[str]  # keys of the input that the output is without
     carried: list[str]  # objects of the input that were not made, by the names of their classes
     others: list[str]  # names in the state dict that are no tensor's
+    emptied: list[str]  # what of the input has been set to what it was before training
     kept: list[str]  # keys of what has other floating-point tensors, which are as the input has them
 
     def finish(self, write: Callable[[int, bytes], None]) -> None:
@@ -207,6 +208,14 @@ def of_path(error: OSError, path: Path) -> OSError:
     return OSError(error.errno, error.strerror, str(path))
 
 
+class PastLimit(Exception):
+    """A file is not damaged, but holds more of something than is read."""
+
+
+def too_much(path: Path, error: PastLimit) -> UserError:
+    return UserError(f"{path} is not read: it holds {error}")
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """What a damaged file can raise is anything; it becomes one line that names the file."""
@@ -214,6 +223,8 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except (UserError, OSError):
         raise
+    except PastLimit as error:
+        raise too_much(path, error) from None
     except Exception as error:
         text = " ".join(str(error).split())[:200]
         raise damaged(path, f"it cannot be read ({text or type(error).__name__})") from None

@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from struct import Struct
 from typing import Any, BinaryIO, ClassVar
 
+from lawa_exp.formats.stored import PastLimit
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import SMALL, size_text
 
 FREE = 500_000  # units that any pickle may make; more than these come with bytes
 PICKLES = 5  # of a file from before torch 1.6: a number, the protocol, the system, the content, the storages' keys
-LARGEST_TUPLE = 100_000  # values, with all that is in the tuples in it
+LARGEST_TUPLE = 1_000_000  # values, with all that is in the tuples in it
+HASHED = (set, frozenset, OrderedDict)  # what they are called with they hash
+PLAIN_INT = 1 << 60  # numbers below it have hashes of their own
 UNITS = {  # what an opcode costs, some 32 bytes each. A pickle of checkpoints has three bytes or more for each
     **dict.fromkeys((pickle.EMPTY_LIST, pickle.EMPTY_DICT, pickle.LIST, pickle.DICT, pickle.MARK), 2),
     **dict.fromkeys((pickle.EMPTY_SET, pickle.FROZENSET), 6),
@@ -33,11 +37,28 @@ def _counted(load: _Load, units: int) -> _Load:
     return counting
 
 
+def _calling(load: _Load, units: int, place: int) -> _Load:
+    """place: of what is called, in the stack; its arguments are the next."""
+
+    def counting(self: Bounded) -> None:
+        self.count(units)
+        if self.stack[place] in HASHED:
+            self.count_arguments(self.stack[place], self.stack[place + 1])
+        load(self)
+
+    return counting
+
+
+class TooMuch(PastLimit, pickle.UnpicklingError):
+    """A pickle would make more than its length allows."""
+
+
 class Bounded(pickle._Unpickler):
     """Reads a pickle in memory. It takes no more memory and time than some tens of times the pickle's length.
 
-    In Python: the memo of the one in C is as long as the largest number in it. Tuples in tuples can
-    stand for 2^40 values, which a hash goes through. The opcodes that tensors mostly are of are done in `load`.
+    In Python: the memo of the one in C is as long as the largest number in it. Tuples in tuples can stand for 2^40
+    values, which a hash goes through, and keys of one hash are each compared with all before it. The opcodes that
+    tensors mostly are of are done in `load`.
     """
 
     def __init__(self, content: bytes, at: int = 0, **options: Any) -> None:
@@ -46,14 +67,17 @@ class Bounded(pickle._Unpickler):
         self.content, self.at, self.begin = content, at, at
         self.made = 0
         self.nested: dict[int, tuple[int, object]] = {}  # tuples with tuples in them, by id, each with all its values
+        self.keys: dict[int, int] = {}  # how many of one hash there are in one dictionary or set
         self.memo: list[object] = []
         self.far: dict[int, object] = {}  # of the memo, with numbers that were not the next
         self.stack: list[Any] = []
 
     def count(self, units: int) -> None:
         self.made += units
-        if self.made > FREE + (self.at - self.begin) // 2:
-            raise pickle.UnpicklingError(f"{self.made:,} values in its first {self.at - self.begin:,} bytes")
+        limit = FREE + (self.at - self.begin) // 2
+        if self.made > limit:
+            what = f"{self.made:,} values in its first {self.at - self.begin:,} bytes"
+            raise TooMuch(f"{what}, with comparisons of their keys (at most {limit:,})")
 
     def load(self) -> Any:
         self.metastack: list[list[Any]] = []
@@ -165,9 +189,67 @@ class Bounded(pickle._Unpickler):
             if type(part) is tuple:
                 size += self.nested[id(part)][0] if id(part) in self.nested else len(part)
         if size > LARGEST_TUPLE:
-            raise pickle.UnpicklingError(f"a tuple of more than {LARGEST_TUPLE:,} values")
+            raise TooMuch(f"a tuple of {size:,} values, with those of the tuples in it (at most {LARGEST_TUPLE:,})")
         self.nested[id(made)] = size, made  # which lives as long, so that nothing else has its id
         self.count(3)
+
+    def count_key(self, holder: object, key: object) -> None:
+        """Before `key` becomes one of `holder`. Texts need nothing: how their hashes collide, no file can know."""
+        if type(key) is int and -PLAIN_INT < key < PLAIN_INT:
+            return
+        size = 1
+        if type(key) is int:
+            size = key.bit_length() >> 6
+        else:
+            for part in vars(key).values() if hasattr(key, "__dict__") else (key,):
+                if isinstance(part, tuple):
+                    size += self.nested[id(part)][0] if id(part) in self.nested else len(part)
+        if size >= 8:
+            self.count(size // 8)
+        try:
+            place = hash(key) ^ id(holder)
+        except TypeError:
+            return  # and it is no key
+        self.keys[place] = same = self.keys.get(place, 0) + 1
+        if same > 8:
+            self.count(same * size // 8)
+
+    def count_keys(self, holder: object, keys: Iterable[object]) -> None:
+        for key in keys:
+            if type(key) is not str:
+                self.count_key(holder, key)
+
+    def load_setitem(self) -> None:
+        self.count_keys(self.stack[-3], self.stack[-2:-1])
+        super().load_setitem()  # type: ignore[misc]
+
+    def load_setitems(self) -> None:
+        self.count_keys(self.metastack[-1][-1], self.stack[::2])
+        super().load_setitems()  # type: ignore[misc]
+
+    def load_dict(self) -> None:
+        self.count_keys(self.stack, self.stack[::2])
+        super().load_dict()  # type: ignore[misc]
+
+    def load_additems(self) -> None:
+        self.count_keys(self.metastack[-1][-1], self.stack)
+        super().load_additems()  # type: ignore[misc]
+
+    def load_frozenset(self) -> None:
+        self.count_keys(self.stack, self.stack)
+        super().load_frozenset()  # type: ignore[misc]
+
+    def _instantiate(self, made: object, items: list[object]) -> None:
+        if made in HASHED:
+            self.count_arguments(made, items)
+        super()._instantiate(made, items)  # type: ignore[misc]
+
+    def count_arguments(self, made: object, items: Any) -> None:
+        """Of one of `HASHED` that is called; of an OrderedDict they are pairs."""
+        for item in items:
+            if isinstance(item, list | tuple | set | frozenset):
+                pairs = (part for part in item if made is OrderedDict and isinstance(part, list | tuple) and part)
+                self.count_keys(item, (part[0] for part in pairs) if made is OrderedDict else item)
 
     def load_text_get(self) -> None:
         place = int(self.readline())
@@ -179,6 +261,14 @@ class Bounded(pickle._Unpickler):
     dispatch: ClassVar[dict[int, _Load]] = {
         **pickle._Unpickler.dispatch,
         **{op[0]: _counted(pickle._Unpickler.dispatch[op[0]], units) for op, units in UNITS.items()},
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: _counted(load_dict, UNITS[pickle.DICT]),
+        pickle.ADDITEMS[0]: load_additems,
+        pickle.FROZENSET[0]: _counted(load_frozenset, UNITS[pickle.FROZENSET]),
+        pickle.REDUCE[0]: _calling(pickle._Unpickler.dispatch[pickle.REDUCE[0]], UNITS[pickle.REDUCE], -2),
+        pickle.NEWOBJ[0]: _calling(pickle._Unpickler.dispatch[pickle.NEWOBJ[0]], UNITS[pickle.NEWOBJ], -2),
+        pickle.NEWOBJ_EX[0]: _calling(pickle._Unpickler.dispatch[pickle.NEWOBJ_EX[0]], UNITS[pickle.NEWOBJ_EX], -3),
         pickle.TUPLE[0]: load_tuple,
         pickle.TUPLE1[0]: load_tuple1,
         pickle.TUPLE2[0]: load_tuple2,

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from lawa_exp.formats.checkpoint import INDEX, WHOLE
 from lawa_exp.formats.choice import Choice
+from lawa_exp.formats.folders import INDEX, WHOLE
 from lawa_exp.formats.names import step_in
 from lawa_exp.formats.steps import find_checkpoints, summary
 from lawa_exp.readout.request import HUB

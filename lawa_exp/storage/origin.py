@@ -130,7 +130,8 @@ def weight_files(source: Path) -> list[Path]:
         return [source / WEIGHTS]
     if index.is_file():
         return shards_of(index)
-    from lawa_exp.formats.checkpoint import DCP, open_checkpoint  # which takes milliseconds
+    from lawa_exp.formats.checkpoint import open_checkpoint  # which takes milliseconds
+    from lawa_exp.formats.folders import DCP
 
     if (source / DCP).is_file():
         return sorted(path for path in source.rglob("*") if path.is_file())

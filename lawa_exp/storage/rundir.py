@@ -81,6 +81,11 @@ class RunDir:
         self.is_locked = False  # by this process
         self.reached = 0  # the last step of this process's training
 
+    @property
+    def average_ids(self) -> list[str]:
+        """Of the averagers whose averages were kept."""
+        return sorted(path.name for path in self.averages.glob("*") if path.is_dir())
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One live process per run, which shows that it lives; what a kill left half-written is cleared."""

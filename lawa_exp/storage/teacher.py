@@ -40,7 +40,7 @@ class TeacherSource:
         saved = snapshots_of(run) if self.of == LIVE else steps_in(run.averages / self.of)
         if self.step not in saved:
             steps = ", ".join(f"{s:,}" for s in saved) or "none"
-            ids = ", ".join([LIVE, *sorted(path.name for path in run.averages.glob("*/"))])
+            ids = ", ".join([LIVE, *run.average_ids])
             raise UserError(
                 f"teacher.step={self.step}: {self.source} has no weights {self.of} of that step (it has: {steps}; "
                 f"weights: {ids})"

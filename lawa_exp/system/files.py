@@ -35,7 +35,7 @@ SMALL_YAML = 1 << 20  # which is parsed in seconds
 LONGEST_LINE = 32 << 20  # bytes of a document or row
 YAML_NODES = 1_000_000  # as a tree: an anchor counts as often as it is named
 
-ELSEWHERE = ("trajectory", "resume", "states")  # folders of a run that may be links to another disk, see `check_links`
+ELSEWHERE = ("trajectory", "averages", "resume", "states")  # may be links to another disk, see `check_links`
 OWNER = ".of_run"  # in such a folder: the path of its run
 
 OF_A_RUN = {  # what a training writes, or may come to write, in the run's folder

@@ -116,6 +116,21 @@ PICKLES: dict[str, Make] = {
     "a set of 2^40 tuples": lambda w: zipped(
         w / "evil.pt", in_key(named("__builtin__", "set") + b"]" + nested(40) + b"a\x85R")
     ),
+    "200,000 keys of one hash": lambda w: zipped(
+        w / "evil.pt",
+        tensor_pickle(
+            after=text("d")
+            + b"}("
+            + b"".join(b"\x8a\x0c" + (i * (2**61 - 1) + 1).to_bytes(12, "little") + b"N" for i in range(1, 200_001))
+            + b"us"
+        ),
+    ),
+    "a key of 1,000,000 values 100,000 times": lambda w: zipped(
+        w / "evil.pt",
+        tensor_pickle(
+            before=b"(" + b"N" * 1_000_000 + b"tq\1" + b"0", after=text("d") + b"}" + b"h\1Ns" * 100_000 + b"s"
+        ),
+    ),
     "300,000 lists in lists": lambda w: zipped(
         w / "evil.pt", tensor_pickle(after=text("d") + b"]" * 300_000 + b"a" * 299_999 + b"s")
     ),

@@ -106,7 +106,7 @@ LINKS: dict[str, Make] = {
     "the timing is a link": linked_out("timing.jsonl"),
     "the provenance is a link": linked_out("provenance.jsonl"),
     "folders are links": linked_out("readouts", "wandb", "curvature"),
-    "large folders are links": linked_out("trajectory", "resume", "states"),
+    "large folders are links": linked_out("trajectory", "averages", "resume", "states"),
 }
 
 

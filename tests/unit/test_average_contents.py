@@ -68,8 +68,11 @@ def test_what_is_copied_is_counted_with_the_reason(tmp_path, capsys):
 
     found, said = averaged(capsys, tmp_path, content)
     assert said == [
-        "copied from the last input, not averaged: 2 integer or bool, 1 running statistics, "
-        "3 equal in all inputs (NaN, infinite or complex), 1 no tensor (extra)"
+        "copied from the last input, not averaged: 2 tensors of integers or bools, 1 tensor of BatchNorm's running "
+        "statistics, 3 tensors with NaN, infinite or complex numbers, equal in all inputs, 1 entry without a tensor "
+        "(extra)",
+        "note: the running statistics are not those of the averaged weights: compute them anew from training data "
+        "before you evaluate these (torch.optim.swa_utils.update_bn)",
     ]
     last = content(2)["model"]
     assert torch.equal(found["model"].pop("w"), W)
@@ -111,7 +114,7 @@ def test_windows_that_slide_copy_constants_too(tmp_path, capsys):
     for i in range(1, 8):
         save_file({"w": weights(i), "mask": mask}, tmp_path / f"step_{i}.safetensors")
     average("--trajectory", tmp_path, "--k", 4, "--out", tmp_path / "out")
-    assert "1 equal in all inputs" in capsys.readouterr().out
+    assert "1 tensor with NaN, infinite or complex numbers, equal in all inputs\n" in capsys.readouterr().out
     for end in range(4, 8):
         found = load_file(tmp_path / "out" / f"step_{end:08d}" / "model.safetensors")
         assert torch.equal(found["mask"], mask)
@@ -259,7 +262,9 @@ def test_every_floating_point_tensor_of_the_last_input_is_named(tmp_path, capsys
     assert averaged(capsys, tmp_path, lambda i: {"state_dict": {"w": weights(i)}, **scores})[1] == []
     plain = {"ema": {"w": weights(3)}, "args": {"x": weights(4)}, "optimizer": optimizer_state()}
     found, said = averaged(capsys, tmp_path, lambda i: {"w": weights(i), **plain})
-    assert torch.equal(found["w"], W) and said[0].endswith("still has them): ema") and said[1] == f"{named}args"
+    assert torch.equal(found["w"], W) and said[0].endswith("still has them): ema")
+    reset = "not taken over from the last input, as it belongs to its own weights: an optimizer's state"
+    assert said[1:] == [reset, f"{named}args"]
     assert found["optimizer"]["state"] == {} and "ema" not in found
 
 

@@ -139,8 +139,13 @@ def with_parts(folder: Path, i: int) -> dict[str, dict[str, torch.Tensor]]:
         "modules.json": json.dumps(modules),
         **{f"{part}/config.json": "{}" for part in (".", "1_Pooling", "2_Dense", "3_Dense")},
         "additional_chat_templates/tool.jinja": "{{ tool }}",
+        "tokenizer/vocab.txt": "a",
+        "modeling/layers.py": "",
+        "LICENSE": "Apache",
+        "NOTICE.md": "",
     }
     not_copied = [
+        *("samples/step_5.json", "all_results.json", "train_log.txt", "requirements.txt", "README.md"),
         "checkpoint-5/model.safetensors",
         "pytorch_model.bin",
         "optimizer.pt",
@@ -159,10 +164,11 @@ def test_the_parts_of_a_folder_are_averaged_and_its_files_copied(tmp_path, capsy
     first, second = (with_parts(tmp_path / f"in-{i}", i) for i in (1, 2))
     average(tmp_path / "in-1", tmp_path / "in-2", "--out", tmp_path / "out")
     said = capsys.readouterr().out
-    assert "that it is a part of the model: checkpoint-5/, pytorch_model.bin\n" in said
+    assert "that it is a part of the model: checkpoint-5/, pytorch_model.bin, samples/\n" in said
     files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     texts = [f"{part}config.json" for part in ("", "1_Pooling/", "2_Dense/", "3_Dense/")]
-    assert files == {*first, *texts, "modules.json", "additional_chat_templates/tool.jinja"}
+    kept = ["additional_chat_templates/tool.jinja", "tokenizer/vocab.txt", "modeling/layers.py", "LICENSE", "NOTICE.md"]
+    assert files == {*first, *texts, *kept, "modules.json"}
     for name, tensors in first.items():
         latest = second[name]["running_mean"] if "running_mean" in tensors else None
         means = {n: ((t.double() + second[name][n].double()) / 2).float() for n, t in tensors.items()}
@@ -192,6 +198,20 @@ def test_a_second_model_and_a_folder_of_parts_alone(tmp_path):
     index = json.loads((unet / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == 40
     assert load_file(unet / index["weight_map"]["b"])["b"].tolist() == [0.375] * 3
+    (tmp_path / "runs").mkdir()
+    for i in (1, 2):
+        (tmp_path / f"pipeline_{i}").rename(tmp_path / "runs" / f"pipeline_{i}")
+    average("--trajectory", tmp_path / "runs", "--k", "2", "--dtype", "float64", "--out", tmp_path / "series")
+    assert_same_files(tmp_path / "series", tmp_path / "out")
+
+
+def assert_same_files(first: Path, second: Path) -> None:
+    """The same places, and of all but safetensors, which say how they were made, the same bytes."""
+    places = [p.relative_to(first) for p in sorted(first.rglob("*")) if p.is_file()]
+    assert places == [p.relative_to(second) for p in sorted(second.rglob("*")) if p.is_file()]
+    for place in places:
+        read = data_of if place.suffix == ".safetensors" else Path.read_bytes
+        assert read(first / place) == read(second / place), place
 
 
 def test_which_links_are_copied(tmp_path, capsys):
@@ -228,7 +248,8 @@ def test_folders_of_distributed_checkpoint(tmp_path, capsys):
     for i in INPUTS:
         dcp.save(checkpoint(i), checkpoint_id=tmp_path / f"dcp_{i}")
     average(tmp_path / "dcp_*", "--out", tmp_path / "out")
-    assert "still has them): app.ema\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "still has them): app.ema\n" in said and "as it belongs to its own weights: an optimizer's state\n" in said
     found = checkpoint(9)
     with pytest.raises(CheckpointException, match=r"Missing key in checkpoint state_dict: app\.ema"):
         dcp.load(checkpoint(9), checkpoint_id=tmp_path / "out")

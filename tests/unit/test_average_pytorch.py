@@ -217,6 +217,11 @@ COPIES = {  # key of the weights, what else there is, and what of it is left out
     "in a tuple": ("model", lambda i: {"ema": (network().state_dict(), 0.99)}, ["ema"]),
     "deep in a tuple": ("model", lambda i: {"all": ({"ema": network().state_dict(), "n": 1}, i)}, ["all.0.ema"]),
     "wrapped": ("model", lambda i: {"ema": with_prefix(network().state_dict(), "_orig_mod.")}, ["ema"]),
+    "Lookahead": (
+        "model",
+        lambda i: {"optimizer": {"slow_weights": [parameters()], "k": 5}},
+        ["optimizer.slow_weights"],
+    ),
 }
 
 
@@ -261,6 +266,7 @@ def test_what_is_no_second_copy_stays(tmp_path, capsys):
         "initial_weights": network().state_dict(),
         "pruning": {"masks": network().state_dict()},
         "model2": network().state_dict(),
+        **{key: network().state_dict() for key in ("target_net_ema", "slow_net", "current_policy")},
         "G_B": {"net": network().state_dict()},
         "networks": [network().state_dict(), network().state_dict()],
         "parameters": parameters(),
@@ -268,7 +274,7 @@ def test_what_is_no_second_copy_stays(tmp_path, capsys):
     torch.save({"model": state, "optimizer": optimizer_state(), **other}, tmp_path / "a.pt")
     average(tmp_path / "a.pt", "--out", tmp_path / "out", "--verbose")
     said = capsys.readouterr().out
-    assert "left out" not in said and "others): discriminator, statistics, normalise, means, ... (15 in all)" in said
+    assert "left out" not in said and "others): discriminator, statistics, normalise, means, ... (18 in all)" in said
     found = torch.load(tmp_path / "out" / "a.pt", weights_only=True)
     assert str({k: found[k] for k in other}) == str(other) and found["optimizer"]["param_groups"]
 

@@ -66,7 +66,7 @@ def test_at_takes_a_step_that_is_there(tmp_path, capsys):
     assert "in step order: ckpt_200.pt, ckpt_300.pt, each 0.5" in capsys.readouterr().out
     average(*files, "--k", 1, "--at", 200, *out)
     assert "ckpt_200.pt" in capsys.readouterr().out
-    assert "after input 1 takes 2 checkpoints, and there are 1" in refused(capsys, *files, "--k", 2, "--at", 200, *out)
+    assert "after input 1 takes 2 checkpoints, and there is 1" in refused(capsys, *files, "--k", 2, "--at", 200, *out)
     for name, path in zip("abc", files, strict=True):
         shutil.copy(path, tmp_path / f"{name}.pt")
     average(*(tmp_path / f"{name}.pt" for name in "abc"), "--at", 2, *out)
@@ -78,8 +78,12 @@ def test_what_went_into_each_average_is_said(tmp_path, capsys):
 
     def said(*flags: object) -> list[str]:
         average("--trajectory", tmp_path / "run", *flags, "--out", tmp_path / "out", "--overwrite")
-        *lines, copied = capsys.readouterr().out.splitlines()[2:]
-        assert copied == "copied from the last input, not averaged: 2 integer or bool, 1 running statistics"
+        *lines, copied, note = capsys.readouterr().out.splitlines()[2:]
+        assert note.startswith("note: the running statistics are not those of the averaged weights")
+        assert copied == (
+            "copied from the last input, not averaged: 2 tensors of integers or bools, 1 tensor of BatchNorm's running "
+            "statistics"
+        )
         return lines
 
     assert said("--k", 2, "--spacing", 25) == ["after step 50: steps 25, 50, each 0.5"]
@@ -94,10 +98,10 @@ def test_what_went_into_each_average_is_said(tmp_path, capsys):
     inputs = safetensors(tmp_path)
     average(*inputs, "--weights", "2,-1,3", "--out", tmp_path / "listed")
     line = "in step order: s1.safetensors (0.5), s2.safetensors (-0.25), s3.safetensors (0.75)"
-    assert capsys.readouterr().out.splitlines()[2:-1] == [line]
+    assert capsys.readouterr().out.splitlines()[2:-2] == [line]
     same = [tmp_path / f"run/trajectory/step_{s:08d}/model.safetensors" for s in (5, 10)]
     average(*same, "--out", tmp_path / "same")
-    assert capsys.readouterr().out.splitlines()[2:-1] == [f"in step order: {same[0]}, {same[1]}, each 0.5"]
+    assert capsys.readouterr().out.splitlines()[2:-2] == [f"in step order: {same[0]}, {same[1]}, each 0.5"]
 
 
 def test_the_same_bytes_as_a_runs_own_averages(tmp_path):

@@ -29,6 +29,8 @@ from helpers import (
     tiny,
 )
 
+from lawa_exp.storage.rundir import RunDir
+
 MIB = 1 << 20
 
 
@@ -98,23 +100,27 @@ def test_damaged_state_is_named_and_the_one_before_used(damage: str, killed: Pat
     assert_same_run(folder, twin)
 
 
+LARGE = ("trajectory", "averages", "resume")
+
+
 def test_large_folders_on_another_disk(killed: Path, twin: Path, tmp_path: Path) -> None:
     """A link of the run's own, which the folder confirms; another run's link to it is refused."""
     folder = copy(killed, tmp_path)
-    for name in ("trajectory", "resume"):
+    for name in LARGE:
         (tmp_path / "disk").mkdir(exist_ok=True)
         (folder / name).rename(tmp_path / "disk" / f"its {name}")
         (folder / name).symlink_to(tmp_path / "disk" / f"its {name}")
     (folder / "trajectory" / ".partial-step_00000052").mkdir()  # of a killed process that had the lock
-    for name in ("resume", "trajectory"):
+    for name in ("averages", "resume", "trajectory"):
         refused = run(*TINY, f"run_dir={folder}")
         assert refused.returncode == 2 and f"{name} is a link that leads out of it" in refused.stderr
         subprocess.run(refused.stderr.partition("to keep these files there: ")[2], shell=True, check=True)
     done = run(*TINY, f"run_dir={folder}")
     assert done.returncode == 0 and "continuing from step 45" in done.stdout, done.stderr
-    for name in ("trajectory", "resume"):
+    for name in LARGE:
         there = {path.name for path in (tmp_path / "disk" / f"its {name}").iterdir()}
         assert there == {".of_run", *(path.name for path in (twin / name).iterdir())}
+    assert RunDir(folder).average_ids == sorted(path.name for path in (twin / "averages").iterdir())
     again = run(*TINY, f"run_dir={folder}", "rerun=true")
     assert again.returncode == 2 and "rerun=true" in again.stderr and "is a link" in again.stderr
     (tmp_path / "evil").mkdir()
@@ -126,7 +132,7 @@ def test_large_folders_on_another_disk(killed: Path, twin: Path, tmp_path: Path)
     inner = run(*TINY, f"run_dir={folder}")
     assert inner.returncode == 2 and "step_00000090 is a link that leads out of it\n" in inner.stderr
     (folder / "trajectory" / "step_00000090").unlink()
-    for name in ("trajectory", "resume"):
+    for name in LARGE:
         (folder / name).unlink()
         (tmp_path / "disk" / f"its {name}").rename(folder / name)
     assert_same_run(folder, twin)

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch.distributed import checkpoint as dcp
 
 from lawa_exp.formats.choice import Choice
-from lawa_exp.formats.names import UNITS, of_entry
+from lawa_exp.formats.inputs import listed
+from lawa_exp.formats.names import UNITS, of_entry, step_in
 from lawa_exp.formats.steps import Series, find_checkpoints
 from lawa_exp.system.errors import UserError
 
@@ -38,6 +39,7 @@ COMPANIONS = {  # what lies beside checkpoints and is no step of them
     "resnet50-0676ba61.pth": "no step in its name",
     "model-00001-of-00004.safetensors": "shard",
     "run-2024-05-01.pt": "no step in its name",
+    "ckpt-1e3.pt": "no step in its name",
     "training_args.bin": "no step in its name",
 }
 
@@ -113,6 +115,131 @@ def test_a_series_in_a_random_mixture(row, trial, tmp_path):
         assert str(path.relative_to(tmp_path)) in (text, text.rpartition("/")[0])
     reasons = dict(found.left_out)
     assert reasons.keys() == set(beside) and all(COMPANIONS[each] in reasons[each] for each in beside)
+
+
+VERL = [
+    *("data.pt", "actor/huggingface/model.safetensors", "actor/huggingface/config.json"),
+    *(f"actor/{kind}_world_size_2_rank_{rank}.pt" for kind in ("model", "optim", "extra_state") for rank in (0, 1)),
+]
+RANKS, NONE = "a model that is split over ranks: merge it first", "a folder without a checkpoint, or with several files"
+FOLDERS = {  # as trainers write them: the files in each, and the place of the checkpoint, or why there is none
+    "verl": ("global_step_{}", VERL, "actor/huggingface"),
+    "verl with a critic": ("global_step_{}", [*VERL, "critic/huggingface/model.safetensors"], RANKS),
+    "Composer": ("ep1-ba{}", ["model/model.pt", "optim/optim.pt", "composer_metadata.json"], "model/model.pt"),
+    "diffusers": (
+        "checkpoint-{}",
+        [f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "unet_ema")]
+        + ["optimizer.bin", "scheduler.bin", "random_states_0.pkl"],
+        "unet",
+    ),
+    "LLaMA-Factory": (
+        "checkpoint-{}",
+        ["model/model.safetensors", "optimizer/state_dict.pt", "scheduler.pt", "rng_state/rank_0.pt"],
+        "model",
+    ),
+    "verl without hf_model": ("global_step_{}", [name for name in VERL if "model.safetensors" not in name], RANKS),
+    "DeepSpeed": (
+        "global_step{}",
+        ["mp_rank_00_model_states.pt", *(f"zero_pp_rank_{i}_mp_rank_00_optim_states.pt" for i in (0, 1))],
+        "mp_rank_00_model_states.pt",
+    ),
+    "DeepSpeed, split": ("global_step{}", [f"mp_rank_0{i}_model_states.pt" for i in (0, 1)], RANKS),
+    "Megatron-LM": (
+        "iter_{}",
+        [f"mp_rank_00/{name}.pt" for name in ("model_optim_rng", "distrib_optim")],
+        "mp_rank_00/model_optim_rng.pt",
+    ),
+    "Megatron-LM, split": ("iter_{}", [f"mp_rank_0{i}/model_optim_rng.pt" for i in (0, 1)], RANKS),
+    "a run in each": ("step_{}", ["checkpoint-5/model.safetensors"], NONE),
+}
+
+
+@pytest.mark.parametrize("trainer", FOLDERS)
+def test_the_checkpoint_in_a_folder(trainer, tmp_path, capsys):
+    name, files, place = FOLDERS[trainer]
+    for step in (1000, 900):
+        make(tmp_path / name.format(step), files)
+    if place not in (RANKS, NONE):
+        found = find_checkpoints(tmp_path, "RUN").paths
+        assert {step: str(path.relative_to(tmp_path)) for step, path in found.items()} == {
+            step: f"{name.format(step)}/{place}" for step in (900, 1000)
+        }
+        listed_ones = listed([f"{tmp_path}/{name.format('*')}/{place}"], Choice(), None)
+        assert listed_ones.steps == [900, 1000] and list(listed_ones.paths.values()) == list(found.values())
+    else:
+        with pytest.raises(UserError, match=rf"\({name.format(1000)}: {place}"):
+            find_checkpoints(tmp_path, "RUN")
+        said = refused(capsys, tmp_path / name.format(1000), "--out", tmp_path / "x")
+        assert ("no checkpoint in this folder" if place == NONE else f" is {place}") in said
+
+
+def test_a_listed_folder_is_what_it_holds(tmp_path, capsys):
+    """As LitGPT writes them. One with several checkpoints is no input; the message says what takes them."""
+    for i in (1, 2):
+        (tmp_path / f"step-{i}").mkdir()
+        torch.save(state(i), tmp_path / f"step-{i}" / "lit_model.pth")
+        torch.save({}, tmp_path / f"step-{i}" / "optimizer.pth")
+    average(tmp_path / "step-2", tmp_path / "step-1", "--out", tmp_path / "out" / "x")
+    average("--trajectory", tmp_path, "--k", 2, "--out", tmp_path / "series")
+    said = capsys.readouterr().out
+    assert said.count("read 2 checkpoints: step 1 (step-1/lit_model.pth) to step 2 (step-2/lit_model.pth)") == 2
+    one, two = (torch.load(tmp_path / folder / "lit_model.pth") for folder in ("out/x", "series"))
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in two)
+    said = refused(capsys, tmp_path, "--out", tmp_path / "x")
+    assert said.endswith(f"; --trajectory {tmp_path} takes those in it\n")
+    (tmp_path / "step-2").rename(tmp_path / "ema_step-2")
+    assert "an average by its name" in refused(capsys, tmp_path / "ema_step-2", "--out", tmp_path / "x")
+
+
+def test_optimizers_in_files_of_their_own(tmp_path):
+    """As nanochat writes them."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=1)
+    for step in (100, 200):
+        torch.save(state(step), tmp_path / f"model_{step:06d}.pt")
+        torch.save(optimizer.state_dict(), tmp_path / f"optim_{step:06d}_rank0.pt")
+        torch.save([optimizer.state_dict()], tmp_path / f"optim_{step:06d}_rank1.pt")
+    found = find_checkpoints(tmp_path, "RUN")
+    assert [path.name for path in found.paths.values()] == ["model_000100.pt", "model_000200.pt"]
+    whys = {"optim_000100_rank0.pt": "an optimizer's state", "optim_000100_rank1.pt": "no dictionary of weights"}
+    assert dict(found.left_out).items() >= whys.items()
+
+
+@pytest.mark.parametrize(
+    ("name", "whose"),
+    {
+        "07-0.12.weights.h5": "a file of Keras",
+        "model_07.keras": "a file of Keras",
+        "step_500.msgpack": "a file of Flax",
+        "model_7.gguf": "a file of llama.cpp",
+        "1000/default/_METADATA": "a folder of Orbax (JAX)",
+        "checkpoint_1000/_CHECKPOINT_METADATA": "a folder of Orbax (JAX)",
+    }.items(),
+)
+def test_formats_that_are_not_read(name, whose, tmp_path, capsys):
+    """Alone they are refused with their format's name, among others left out."""
+    make(tmp_path, [name])
+    entry = name.partition("/")[0]
+    assert f"({entry}: {whose}, which is not read)" in refused(
+        capsys, "--trajectory", tmp_path, "--out", tmp_path / "x"
+    )
+    assert whose in refused(capsys, tmp_path / entry, "--out", tmp_path / "x")
+    make(tmp_path, ["step_3.pt"])
+    found = find_checkpoints(tmp_path, "RUN")
+    assert list(found.paths) == [3] and (entry, f"{whose}, which is not read") in found.left_out
+
+
+def test_powers_of_ten():
+    """Behind a word that counts a number is one; behind another word it is a rate, and no epoch 3."""
+    said = {
+        "step_1e6.pt": 10**6,
+        "1e3_steps.pt": 1000,
+        "e3.pt": 3,
+        "model_e3.pt": 3,
+        "ckpt-1e3.pt": None,
+        "lr1e3.pt": None,
+    }
+    assert {name: step_in(name) for name in said} == said
+    assert step_in("ckpt_2e4_step_500.pt") == 500
 
 
 def test_epochs_and_updates_are_not_mixed(tmp_path):
@@ -398,6 +525,10 @@ def test_a_runs_averages_are_no_trajectory(tmp_path, capsys):
     with pytest.raises(UserError, match="these are averages already; --include-averages"):
         find_checkpoints(run / "averages" / "lawa-k2-s5", "RUN")
     assert list(find_checkpoints(run / "averages" / "lawa-k2-s5", "RUN", Choice(None, True)).paths) == [5, 10, 15]
+    (run / "averages").rename(tmp_path / "on another disk")
+    (run / "averages").symlink_to(tmp_path / "on another disk")
+    with pytest.raises(UserError, match="these are averages already; --include-averages"):
+        find_checkpoints(run / "averages" / "lawa-k2-s5", "RUN")
     one = run / "averages" / "lawa-k2-s5" / "step_00000010"
     for path in (one, one / "model.safetensors"):
         assert "is an average already" in refused(capsys, path, "--out", tmp_path / "x")

@@ -136,6 +136,15 @@ def test_llama_averages_to_a_folder_that_opens(tokenizer: Any, inside: Path) -> 
     assert made["values"]["live"] == pytest.approx(float(F.cross_entropy(scores.flatten(0, 1), y.flatten())), rel=1e-5)
 
 
+def test_a_vocab_json_alone_is_no_tokenizer(tokenizer: Any, tmp_path: Path) -> None:
+    """Other tools write one. A GPT-2's has its merges next to it."""
+    (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1}')
+    assert of_transformers([tmp_path]) is None
+    tokenizer.save_pretrained(tmp_path / "own")
+    found = of_transformers([tmp_path, tmp_path / "own"])
+    assert found is not None and str(tmp_path / "own") in found.name
+
+
 def test_bert_has_the_same_masks_for_all_weights(tokenizer: Any, inside: Path) -> None:
     from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 

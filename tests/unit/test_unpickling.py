@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import tracemalloc
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,10 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from lawa_exp.formats import unpickling
+from lawa_exp.formats.checkpoint import open_file
 from lawa_exp.formats.inside import inside
 from lawa_exp.formats.pickles import Reader
+from lawa_exp.system.errors import UserError
 
 
 def metadata(tensors: int, chunks: int) -> Metadata:
@@ -76,6 +79,79 @@ def test_more_values_than_bytes_allow_are_refused(kind: str, monkeypatch: pytest
     first, bomb = BOMBS[kind]
     with pytest.raises(pickle.UnpicklingError, match=r"[\d,]+ values in its first [\d,]+ bytes"):
         Reader(PROTOCOL + b"(" + first + b"q\x01" + bomb * 2000 + b"l.").load()
+
+
+M = 2**61 - 1  # the hash of a number is its remainder
+SAME = {  # keys of one hash
+    "numbers": [1 + M * i for i in range(1, 1001)],
+    "tuples": [(1 + M * i,) for i in range(1000)],
+    "complex numbers": [complex(1000003 * i, -i) for i in range(2, 1000)],
+    "sets": [frozenset([1 + M * i]) for i in range(1000)],
+    "long tuples": [(*[0] * 2000, 1 + M * i) for i in range(100)],
+}
+IN = {
+    "a dictionary": dict.fromkeys,
+    "a set": set,
+    "an ordered dictionary": lambda keys: Called(OrderedDict, [(key, None) for key in keys]),
+    "a set that is called": lambda keys: Called(set, keys),
+    "a class that is called": lambda keys: Called(frozenset, keys),
+}
+
+
+class Called:
+    """Pickled as a call."""
+
+    def __init__(self, function: object, argument: object) -> None:
+        self.call = function, (argument,)
+
+    def __reduce__(self) -> tuple:
+        return self.call
+
+
+@pytest.mark.parametrize("holder", IN)
+@pytest.mark.parametrize("keys", SAME)
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_keys_of_one_hash_are_refused(
+    protocol: int, keys: str, holder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is compared with all before it: a few megabytes of them would take days."""
+    monkeypatch.setattr(unpickling, "FREE", 5000)
+    assert len(set(map(hash, SAME[keys]))) == 1
+    with pytest.raises(
+        pickle.UnpicklingError, match=r"values in its first [\d,]+ bytes, with comparisons of their keys"
+    ):
+        Reader(pickle.dumps({"a": IN[holder](SAME[keys])}, protocol)).load()
+
+
+def test_one_large_key_again_and_again_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tuple is hashed each time, whatever is in it."""
+    monkeypatch.setattr(unpickling, "FREE", 5000)
+    key = b"(" + b"N" * 10_000 + b"tq\x010"
+    with pytest.raises(pickle.UnpicklingError, match="comparisons of their keys"):
+        Reader(PROTOCOL + key + b"}" + b"h\x01Ns" * 100 + b".").load()
+
+
+def test_many_keys_that_are_no_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As real files have them: few of one hash in one dictionary, and the same in many."""
+    monkeypatch.setattr(unpickling, "FREE", 100)
+    content = {
+        "pairs": {(i, j): i for i in range(100) for j in range(100)},
+        "each": [{(0, 0): i, -1: 1, -2: 2, 1.5: None, None: True} for i in range(1000)],
+        "numbers": OrderedDict((i, i) for i in range(1000)),
+    }
+    for protocol in (2, 4):
+        assert Reader(pickle.dumps(content, protocol)).load() == content
+
+
+def test_a_limit_is_named_and_nothing_is_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"model": {"w": torch.ones(2)}, "pairs": tuple((i, i) for i in range(60_000))}, path)
+    assert set(open_file(path, None).tensors) == {"w"}
+    monkeypatch.setattr(unpickling, "LARGEST_TUPLE", 100_000)
+    with pytest.raises(UserError) as refusal:
+        open_file(path, None)
+    what = "a tuple of 180,000 values, with those of the tuples in it (at most 100,000)"
+    assert str(refusal.value) == f"{path} is not read: it holds {what}"
 
 
 def test_a_sparse_file_takes_no_memory_when_a_folder_is_looked_at(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from lawa_exp.axes.dataset.tokenizers import load_tokenizer
 from lawa_exp.system.errors import UserError, one_line
 from lawa_exp.system.files import read_small
 
-SIGNS = (  # files that say that a folder has a tokenizer of transformers
-    *("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model"),
-    "sentencepiece.bpe.model",
+SIGNS = (  # files that say together that a folder has a tokenizer of transformers: other tools write a vocab.json, too
+    *(("tokenizer.json",), ("tokenizer_config.json",), ("vocab.json", "merges.txt"), ("vocab.txt",), ("spiece.model",)),
+    *(("tokenizer.model",), ("sentencepiece.bpe.model",)),
 )
 GPT2_SIZES = (50257, 50304)  # GPT-2's vocabulary, and padded to a multiple of 64
 
@@ -44,7 +44,7 @@ class Encoder:
 
 def of_transformers(folders: Sequence[Path]) -> Encoder | None:
     """The tokenizer in the first of the folders that has one; no code of theirs runs. UserError: it cannot be read."""
-    folder = next((f for f in folders if any((f / name).is_file() for name in SIGNS)), None)
+    folder = next((f for f in folders if any(all((f / n).is_file() for n in names) for names in SIGNS)), None)
     if folder is None:
         return None
     from transformers import AutoTokenizer
