@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lawa_exp.axes.model.adaptive_lm.settings import AdaptiveLMSettings
+from lawa_exp.axes.model.auto import AutoSettings
 from lawa_exp.axes.model.custom import CustomSettings
 from lawa_exp.axes.model.gpt.settings import GPTSettings
 from lawa_exp.axes.model.pythia.settings import PythiaSettings
@@ -163,7 +164,7 @@ def custom_to_hugging_face(source: Source, out: Path, tokenizer_path: str | None
     model = source.model.build()
     if not callable(getattr(model, "save_pretrained", None)):
         raise UserError(
-            f"--to huggingface: model.builder={source.model.builder} gives {type(model).__name__}, no model of "
+            f"--to huggingface: {source.model.named} gives {type(model).__name__}, no model of "
             "transformers; its weights are model.safetensors in the run, with the names of its state dict"
         )
     live = live_tensors(model)
@@ -373,6 +374,7 @@ TARGETS: dict[type, dict[str, Callable[[Source, Path, str | None], str]]] = {
     PythiaSettings: {"huggingface": pythia_to_hugging_face},
     RobertaSettings: {"huggingface": roberta_to_hugging_face, "fairseq": to_fairseq},
     AdaptiveLMSettings: {"fairseq": to_fairseq},
+    AutoSettings: {"huggingface": custom_to_hugging_face},
     CustomSettings: {"huggingface": custom_to_hugging_face},
 }
 
