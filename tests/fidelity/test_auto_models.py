@@ -141,8 +141,13 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             settings(**{"config": str(whole)} | wrong)
-    with pytest.raises(UserError, match="has no Own; choose model=custom"):
-        settings(content | {"architectures": ["Own"]}).build()
+    for content_of_others, message in (
+        ({"architectures": ["Own"]}, "has no Own; choose model=custom"),
+        ({"model_type": "own", "auto_map": {}}, "model_type=own is none .* auto_map names, is not run; choose"),
+        ({"num_attention_heads": 3}, r"transformers cannot build this model \(ValueError: The hidden size"),
+    ):
+        with pytest.raises(UserError, match=f"model.config: .*{message}"):
+            settings(content | content_of_others).build()
 
 
 def test_the_id_is_of_the_content_of_the_configuration(tmp_path: Path) -> None:

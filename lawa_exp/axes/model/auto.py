@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,7 +12,7 @@ from lawa_exp.axes.model.settings import ModelSettings
 from lawa_exp.axes.model.vocabulary import check_vocabulary
 from lawa_exp.config.rules import either, integer, mapping, optional, plain_name, setting, text
 from lawa_exp.seams.dataset import DatasetFacts
-from lawa_exp.system.errors import UserError
+from lawa_exp.system.errors import UserError, one_line
 from lawa_exp.system.files import read_json
 
 if TYPE_CHECKING:
@@ -18,7 +20,12 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-OF_THE_SAVER = ("transformers_version", "_name_or_path", "dtype", "torch_dtype")  # no part of the model
+NOT_TAKEN = (  # settings that fetch or run something, or that only loading uses
+    *("auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
+    *("experts_implementation", "_experts_implementation", "transformers_version"),
+)
+OF_THE_SAVER = (*NOT_TAKEN[1:], "_name_or_path", "dtype", "torch_dtype")  # no part of the model
+PLACE, OTHER = "model.config", "choose model=custom with a builder of your own"
 KEYS = ("architectures", "model_type")
 
 
@@ -58,21 +65,49 @@ class AutoSettings(ModelSettings):
         return self
 
     def build(self) -> nn.Module:
-        try:
-            import transformers
-        except ImportError:
-            raise UserError("model=auto needs transformers: pip install 'lawa_exp[transformers]'") from None
         assert isinstance(self.config, dict)
-        values = dict(self.config)
-        (architecture, *_), kind = values["architectures"], values.pop("model_type")
+        config, (architecture, *_) = configuration(self.config, PLACE, OTHER), self.config["architectures"]
+        import transformers
+
         built = getattr(transformers, architecture, None)
         if built is None:
-            raise UserError(
-                f"model.config: transformers {transformers.__version__} has no {architecture}; "
-                "choose model=custom with a builder of your own"
-            )
-        model: nn.Module = built(transformers.AutoConfig.for_model(kind, **values))
+            raise UserError(f"{PLACE}: transformers {transformers.__version__} has no {architecture}; {OTHER}")
+        with building(PLACE, OTHER):
+            model: nn.Module = built(config)
         return model
+
+
+def configuration(content: Mapping[str, Any], place: str, other: str) -> Any:
+    """transformers' own configuration of a config.json's content; no code of the model's is run.
+
+    UserError, which begins with `place` and ends with what else can be done (`other`): it is of none.
+    """
+    try:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+        from transformers.utils import logging
+    except ImportError:
+        raise UserError(f"{place} needs the package transformers: pip install 'lawa_exp[transformers]'") from None
+    logging.set_verbosity_error()
+    if "quantization_config" in content:
+        raise UserError(f"{place}: the weights are quantised (quantization_config), and such weights are not averaged")
+    kind = content["model_type"]
+    if kind not in CONFIG_MAPPING:
+        own = "; its own code, which auto_map names, is not run" if "auto_map" in content else ""
+        raise UserError(f"{place}: model_type={kind} is none of this version of transformers{own}; {other}")
+    with building(place, other):
+        return CONFIG_MAPPING[kind].from_dict({k: v for k, v in content.items() if k not in NOT_TAKEN})
+
+
+@contextmanager
+def building(place: str, other: str) -> Iterator[None]:
+    """Whatever transformers raises, as one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {one_line(str(error))[:200]}"
+        raise UserError(f"{place}: transformers cannot build this model ({what}); {other}") from None
 
 
 def of_folder(path: Path) -> dict[str, Any]:
