@@ -344,14 +344,14 @@ def write_nanogpt(source: Source, dataset: str | None, target: Path) -> None:
     import torch
 
     from lawa_exp.convert.hugging_face import scaled_queries
+    from lawa_exp.convert.nanogpt import NANOGPT
 
     s = source.model
     tensors = dict(source.tensors)
     if s.scale_attn_by_inverse_layer_idx:
         tensors = scaled_queries(tensors, lambda layer: 1 / (layer + 1))
     tensors["lm_head.weight"] = tensors["transformer.wte.weight"]
-    shape = {"n_layer": s.layers, "n_head": s.heads, "n_embd": s.width, "block_size": s.context, "bias": s.bias}
-    arguments = {**shape, "vocab_size": s.vocab_size, "dropout": s.dropout}
+    arguments = {theirs: getattr(s, ours) for ours, theirs in NANOGPT.items()}
     content = {"model": tensors, "model_args": arguments, "iter_num": source.step, "best_val_loss": float("inf")}
     torch.save(content | {"config": {"dataset": dataset} if dataset else {}}, target)
 
