@@ -61,6 +61,15 @@ def differences(f: Comparison, rows: list[Row], step: int, metric: str = "loss")
     return found
 
 
+def saved_cells(lines: list[Line]) -> tuple[int, dict[str, Cell]]:
+    """The earliest step that steps saved are taken from, and those of each window by id, with its own where later."""
+    first, found = min(line.at for line in lines), {}
+    for line in lines:
+        text = saved_text(*line.saved) + (f" from {line.at:,}" if line.at > first else "")
+        found[line.id] = Cell(line.saved[0], text, line.saved_range, line.saved_unclear)
+    return first, found
+
+
 def windows_of(lines: list[Line], cells: Mapping[str, Cell]) -> Windows:
     """The cells of these lines, which are by id."""
     return {(line.fields["spacing"], line.fields["k"]): cells[line.id] for line in lines if line.id in cells}
@@ -91,14 +100,10 @@ def draw_heatmap(f: Comparison, rows: list[Row], path: Path, title: str, measure
     drawn: list[list[tuple[Windows, int]]] = [[] for _ in range(wide)]  # of each column: its cells, and the step named
     framed = []
     for chosen in kinds.values():
-        first = min(line.at for line in chosen)
-        saved = {}
-        for line in chosen:
-            text = saved_text(*line.saved) + (f" from {line.at:,}" if line.at > first else "")
-            saved[line.id] = Cell(line.saved[0], text, line.saved_range, line.saved_unclear)
+        first, saved = saved_cells(chosen)
         shown = [(gaps["loss"], step), (saved, first), *((gaps[name], step) for name in f.metrics)]
-        for column, (cells, at) in zip(drawn, shown, strict=True):
-            column.append((windows_of(chosen, cells), at))
+        for of_column, (cells, at) in zip(drawn, shown, strict=True):
+            of_column.append((windows_of(chosen, cells), at))
         framed.append([(line.fields["spacing"], line.fields["k"]) for line in chosen if line.id == f.best])
     columns = [(f"{measure} less live, step {{:,}}", "RdBu_r"), ("steps saved, from step {:,}", "RdBu")]
     better = {name: "RdBu" if metric.higher_is_better else "RdBu_r" for name, metric in f.metrics.items()}
