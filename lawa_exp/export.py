@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lawa_exp.axes.model.adaptive_lm.settings import AdaptiveLMSettings
+from lawa_exp.axes.model.auto import AutoSettings
 from lawa_exp.axes.model.custom import CustomSettings
 from lawa_exp.axes.model.gpt.settings import GPTSettings
 from lawa_exp.axes.model.pythia.settings import PythiaSettings
@@ -163,7 +164,7 @@ def custom_to_hugging_face(source: Source, out: Path, tokenizer_path: str | None
     model = source.model.build()
     if not callable(getattr(model, "save_pretrained", None)):
         raise UserError(
-            f"--to huggingface: model.builder={source.model.builder} gives {type(model).__name__}, no model of "
+            f"--to huggingface: {source.model.named} gives {type(model).__name__}, no model of "
             "transformers; its weights are model.safetensors in the run, with the names of its state dict"
         )
     live = live_tensors(model)
@@ -343,14 +344,14 @@ def write_nanogpt(source: Source, dataset: str | None, target: Path) -> None:
     import torch
 
     from lawa_exp.convert.hugging_face import scaled_queries
+    from lawa_exp.convert.nanogpt import NANOGPT
 
     s = source.model
     tensors = dict(source.tensors)
     if s.scale_attn_by_inverse_layer_idx:
         tensors = scaled_queries(tensors, lambda layer: 1 / (layer + 1))
     tensors["lm_head.weight"] = tensors["transformer.wte.weight"]
-    shape = {"n_layer": s.layers, "n_head": s.heads, "n_embd": s.width, "block_size": s.context, "bias": s.bias}
-    arguments = {**shape, "vocab_size": s.vocab_size, "dropout": s.dropout}
+    arguments = {theirs: getattr(s, ours) for ours, theirs in NANOGPT.items()}
     content = {"model": tensors, "model_args": arguments, "iter_num": source.step, "best_val_loss": float("inf")}
     torch.save(content | {"config": {"dataset": dataset} if dataset else {}}, target)
 
@@ -373,6 +374,7 @@ TARGETS: dict[type, dict[str, Callable[[Source, Path, str | None], str]]] = {
     PythiaSettings: {"huggingface": pythia_to_hugging_face},
     RobertaSettings: {"huggingface": roberta_to_hugging_face, "fairseq": to_fairseq},
     AdaptiveLMSettings: {"fairseq": to_fairseq},
+    AutoSettings: {"huggingface": custom_to_hugging_face},
     CustomSettings: {"huggingface": custom_to_hugging_face},
 }
 

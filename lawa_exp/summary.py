@@ -27,7 +27,7 @@ def parser() -> Parser:
     p = Parser(
         prog="python -m lawa_exp.summary",
         description="Tables (mean and standard deviation over seeds; differences to live, paired by seed, with their "
-        "95%% interval; choice on val and report on test) and a plot of the finished runs of a multirun.",
+        "95% interval; choice on val and report on test) and a plot of the finished runs of a multirun.",
     )
     p.add_argument("sweep", metavar="SWEEP", help="a folder with a manifest.json: <runs_root>/sweeps/<name>")
     p.add_argument("--out", metavar="DIR", help="where summary.md and curves.png go (default: SWEEP)")

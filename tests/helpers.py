@@ -159,22 +159,28 @@ def run_module(strike: dict[str, Any] | None, module: str, arguments: list[str])
 def _forked(
     strike: Strike | None, module: str, arguments: tuple[str, ...], ranks: int, cwd: str | Path | None = None
 ) -> Done:
-    server = _server()
+    struck = asdict(strike) if strike else None
+    request = [ranks, str(cwd or Path.cwd()), struck, module, arguments]
+    code, out, err = answer((__file__, "serve"), request)
+    return Done([module, *arguments], code, out, err)
+
+
+def answer(script: tuple[str, ...], request: list[Any]) -> tuple[Any, str, str]:
+    """What a server says of a request, and what the command has written to stdout and stderr."""
+    server = _server(script)
     assert server.stdin and server.stdout
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
-        struck = asdict(strike) if strike else None
-        request = [ranks, str(cwd or Path.cwd()), struck, module, arguments, str(out), str(err)]
-        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.write(json.dumps([*request, str(out), str(err)]) + "\n")
         server.stdin.flush()
-        code = int(server.stdout.readline())
-        return Done([module, *arguments], code, out.read_text(), err.read_text())
+        said = json.loads(server.stdout.readline())
+        return said, out.read_text(errors="replace"), err.read_text(errors="replace")
 
 
 @cache
-def _server() -> subprocess.Popen[str]:
+def _server(script: tuple[str, ...]) -> subprocess.Popen[str]:
     """It ends when its standard input does, with this process."""
-    launch = [sys.executable, __file__, "serve"]
+    launch = [sys.executable, *script]
     return subprocess.Popen(launch, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -187,11 +193,16 @@ IMPORTED = (
 )
 
 
-def serve() -> None:
-    sys.path.append(str(Path(__file__).parent / "distributed"))
-    for module in IMPORTED:
+def warm_up(*more: str) -> None:
+    """Imports what commands import."""
+    for module in (*IMPORTED, *more):
         importlib.import_module(module)
     importlib.import_module("lawa_exp.launch.compose").compose([])  # Hydra's plugins and parser
+
+
+def serve() -> None:
+    sys.path.append(str(Path(__file__).parent / "distributed"))
+    warm_up()
     for line in sys.stdin:
         ranks, *request = json.loads(line)
         print(_serve_ranks(ranks, request), flush=True)
@@ -214,7 +225,7 @@ def _serve_ranks(ranks: int, request: list[Any]) -> int:
                 place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}
                 place |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}
                 os.environ.update({name: str(value) for name, value in place.items()})
-            _serve_one(*request)
+            serve_one(*request)
         running[child] = rank
     codes = []
     while running:
@@ -232,10 +243,11 @@ def _serve_ranks(ranks: int, request: list[Any]) -> int:
     return max(codes)
 
 
-def _serve_one(
-    cwd: str, strike: dict[str, Any] | None, module: str, arguments: list[str], out: str, err: str
+def serve_one(
+    cwd: str, strike: dict[str, Any] | None, module: str, arguments: list[str], out: str, err: str, limit: int = LIMIT
 ) -> NoReturn:
-    signal.alarm(LIMIT)
+    """The command in this process, a fork of a server. limit: seconds."""
+    signal.alarm(limit)
     faulthandler.enable()
     for number, path in (1, out), (2, err):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)

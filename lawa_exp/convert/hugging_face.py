@@ -99,11 +99,7 @@ def to_hugging_face(tensors: Mapping[str, Tensor], s: GPTSettings) -> tuple[dict
     config = {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
-        "n_layer": s.layers,
-        "n_head": s.heads,
-        "n_embd": s.width,
-        "n_positions": s.context,
-        "vocab_size": s.vocab_size,
+        **{theirs: getattr(s, ours) for ours, theirs in SETTINGS.items()},
         "activation_function": "gelu",
         "layer_norm_epsilon": 1e-5,
         "scale_attn_by_inverse_layer_idx": s.scale_attn_by_inverse_layer_idx,

@@ -10,8 +10,8 @@ NANOGPT = {  # our settings, and what nanoGPT's `model_args` call them
     "heads": "n_head",
     "width": "n_embd",
     "context": "block_size",
-    "vocab_size": "vocab_size",
     "bias": "bias",
+    "vocab_size": "vocab_size",
     "dropout": "dropout",
 }
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lawa_exp.axes.model.pythia.settings import PythiaSettings
+from lawa_exp.axes.model.pythia.settings import IN_CONFIG_JSON, PythiaSettings
 from lawa_exp.axes.model.settings import ModelSettings
 from lawa_exp.convert.hugging_face import hugging_face_settings, is_hugging_face
 from lawa_exp.convert.nanogpt import of_nanogpt
@@ -17,7 +17,7 @@ from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import read_json
 
-OF_OTHERS = {"layers": "num_hidden_layers", "heads": "num_attention_heads", "width": "hidden_size"}
+OF_OTHERS = ("layers", "heads", "width")  # what any config.json may say of them
 SHOWN = (
     "name",
     "kind",
@@ -80,7 +80,7 @@ def _in_config_json(path: Path) -> dict[str, Any]:
     content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged: expected a JSON object")
-    return {ours: content[theirs] for ours, theirs in OF_OTHERS.items() if isinstance(content.get(theirs), int)}
+    return {ours: content[name] for ours in OF_OTHERS if isinstance(content.get(name := IN_CONFIG_JSON[ours]), int)}
 
 
 def _in_run(path: Path) -> dict[str, Any]:

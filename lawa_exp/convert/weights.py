@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from lawa_exp.storage.store import Store
 from lawa_exp.system.errors import UserError
 
 SCALE = "scale_attn_by_inverse_layer_idx"
+KEYS_IGNORED = "_keys_to_ignore_on_load_unexpected"  # of transformers' models: patterns
 
 
 def load_weights(
@@ -24,14 +26,13 @@ def load_weights(
     """Copies the weights of a checkpoint over the live ones. UserError, which begins with `key`: they do not fit.
 
     GPT-2 of transformers or of nanoGPT fits our GPT, which has the activation's exact form where transformers' GPT-2
-    has its tanh form.
+    has its tanh form. Names are as transformers itself reads them, where the model is one of its own.
     """
     gpt = model.settings if isinstance(model, GPT) else None
     names = {*model.state_dict()} | (not_weights(gpt.layers) if gpt else set())
     try:
         tensors = as_ours(read_checkpoint(path), path, live, gpt)
-        if gpt:
-            tensors = _for_gpt(tensors, path, gpt)
+        tensors = _for_gpt(tensors, path, gpt) if gpt else _for_transformers(tensors, model, names)
         tensors = {name: t for name, t in tensors.items() if name in live or name not in names}  # ties, masks
         load_live(live, tensors, store.rows if store else None)
     except UserError as error:
@@ -49,3 +50,12 @@ def _for_gpt(tensors: dict[str, Tensor], path: Path, settings: GPTSettings) -> d
     if not is_hugging_face(path) and settings.scale_attn_by_inverse_layer_idx and own.get(SCALE) is False:
         return scaled_queries(tensors, lambda layer: layer + 1)
     return tensors
+
+
+def _for_transformers(tensors: dict[str, Tensor], model: nn.Module, names: set[str]) -> dict[str, Tensor]:
+    """Under the names of a model of transformers: those of its base model have the prefix that this one has there, as
+    the hub's gpt2 needs it; buffers that its class ignores are left out."""
+    prefix, ignored = getattr(model, "base_model_prefix", ""), getattr(model, KEYS_IGNORED, None) or ()
+    if prefix and names.isdisjoint(tensors):
+        tensors = {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+    return {n: t for n, t in tensors.items() if n in names or not any(re.search(key, n) for key in ignored)}

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from lawa_exp.evaluation.read_out import ReadOut
 from lawa_exp.readout.comparison import Comparison, compare, plus_minus
-from lawa_exp.readout.heatmap import compared_at, differences, grids
+from lawa_exp.readout.heatmap import compared_at, differences, grids, saved_cells
 from lawa_exp.readout.report import noise_line
 from lawa_exp.results.statistics import curve
 from lawa_exp.results.tables import saved_text
@@ -65,33 +65,20 @@ def thinned(points: Sequence[tuple[int, float]]) -> list[list[float]]:
 def heat_maps(f: Comparison, rows: Rows) -> list[dict[str, object]]:
     """k against spacing, as in a read-out's heatmap.png."""
     step = compared_at(f, rows) or f.step
-    gaps = differences(f, rows, step)
-    of_metrics = {name: differences(f, rows, step, name) for name in f.metrics}
+    gaps = {"gap": differences(f, rows, step), **{name: differences(f, rows, step, name) for name in f.metrics}}
     maps: list[dict[str, object]] = []
     for name, lines in grids(f).items():
-        first = min(line.at for line in lines)
-        cells = []
-        for line in lines:
-            gap, below, unclear = gaps[line.id]
-            later = f" from {line.at:,}" if line.at > first else ""
-            own = {}
-            for metric, gaps_of in of_metrics.items():
-                more, under, could_be = gaps_of[line.id]
-                if not math.isnan(more):
-                    shown = f"{more:+.{f.metrics[metric].digits}f}"
-                    own[metric] = {"value": more, "text": shown, "below": under, "unclear": could_be}
-            saved = {"value": line.saved[0], "text": saved_text(*line.saved) + later, "below": line.saved_range}
-            cells.append(
-                {
-                    "k": line.fields["k"],
-                    "spacing": line.fields["spacing"],
-                    "weights": line.id,
-                    "best": line.id == f.best,
-                    "saved": {**saved, "unclear": line.saved_unclear},
-                    "gap": {"value": gap, "text": f"{gap:+.4f}", "below": below, "unclear": unclear},
-                    **own,
-                }
-            )
+        first, saved = saved_cells(lines)
+        cells = [
+            {
+                "k": line.fields["k"],
+                "spacing": line.fields["spacing"],
+                "weights": line.id,
+                "best": line.id == f.best,
+                **{key: vars(of[line.id]) for key, of in {"saved": saved, **gaps}.items() if line.id in of},
+            }
+            for line in lines
+        ]
         less = {metric: f"val {metric} less live, step {step:,}" for metric in f.metrics}
         said = {"saved": f"steps saved, from step {first:,}", "gap": f"val loss less live, step {step:,}", **less}
         maps.append({"name": name, "said": said, "cells": cells})

@@ -383,7 +383,8 @@ const higherIsBetter = (key) => key === "saved" || Boolean(METRICS[key]?.higher_
 function heatCell(cell, key, limit) {
   const { value, text, below, unclear } = cell[key];
   const side = (value > 0) === higherIsBetter(key) ? "better" : "worse";
-  const tip = [cell.weights, `steps saved ${cell.saved.text}`, `val loss less live ${cell.gap.text}`,
+  const tip = [cell.weights, `steps saved ${cell.saved.text}`,
+    ...(cell.gap ? [`val loss less live ${cell.gap.text}`] : []),
     ...OWN.filter((name) => cell[name]).map((name) => `val ${name} less live ${cell[name].text}`)];
   return make("td", {
     class: [unclear && "unclear", cell.best && "best"].filter(Boolean).join(" ") || null,

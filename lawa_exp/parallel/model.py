@@ -176,11 +176,11 @@ def shard(objective: Objective, config: Config, ranks: Ranks, device: torch.devi
 def first_model(config: Config, kind: str, ranks: Ranks, device: torch.device) -> tuple[nn.Module, dict[int, Callback]]:
     """The model with its first weights, and what its layers need in training, by place. kind: see `sharing`.
 
-    Of a model that is to be sharded: on rank 0's CPU alone, elsewhere without memory (a custom model: everywhere).
+    Of a model that is to be sharded: on rank 0's CPU alone, elsewhere without memory (but for a model from outside).
     """
     if kind != "fsdp":
         return layered_model(config, device)
-    with torch.device("cpu" if ranks.is_main or config.model.builder else "meta") as place:
+    with torch.device("cpu" if ranks.is_main or config.model.outside else "meta") as place:
         return layered_model(config, place)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
-from lawa_exp.readout.comparison import Comparison, Line, is_inconclusive, is_new, plus_minus
+from lawa_exp.readout.comparison import Comparison, Line, is_new
 from lawa_exp.results.figures import pyplot, save_figure
-from lawa_exp.results.grids import HATCHED, Cell, Cells, draw_panel
+from lawa_exp.results.grids import HATCHED, Cell, Windows, draw_panel
 from lawa_exp.results.statistics import curve
 from lawa_exp.results.tables import saved_text
 from lawa_exp.storage.rows import Row
@@ -43,20 +44,35 @@ def compared_line(f: Comparison, rows: list[Row]) -> str:
     return f"Heat map: losses at step {step:,}, the last evaluation at which all windows are new; {newest}."
 
 
-def differences(f: Comparison, rows: list[Row], step: int, metric: str = "loss") -> dict[str, tuple[float, str, bool]]:
-    """Of each window at `step`: loss (or a metric of `f`) less the live one, what stands below it (its ±, and how stale
-    it is), and whether its interval includes 0. The interval is known after the last step only.
+def differences(f: Comparison, rows: list[Row], step: int, metric: str = "loss") -> dict[str, Cell]:
+    """Of each window with a value at `step`, by id: loss (or a metric of `f`) less the live one, and how stale it is.
+
+    The interval is known after the last step only.
     """
     live, found = dict(curve(rows, "live", metric=metric)).get(step, math.nan), {}
     digits = f.metrics[metric].digits if metric in f.metrics else 4
     for line in (line for lines in grids(f).values() for line in lines):
         half = (line.others[metric].half if metric in f.metrics else line.half) if step == f.step else math.nan
-        known = [plus_minus(half, digits).strip()] if not math.isnan(half) else []
         newest = step - step % line.fields["spacing"]
-        stale = [] if is_new(line.fields, step) else [f"of step {newest:,}"]
+        stale = "" if is_new(line.fields, step) else f"of step {newest:,}"
         gap = dict(curve(rows, line.id, metric=metric)).get(step, math.nan) - live
-        found[line.id] = gap, ", ".join(known + stale), is_inconclusive(gap, half)
+        if not math.isnan(gap):
+            found[line.id] = Cell.of(gap, half, digits, stale)
     return found
+
+
+def saved_cells(lines: list[Line]) -> tuple[int, dict[str, Cell]]:
+    """The earliest step that steps saved are taken from, and those of each window by id, with its own where later."""
+    first, found = min(line.at for line in lines), {}
+    for line in lines:
+        text = saved_text(*line.saved) + (f" from {line.at:,}" if line.at > first else "")
+        found[line.id] = Cell(line.saved[0], text, line.saved_range, line.saved_unclear)
+    return first, found
+
+
+def windows_of(lines: list[Line], cells: Mapping[str, Cell]) -> Windows:
+    """The cells of these lines, which are by id."""
+    return {(line.fields["spacing"], line.fields["k"]): cells[line.id] for line in lines if line.id in cells}
 
 
 def draw_heatmap(f: Comparison, rows: list[Row], path: Path, title: str, measure: str) -> bool:
@@ -73,7 +89,7 @@ def draw_heatmap(f: Comparison, rows: list[Row], path: Path, title: str, measure
         path.unlink(missing_ok=True)  # of an earlier read-out
         return False
     step = compared_at(f, rows) or f.step
-    gaps = differences(f, rows, step)
+    gaps = {name: differences(f, rows, step, name) for name in ("loss", *f.metrics)}
     lines = [line for chosen in kinds.values() for line in chosen]
     spacings, ks = (sorted({line.fields[name] for line in lines}) for name in ("spacing", "k"))
     wide = 2 + len(f.metrics)
@@ -81,51 +97,27 @@ def draw_heatmap(f: Comparison, rows: list[Row], path: Path, title: str, measure
     figure, panels = pyplot().subplots(
         len(kinds), wide, figsize=(max(width, 4.5 * wide), max(height, 3)), dpi=120, squeeze=False, layout="constrained"
     )
-    drawn: list[list[tuple[Cells, int]]] = [[] for _ in range(wide)]  # of each column: its cells, and the step named
+    drawn: list[list[tuple[Windows, int]]] = [[] for _ in range(wide)]  # of each column: its cells, and the step named
     framed = []
     for chosen in kinds.values():
-        first = min(line.at for line in chosen)
-        in_losses, saved, best = {}, {}, []
-        for line in chosen:
-            cell = spacings.index(line.fields["spacing"]), ks.index(line.fields["k"])
-            later = f" from {line.at:,}" if line.at > first else ""
-            gap, below, unclear = gaps[line.id]
-            in_losses[cell] = Cell(gap, f"{gap:+.4f}", below, unclear)
-            text = saved_text(*line.saved) + later
-            saved[cell] = Cell(line.saved[0], text, line.saved_range, line.saved_unclear)
-            best += [cell] if line.id == f.best else []
-        drawn[0].append((in_losses, step))
-        drawn[1].append((saved, first))
-        for column, name in enumerate(f.metrics, 2):
-            drawn[column].append((cells_of(f, rows, step, name, chosen, spacings, ks), step))
-        framed.append(best)
+        first, saved = saved_cells(chosen)
+        shown = [(gaps["loss"], step), (saved, first), *((gaps[name], step) for name in f.metrics)]
+        for of_column, (cells, at) in zip(drawn, shown, strict=True):
+            of_column.append((windows_of(chosen, cells), at))
+        framed.append([(line.fields["spacing"], line.fields["k"]) for line in chosen if line.id == f.best])
     columns = [(f"{measure} less live, step {{:,}}", "RdBu_r"), ("steps saved, from step {:,}", "RdBu")]
     better = {name: "RdBu" if metric.higher_is_better else "RdBu_r" for name, metric in f.metrics.items()}
     columns += [(f"val {name} less live, step {{:,}}", colours) for name, colours in better.items()]
     for column, ((said, colours), grid) in enumerate(zip(columns, drawn, strict=True)):
-        limit = max([1e-6, *(abs(cell.value) for cells, _ in grid for cell in cells.values())])
-        for axes, (cells, at), name, best in zip(panels[:, column], grid, kinds, framed, strict=True):
-            image = draw_panel(axes, cells, spacings, ks, limit, colours, best)
+        limit = max([1e-6, *(abs(cell.value) for windows, _ in grid for cell in windows.values())])
+        for axes, (windows, at), name, best in zip(panels[:, column], grid, kinds, framed, strict=True):
+            image = draw_panel(axes, windows, spacings, ks, limit, colours, best)
             axes.set_title(f"{name}: {said.format(at)}", fontsize=9)
         bar = figure.colorbar(image, ax=list(panels[:, column]), fraction=0.06, pad=0.02)
         bar.ax.tick_params(labelsize=7)
-    unclear = any(cell.unclear for grid in drawn for cells, _ in grid for cell in cells.values())
+    unclear = any(cell.unclear for grid in drawn for windows, _ in grid for cell in windows.values())
     said = "blue: better than live, red: worse" + ("; frame: the best on val" if any(framed) else "")
     said += f"; {HATCHED}" if unclear else ""
     figure.suptitle(f"{title}\n{said}", fontsize=9)
     save_figure(figure, path)
     return True
-
-
-def cells_of(
-    f: Comparison, rows: list[Row], step: int, name: str, lines: list[Line], spacings: list[int], ks: list[int]
-) -> Cells:
-    """Those of one of the task's own metrics, where it has a value."""
-    gaps, digits = differences(f, rows, step, name), f.metrics[name].digits
-    found = {}
-    for line in lines:
-        gap, below, unclear = gaps[line.id]
-        if not math.isnan(gap):
-            place = spacings.index(line.fields["spacing"]), ks.index(line.fields["k"])
-            found[place] = Cell(gap, f"{gap:+.{digits}f}", below, unclear)
-    return found

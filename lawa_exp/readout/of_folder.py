@@ -185,7 +185,10 @@ def answer_of(request: Request, own: Numbered, subject: Subject, result: ReadOut
     live, value = (by.metric.text(values[id]) for id in ("live", s.id))
     unclear = "; inconclusive: it includes 0" if s.gain <= s.half else ""
     gain = gain_text(s.gain, s.half, s)
-    second = f"Gain over the last checkpoint: {gain} ({interval}{unclear}); {by.name} {live} -> {value}."
+    second = (
+        f"Gain over the last checkpoint: {gain}, on samples that had no vote in the choice ({interval}{unclear}); "
+        f"on all of them, as in the table, {by.name} {live} -> {value}."
+    )
     command = command_of(request, own, settings[s.id])
     return Answer(s, by, s.id, values, (f"Take {said(settings[s.id], own)}.", second, command), command)
 

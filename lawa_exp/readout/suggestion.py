@@ -348,8 +348,8 @@ def lines_of(s: Suggestion) -> list[str]:
     else:
         lines.append(
             f"Expected gain over the live weights: {gain_text(s.gain, s.half, s)} (95%, the samples' noise, "
-            f"{s.batches} batches; measured on batches that had no vote in the choice). Where it was chosen: "
-            f"{gain_text(s.chosen_gain, s.chosen_half, s)}."
+            f"{s.batches} batches; measured on batches that had no vote in the choice). On all of them, where it was "
+            f"chosen, as in the table: {gain_text(s.chosen_gain, s.chosen_half, s)}."
         )
         if s.best != s.id:
             lines.append(
@@ -371,7 +371,10 @@ def lines_of(s: Suggestion) -> list[str]:
         lines.append(f"{when}: " + (better if average > 1e-6 else "no average was better than the live weights."))
     if s.step < s.steps:
         lines.append(f"This is step {s.step:,} of {s.steps:,}: where the rate is still to fall, gains will shrink.")
-    lines.append("Noise is that of this one run's val samples: what another seed would change is not in it.")
+    lines.append(
+        "The ± of a gain holds the noise of this one run's val samples, the table's the live curve's scatter, too. "
+        "What another seed would change is in neither."
+    )
     return lines
 
 

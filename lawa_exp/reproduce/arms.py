@@ -80,7 +80,7 @@ class Arm:
 class Measured:
     """An arm's numbers. values: by seed, on test at the end of the budget, else on val; curves: val, by seed.
 
-    group: what tells the chosen runs apart; config: of the first of them; candidates: how many there were to choose
+    group: what tells the chosen runs apart; runs: those, one for each seed; candidates: how many there were to choose
     from.
     """
 
@@ -92,7 +92,12 @@ class Measured:
     group: str
     candidates: int
     split: str
-    config: Mapping[str, Any]
+    runs: Sequence[Run]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Of the first of the runs."""
+        return self.runs[0].config
 
     def label(self) -> str:
         chosen = f", best of {self.candidates} on val" if self.candidates > 1 else ""
@@ -167,7 +172,7 @@ def measure(arm: Arm, trained: Mapping[str, Sequence[Run]]) -> Measured:
         name,
         len(found),
         "test" if on_test else "val",
-        members[0].config,
+        members,
     )
 
 

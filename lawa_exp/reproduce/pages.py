@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lawa_exp.reproduce.book import Form, Paper
+from lawa_exp.reproduce.book import Claim, Form, Paper
 from lawa_exp.reproduce.judged import Outcome, disagree, spread
 from lawa_exp.reproduce.rules import FAILS, HOLDS, IN_PART, MET, NOT_COMPARABLE, NOT_RUN, Check
 from lawa_exp.results.tables import markdown
@@ -49,42 +49,60 @@ def title(form: Form) -> str:
     return form.recipe.replace("_", " ") + ("" if form.data == "embedded" else f", {form.data}")
 
 
+def said(paper: Paper) -> str:
+    """What the paper claims, with its published figures."""
+    lines = [[c.id, c.says, published(c)] for c in paper.claims]
+    return markdown([["claim", "says", "published"], *lines])
+
+
+def published(claim: Claim) -> str:
+    return "; ".join(f.text() for f in claim.published)
+
+
 def page(paper: Paper, outcomes: Outcomes, command: str, facts: Sequence[str], pictures: Sequence[str] = ()) -> str:
     """The paper's page: a table of verdicts, where the forms disagree, plots, and each claim in full."""
-    forms = list(dict.fromkeys(o.form for claim in outcomes.values() for o in claim))
     parts = [f"# {paper.title}", "", f"    {command}", "", *(f"- {fact}" for fact in facts), "", HOW_TO_READ, ""]
-    parts += [counts(outcomes, forms), ""]
-    head = ["claim", "published", *(f"{title(f)}" for f in forms)]
-    lines = [head]
-    for claim in paper.claims:
-        by_form = {o.form: o for o in outcomes[claim.id]}
-        published = "; ".join(f.text() for f in claim.published)
-        lines.append([f"[{claim.id}](#{claim.id})", published, *(cell(by_form.get(f)) for f in forms)])
-    parts += [markdown(lines), ""]
-    apart = [c for c in paper.claims if disagree(outcomes[c.id])]
-    parts += ["## Where as published and fair disagree", ""]
-    parts += [f"- [{c.id}](#{c.id}): {c.says} {'; '.join(verdict_line(o) for o in outcomes[c.id])}" for c in apart] or [
-        "Nowhere."
-    ]
-    parts.append("")
+    parts += [*verdicts(paper, outcomes, on_page=True), ""]
     parts += ["## Plots", "", *pictures] if pictures else []
     for claim in paper.claims:
-        parts += [
-            f"## {claim.id}",
-            "",
-            f"**{claim.says}**",
-            "",
-            f"- where: {claim.where}",
-            f"- setting: {claim.setting}",
-        ]
-        parts += [f"- published: {f.text()}; source: {f.source}" for f in claim.published]
-        parts += [f"- judged by: {claim.because}", ""]
+        parts += [f"## {claim.id}", "", *claim_in_full(claim), ""]
         for o in outcomes[claim.id]:
-            parts += [f"{title(o.form).capitalize()}: **{o.verdict}**" + (f" ({o.reason})" if not o.checks else ""), ""]
-            parts += [f"- `{c.rule}`: {with_half(c)}, n={c.n}: {c.state}" for c in o.checks if c.n]
-            parts += [f"- `{c.rule}`: {c.state}" for c in o.checks if not c.n]
-            parts += ["", arms_table(o), ""] if o.arms else [""]
+            parts += [*outcome_in_full(o), ""]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def verdicts(paper: Paper, outcomes: Outcomes, on_page: bool = False) -> list[str]:
+    """Lines: how many claims have which verdict, the verdict of each, and where as published and fair disagree.
+
+    on_page: with the published figures, and links to each claim in full.
+    """
+    name = "[{0}](#{0})" if on_page else "{}"
+    forms = list(dict.fromkeys(o.form for claim in outcomes.values() for o in claim))
+    lines = [["claim", *(["published"] if on_page else []), *map(title, forms)]]
+    for claim in paper.claims:
+        by_form = {o.form: o for o in outcomes[claim.id]}
+        figures = [published(claim)] if on_page else []
+        lines.append([name.format(claim.id), *figures, *(cell(by_form.get(f)) for f in forms)])
+    apart = [
+        f"- {name.format(c.id)}: {c.says} {'; '.join(verdict_line(o) for o in outcomes[c.id])}"
+        for c in paper.claims
+        if disagree(outcomes[c.id])
+    ]
+    parts = [counts(outcomes, forms), "", markdown(lines), ""]
+    return [*parts, "## Where as published and fair disagree", "", *(apart or ["Nowhere."])]
+
+
+def claim_in_full(claim: Claim) -> list[str]:
+    lines = [f"**{claim.says}**", "", f"- where: {claim.where}", f"- setting: {claim.setting}"]
+    lines += [f"- published: {f.text()}; source: {f.source}" for f in claim.published]
+    return [*lines, f"- judged by: {claim.because}"]
+
+
+def outcome_in_full(o: Outcome) -> list[str]:
+    lines = [f"{title(o.form).capitalize()}: **{o.verdict}**" + (f" ({o.reason})" if not o.checks else ""), ""]
+    lines += [f"- `{c.rule}`: {with_half(c)}, n={c.n}: {c.state}" for c in o.checks if c.n]
+    lines += [f"- `{c.rule}`: {c.state}" for c in o.checks if not c.n]
+    return [*lines, "", arms_table(o)] if o.arms else lines
 
 
 def cell(o: Outcome | None) -> str:
@@ -116,8 +134,7 @@ def latex(paper: Paper, outcomes: Outcomes) -> str:
     lines = [f"% {paper.title}", f"\\begin{{longtable}}{{{columns}}}", "\\toprule", f"{heads} \\\\", "\\midrule"]
     for claim in paper.claims:
         by_form = {o.form: o for o in outcomes[claim.id]}
-        published = "; ".join(f.text() for f in claim.published)
-        row = [claim.says, published, *(cell(by_form.get(f)) for f in forms)]
+        row = [claim.says, published(claim), *(cell(by_form.get(f)) for f in forms)]
         lines.append(" & ".join(map(escaped, row)) + " \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{longtable}", ""])
 
@@ -136,13 +153,22 @@ def escaped(text: str) -> str:
     return "".join(LATEX.get(c, c) for c in text)
 
 
-def write_csv(folder: Path, paper: Paper, outcomes: Outcomes) -> None:
-    """NAME.csv: a line for each rule; NAME-arms.csv: a line for each arm's losses; NAME-published.csv: the figures."""
-    checks, arms, published = [], [], []
+HEADS = {
+    "": ("claim", "form", "verdict", "rule", "mean", "half_interval", "n", "state"),
+    "-arms": ("claim", "form", "arm", "weights", "runs", "at", "split", "seed", "value"),
+    "-published": ("claim", "what", "value", "unit", "certainty", "source"),
+}
+
+
+def records(paper: Paper, outcomes: Outcomes) -> dict[str, list[list[object]]]:
+    """By the keys of HEADS: a line for each rule; for each arm's losses; for each published figure."""
+    checks: list[list[object]] = []
+    arms: list[list[object]] = []
+    figures: list[list[object]] = []
     for claim in paper.claims:
         for f in claim.published:
-            published.append([claim.id, f.what, f.value, f.unit, f.certainty, f.source])
-        for o in outcomes[claim.id]:
+            figures.append([claim.id, f.what, f.value, f.unit, f.certainty, f.source])
+        for o in outcomes.get(claim.id, ()):
             for c in o.checks:
                 checks.append([claim.id, o.form.name, o.verdict, c.rule, c.mean, c.half, c.n, c.state])
             if not o.checks:
@@ -150,22 +176,14 @@ def write_csv(folder: Path, paper: Paper, outcomes: Outcomes) -> None:
             for name, m in (o.arms or {}).items():
                 for seed, value in m.values.items():
                     arms.append([claim.id, o.form.name, name, m.weights, m.group, m.arm.at, m.split, seed, value])
-    write(
-        folder / f"{paper.name}.csv",
-        ["claim", "form", "verdict", "rule", "mean", "half_interval", "n", "state"],
-        checks,
-    )
-    write(
-        folder / f"{paper.name}-arms.csv",
-        ["claim", "form", "arm", "weights", "runs", "at", "split", "seed", "value"],
-        arms,
-    )
-    write(folder / f"{paper.name}-published.csv", ["claim", "what", "value", "unit", "certainty", "source"], published)
+    return dict(zip(HEADS, (checks, arms, figures), strict=True))
 
 
-def write(path: Path, head: list[str], lines: Sequence[Sequence[object]]) -> None:
-    with path.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([head, *lines])
+def write_csv(folder: Path, paper: Paper, outcomes: Outcomes) -> None:
+    """NAME.csv, NAME-arms.csv and NAME-published.csv, see `records`."""
+    for key, lines in records(paper, outcomes).items():
+        with (folder / f"{paper.name}{key}.csv").open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([HEADS[key], *lines])
 
 
 def write_pages(

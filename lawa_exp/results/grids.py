@@ -24,13 +24,20 @@ class Cell:
     below: str
     unclear: bool
 
+    @classmethod
+    def of(cls, difference: float, half: float, digits: int = 4, more: str = "") -> Cell:
+        """Of a difference to the live weights. half: of its 95% interval (nan: not known). more: stands below, too."""
+        known = "" if math.isnan(half) else f"± {half:.{digits}f}"
+        below = ", ".join(text for text in (known, more) if text)
+        return cls(difference, f"{difference:+.{digits}f}", below, abs(difference) <= half)
 
-Cells = dict[tuple[int, int], Cell]  # by column and row
+
+Windows = Mapping[tuple[int, int], Cell]  # by (spacing, k)
 
 
 def draw_panel(
     axes: Any,
-    cells: Cells,
+    windows: Windows,
     spacings: list[int],
     ks: list[int],
     limit: float,
@@ -39,6 +46,8 @@ def draw_panel(
 ) -> Any:
     """One grid, and what its colour bar is made for. limit: the value with the full colour; white is 0."""
     rectangle = pyplot().Rectangle
+    columns, lines = ({value: i for i, value in enumerate(values)} for values in (spacings, ks))
+    cells = {(columns[spacing], lines[k]): cell for (spacing, k), cell in windows.items()}
     values = [
         [cells[x, y].value if (x, y) in cells else math.nan for x in range(len(spacings))] for y in range(len(ks))
     ]
@@ -55,16 +64,13 @@ def draw_panel(
         for y in range(len(ks)):
             if (x, y) not in cells:
                 axes.text(x, y, "-", ha="center", va="center", fontsize=9, color="0.5")
-    for x, y in framed:
+    for x, y in ((columns[spacing], lines[k]) for spacing, k in framed):
         axes.add_patch(rectangle((x - 0.48, y - 0.47), 0.96, 0.94, fill=False, linewidth=1.8, edgecolor="black"))
     axes.set_xticks(range(len(spacings)), [f"{s:,}" for s in spacings], fontsize=8)
     axes.set_yticks(range(len(ks)), [str(k) for k in ks], fontsize=8)
     axes.set_xlabel("spacing (steps)", fontsize=8)
     axes.set_ylabel("k", fontsize=8)
     return image
-
-
-Windows = Mapping[tuple[int, int], Cell]  # by (spacing, k)
 
 
 def draw_windows(grids: Mapping[str, Windows], path: Path, title: str) -> bool:
@@ -83,9 +89,8 @@ def draw_windows(grids: Mapping[str, Windows], path: Path, title: str) -> bool:
     for axes in panels.flat[len(grids) :]:
         axes.set_visible(False)
     for axes, (name, windows) in zip(panels.flat, grids.items(), strict=False):
-        placed = {(spacings.index(spacing), ks.index(k)): cell for (spacing, k), cell in windows.items()}
-        best = min(placed, key=lambda place: placed[place].value)
-        image = draw_panel(axes, placed, spacings, ks, limit, "RdBu_r", [best] if placed[best].value < 0 else [])
+        best = min(windows, key=lambda window: windows[window].value)
+        image = draw_panel(axes, windows, spacings, ks, limit, "RdBu_r", [best] if windows[best].value < 0 else [])
         axes.set_title(name, fontsize=9)
     figure.colorbar(image, ax=list(panels.flat), fraction=0.04, pad=0.02)
     hatched = f"; {HATCHED}" if any(cell.unclear for cell in cells) else ""

@@ -286,7 +286,5 @@ def windows_of(group: Group) -> Windows:
         is_window = row.get("averager") == "lawa" and {"k", "spacing"} <= row.keys()
         if values is None or live is None or not is_window or row.get("start") or row.get("view"):
             continue
-        mean, half = paired_difference(values, live)
-        below = "" if math.isnan(half) else f"± {half:.4f}"
-        cells[row["spacing"], row["k"]] = Cell(mean, f"{mean:+.4f}", below, abs(mean) <= half)
+        cells[row["spacing"], row["k"]] = Cell.of(*paired_difference(values, live))
     return cells if len(cells) > 1 else {}

@@ -138,7 +138,7 @@ def show_plan(p: Prepared, ranks: Ranks) -> str:
         custom.use(p.code)
     p.check(ranks.world)
     planned, model = p.planned(ranks.world), planned_model(p)
-    if p.config.model.builder and p.opened:
+    if p.config.model.outside and p.opened:
         try_model(p.config, model, p.opened)
     _, cost = tensors_and_cost(p, model)
     described = describe(planned, cost, memory_of(planned, model, p.opened), p.origin)

@@ -30,13 +30,13 @@ def try_model(config: Config, model: nn.Module, data: Dataset) -> None:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), evaluating(scorer):
             scorer(inputs, targets)
     except UserError as error:
-        raise UserError(f"model.builder={config.model.builder}: {error}") from None
+        raise UserError(f"{config.model.named}: {error}") from None
     except Exception as error:  # whatever the user's code raises
         shape = (
             list(inputs.shape) if isinstance(inputs, torch.Tensor) else {n: list(t.shape) for n, t in inputs.items()}
         )
         said = (str(error).strip() or "without a message").splitlines()[0]
         raise UserError(
-            f"model.builder={config.model.builder}: {type(model).__name__} does not take a batch {shape} of "
+            f"{config.model.named}: {type(model).__name__} does not take a batch {shape} of "
             f"dataset={config.dataset.name}: {type(error).__name__}: {said}"
         ) from None

@@ -1,15 +1,22 @@
 """The committed notebooks: executed again on small data, and as they are."""
 
+import ast
+import math
 import runpy
 import shutil
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import nbformat
 import pytest
+import scipy.stats
 from helpers import run
 
+import lawa_exp
 from lawa_exp.reproduce.book import FOLDER
+from lawa_exp.storage.rows import read_rows
+from lawa_exp.system.errors import UserError
 
 HERE = Path(__file__).parents[2] / "notebooks"
 NAMES = ("trajectory_and_averages", "lawa_claims", "rates_spacing_and_fair_baselines")
@@ -74,6 +81,60 @@ def test_they_execute(name: str, small: dict[str, str], monkeypatch: pytest.Monk
         assert words in text, (words, text)
     committed = nbformat.read(HERE / f"{name}.ipynb", as_version=4)
     assert images(executed) == images(committed) > 0
+
+
+def test_claims_are_the_numbers_of_the_runs(small: dict[str, str]) -> None:
+    matplotlib.use("Agg")
+    paper = lawa_exp.claims("lawa", small["LAWA_RUNS"], folder=small["LAWA_CLAIMS"])
+    assert set(paper.runs) == {"mlm", "mlm_annealed"} and all(len(runs) == 4 for runs in paper.runs.values())
+    high = {"lr.peak": 0.01}
+    live, lawa = paper.arm("mlm", where=high), paper.arm("mlm", "lawa-k2-s*", where=high)
+    of_seed: dict[int, dict[str, float]] = {}
+    for one in (one for one in paper.runs["mlm"] if one.config["lr.peak"] == 0.01):
+        rows = read_rows(one.path / "readouts" / "test" / "metrics.jsonl")
+        of_seed[one.config["seed"]] = {r["weights"]: r["loss"] for r in rows if r["step"] == 40}
+    for arm in (live, lawa):
+        assert arm.split == "test" and arm.values == {seed: losses[arm.weights] for seed, losses in of_seed.items()}
+    gain, each = paper.gain("mlm", "lawa-k2-s*", where=high), [live.values[s] - lawa.values[s] for s in (0, 1)]
+    half = scipy.stats.t.ppf(0.975, 1) * abs(each[0] - each[1]) / 2  # sd / sqrt(2) of two values
+    assert gain == live - lawa and gain.n == 2
+    assert (gain.mean, gain.half) == pytest.approx((sum(each) / 2, half), rel=1e-3)
+    assert math.isnan(paper.gain("mlm", "lawa-k2-s4", at=0.05).mean)  # of two snapshots there is one
+    rates = [r for r in read_rows(live.runs[0].path / "metrics.jsonl") if r["split"] == "train"]
+    assert live.rates == {r["step"]: r["lr"] for r in rates} and sorted(live.curve) == sorted(live.curves[0])
+    claim = paper["lawa-mlm-unannealed"]
+    published = claim.outcomes[0]
+    assert [o.form for o in claim.outcomes] == ["as published", "fair"] and list(published.arms) == [
+        *("live", "lawa", "annealed", "annealed_lawa")
+    ]
+    mine = paper.checks[(paper.checks["claim"] == claim.id) & (paper.checks["form"] == "as_published")]
+    first = (published.arms["live"] - published.arms["lawa"]).mean
+    first -= (published.arms["annealed"] - published.arms["annealed_lawa"]).mean
+    assert mine["rule"].tolist() == claim.rules and mine["mean"].iloc[0] == pytest.approx(first, abs=1e-12)
+    arms = paper.arms[(paper.arms["claim"] == claim.id) & (paper.arms["form"] == "as_published")]
+    assert arms[arms["arm"] == "live"].set_index("seed")["value"].to_dict() == published.arms["live"].values
+    assert set(paper.published["claim"]) <= {c.id for c in paper} and claim.says in str(paper)
+    ewa = lawa_exp.claims("ewa", small["LAWA_RUNS"], folder=small["LAWA_CLAIMS"])
+    assert ewa.plot("gain_against_rate").axes[0].lines
+    for wrong, message in (
+        (lambda: paper["lawa-mlm"], "lawa has no such claim; did you mean"),
+        (lambda: paper.arm("mln"), "mln: did you mean mlm"),
+        (lambda: paper.arm("mlm", "swa-*"), "no value at 100% of the budget"),
+        (lambda: paper.plot("early"), "early: the claims of lawa have no plots"),
+        (lambda: ewa.plot("earl"), "earl: did you mean early"),
+        (lambda: lawa_exp.claims("lawas"), "lawas: did you mean lawa"),
+    ):
+        with pytest.raises(UserError, match=message):
+            wrong()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_they_use_public_names_alone(name: str) -> None:
+    cells = nbformat.read(HERE / f"{name}.ipynb", as_version=4).cells
+    code = "\n".join(c.source for c in cells if c.cell_type == "code" and not c.source.startswith("%%"))
+    imports = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {a.name if isinstance(n, ast.Import) else n.module for n in imports for a in n.names}
+    assert {n for n in names if n and n.startswith("lawa_exp")} == {"lawa_exp"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -152,8 +152,9 @@ def windows(spacings: tuple[int, ...], last: int) -> tuple[Comparison, list[dict
 def test_heat_map_compares_windows_where_none_is_stale() -> None:
     f, found = windows((20, 30), 140)
     assert compared_at(f, found) == 120
-    assert {tuple(rest) for _, *rest in differences(f, found, 120).values()} == {("", False)}
-    assert [gap for gap, *_ in differences(f, found, 120).values()] == pytest.approx([-0.5] * 4)
+    cells = differences(f, found, 120).values()
+    assert {(cell.text, cell.below, cell.unclear) for cell in cells} == {("-0.5000", "", False)}
+    assert [cell.value for cell in cells] == pytest.approx([-0.5] * 4)
     line = "after step 140 the newest snapshot is an earlier one at spacing 30 (120)."
     assert compared_line(f, found) == (
         f"Heat map: losses at step 120, the last evaluation at which all windows are new; {line}"
@@ -164,12 +165,12 @@ def test_heat_map_compares_windows_where_none_is_stale() -> None:
     f, found = windows((20, 50), 90)
     assert compared_at(f, found) is None
     gaps = differences(f, found, 90)
-    assert {id: below for id, (_, below, _) in gaps.items()} == {
+    assert {id: cell.below for id, cell in gaps.items()} == {
         "lawa-k1-s20": "± 0.0000, of step 80",
         "lawa-k1-s50": "± 0.0000, of step 50",
         "lawa-k2-s20": "± 0.0000, of step 80",
     }
-    assert gaps["lawa-k1-s50"][0] == pytest.approx(-0.1)
+    assert gaps["lawa-k1-s50"].value == pytest.approx(-0.1)
     assert "at spacing 20 (80), 50 (50); at no evaluation are all windows new" in compared_line(f, found)
     f, found = windows((20, 50), 200)
     assert compared_at(f, found) == 200 and compared_line(f, found) == ""
@@ -178,9 +179,9 @@ def test_heat_map_compares_windows_where_none_is_stale() -> None:
 def test_heat_map_colours_by_size_and_marks_what_could_be_chance() -> None:
     f, found = windows((20, 30), 120)
     noisy = replace(f, lines=[replace(line, half=0.6 if "k1" in line.id else 0.4) for line in f.lines])
-    assert [unclear for *_, unclear in differences(noisy, found, 120).values()] == [True, True, False, False]
+    assert [cell.unclear for cell in differences(noisy, found, 120).values()] == [True, True, False, False]
     axes = pyplot().subplots()[1]
-    cells = {(0, 0): Cell(-0.4, "a", "", False), (1, 0): Cell(-0.1, "b", "", True), (2, 0): Cell(0.4, "c", "", False)}
+    cells = {(20, 1): Cell.of(-0.4, 0.3), (30, 1): Cell.of(-0.1, 0.1), (40, 1): Cell.of(0.4, math.nan)}
     image = draw_panel(axes, cells, [20, 30, 40], [1], 0.4, "RdBu_r", [])
     better, little, worse, none = image.to_rgba(np.array([-0.4, -0.1, 0.4, 0.0]))[:, :3]
     assert better[2] > 2 * better[0] and worse[0] > 2 * worse[2] and min(none) > 0.95

@@ -19,5 +19,6 @@ MODELS: Table[ModelSettings] = Table(
     resnet="resnet:ResNetSettings",
     cct="cct.settings:CCTSettings",
     cifar_resnet="cifar_resnet.settings:CifarResNetSettings",
+    auto="auto:AutoSettings",
     custom="custom:CustomSettings",
 )

@@ -21,11 +21,16 @@ class CustomSettings(ModelSettings):
     """A model from outside: `builder=package.module:function`, called as `function(**args)`."""
 
     inputs: ClassVar[str] = "any"
+    outside: ClassVar[bool] = True
     name: str = setting(plain_name(), "what the run's folder and tables call it")
     builder: str = setting(text(), "package.module:function that builds it")
     args: dict[str, Any] | None = setting(optional(mapping()), "keyword arguments of the builder, as {name: value}")
     context: int = setting(integer(1), "tokens in one sequence")
     vocab_size: int = setting(integer(1), "number of tokens of the vocabulary")
+
+    @property
+    def named(self) -> str:
+        return f"model.builder={self.builder}"
 
     def fitted(self, data: DatasetFacts, name: str) -> Self:
         check_vocabulary(self.vocab_size, data, name)

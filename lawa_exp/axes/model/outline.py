@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def outline(config: Config) -> nn.Module:
     """The model of this configuration, without content where it can be had so: not everything builds on meta."""
-    with allocating(f"model={config.model.name}"), torch.device("cpu" if config.model.builder else "meta"):
+    with allocating(f"model={config.model.name}"), torch.device("cpu" if config.model.outside else "meta"):
         model = config.model.build()
         for _, settings in (*config.layers, *config.batch.layers()):
             settings.apply(model)

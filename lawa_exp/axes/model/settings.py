@@ -15,13 +15,22 @@ if TYPE_CHECKING:
 
 
 class ModelSettings(Choice):
-    """The settings of a model, which build it; they are imported without torch."""
+    """The settings of a model, which build it; they are imported without torch.
 
+    outside: its module is somebody else's code, so a plan tries it on a sample, and its weights are made on the CPU.
+    """
+
+    outside: ClassVar[bool] = False
     places: ClassVar[frozenset[str]] = frozenset({"name"})
     inputs: ClassVar[str]  # what a data set must hold: tokens, masked tokens or images; any: what `builder` takes
     name: str
     vocab_size: int | None = None
     context: int | None = None  # tokens of a sample; None of images
+
+    @property
+    def named(self) -> str:
+        """What messages call it."""
+        return f"model={self.name}"
 
     def fitted(self, data: DatasetFacts, name: str) -> Self:
         """These settings with what follows from the open data set `name`. UserError where the two contradict."""

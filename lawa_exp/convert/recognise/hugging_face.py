@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lawa_exp.axes.model.auto import building, configuration
 from lawa_exp.convert.recognise.encoder import of_gpt2, of_transformers
 from lawa_exp.convert.recognise.recognised import MASKED, TEXTS, TOKENS, Looked, Recognised
-from lawa_exp.system.errors import UserError, one_line
+from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from torch import nn
 
 KINDS = {  # how a class in `architectures` ends: what it predicts, and the class of transformers that makes it
@@ -22,10 +20,6 @@ KINDS = {  # how a class in `architectures` ends: what it predicts, and the clas
     "ForMaskedLM": (MASKED, "AutoModelForMaskedLM"),
     "ForSequenceClassification": (TEXTS, "AutoModelForSequenceClassification"),
 }
-NOT_TAKEN = (  # settings that fetch or run something, or that only loading uses
-    *("auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
-    *("experts_implementation", "_experts_implementation", "transformers_version"),
-)
 BEHIND_PADDING = (  # positions begin behind the number of padding
     *("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "data2vec-text", "xmod"),
     *("mpnet", "ibert", "longformer", "mra", "luke", "esm"),
@@ -44,10 +38,8 @@ def recognise(looked: Looked) -> Recognised | None:
     if kind is None:
         says = f"architectures={named or 'nothing'}"
         raise UserError(f"{path}: {says}: expected a class that ends with {', '.join(KINDS)}; {other}")
-    if "quantization_config" in content:
-        raise UserError(f"{path}: the weights are quantised (quantization_config), and such weights are not averaged")
     predicts, maker = kind
-    config = _config(path, content, other)
+    config = configuration(content, str(path), other)
     classes = len(config.id2label) if predicts is TEXTS else None
     if predicts is TEXTS and (classes == 1 or config.problem_type not in (None, "single_label_classification")):
         raise UserError(
@@ -74,39 +66,11 @@ def _is_gpt2(config: Any) -> bool:
     return bool(config.model_type == "gpt2")
 
 
-def _config(path: Path, content: Mapping[str, Any], other: str) -> Any:
-    """The configuration, of a class that transformers has itself."""
-    try:
-        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-        from transformers.utils import logging
-    except ImportError:
-        raise UserError(f"{path} needs the package transformers: pip install 'lawa_exp[transformers]'") from None
-    logging.set_verbosity_error()
-    kind = content["model_type"]
-    if kind not in CONFIG_MAPPING:
-        own = "; its own code, which auto_map names, is not run" if "auto_map" in content else ""
-        raise UserError(f"{path}: model_type={kind} is none of this version of transformers{own}; {other}")
-    with _building(path, other):
-        return CONFIG_MAPPING[kind].from_dict({k: v for k, v in content.items() if k not in NOT_TAKEN})
-
-
 def _built(maker: str, config: Any, path: Path) -> nn.Module:
     """float32, with its first weights: buffers that no checkpoint has are right then."""
     import torch
     import transformers
 
     make: Callable[..., nn.Module] = getattr(transformers, maker).from_config
-    with _building(path, "give --model MODULE:FUNCTION, which builds it"):
+    with building(str(path), "give --model MODULE:FUNCTION, which builds it"):
         return make(config, dtype=torch.float32, trust_remote_code=False)
-
-
-@contextmanager
-def _building(path: Path, other: str) -> Iterator[None]:
-    """Whatever transformers raises, as one line."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        what = f"{type(error).__name__}: {one_line(str(error))[:200]}"
-        raise UserError(f"{path}: transformers cannot build this model ({what}); {other}") from None

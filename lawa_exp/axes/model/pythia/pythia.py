@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lawa_exp.axes.model.pythia.settings import IN_CONFIG_JSON
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import read_json
 
@@ -28,12 +29,8 @@ def config_of(s: PythiaSettings) -> Any:
         raise UserError(f"model={s.name} needs transformers: pip install 'lawa_exp[transformers]'") from None
     return GPTNeoXConfig(
         architectures=["GPTNeoXForCausalLM"],
-        vocab_size=s.vocab_size,
-        hidden_size=s.width,
-        num_hidden_layers=s.layers,
-        num_attention_heads=s.heads,
+        **{theirs: getattr(s, ours) for ours, theirs in IN_CONFIG_JSON.items()},
         intermediate_size=4 * s.width,
-        max_position_embeddings=s.context,
         rope_parameters={"rope_type": "default", "rope_theta": ROTARY_BASE, "partial_rotary_factor": ROTARY_SHARE},
         use_parallel_residual=True,
         tie_word_embeddings=False,
@@ -98,13 +95,7 @@ def settings_in(config: Path) -> dict[str, Any]:
             odd["rope_type"] = rope
         if odd:
             raise UserError(f"{config}: {', '.join(f'{k}={v}' for k, v in odd.items())}: not as in Pythia")
-        return {
-            "layers": found["num_hidden_layers"],
-            "heads": found["num_attention_heads"],
-            "width": found["hidden_size"],
-            "context": found["max_position_embeddings"],
-            "vocab_size": found["vocab_size"],
-        }
+        return {ours: found[theirs] for ours, theirs in IN_CONFIG_JSON.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, UserError):
             raise

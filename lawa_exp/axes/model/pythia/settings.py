@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+IN_CONFIG_JSON = {  # our settings, and what transformers' config.json calls them, of most models
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "width": "hidden_size",
+    "context": "max_position_embeddings",
+    "vocab_size": "vocab_size",
+}
+
 
 @dataclass(frozen=True)
 class PythiaSettings(TransformerSettings):
