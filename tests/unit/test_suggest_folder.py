@@ -267,8 +267,8 @@ def test_many_averages_in_a_pass_are_those_of_one() -> None:
 
 def test_padding_in_a_column_of_tokens_is_no_text() -> None:
     table = {"input_ids": [[5, 6, 0, 0], [7, 8, 9, 0]], "attention_mask": [[1, 1, 0, 0], [1, 1, 1, 0]]}
-    content = of_columns(Place(Path("val.jsonl"), (), False), table, "val.jsonl")
+    content = of_columns(Place(Path("val.jsonl")), table, "val.jsonl")
     assert isinstance(content, TokenArray) and content.tokens.tolist() == [5, 6, 7, 8, 9]
     assert "without 3 tokens of padding" in content.note
     with pytest.raises(UserError, match="rows of other lengths"):
-        of_columns(Place(Path("val.jsonl"), (), False), {**table, "attention_mask": [[1], [1]]}, "val.jsonl")
+        of_columns(Place(Path("val.jsonl")), {**table, "attention_mask": [[1], [1]]}, "val.jsonl")
