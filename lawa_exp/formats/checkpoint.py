@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lawa_exp.formats.folders import INDEX, further_models, others_in, parts_of
 from lawa_exp.formats.safetensors import SafetensorsFile
-from lawa_exp.formats.stored import Checkpoint, Index, Region, Source, damaged, read_index, reading, shards_of
+from lawa_exp.formats.stored import Checkpoint, Damaged, Index, Region, Source, damaged, read_index, reading, shards_of
 from lawa_exp.storage.commit import MANIFEST, Manifest
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import read_json
@@ -37,6 +37,17 @@ def open_checkpoint(path: Path, key: str | None = None, whole: bool = False) -> 
     if key is not None and not any(source.keyed for source in checkpoint.sources):
         raise UserError(f"--key={key}: {path} is of safetensors, which hold one state dict; drop --key")
     return checkpoint
+
+
+def unreadable(path: Path, key: str | None = None) -> str:
+    """Why the checkpoint cannot be read; empty where its headers say nothing against it. key: see `open_checkpoint`."""
+    try:
+        open_checkpoint(path, key)
+    except (Damaged, OSError) as error:
+        return " ".join(str(error).split()).removeprefix(f"{path} is ").removeprefix("damaged: ")
+    except UserError:  # as of --key, which is told once the model is known
+        pass
+    return ""
 
 
 def _open(path: Path, key: str | None, whole: bool) -> Checkpoint:
@@ -116,7 +127,7 @@ def _open_file(path: Path, manifest: Manifest | None, key: str | None) -> Source
         return TorchFile(path, key)
     if path.suffix == ".safetensors":
         raise damaged(path, "it does not begin with a header")
-    raise UserError(f"{path} is neither a safetensors file nor one of torch.save")
+    raise Damaged(f"{path} is neither a safetensors file nor one of torch.save")
 
 
 def _sharded(index: Path, manifest: Manifest | None) -> tuple[list[Source], Index]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,13 +54,14 @@ class OfFunction(Tokens):
 class Numbered:
     """The checkpoints as averages count them: by their steps where these are evenly spaced, else 1, 2, ...
 
-    steps: their own, by the number; unit: what these count.
+    steps: their own, by the number; unit: what these count. by_trajectory: whether `average --trajectory` counts so.
     """
 
     paths: dict[int, Path]
     steps: dict[int, int]
     by_step: bool
     unit: str
+    by_trajectory: bool = True
 
     @property
     def last(self) -> int:
@@ -87,15 +88,16 @@ class Answer:
     command: str | None
 
 
-def numbered(paths: Mapping[int, Path], unit: str) -> Numbered:
-    """Step 0, the initial weights, is never averaged. UserError: fewer than two are left."""
+def numbered(paths: Mapping[int, Path], unit: str, unreadable: Sequence[tuple[str, str]] = ()) -> Numbered:
+    """Step 0, the initial weights, is never averaged. unreadable: as of `Source`. UserError: fewer than two are left."""
     steps = sorted(s for s in paths if s > 0)
     if len(steps) < 2:
-        raise UserError(f"{len(steps)} checkpoint there; {FEWEST}")
+        others = f", and {len(unreadable)} that cannot be read ({': '.join(unreadable[0])})" if unreadable else ""
+        raise UserError(f"{len(steps)} checkpoint there{others}; {FEWEST}")
     period = math.gcd(*steps)
     if steps == list(range(steps[0], steps[-1] + 1, period)):
-        return Numbered({s: paths[s] for s in steps}, {s: s for s in steps}, True, unit)
-    return Numbered({i: paths[s] for i, s in enumerate(steps, 1)}, dict(enumerate(steps, 1)), False, unit)
+        return Numbered({s: paths[s] for s in steps}, {s: s for s in steps}, True, unit, not unreadable)
+    return Numbered({i: paths[s] for i, s in enumerate(steps, 1)}, dict(enumerate(steps, 1)), False, unit, False)
 
 
 def suggest_for_folder(request: Request, say: Callable[[str], None]) -> tuple[Answer, Path | None]:
@@ -108,7 +110,7 @@ def suggest_for_folder(request: Request, say: Callable[[str], None]) -> tuple[An
         raise UserError(f"RUN={request.target.run}: {FEWEST}")
     with ExitStack() as locks:
         source, name = source_of(request, locks)
-        own = numbered(source.paths, source.unit)
+        own = numbered(source.paths, source.unit, source.unreadable)
         zeroth, source.paths = source.paths, own.paths
         subject = of_source(request, source, name, list(own.paths), own.candidates(), [own.last])
         for note in subject.notes:
@@ -230,7 +232,7 @@ def command_of(request: Request, own: Numbered, settings: AveragerSettings) -> s
     target, flags = request.target, []
     names = [n for n in setting_names(type(settings)) if n != "warmup" or getattr(settings, n)]
     values = {name: getattr(settings, name) for name in names}
-    if own.by_step:
+    if own.by_trajectory:
         words = ["--trajectory", target.run]
         flags += ["--at", str(own.last)]
         flags += ["--step-from", target.choice.step_from] if target.choice.step_from else []
