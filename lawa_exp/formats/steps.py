@@ -85,7 +85,7 @@ def find_checkpoints(folder: Path, key: str, choice: Choice = DEFAULT, only_read
     if not taken:
         raise UserError(
             f"{where}: no checkpoints there{_why(left_out)}: files ({', '.join(SUFFIXES)}) or folders of them with the "
-            "step in their names (ckpt_1000.pt, epoch=3-val_loss=0.12.ckpt, step_00001000/)"
+            f"step in their names (ckpt_1000.pt, epoch=3-val_loss=0.12.ckpt, step_00001000/){_below(folder)}"
         )
     readable, unread = without_unreadable(taken, choice) if only_readable else (taken, [])
     if not readable:
@@ -105,6 +105,19 @@ def without_unreadable(
 
     problems = [(each, unreadable(each.path, choice.key)) for each in candidates]
     return [e for e, problem in problems if not problem], [(e.label, problem) for e, problem in problems if problem]
+
+
+def _below(folder: Path) -> str:
+    """Which of its folders hold several files or folders that may be checkpoints."""
+
+    def is_run(inner: Path) -> bool:
+        if not inner.is_dir() or inner.name.startswith("."):
+            return False
+        entries = (p for p in inner.iterdir() if named(p.name).counts)
+        return sum(checkpoint_in(p) is not None if p.is_dir() else p.name.endswith(SUFFIXES) for p in entries) > 1
+
+    runs = [inner.name for inner in sorted(folder.iterdir()) if is_run(inner)]
+    return f"; of its folders {_names(runs)} {'hold' if len(runs) > 1 else 'holds'} checkpoints" if runs else ""
 
 
 def included(candidates: Sequence[Candidate], choice: Choice) -> list[str]:

@@ -184,7 +184,7 @@ def test_masked_rows_are_judged_each_by_itself(tokenizer: Any, inside: Path) -> 
                 made = own(torch.from_numpy(batch["input_ids"]), labels=torch.from_numpy(targets)).loss
             loss, count = loss + float(made) * masked, count + masked
     assert count > 30
-    made = json.loads((inside / "readouts/bert-suggest/suggestion.json").read_text())
+    made = json.loads((inside / "readouts/bert-suggest-data-val/suggestion.json").read_text())
     assert made["values"]["live"] == pytest.approx(loss / count, rel=1e-5)
 
 

@@ -58,7 +58,7 @@ def test_timm_with_its_own_transform(inside: Path) -> None:
     code, out, err = suggestion("out", "--data", "images")
     assert code == 0, err
     assert "timm's test_resnet" in out and "images/val, 60 images of 2 classes" in out and "3x24x24" in out
-    made = json.loads((inside / "readouts/out-suggest/suggestion.json").read_text())
+    made = json.loads((inside / "readouts/out-suggest-data-images/suggestion.json").read_text())
     assert made["values"]["live"] == pytest.approx(expected[0])
     row = single(inside / "out/checkpoint-4.pth.tar", "--data", "images/val")
     assert (row["accuracy"], row["loss"]) == pytest.approx(expected, rel=1e-5)

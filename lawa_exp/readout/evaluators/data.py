@@ -28,6 +28,11 @@ BLOCKS, OTHERS = 256, 2048  # samples of an evaluation where --samples does not 
 BATCHES = 32  # that they are cut into, at least, where there are as many: the noise is measured on them
 LARGEST_BATCH = {True: 64, False: 16}  # samples of a forward pass, of classes and of tokens
 
+STATISTICS = (
+    "BatchNorm: statistics of the newest checkpoint, as the averaged file has them; recalibrated on training data an "
+    "average is usually better."
+)
+
 
 def on_data(request: Request, data: str, name: str, first: Path) -> Evaluator:
     """first: a checkpoint. UserError: the model is not known, does not fit the data, or fails on a batch of them."""
@@ -69,11 +74,6 @@ def on_data(request: Request, data: str, name: str, first: Path) -> Evaluator:
         f"Data: {samples.note}.",
         f"Evaluated: {score.evaluated:,} of {samples.sizes['val']:,} {counted}s{more}.",
     ]
-    if score.bn:
-        notes.append(
-            "BatchNorm: statistics of the newest checkpoint, as the averaged file has them; recalibrated on training "
-            "data an average is usually better."
-        )
     identity = {"data": samples.fingerprint, "samples": str(count), "batch_size": batch_size, "model": known.title}
     return Evaluator(
         score=score,
@@ -89,6 +89,7 @@ def on_data(request: Request, data: str, name: str, first: Path) -> Evaluator:
         label=f"data-{place.path.stem}",
         identity=identity,
         task=samples.task,
+        of_averages=[STATISTICS] if score.bn else [],
     )
 
 
