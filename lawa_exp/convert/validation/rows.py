@@ -28,7 +28,8 @@ def content(place: Place) -> Content | None:
     files = files_in(place, (*JSON, *PARQUET, *CSV))
     if not files:
         return None
-    tables, classes = [], {}
+    tables: list[Table] = []
+    classes: Names = {}
     for path in files:
         if path.name.endswith(PARQUET):
             table, classes = _parquet(path)
@@ -95,10 +96,13 @@ def _pictures(
     made: list[Path | bytes] = []
     for number, value in enumerate(table[name], 1):
         content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
-        if not isinstance(content, bytes) and not (path and Path(path).is_file()):
+        if isinstance(content, bytes):
+            made.append(content)
+        elif isinstance(path, str) and Path(path).is_file():
+            made.append(Path(path))
+        else:
             missing = f"no file {path}" if path else "no image"
             raise UserError(f"{place}: row {number:,} has {missing} in column {name}")
-        made.append(content if isinstance(content, bytes) else Path(path))
     note = f"{where}, columns {name} and {label}, {len(made):,} images"
     return Pictures(made, table[label], classes.get(label), note)
 
