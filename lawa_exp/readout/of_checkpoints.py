@@ -107,7 +107,7 @@ def source_of(request: Request, locks: ExitStack) -> tuple[Source, str]:
     run = RunDir(Path(target.run))
     is_ours = bool(request.evaluation.how or request.evaluation.data) and run.config.exists()
     root = run.trajectory if is_ours else Path(target.run)
-    folder = Folder(root, target.choice, target.verbose)
+    folder = Folder(root, target.choice, target.verbose, only_readable=request.revisions is None)
     refuse_inside(request, root)
     return folder, root.resolve().name
 

@@ -62,8 +62,8 @@ class Source(Protocol):
 class Folder:
     """Checkpoints on the disk: nothing is fetched, and nothing removed."""
 
-    def __init__(self, root: Path, choice: Choice, verbose: bool) -> None:
-        series = find_checkpoints(root, "RUN", choice, only_readable=True)
+    def __init__(self, root: Path, choice: Choice, verbose: bool, only_readable: bool = True) -> None:
+        series = find_checkpoints(root, "RUN", choice, only_readable)
         self.name, self.paths, self.unit = root.resolve().name, series.paths, series.unit
         self.unreadable = series.unreadable
         self.notes = summary(series, list(series.paths.values()), verbose)
