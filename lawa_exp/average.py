@@ -34,7 +34,7 @@ from lawa_exp.config.rules import build, default_of, setting_names
 from lawa_exp.formats.about import about
 from lawa_exp.formats.flags import add_flags as add_input_flags
 from lawa_exp.formats.flags import choice_of
-from lawa_exp.formats.stored import Average, Checkpoint, Writer
+from lawa_exp.formats.stored import Average, Checkpoint, Damaged, Writer
 from lawa_exp.storage.commit import step_name
 from lawa_exp.system.bar import Bar
 from lawa_exp.system.cli import Parser, exit_code, leave
@@ -74,6 +74,12 @@ def main(arguments: list[str]) -> int:
 def _average(args: argparse.Namespace) -> int:
     try:
         return average(args)
+    except Damaged as error:
+        if not args.trajectory:
+            raise
+        raise UserError(
+            f"{error}; to leave it out list the others, or move it out of --trajectory, or end before it (--at STEP)"
+        ) from None
     except OSError as error:
         if error.errno in NO_PATH:
             raise UserError(f"{error.filename}: {error.strerror}") from None

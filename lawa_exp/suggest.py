@@ -20,7 +20,7 @@ last three lines say what to take, what it gains, and the `average` command that
 folder, and none of its code runs. --data DATA is a file or folder:
   val.bin, or the folder of it     tokens, with a meta.pkl or meta.json in their folder
   FILE.txt                         text
-  FILE.jsonl, FILE.parquet         with a column `text`, or FILE:COLUMN; of a classifier FILE:TEXT,LABEL
+  FILE.jsonl, .csv, .parquet       with a column `text`, or FILE:COLUMN; of a classifier FILE:TEXT,LABEL
   FOLDER                           images in a folder for each class; or what `datasets` saved with save_to_disk
 Of a folder with splits val is taken, else test.
 Candidates: the live weights (of a folder the last checkpoint), the averages that were attached and kept, and of the
@@ -31,7 +31,7 @@ the cheapest.
 The gain is measured by cross-fitting, on parts of val that had no vote in the choice; lawa_exp/readout/choice.py has
 the rule and its sources. The test split of a run is not touched, and weights are judged as they are: for their worth in
 bfloat16 or int8 read them out with --view. Rows, table and plots: RUN/readouts/suggest/, of a folder
-readouts/FOLDER-suggest/ here.
+readouts/FOLDER-suggest-data-DATA/ here.
 Exit codes: 0 done, 1 failed, 2 a mistake in the command, or nothing to choose between.
 """
 

@@ -10,6 +10,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from helpers import rows
 from torch import Tensor, nn
@@ -79,3 +80,29 @@ def around(model: nn.Module, count: int, noise: float = 0.02) -> Iterator[dict[s
             step = noise * torch.randn(t.shape, generator=draw) if t.is_floating_point() else torch.zeros_like(t)
             moved.setdefault(t.data_ptr(), t + step)
         yield {n: moved[t.data_ptr()] for n, t in model.state_dict().items()}
+
+
+def saved(model: Any, tokenizer: Any, folder: Path, count: int = 6) -> list[Path]:
+    """Checkpoints in transformers' layout around the model's weights."""
+    own = {n: t.clone() for n, t in model.state_dict().items()}
+    paths = []
+    for i, state in enumerate(around(model, count), 1):
+        model.load_state_dict(state)
+        paths.append(folder / f"checkpoint-{10 * i}")
+        model.save_pretrained(paths[-1])
+        tokenizer.save_pretrained(paths[-1])
+    model.load_state_dict(own)
+    return paths
+
+
+def pictures(folder: Path, count: int = 60) -> None:
+    """PNG files of noise, dark and bright, in a folder for each of two classes, below train/ and val/."""
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for i in range(count):
+            label = i % 2
+            pixels = draw.integers(0, 120, (12, 10, 3)) + 100 * label
+            (folder / split / f"class{label}").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / split / f"class{label}" / f"{i}.png")

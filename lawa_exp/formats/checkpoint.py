@@ -18,7 +18,18 @@ from lawa_exp.formats.folders import (
 )
 from lawa_exp.formats.names import named
 from lawa_exp.formats.safetensors import SafetensorsFile
-from lawa_exp.formats.stored import SUFFIXES, Checkpoint, Index, Region, Source, damaged, read_index, reading, shards_of
+from lawa_exp.formats.stored import (
+    SUFFIXES,
+    Checkpoint,
+    Damaged,
+    Index,
+    Region,
+    Source,
+    damaged,
+    read_index,
+    reading,
+    shards_of,
+)
 from lawa_exp.storage.commit import MANIFEST, Manifest
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import read_json
@@ -43,6 +54,17 @@ def open_checkpoint(path: Path, key: str | None = None, whole: bool = False) -> 
     if key is not None and not any(source.keyed for source in checkpoint.sources):
         raise UserError(f"--key={key}: {path} is of safetensors, which hold one state dict; drop --key")
     return checkpoint
+
+
+def unreadable(path: Path, key: str | None = None) -> str:
+    """Why the checkpoint cannot be read; empty where its headers say nothing against it. key: see `open_checkpoint`."""
+    try:
+        open_checkpoint(path, key)
+    except (Damaged, OSError) as error:
+        return " ".join(str(error).split()).removeprefix(f"{path} is ").removeprefix("damaged: ")
+    except UserError:  # as of --key, which is told once the model is known
+        pass
+    return ""
 
 
 def _open(path: Path, key: str | None, whole: bool) -> Checkpoint:
@@ -126,7 +148,7 @@ def _open_file(path: Path, manifest: Manifest | None, key: str | None) -> Source
     if path.suffix == ".safetensors":
         raise damaged(path, "it does not begin with a header")
     whose = f", but {it}" if (it := not_read(path)) else ""
-    raise UserError(f"{path} is neither a safetensors file nor one of torch.save{whose}")
+    raise Damaged(f"{path} is neither a safetensors file nor one of torch.save{whose}")
 
 
 def _sharded(index: Path, manifest: Manifest | None) -> tuple[list[Source], Index]:

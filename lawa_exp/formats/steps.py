@@ -48,7 +48,7 @@ class Candidate:
 class Series:
     """Checkpoints in order. paths: by step, or listed ones by 1, 2, ..., whose steps are in `steps`, where known.
 
-    unit: what a step counts, for messages; how: where it was read. left_out: names, and why.
+    unit: what a step counts, for messages; how: where it was read. left_out, unreadable: names, and why.
     """
 
     paths: dict[int, Path]
@@ -56,15 +56,16 @@ class Series:
     unit: str = "step"
     how: str = ""
     left_out: list[tuple[str, str]] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def find_checkpoints(folder: Path, key: str, choice: Choice = DEFAULT) -> Series:
+def find_checkpoints(folder: Path, key: str, choice: Choice = DEFAULT, only_readable: bool = False) -> Series:
     """The checkpoints in `folder` by their step, ascending.
 
     Snapshots of one of our runs are those that were committed. A folder that holds a single file is that file.
-    key: names the folder in messages. UserError: there is none, two are of one step, they count in different units, or
-    all are averages.
+    key: names the folder in messages. only_readable: others are left out, with a note. UserError: there is none, two
+    are of one step, they count in different units, or all are averages.
     """
     if not folder.is_dir():
         raise UserError(f"{key}={folder}: no such folder")
@@ -82,12 +83,39 @@ def find_checkpoints(folder: Path, key: str, choice: Choice = DEFAULT) -> Series
     if not taken:
         raise UserError(
             f"{where}: no checkpoints there{_why(left_out)}: files ({', '.join(SUFFIXES)}) or folders of them with the "
-            "step in their names (ckpt_1000.pt, epoch=3-val_loss=0.12.ckpt, step_00001000/)"
+            f"step in their names (ckpt_1000.pt, epoch=3-val_loss=0.12.ckpt, step_00001000/){_below(folder)}"
         )
-    series = ordered(taken, where, choice)
+    readable, unread = without_unreadable(taken, choice) if only_readable else (taken, [])
+    if not readable:
+        raise UserError(f"{where}: no checkpoint there can be read{_why(unread)}")
+    series = ordered(readable, where, choice)
     series.left_out += left_out
-    series.notes += included(taken, choice)
+    series.unreadable += unread
+    series.notes += [*included(readable, choice), *(f"left out, as it cannot be read: {_and_why(e)}" for e in unread)]
     return series
+
+
+def without_unreadable(
+    candidates: Sequence[Candidate], choice: Choice
+) -> tuple[list[Candidate], list[tuple[str, str]]]:
+    """Those whose headers can be read, and why others cannot: half-written ones, most of all."""
+    from lawa_exp.formats.checkpoint import unreadable  # with numpy
+
+    problems = [(each, unreadable(each.path, choice.key)) for each in candidates]
+    return [e for e, problem in problems if not problem], [(e.label, problem) for e, problem in problems if problem]
+
+
+def _below(folder: Path) -> str:
+    """Which of its folders hold several files or folders that may be checkpoints."""
+
+    def is_run(inner: Path) -> bool:
+        if not inner.is_dir() or inner.name.startswith("."):
+            return False
+        entries = (p for p in inner.iterdir() if named(p.name).counts)
+        return sum(checkpoint_in(p) is not None if p.is_dir() else p.name.endswith(SUFFIXES) for p in entries) > 1
+
+    runs = [inner.name for inner in sorted(folder.iterdir()) if is_run(inner)]
+    return f"; of its folders {_names(runs)} {'hold' if len(runs) > 1 else 'holds'} checkpoints" if runs else ""
 
 
 def included(candidates: Sequence[Candidate], choice: Choice) -> list[str]:

@@ -170,8 +170,12 @@ def may_overlap_itself(place: Place) -> bool:
     return False
 
 
-def damaged(path: Path, why: str) -> UserError:
-    return UserError(f"{path} is damaged: {why}")
+class Damaged(UserError):
+    """A file or folder that cannot be read as what it is."""
+
+
+def damaged(path: Path, why: str) -> Damaged:
+    return Damaged(f"{path} is damaged: {why}")
 
 
 def read_index(path: Path) -> Index:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,10 @@ class Fitted:
         masks: Iterable[str] = (),
         key: str | None = None,
         aliases: Mapping[str, str] | None = None,
+        loaded: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     ) -> None:
-        """aliases: of tied weights the other names, each with the one in `own`."""
-        self.aliases = aliases or {}
+        """aliases: of tied weights the other names, each with the one in `own`; loaded: as `Recognised` has it."""
+        self.aliases, self.loaded = aliases or {}, loaded
         self.own, self.expected, self.what = own, {*own, *others}, what
         self.settings, self.masks, self.key = settings, set(masks), key
         self.owner = what if settings is None else "the model"  # without settings it is another checkpoint
@@ -84,6 +85,8 @@ class Fitted:
 
     def _named(self, path: Path) -> dict[str, Tensor]:
         tensors = read_checkpoint(path, self.key)
+        if self.loaded and not self.own.keys() - self.aliases.values() <= tensors.keys():
+            tensors = self.loaded(tensors)
         try:
             return as_ours(tensors, path, self.own, plain_settings(self.settings))
         except UserError as error:

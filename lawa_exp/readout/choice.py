@@ -3,10 +3,11 @@
 The rule, fixed before any test loss was looked at:
 
 1. Every candidate (the live weights are one) is evaluated after the same step on the same batches of val.
-2. The best has the lowest loss. A candidate is as good as the best unless its loss is higher by more than one standard
-   error of the difference, paired by batch: the one-standard-error rule (Breiman et al. 1984, Classification and
-   Regression Trees, section 3.4.3; Hastie et al. 2009, section 7.10). Weights that are nearly equal have a tiny error,
-   so what is smaller than the metric's `tolerance`, far below what another seed changes, counts as equal, too.
+2. The best has the lowest loss (the highest accuracy, and of equal ones the lowest loss). A candidate is as good as the
+   best unless its loss is higher by more than one standard error of the difference, paired by batch: the
+   one-standard-error rule (Breiman et al. 1984, Classification and Regression Trees, section 3.4.3; Hastie et al. 2009,
+   section 7.10). Weights that are nearly equal have a tiny error, so what is smaller than the metric's `tolerance`, far
+   below what another seed changes, counts as equal, too.
 3. Of those the cheapest is taken: live, then the average that observes the weights least often, then the one that holds
    the fewest copies of them; of equally cheap ones that of the lowest loss.
 
@@ -53,7 +54,7 @@ def standard_error(sums: np.ndarray, baseline: np.ndarray, by: Measure = MEAN) -
 
 def choose(sums: Sums, costs: Mapping[str, Cost], tolerance: float, by: Measure = MEAN) -> tuple[str, str]:
     """(the choice, the best): see rules 2 and 3 above."""
-    values = {id: by.value(own) for id, own in sums.items()}
+    values = {id: (by.value(own), by.tie(own)) for id, own in sums.items()}
     best = min(sums, key=lambda id: (values[id], costs[id]))
     compared = {id: standard_error(own, sums[best], by) for id, own in sums.items()}
     as_good = [id for id, (difference, error) in compared.items() if difference <= max(error, tolerance)]

@@ -42,15 +42,22 @@ class Measure(Protocol):
         """Between two evaluations of the same batches, and half of its 95% interval; nan where that is not known."""
         ...
 
+    def tie(self, sums: np.ndarray) -> float:
+        """What decides between equal values, lower being better."""
+        ...
+
 
 class Mean:
-    """The mean over targets: the first column divided by the second."""
+    """The mean over targets: the first column divided by the second. Ties go by the third, where there is one."""
 
     def value(self, sums: np.ndarray) -> float:
         return float(sums[:, 0].sum() / sums[:, 1].sum())
 
     def difference(self, sums: np.ndarray, baseline: np.ndarray) -> tuple[float, float]:
         return paired(sums, baseline)
+
+    def tie(self, sums: np.ndarray) -> float:
+        return float(sums[:, 2].sum()) if sums.shape[1] > 2 else 0.0
 
 
 class OfAdded:
@@ -73,6 +80,9 @@ class OfAdded:
         error = math.sqrt((batches - 1) * float(np.var(without)))
         return whole, t95(batches - 1) * error
 
+    def tie(self, sums: np.ndarray) -> float:
+        return 0.0
+
 
 MEAN = Mean()
 
@@ -84,7 +94,9 @@ def measure_of(task: Task, name: str) -> tuple[Measure, Callable[[np.ndarray], n
         return OfAdded(lambda added: metric.as_loss(task.fields(added)[name])), lambda sums: sums
     if not metric.higher_is_better:
         return MEAN, lambda sums: sums[:, [metric.column, 1]]
-    return MEAN, lambda sums: np.stack([sums[:, 1] - sums[:, metric.column], sums[:, 1]], axis=1)
+    losses = task.metrics["loss"].column  # decide between equal shares
+    tie = [] if losses is None else [losses]
+    return MEAN, lambda sums: np.column_stack([sums[:, 1] - sums[:, metric.column], sums[:, 1], sums[:, tie]])
 
 
 def scatter(points: Curve) -> float:

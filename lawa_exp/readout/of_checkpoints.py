@@ -69,7 +69,7 @@ def of_source(
     if target.repository is None:
         for path in averages.paths.values():  # headers only: what does not fit is told before hours of evaluation
             read(path)
-    notes = [*source.notes, *e.notes, *notes_on(read), *averages.gaps]
+    notes = [*source.notes, *e.notes, *e.of_averages, *notes_on(read), *averages.gaps]
     steps_of = {path: step for step, path in source.paths.items()}
     snapshots = Snapshots(averages.paths, lambda path: read(source.fetch(steps_of[path])))
     identity = {"averages": [s.id for s in averages.replayed], "live": live, **source.identity, **e.identity}
@@ -97,23 +97,29 @@ def of_source(
 def source_of(request: Request, locks: ExitStack) -> tuple[Source, str]:
     """Where the checkpoints come from, and what the results call them. UserError: the results would go into RUN."""
     target = request.target
-    results = Path(request.out or "readouts")
     if target.repository is not None:
-        source = Hub(target.repository, results / f".fetched-{target.repository.replace('/', '--')}")
+        source = Hub(
+            target.repository, Path(request.out or "readouts") / f".fetched-{target.repository.replace('/', '--')}"
+        )
         if os.environ.get("RANK", "0") == "0":  # all ranks read what is fetched
             locks.enter_context(source.locked())
         return source, target.run.split("/")[-1]
     run = RunDir(Path(target.run))
     is_ours = bool(request.evaluation.how or request.evaluation.data) and run.config.exists()
     root = run.trajectory if is_ours else Path(target.run)
-    refuse_inside(results, root)
-    return Folder(root, target.choice, target.verbose), root.resolve().name
+    folder = Folder(root, target.choice, target.verbose, only_readable=request.revisions is None)
+    refuse_inside(request, root)
+    return folder, root.resolve().name
 
 
-def refuse_inside(results: Path, root: Path) -> None:
+def refuse_inside(request: Request, root: Path) -> None:
     """UserError: results would go into RUN."""
+    results = Path(request.out or "readouts")
     if results.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"--out={results} is inside RUN, where nothing is written; choose another folder")
+        what = (
+            f"--out={results} is" if request.out else f"RUN={request.target.run}: the results, in {results}/, would be"
+        )
+        raise UserError(f"{what} inside RUN, where nothing is written; --out names another folder")
 
 
 class Sources:

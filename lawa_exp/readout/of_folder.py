@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from lawa_exp.readout.choice import FEWEST_BATCHES
 from lawa_exp.readout.comparison import compare
 from lawa_exp.readout.of_checkpoints import of_source, source_of
 from lawa_exp.readout.of_single import is_single
+from lawa_exp.readout.places import claim, results_of
 from lawa_exp.readout.report import write_summary
 from lawa_exp.readout.request import Request
 from lawa_exp.readout.subject import Subject
@@ -54,13 +55,14 @@ class OfFunction(Tokens):
 class Numbered:
     """The checkpoints as averages count them: by their steps where these are evenly spaced, else 1, 2, ...
 
-    steps: their own, by the number; unit: what these count.
+    steps: their own, by the number; unit: what these count. by_trajectory: whether `average --trajectory` counts so.
     """
 
     paths: dict[int, Path]
     steps: dict[int, int]
     by_step: bool
     unit: str
+    by_trajectory: bool = True
 
     @property
     def last(self) -> int:
@@ -76,7 +78,7 @@ class Numbered:
 class Answer:
     """suggestion: None where the losses of single batches are not known, and so no noise; then `best` is what is.
 
-    values: by id, of the metric by which was chosen.
+    values, losses: by id, of the metric by which was chosen, and of the loss.
     """
 
     suggestion: Suggestion | None
@@ -85,17 +87,19 @@ class Answer:
     values: Mapping[str, float]
     lines: tuple[str, str, str]
     command: str | None
+    losses: Mapping[str, float] = field(default_factory=dict)
 
 
-def numbered(paths: Mapping[int, Path], unit: str) -> Numbered:
-    """Step 0, the initial weights, is never averaged. UserError: fewer than two are left."""
+def numbered(paths: Mapping[int, Path], unit: str, unreadable: Sequence[tuple[str, str]] = ()) -> Numbered:
+    """Step 0, the initial weights, is never averaged. unreadable: see `Source`. UserError: fewer than two are left."""
     steps = sorted(s for s in paths if s > 0)
     if len(steps) < 2:
-        raise UserError(f"{len(steps)} checkpoint there; {FEWEST}")
+        others = f", and {len(unreadable)} that cannot be read ({': '.join(unreadable[0])})" if unreadable else ""
+        raise UserError(f"{len(steps)} checkpoint there{others}; {FEWEST}")
     period = math.gcd(*steps)
     if steps == list(range(steps[0], steps[-1] + 1, period)):
-        return Numbered({s: paths[s] for s in steps}, {s: s for s in steps}, True, unit)
-    return Numbered({i: paths[s] for i, s in enumerate(steps, 1)}, dict(enumerate(steps, 1)), False, unit)
+        return Numbered({s: paths[s] for s in steps}, {s: s for s in steps}, True, unit, not unreadable)
+    return Numbered({i: paths[s] for i, s in enumerate(steps, 1)}, dict(enumerate(steps, 1)), False, unit, False)
 
 
 def suggest_for_folder(request: Request, say: Callable[[str], None]) -> tuple[Answer, Path | None]:
@@ -108,7 +112,7 @@ def suggest_for_folder(request: Request, say: Callable[[str], None]) -> tuple[An
         raise UserError(f"RUN={request.target.run}: {FEWEST}")
     with ExitStack() as locks:
         source, name = source_of(request, locks)
-        own = numbered(source.paths, source.unit)
+        own = numbered(source.paths, source.unit, source.unreadable)
         zeroth, source.paths = source.paths, own.paths
         subject = of_source(request, source, name, list(own.paths), own.candidates(), [own.last])
         for note in subject.notes:
@@ -170,6 +174,7 @@ def answer_of(request: Request, own: Numbered, subject: Subject, result: ReadOut
         )
     s = judged(request.target.run, own.last, by, sums, fields, result.rows, [own.last])
     values = {name_of(r): float(r[by.name]) for r in result.rows}  # type: ignore[literal-required]
+    losses = {name_of(r): float(r["loss"]) for r in result.rows}
     settings = settings_by_id(subject)
     interval = f"95% interval of the {s.samples:,} evaluation samples, not of another seed"
     if s.id == "live" or s.gain <= 0:
@@ -181,7 +186,7 @@ def answer_of(request: Request, own: Numbered, subject: Subject, result: ReadOut
             second = (
                 f"Gain: 0; the best average, {s.best}, has {gain} {where}: too little to tell from none ({interval})."
             )
-        return Answer(s, by, "live", values, (no_help(own), second, NO_COMMAND), None)
+        return Answer(s, by, "live", values, (no_help(own), second, NO_COMMAND), None, losses)
     live, value = (by.metric.text(values[id]) for id in ("live", s.id))
     unclear = "; inconclusive: it includes 0" if s.gain <= s.half else ""
     gain = gain_text(s.gain, s.half, s)
@@ -190,7 +195,7 @@ def answer_of(request: Request, own: Numbered, subject: Subject, result: ReadOut
         f"on all of them, as in the table, {by.name} {live} -> {value}."
     )
     command = command_of(request, own, settings[s.id])
-    return Answer(s, by, s.id, values, (f"Take {said(settings[s.id], own)}.", second, command), command)
+    return Answer(s, by, s.id, values, (f"Take {said(settings[s.id], own)}.", second, command), command, losses)
 
 
 def no_help(own: Numbered) -> str:
@@ -233,7 +238,7 @@ def command_of(request: Request, own: Numbered, settings: AveragerSettings) -> s
     target, flags = request.target, []
     names = [n for n in setting_names(type(settings)) if n != "warmup" or getattr(settings, n)]
     values = {name: getattr(settings, name) for name in names}
-    if own.by_step:
+    if own.by_trajectory:
         words = ["--trajectory", target.run]
         flags += ["--at", str(own.last)]
         flags += ["--step-from", target.choice.step_from] if target.choice.step_from else []
@@ -254,16 +259,17 @@ def command_of(request: Request, own: Numbered, settings: AveragerSettings) -> s
 
 
 def table_of(answer: Answer) -> str:
-    """The candidates, the best first."""
-    by = answer.by
-    higher = by is not None and by.metric.higher_is_better
+    """The candidates, the best first; of equal ones that of the lowest loss."""
+    by, losses = answer.by, answer.losses
+    sign = -1 if by is not None and by.metric.higher_is_better else 1
     name = by.name if by else "loss"
-    ids = sorted(answer.values, key=lambda id: answer.values[id], reverse=higher)
+    ids = sorted(answer.values, key=lambda id: (sign * answer.values[id], losses.get(id, 0.0)))
     shown = ids[:SHOWN] + [id for id in ("live", answer.best) if id not in ids[:SHOWN]]
-    lines = [["weights", name, ""]]
+    more_names = ["loss"] if name != "loss" else []
+    lines = [["weights", name, *more_names, ""]]
     for id in shown:
-        mark = "taken" if id == answer.best else ""
-        lines.append(["last checkpoint" if id == "live" else id, f"{answer.values[id]:.4f}", mark])
+        numbers = [f"{answer.values[id]:.4f}", *(f"{losses[id]:.4f}" for _ in more_names)]
+        lines.append(["last checkpoint" if id == "live" else id, *numbers, "taken" if id == answer.best else ""])
     more = (
         f"\n{len(ids) - len(shown)} more are in the table of the folder named below." if len(ids) > len(shown) else ""
     )
@@ -272,10 +278,11 @@ def table_of(answer: Answer) -> str:
 
 def write(request: Request, name: str, subject: Subject, result: ReadOut, answer: Answer) -> Path:
     """rows, table, plots and suggestion.json; the folder."""
-    out = Path(request.out) if request.out else subject.root / f"{name}-suggest"
+    out = results_of(request, subject.root, f"{name}-suggest{subject.suffix}")
     compared = compare(result, result.rows, [a.id for a in subject.averages], subject.task)
     command = shlex.join([*shlex.split(f"{Parser.prefix}suggest"), *words_of(request)])
     with in_turn(out):
+        claim(request, out)
         write_rows(out / "metrics.jsonl", result.rows)
         write_text_atomically(out / "suggestion.json", as_json_of(answer))
         write_metrics(out, subject.metrics)

@@ -40,6 +40,7 @@ class Source(Protocol):
     identity: dict[str, Any]  # of the checkpoints, as far as it is known without reading them
     notes: list[str]  # which of the checkpoints are taken, and which are left out
     unit: str  # what a step counts, for messages
+    unreadable: list[tuple[str, str]]  # names of checkpoints that are left out for that, and why
 
     def folder_of(self, step: int) -> Path:
         """The folder that has the checkpoint's configuration and tokenizer, if there are any."""
@@ -61,9 +62,10 @@ class Source(Protocol):
 class Folder:
     """Checkpoints on the disk: nothing is fetched, and nothing removed."""
 
-    def __init__(self, root: Path, choice: Choice, verbose: bool) -> None:
-        series = find_checkpoints(root, "RUN", choice)
+    def __init__(self, root: Path, choice: Choice, verbose: bool, only_readable: bool = True) -> None:
+        series = find_checkpoints(root, "RUN", choice, only_readable)
         self.name, self.paths, self.unit = root.resolve().name, series.paths, series.unit
+        self.unreadable = series.unreadable
         self.notes = summary(series, list(series.paths.values()), verbose)
         self.identity = {"folder": str(root.resolve()), "checkpoints": {s: _stamp(p) for s, p in self.paths.items()}}
 
@@ -108,6 +110,7 @@ class Hub:
         self.identity = {"repository": repository, "commits": self.commits}
         self.notes: list[str] = []
         self.unit = "step"
+        self.unreadable: list[tuple[str, str]] = []
         self._whole: set[int] = set()
 
     def folder_of(self, step: int) -> Path:

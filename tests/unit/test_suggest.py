@@ -87,6 +87,13 @@ def test_with_a_clear_gain_cross_fitting_is_the_paired_difference() -> None:
     assert half == pytest.approx(2.093 * difference.std(ddof=1) / math.sqrt(20), rel=1e-9)
 
 
+def test_equal_accuracies_go_by_the_loss() -> None:
+    tied = [np.tile([loss, 50.0, 40.0], (12, 1)) for loss in (3, 2, 1)]
+    by, sums = measured(dict(zip(("live", LAWA.id, "swa"), tied, strict=True)), Classes())
+    costs = {"live": (1.0, 1), LAWA.id: (1.0, 1), "swa": (2.0, 1)}
+    assert choose(sums, costs, 0.001, by.measure) == (LAWA.id, "swa")
+
+
 def test_images_are_chosen_by_their_errors() -> None:
     """[batches, 3]: loss, targets, correct. Weights without a finite loss are no candidates."""
     live, better, broken = (np.tile([loss, 50.0, correct], (12, 1)) for loss, correct in ((1, 40), (9, 45), (1, 50)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import pickle
 from collections.abc import Iterator
@@ -12,12 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from foreign import TEXT, answer, around, refusal, single, suggestion, written_by
+from foreign import TEXT, answer, pictures, refusal, saved, single, suggestion, written_by
 from torch.nn import functional as F
 
 from lawa_exp.convert.recognise.encoder import Encoder, of_transformers
-from lawa_exp.convert.validation.samples import MaskedTokens
+from lawa_exp.convert.recognise.recognised import Recognised
+from lawa_exp.convert.validation.classes import numbered_classes
+from lawa_exp.convert.validation.content import Place
+from lawa_exp.convert.validation.masked import masked_blocks, masked_rows
 from lawa_exp.seams.task import IGNORE
+from lawa_exp.system.errors import UserError
 
 DOCUMENTS = [f"{TEXT[i * 7 : i * 7 + 90]} number {i}{'!' if i % 3 else '.'}" for i in range(60)]
 SPECIAL = ["<pad>", "<s>", "</s>", "<mask>"]
@@ -46,19 +49,6 @@ def tokenizer() -> Any:
     made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
     names = {"pad_token": "<pad>", "cls_token": "<s>", "bos_token": "<s>", "sep_token": "</s>", "eos_token": "</s>"}
     return PreTrainedTokenizerFast(tokenizer_object=made, mask_token="<mask>", **names)
-
-
-def saved(model: Any, tokenizer: Any, folder: Path, count: int = 6) -> list[Path]:
-    """Checkpoints in transformers' layout around the model's weights."""
-    own = {n: t.clone() for n, t in model.state_dict().items()}
-    paths = []
-    for i, state in enumerate(around(model, count), 1):
-        model.load_state_dict(state)
-        paths.append(folder / f"checkpoint-{10 * i}")
-        model.save_pretrained(paths[-1])
-        tokenizer.save_pretrained(paths[-1])
-    model.load_state_dict(own)
-    return paths
 
 
 def documents(where: Path) -> Iterator[Path]:
@@ -156,12 +146,13 @@ def test_bert_has_the_same_masks_for_all_weights(tokenizer: Any, inside: Path) -
     made = answer("bert", "--data", "val.txt", "--samples", "all")
     encoder = of_transformers([paths[0]])
     assert isinstance(encoder, Encoder) and (encoder.mask, encoder.first, encoder.last) == (3, 1, 2)
-    data = MaskedTokens(encoder.encode(TEXT), 16, encoder, "", "")
+    data = masked_blocks(encoder.encode(TEXT), 16, encoder, "", "")
     numbers = np.arange(data.sizes["val"])
-    inputs, targets = data.eval_batch("val", numbers)
-    assert isinstance(inputs, np.ndarray)
+    batch, targets = data.eval_batch("val", numbers)
     again, _ = data.eval_batch("val", numbers[::-1])
-    assert (again == inputs[::-1]).all()  # whatever batch a block is in
+    assert isinstance(batch, dict) and isinstance(again, dict) and batch["attention_mask"].all()
+    inputs = batch["input_ids"]
+    assert (again["input_ids"] == inputs[::-1]).all()  # whatever batch a block is in
     masked = targets != IGNORE
     assert 0.13 < masked[:, 1:-1].mean() < 0.17 and not masked[:, [0, -1]].any()
     assert (inputs[:, 0] == 1).all() and (inputs[:, -1] == 2).all() and (inputs[~masked] >= 0).all()
@@ -172,6 +163,38 @@ def test_bert_has_the_same_masks_for_all_weights(tokenizer: Any, inside: Path) -
         own = AutoModelForMaskedLM.from_pretrained(paths[-1]).eval()
         loss = own(torch.from_numpy(inputs), labels=torch.from_numpy(targets)).loss
     assert made["values"]["live"] == pytest.approx(float(loss), rel=1e-5) and made["unit"] == "nats per masked token"
+
+
+def test_masked_rows_are_judged_each_by_itself(tokenizer: Any, inside: Path) -> None:
+    """As a Trainer evaluates examples: cut off and padded. Transformers gets one row at a time."""
+    from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
+
+    torch.manual_seed(0)
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 16}
+    paths = saved(BertForMaskedLM(BertConfig(vocab_size=300, hidden_size=16, **sizes)), tokenizer, inside / "bert", 3)
+    texts = [text[: 3 + 7 * (i % 5)] for i, text in enumerate(DOCUMENTS)]
+    lines = [json.dumps({"text": text}) for text in [*texts, " "]]
+    (inside / "val.jsonl").write_text("\n".join(lines))
+    code, out, err = suggestion("bert", "--data", "val.jsonl")
+    assert code == 0, err
+    assert "each row by itself, 16 tokens at most" in out and "Evaluated: 60 of 60 rows." in out
+    encoder = of_transformers([paths[0]])
+    assert isinstance(encoder, Encoder)
+    data = masked_rows(texts, 16, encoder, "", "")
+    own = AutoModelForMaskedLM.from_pretrained(paths[-1]).eval()
+    loss, count = 0.0, 0
+    for i, text in enumerate(texts):
+        batch, targets = data.eval_batch("val", np.array([i]))
+        assert isinstance(batch, dict) and batch["attention_mask"].all()
+        whole = np.where(targets != IGNORE, targets, batch["input_ids"])[0].tolist()
+        assert whole == tokenizer(text, truncation=True, max_length=16)["input_ids"]
+        if (masked := int((targets != IGNORE).sum())) > 0:
+            with torch.no_grad():
+                made = own(torch.from_numpy(batch["input_ids"]), labels=torch.from_numpy(targets)).loss
+            loss, count = loss + float(made) * masked, count + masked
+    assert count > 30
+    made = json.loads((inside / "readouts/bert-suggest-data-val/suggestion.json").read_text())
+    assert made["values"]["live"] == pytest.approx(loss / count, rel=1e-5)
 
 
 def test_classes_of_texts(tokenizer: Any, inside: Path) -> None:
@@ -196,88 +219,28 @@ def test_classes_of_texts(tokenizer: Any, inside: Path) -> None:
     assert made["values"]["live"] == pytest.approx(float((scores.argmax(-1) == torch.tensor(labels)).double().mean()))
     row = single(paths[-1], "--data", "val.jsonl:said,how")
     assert row["loss"] == pytest.approx(float(F.cross_entropy(scores, torch.tensor(labels))), rel=1e-5)
+    header, *rest = ["said,how", *(f'"{t}",{("calm", "loud")[n]}' for t, n in zip(DOCUMENTS, labels, strict=True))]
+    (inside / "val.csv").write_text("\n".join([header, *rest]))
+    assert single(paths[-1], "--data", "val.csv:said,how") == row
     unclear = refusal("bert", "--data", "val.jsonl")
-    assert "which column holds the texts is not clear (said, how)" in unclear and "val.jsonl:TEXT,LABEL" not in unclear
+    assert "which column holds the texts is not clear (said, how)" in unclear and "val.jsonl:TEXT,LABEL" in unclear
     (inside / "val.jsonl").write_text(lines[0].replace("loud", "x").replace("calm", "x"))
     assert "row 1 has class 'x'; the model's are 0 to 1 (calm, loud)" in refusal("bert", "--data", "val.jsonl:said,how")
 
 
-def pictures(folder: Path, count: int = 60) -> None:
-    """PNG files of noise, dark and bright, in a folder for each of two classes, below train/ and val/."""
-    from PIL import Image
-
-    draw = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for i in range(count):
-            label = i % 2
-            pixels = draw.integers(0, 120, (12, 10, 3)) + 100 * label
-            (folder / split / f"class{label}").mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / split / f"class{label}" / f"{i}.png")
-
-
-def accuracy(model: Any, transform: Any, folder: Path) -> tuple[float, float]:
-    """Accuracy and loss, with torchvision's ImageFolder."""
-    from torchvision.datasets import ImageFolder
-
-    images = ImageFolder(str(folder), transform)
-    x, y = torch.stack([images[i][0] for i in range(len(images))]), torch.tensor(images.targets)
-    with torch.no_grad():
-        scores = model.eval()(x)
-    return float((scores.argmax(-1) == y).double().mean()), float(F.cross_entropy(scores, y))
-
-
-def test_timm_with_its_own_transform(inside: Path) -> None:
-    timm = pytest.importorskip("timm")
-    from timm.data import create_transform, resolve_data_config
-    from timm.utils import CheckpointSaver
-
-    pictures(inside / "images")
-    torch.manual_seed(0)
-    model = timm.create_model("test_resnet", num_classes=2)
-    args = argparse.Namespace(model="test_resnet", num_classes=2, img_size=24, mean=(0.5, 0.5, 0.5), std=None)
-    (inside / "out").mkdir()
-    saver = CheckpointSaver(
-        model, torch.optim.SGD(model.parameters(), 0.1), args=args, checkpoint_dir="out", recovery_dir="out"
-    )
-    states = list(around(model, 5, 0.01))
-    for epoch, state in enumerate(states):
-        model.load_state_dict(state)
-        saver.save_checkpoint(epoch, metric=float(epoch))
-    transform = create_transform(**resolve_data_config(vars(args), model=model), is_training=False)
-    expected = accuracy(model, transform, inside / "images/val")
-    code, out, err = suggestion("out", "--data", "images")
-    assert code == 0, err
-    assert "timm's test_resnet" in out and "images/val, 60 images of 2 classes" in out and "3x24x24" in out
-    made = json.loads((inside / "readouts/out-suggest/suggestion.json").read_text())
-    assert made["values"]["live"] == pytest.approx(expected[0])
-    row = single(inside / "out/checkpoint-4.pth.tar", "--data", "images/val")
-    assert (row["accuracy"], row["loss"]) == pytest.approx(expected, rel=1e-5)
-    (inside / "images/val/class2").mkdir()
-    assert "holds no image" in refusal("out", "--data", "images")
-    (inside / "images/val/class1/0.png").write_bytes((inside / "images/val/class1/1.png").read_bytes())
-    (inside / "images/val/class1/0.png").rename(inside / "images/val/class2/0.png")
-    assert "gives 2 scores, and the data have 3 classes" in refusal("out", "--data", "images")
-
-
-def test_torchvision_as_its_script_evaluates(inside: Path) -> None:
-    from torchvision.models import get_model
-    from torchvision.transforms._presets import ImageClassification
-
-    pictures(inside / "images")
-    torch.manual_seed(0)
-    model = get_model("shufflenet_v2_x0_5", num_classes=2)
-    sizes = {"val_resize_size": 36, "val_crop_size": 32, "interpolation": "bilinear"}
-    args = argparse.Namespace(model="shufflenet_v2_x0_5", weights=None, data_path="images", **sizes)
-    (inside / "out").mkdir()
-    for epoch, state in enumerate(around(model, 4, 0.01)):
-        content = {"model": state, "optimizer": {}, "lr_scheduler": {}, "epoch": epoch, "args": args}
-        torch.save(content, inside / "out" / f"model_{epoch}.pth")
-    model.load_state_dict(state)
-    expected = accuracy(model, ImageClassification(crop_size=32, resize_size=36), inside / "images/val")
-    made = answer("out", "--data", "images")
-    assert made["values"]["live"] == pytest.approx(expected[0])
-    row = single(inside / "out/model_3.pth", "--data", "images")
-    assert (row["accuracy"], row["loss"]) == pytest.approx(expected, rel=1e-5)
+def test_classes_by_their_names() -> None:
+    place, labels = Place(Path("val.csv")), ["b", "a", "b"]
+    model = Recognised("x", None, torch.nn.Identity, classes=2, labels={"a": 1, "b": 0})
+    numbers, count, said = numbered_classes(labels, None, model, place)
+    assert numbers.tolist() == [0, 1, 0] and count == 2 and said == "classes 0 b, 1 a, as the model numbers them"
+    bare = Recognised("x", None, torch.nn.Identity, classes=2, labels={"LABEL_0": 0, "LABEL_1": 1})
+    numbers, _, said = numbered_classes(labels, None, bare, place)
+    assert numbers.tolist() == [1, 0, 1] and "0 a, 1 b, in alphabetical order, as the model has no names" in said
+    assert numbered_classes(["1", "0"], None, bare, place)[0].tolist() == [1, 0]
+    assert numbered_classes([0, 1], ["b", "c"], bare, place)[2] == "classes 0 b, 1 c, in the data's order"
+    for wrong, names in ((["a", "c"], None), ([0, 1], ["b", "c"]), ([0, -1], None), ([0, 2], None), ([0, "a"], None)):
+        with pytest.raises(UserError, match="class"):
+            numbered_classes(wrong, names, model, place)  # type: ignore[arg-type]
 
 
 def test_nothing_of_the_folder_runs(tokenizer: Any, inside: Path) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from foreign import TEXT, answer, around, refusal, single, suggestion, written_by
+from foreign import TEXT, answer, around, in_process, readout, refusal, single, suggestion, written_by
+from helpers import rows
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lawa_exp.average import _average, parser
 from lawa_exp.averaging import EmaSettings, LawaSettings, SwaSettings, WmaSettings, observed_steps
 from lawa_exp.averaging.arithmetic import weighted_mean
 from lawa_exp.axes.model.gpt.settings import GPTSettings
@@ -102,7 +104,7 @@ def test_nanogpt_on_its_tokens(nanogpt: tuple[Path, Path], here: Path) -> None:
     code, out, err = suggestion(folder, "--data", data)
     assert code == 0, err
     take, gain, command = out.splitlines()[-3:]
-    made = json.loads((here / "readouts/out-suggest/suggestion.json").read_text())
+    made = json.loads((here / "readouts/out-suggest-data-data/suggestion.json").read_text())
     assert made["lines"] == [take, gain, command] and made["command"] == command and made["id"] != "live"
     assert take.startswith(f"Take {made['id']}, ") and "95% interval of the 206 evaluation samples" in gain
     assert made["gain"] > made["half"] > 0
@@ -146,9 +148,74 @@ def test_uneven_steps_are_counted(nanogpt: tuple[Path, Path], here: Path) -> Non
     code, out, err = suggestion("odd", "--data", data)
     assert code == 0, err
     assert "The steps are not evenly spaced: the 4 checkpoints count as 1 to 4." in out
-    made = json.loads((here / "readouts/odd-suggest/suggestion.json").read_text())
+    made = json.loads((here / "readouts/odd-suggest-data-data/suggestion.json").read_text())
     file = written_by(made["command"], here) / "ckpt_213.pt"
     assert nanogpt_loss(file, data) == pytest.approx(made["values"][made["id"]], rel=1e-6)
+
+
+def test_half_written_checkpoints_are_left_out(nanogpt: tuple[Path, Path], here: Path) -> None:
+    """By name, wherever they are; the values are those without them, and the command does not read them."""
+    folder, data = nanogpt
+    for name in ("whole", "cut", "two"):
+        (here / name).mkdir()
+    for i in range(1, 8):
+        content = (folder / f"ckpt{25 * i}.pt").read_bytes()
+        (here / "whole" / f"ckpt{25 * i}.pt").write_bytes(content)
+        (here / "cut" / f"ckpt{25 * i}.pt").write_bytes(content)
+    content = (folder / "ckpt200.pt").read_bytes()
+    (here / "cut/ckpt200.pt").write_bytes(content[: len(content) // 2])
+    code, out, err = suggestion("cut", "--data", data)
+    assert code == 0, err
+    assert "left out, as it cannot be read: ckpt200.pt: File is not a zip file; cut short?" in out
+    made = json.loads((here / "readouts/cut-suggest-data-data/suggestion.json").read_text())
+    assert made["values"] == answer("whole", "--data", data)["values"] and "--trajectory" not in made["command"]
+    file = written_by(made["command"], here) / "ckpt175.pt"
+    assert nanogpt_loss(file, data) == pytest.approx(made["values"][made["id"]], rel=1e-6)
+    (here / "cut/ckpt100.pt").write_bytes(b"")
+    code, out, err = readout("cut", "--data", data, "--k", "2", "--spacing", "25", "--out", "read")
+    assert code == 0, err
+    assert out.count("cannot be read") == 2 and {row["step"] for row in rows(here / "read")} == {
+        25,
+        50,
+        75,
+        125,
+        150,
+        175,
+    }
+    for number, size in ((1, None), (2, 100), (3, 0)):
+        (here / "two" / f"ckpt{number}.pt").write_bytes(content[:size])
+    assert "1 checkpoint there, and 2 that cannot be read (ckpt2.pt: " in refusal("two", "--data", data)
+    (here / "two/ckpt1.pt").write_bytes(b"")
+    assert "no checkpoint there can be read (ckpt1.pt: " in refusal("two", "--data", data)
+    words = ["--trajectory", "cut", "--k", "2", "--spacing", "25", "--out", "mean"]
+    code, _, err = in_process(lambda: _average(parser().parse_args(words)))
+    assert code == 2 and "cut/ckpt100.pt is neither" in err and "to leave it out list the others" in err
+
+
+def test_no_results_are_replaced(nanogpt: tuple[Path, Path], here: Path) -> None:
+    """Those of other data, and of another folder of the same name; the same command writes where it wrote."""
+    folder, data = nanogpt
+    other = here / "other/out"
+    other.mkdir(parents=True)
+    for i in (1, 2, 3):
+        (other / f"ckpt{i}.pt").write_bytes((folder / f"ckpt{25 * i}.pt").read_bytes())
+    (here / "val.txt").write_text(TEXT)
+    (here / "more").mkdir()
+    (here / "more/val.txt").write_text(TEXT[:1500])
+    meta = (data / "meta.pkl").read_bytes()
+    for place in (here, here / "more"):
+        (place / "meta.pkl").write_bytes(meta)
+    commands = [(folder, "val.txt"), (folder, "more/val.txt"), (other, "val.txt"), (folder, "val.txt")]
+    made = []
+    for of, on in commands:
+        code, out, err = suggestion(of, "--data", on)
+        assert code == 0, err
+        made.append(next(line.split()[1].rstrip(":") for line in out.splitlines() if line.startswith("in readouts/")))
+    assert made[0] == made[3] == "readouts/out-suggest-data-val" and made[1] == "readouts/out-suggest-data-val-2"
+    assert made[2] == "readouts/other-out-suggest-data-val"
+    below = refusal("other", "--data", "val.txt", "--out", "elsewhere")
+    assert "no checkpoints there" in below and "of its folders out holds checkpoints" in below
+    assert "is inside RUN, where nothing is written" in refusal(other, "--data", "val.txt", "--out", other / "x")
 
 
 def test_annealed_weights_are_left_alone(nanogpt: tuple[Path, Path], here: Path) -> None:
@@ -273,8 +340,8 @@ def test_many_averages_in_a_pass_are_those_of_one() -> None:
 
 def test_padding_in_a_column_of_tokens_is_no_text() -> None:
     table = {"input_ids": [[5, 6, 0, 0], [7, 8, 9, 0]], "attention_mask": [[1, 1, 0, 0], [1, 1, 1, 0]]}
-    content = of_columns(Place(Path("val.jsonl"), (), False), table, "val.jsonl")
+    content = of_columns(Place(Path("val.jsonl")), table, "val.jsonl")
     assert isinstance(content, TokenArray) and content.tokens.tolist() == [5, 6, 7, 8, 9]
     assert "without 3 tokens of padding" in content.note
     with pytest.raises(UserError, match="rows of other lengths"):
-        of_columns(Place(Path("val.jsonl"), (), False), {**table, "attention_mask": [[1], [1]]}, "val.jsonl")
+        of_columns(Place(Path("val.jsonl")), {**table, "attention_mask": [[1], [1]]}, "val.jsonl")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 import numpy as np
 
@@ -168,11 +168,26 @@ def pixels(settings: ImageFolderSettings, path: str, draws: np.ndarray | None) -
 
 
 def in_colour(image: Image.Image, path: str) -> Image.Image:
-    """An image of 8 bits of another mode as red, green and blue, as torchvision's ImageFolder has it.
+    """An image of 8 bits of any mode as red, green and blue, as torchvision's ImageFolder has it.
 
     Failed: its pixels have more bits, which such a conversion cuts off.
     """
-    if image.mode not in ("1", "L", "LA", "La", "P", "PA", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"):
+    if image.mode not in (
+        "1",
+        "L",
+        "LA",
+        "La",
+        "P",
+        "PA",
+        "RGB",
+        "RGBA",
+        "RGBX",
+        "RGBa",
+        "CMYK",
+        "YCbCr",
+        "LAB",
+        "HSV",
+    ):
         raise Failed(f"{path} has pixels of mode {image.mode}; expected 8 bits a channel, convert it first")
     return image.convert("RGB")
 
@@ -204,15 +219,18 @@ def scaled(image: Image.Image, width: int, height: int) -> np.ndarray:
 
 
 @contextmanager
-def opened(path: str) -> Iterator[Image.Image]:
-    """A PIL image, decoded only when its pixels are read; whatever is wrong with the file, in one line."""
+def opened(file: str | BinaryIO, name: str = "") -> Iterator[Image.Image]:
+    """A PIL image, decoded only when its pixels are read; whatever is wrong with the file, in one line.
+
+    name: for that line, where it is no path.
+    """
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Failed(f"{path} cannot be read as an image ({type(error).__name__}: {error})") from None
+        raise Failed(f"{name or file} cannot be read as an image ({type(error).__name__}: {error})") from None
 
 
 def list_classes(name: str, folder: Path) -> dict[str, list[Path]]:

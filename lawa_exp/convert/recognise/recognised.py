@@ -29,7 +29,8 @@ class Recognised:
     title: for messages. predicts: TOKENS, MASKED, TEXTS or IMAGES; None: a builder's, the data decide. context: the
     longest that it takes, in tokens. encoder: its tokenizer, given the folders that may hold one, the checkpoint's and
     the data's; None where neither does. labels: numbers of the classes by name. transform: makes a PIL image into the
-    model's input, and says how. masks: names in a checkpoint that are no weights.
+    model's input, and says how. masks: names in a checkpoint that are no weights. loaded: the tensors of a file that
+    has other names or parts than the model, as the model's; of what does not fit they are as they were.
     """
 
     title: str
@@ -44,6 +45,7 @@ class Recognised:
     transform: Callable[[nn.Module], tuple[Callable[[Any], Tensor], str]] | None = None
     channels: int = 3  # of images
     masks: frozenset[str] = frozenset()
+    loaded: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]] | None = None
 
 
 @dataclass(frozen=True)

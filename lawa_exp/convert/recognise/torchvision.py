@@ -16,7 +16,7 @@ def recognise(looked: Looked) -> Recognised | None:
     """UserError: torchvision has a model of this name for something else than classification."""
     args = looked.arguments("args")
     name = args.get("model")
-    if not isinstance(name, str) or "weights" not in args:
+    if not isinstance(name, str) or not args.keys() & {"weights", "pretrained"}:
         return None
     from torchvision import models
 
@@ -57,6 +57,8 @@ def _transform(name: str, args: Mapping[str, Any]) -> tuple[Callable[[Any], Tens
     from torchvision.transforms._presets import ImageClassification
 
     resize, crop = args.get("val_resize_size"), args.get("val_crop_size")
+    if "weights" not in args and resize is None:  # a script of before 0.12, which had these sizes for all models
+        resize, crop = (342, 299) if name == "inception_v3" else (256, 224)
     if isinstance(resize, int) and isinstance(crop, int):
         interpolation = InterpolationMode(str(args.get("interpolation", "bilinear")))
         made = ImageClassification(crop_size=crop, resize_size=resize, interpolation=interpolation)

@@ -28,20 +28,29 @@ class TokenArray:
 
 @dataclass(frozen=True)
 class Documents:
-    """Texts, and where there is a column for them their classes, as numbers or names."""
+    """Texts, and where there is a column for them their classes, as numbers or names.
+
+    names: of the classes by their number, where the data have them. is_rows: whether each is an example of its own,
+    not a long text.
+    """
 
     texts: Sequence[str]
     labels: Sequence[int | str] | None
     note: str
+    names: Sequence[str] | None = None
+    is_rows: bool = True
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Files of images; labels: int64 [images], places in `classes`, the names of the folders in their order."""
+    """Images, as files or as what files of them hold, and their classes.
 
-    paths: Sequence[Path]
-    labels: np.ndarray
-    classes: Sequence[str]
+    names: of the classes by their number, where the data have them.
+    """
+
+    images: Sequence[Path | bytes]
+    labels: Sequence[int | str]
+    names: Sequence[str] | None
     note: str
 
 
@@ -50,24 +59,24 @@ Content: TypeAlias = TokenArray | Documents | Pictures
 
 @dataclass(frozen=True)
 class Place:
-    """DATA as it was written: FILE, FOLDER, FILE:COLUMN or FILE:TEXT,LABEL. labelled: whether classes are needed."""
+    """DATA as it was written: FILE, FOLDER, FILE:COLUMN or FILE:TEXT,LABEL. predicts: as `Recognised` has it."""
 
     path: Path
     columns: tuple[str, ...] = ()
-    labelled: bool = False
+    predicts: str | None = None
 
     def __str__(self) -> str:
         return f"--data={self.path}" + (f":{','.join(self.columns)}" if self.columns else "")
 
 
-def place_of(text: str, labelled: bool) -> Place:
+def place_of(text: str, predicts: str | None) -> Place:
     """UserError: nothing is there."""
     path = Path(text).expanduser()
     if path.exists():
-        return Place(path, (), labelled)
+        return Place(path, (), predicts)
     before, colon, columns = text.rpartition(":")
     if colon and Path(before).expanduser().exists():
-        return Place(Path(before).expanduser(), tuple(c.strip() for c in columns.split(",")), labelled)
+        return Place(Path(before).expanduser(), tuple(c.strip() for c in columns.split(",")), predicts)
     raise UserError(f"--data={text}: no such file or folder")
 
 

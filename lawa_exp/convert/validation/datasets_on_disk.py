@@ -31,4 +31,8 @@ def content(place: Place) -> Content | None:
             raise UserError(f"{place}: {which}: {listed(splits or list(loaded))}; give FOLDER/SPLIT")
         split = splits[0]
         loaded, where = loaded[split], f"{where}, split {split}"
-    return of_columns(place, {name: loaded[name][:] for name in loaded.column_names}, where)
+    classes = {n: feature.names for n, feature in loaded.features.items() if isinstance(feature, datasets.ClassLabel)}
+    for name, feature in loaded.features.items():
+        if isinstance(feature, datasets.Image):
+            loaded = loaded.cast_column(name, datasets.Image(decode=False))
+    return of_columns(place, {name: loaded[name][:] for name in loaded.column_names}, where, classes)

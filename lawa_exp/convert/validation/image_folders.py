@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from lawa_exp.axes.dataset.image_folder import SUFFIXES, list_classes
 from lawa_exp.convert.validation.content import Content, Pictures, Place, listed, split_in
 from lawa_exp.system.errors import UserError
@@ -29,7 +27,7 @@ def content(place: Place) -> Content | None:
     except UserError as error:
         raise UserError(f"{place}: {str(error).removeprefix('dataset=--data: ')}") from None
     paths = [path for files in files_of.values() for path in files]
-    labels = np.repeat(np.arange(len(files_of)), [len(files) for files in files_of.values()])
+    labels = [label for label, files in enumerate(files_of.values()) for _ in files]
     return Pictures(paths, labels, list(files_of), f"{root}, {len(paths):,} images of {len(files_of):,} classes")
 
 

@@ -12,7 +12,7 @@ KINDS: dict[str, Callable[[Place], Content | None]] = {
     "a data set that `datasets` saved": datasets_on_disk.content,
     "images in a folder for each class": image_folders.content,
     "tokens (val.bin)": token_files.content,
-    "JSON lines or Parquet": rows.content,
+    "JSON lines, CSV or Parquet": rows.content,
     "text": text_files.content,
 }
 

@@ -21,4 +21,4 @@ def content(place: Place) -> Content | None:
         raise UserError(str(error).replace("dataset.path=", "--data=", 1)) from None
     if kind:
         raise UserError(f"--data={path}: it is {kind}, not text")
-    return Documents([text], None, f"all of {path}")
+    return Documents([text], None, f"all of {path}", is_rows=False)

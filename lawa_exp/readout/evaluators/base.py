@@ -38,7 +38,8 @@ class Evaluator:
     """score: what evaluates; fitted: reads checkpoints as its weights; bn: see `batchnorm.policy`.
 
     identity: what decides its results (JSON); label: how the results' name says it. published: rows of the live
-    weights, from elsewhere. task: of the data set, where `score` gives its metrics and sums.
+    weights, from elsewhere. task: of the data set, where `score` gives its metrics and sums. of_averages: notes that
+    say nothing of a single model.
     """
 
     score: Score
@@ -55,6 +56,7 @@ class Evaluator:
     identity: dict[str, Any] = field(default_factory=dict)
     published: list[Row] = field(default_factory=list)
     task: Task | None = None
+    of_averages: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
