@@ -115,7 +115,7 @@ def test_nanogpt_on_its_tokens(nanogpt: tuple[Path, Path], here: Path) -> None:
     assert f"{made['gain']:+.4f} ± {made['half']:.4f} nats per token, on samples that had no vote in the choice" in gain
     both = f"loss {made['values']['live']:.4f} -> {nanogpt_loss(file, data):.4f}."
     assert gain.endswith(f"on all of them, as in the table, {both}")
-    table = [line.split() for line in (here / "readouts/out-suggest/summary.md").read_text().splitlines()]
+    table = [line.split() for line in (here / "readouts/out-suggest-data-data/summary.md").read_text().splitlines()]
     of_table = {line[1]: line[3] for line in table if len(line) > 3}
     assert [of_table[id] for id in ("live", made["id"])] == [f"{made['values'][id]:.4f}" for id in ("live", made["id"])]
     # The same from text, through the characters of meta.pkl, and of the average alone.
