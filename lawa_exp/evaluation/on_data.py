@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 
@@ -109,3 +110,14 @@ class OnData:
             raise UserError(f"{where}: {error}") from None
         except Exception as error:  # whatever a model raises
             raise UserError(f"{where} raised {type(error).__name__}: {one_line(str(error))[:200]}") from None
+
+
+def worse_than_a_guess(score: object, loss: float | None) -> str:
+    """A warning where the loss of trained weights is higher than that of equal probabilities; else empty."""
+    outputs = score.outputs if isinstance(score, OnData) else None
+    if not outputs or loss is None or loss <= math.log(outputs):
+        return ""
+    return (
+        f"warning: the checkpoint's loss, {loss:.4f}, is above {math.log(outputs):.4f}, that of equal "
+        f"probabilities of its {outputs:,} outputs: do its tokenizer, classes and DATA belong together?"
+    )

@@ -16,7 +16,7 @@ from lawa_exp.averaging.flags import as_text
 from lawa_exp.axes.dataset.tasks import Tokens
 from lawa_exp.config.rules import default_of, setting_names
 from lawa_exp.evaluation.mixtures import Mixtures
-from lawa_exp.evaluation.on_data import OnData
+from lawa_exp.evaluation.on_data import OnData, worse_than_a_guess
 from lawa_exp.evaluation.read_out import ReadOut, evaluations, read_out
 from lawa_exp.readout.averagers import typed
 from lawa_exp.readout.choice import FEWEST_BATCHES
@@ -127,22 +127,11 @@ def suggest_for_folder(request: Request, say: Callable[[str], None]) -> tuple[An
         answer = answer_of(request, own, subject, result)
         if not subject.is_main:
             return answer, None
-        if (guess := worse_than_a_guess(subject, result)) is not None:
-            say(f"warning: {guess}")
+        live = next((r["loss"] for r in result.rows if name_of(r) == "live"), None)
+        if warning := worse_than_a_guess(subject.score, live):
+            say(warning)
         say("\n" + table_of(answer))
         return answer, write(request, name, subject, result, answer)
-
-
-def worse_than_a_guess(subject: Subject, result: ReadOut) -> str | None:
-    """That the last checkpoint has a higher loss than equal probabilities have; None where it has not."""
-    outputs = subject.score.outputs if isinstance(subject.score, OnData) else None
-    live = next((r["loss"] for r in result.rows if name_of(r) == "live"), None)
-    if not outputs or live is None or live <= math.log(outputs):
-        return None
-    return (
-        f"the last checkpoint's loss, {live:.4f}, is above {math.log(outputs):.4f}, that of equal probabilities of its "
-        f"{outputs:,} outputs: do its tokenizer, classes and DATA belong together?"
-    )
 
 
 def evaluate(subject: Subject, last: int, say: Callable[[str], None]) -> ReadOut:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lawa_exp.evaluation.on_data import worse_than_a_guess
 from lawa_exp.evaluation.read_out import evaluated
 from lawa_exp.formats.inside import inside
 from lawa_exp.formats.steps import checkpoint_in, find_checkpoints
@@ -57,6 +58,8 @@ def read_single(request: Request) -> int:
     for note in [*e.notes, *notes_on(e.fitted)]:
         print(note)
     scored = evaluated(e.score, weights, "live", step)
+    if warning := worse_than_a_guess(e.score, scored.fields["loss"]):
+        print(warning)
     metrics = e.task.metrics if e.task else KNOWN
     row = evaluation_row(step, "val", LIVE, scored.fields)
     names = ["loss", *(name for name in shown_metrics(metrics) if name in scored.fields)]
