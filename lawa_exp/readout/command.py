@@ -25,6 +25,7 @@ from lawa_exp.readout.noise import paired, together
 from lawa_exp.readout.of_checkpoints import checkpoints
 from lawa_exp.readout.of_run import our_run
 from lawa_exp.readout.of_single import is_single, read_single
+from lawa_exp.readout.places import claim, results_of
 from lawa_exp.readout.progress import Revisiting
 from lawa_exp.readout.report import (
     Test,
@@ -130,7 +131,7 @@ def read_subject(subject: Subject, request: Request, locks: ExitStack) -> int:
         )
         say(f"{str(stopped).partition(':')[0]}, {saved}; the same command goes on")
         return 75
-    text = write_results(result, subject, out, price_of(request, subject))
+    text = write_results(result, subject, out, request)
     if subject.is_main:
         if progress:
             progress.finish()
@@ -151,11 +152,13 @@ def folder_of_results(subject: Subject, request: Request) -> Path:
     if not request.of_checkpoints:
         return subject.root / name
     repository = request.target.repository
+    if repository is None and request.revisions is None:
+        return results_of(request, subject.root, f"{Path(request.target.run).resolve().name}-{name}")
     of = Path(request.target.run).resolve().name if repository is None else repository.replace("/", "--")
     return subject.root / f"{of}-{name}"
 
 
-def write_results(result: ReadOut, subject: Subject, out: Path, price: Price) -> str:
+def write_results(result: ReadOut, subject: Subject, out: Path, request: Request) -> str:
     """Chooses on val, evaluates the choice on test, and writes all that into `out`; the text for the terminal."""
     rows = with_earlier(result.rows, subject)
     every_row = [*(r for r in subject.rows if name_of(r) == "live"), *rows]
@@ -167,11 +170,13 @@ def write_results(result: ReadOut, subject: Subject, out: Path, price: Price) ->
     chosen = chosen_line(f, test, subject.no_test or f"the snapshot of step {result.step:,} is not there")
     notes = [*subject.notes, *(f"Not read out: {line}" for line in subject.left_out)]
     command = shlex.join(["python", "-m", "lawa_exp.readout", *sys.argv[1:]])
-    more = [savings_paragraph(every_row, f, price)]
+    more = [savings_paragraph(every_row, f, price_of(request, subject))]
     if subject.views:
         more += [views_paragraph(f, result, [*rows, *test_rows], subject.views, subject.named.measure, subject.task)]
     more += [measures_paragraph(measures, f.step)] if measures else []
     with in_turn(out):
+        if request.of_checkpoints:
+            claim(request, out)
         write_rows(out / "metrics.jsonl", [*rows, *test_rows, *measures])
         write_metrics(out, subject.metrics)
         return write_summary(out, f, every_row, subject.named, chosen, notes, command, more)

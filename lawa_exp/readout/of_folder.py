@@ -94,8 +94,9 @@ def numbered(paths: Mapping[int, Path], unit: str, unreadable: Sequence[tuple[st
     """Step 0, the initial weights, is never averaged. unreadable: see `Source`. UserError: fewer than two are left."""
     steps = sorted(s for s in paths if s > 0)
     if len(steps) < 2:
+        zeroth = f" ({paths[0].name}, of {unit} 0, counts as the initial weights)" if 0 in paths else ""
         others = f", and {len(unreadable)} that cannot be read ({': '.join(unreadable[0])})" if unreadable else ""
-        raise UserError(f"{len(steps)} checkpoint there{others}; {FEWEST}")
+        raise UserError(f"{len(steps)} checkpoint there{zeroth}{others}; {FEWEST}")
     period = math.gcd(*steps)
     if steps == list(range(steps[0], steps[-1] + 1, period)):
         return Numbered({s: paths[s] for s in steps}, {s: s for s in steps}, True, unit, not unreadable)

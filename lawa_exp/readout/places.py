@@ -51,6 +51,7 @@ def _identity(request: Request) -> dict[str, Any]:
     data = None if e.data is None else str(Path(e.data).expanduser().resolve())
     return {
         **{"run": str(Path(target.run).resolve()), "data": data, "evaluate": e.how, "model": e.model},
+        **{"dataset": e.dataset, "overrides": list(e.overrides), "flags": dict(e.flags)},
         **{"samples": e.samples, "key": target.key, "step_from": target.choice.step_from},
         "include_averages": target.choice.include_averages,
     }

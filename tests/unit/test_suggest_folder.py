@@ -213,6 +213,9 @@ def test_no_results_are_replaced(nanogpt: tuple[Path, Path], here: Path) -> None
         made.append(next(line.split()[1].rstrip(":") for line in out.splitlines() if line.startswith("in readouts/")))
     assert made[0] == made[3] == "readouts/out-suggest-data-val" and made[1] == "readouts/out-suggest-data-val-2"
     assert made[2] == "readouts/other-out-suggest-data-val"
+    for on, end in (("val.txt", ""), ("more/val.txt", "-2")):
+        code, out, err = readout(folder, "--data", on, "--k", "2", "--spacing", "25")
+        assert code == 0 and f"in readouts/out-lawa-k2-s25-data-val{end}: " in out, err
     below = refusal("other", "--data", "val.txt", "--out", "elsewhere")
     assert "no checkpoints there" in below and "of its folders out holds checkpoints" in below
     assert "is inside RUN, where nothing is written" in refusal(other, "--data", "val.txt", "--out", other / "x")

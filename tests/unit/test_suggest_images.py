@@ -86,6 +86,11 @@ def test_torchvision_as_its_script_evaluates(inside: Path) -> None:
     expected = accuracy(model, ImageClassification(crop_size=32, resize_size=36), inside / "images/val")
     made = answer("out", "--data", "images")
     assert made["values"]["live"] == pytest.approx(expected[0])
+    (inside / "two").mkdir()
+    for epoch in (0, 1):
+        (inside / f"two/model_{epoch}.pth").write_bytes((inside / f"out/model_{epoch}.pth").read_bytes())
+    few = refusal("two", "--data", "images")
+    assert "1 checkpoint there (model_0.pth, of epoch 0, counts as the initial weights); an average" in few
     row = single(inside / "out/model_3.pth", "--data", "images")
     assert (row["accuracy"], row["loss"]) == pytest.approx(expected, rel=1e-5)
 
