@@ -159,10 +159,8 @@ def run_module(strike: dict[str, Any] | None, module: str, arguments: list[str])
 def _forked(
     strike: Strike | None, module: str, arguments: tuple[str, ...], ranks: int, cwd: str | Path | None = None
 ) -> Done:
-    struck = asdict(strike) if strike else None
-    request = [ranks, str(cwd or Path.cwd()), struck, module, arguments]
-    code, out, err = answer((__file__, "serve"), request)
-    return Done([module, *arguments], code, out, err)
+    request = [ranks, str(cwd or Path.cwd()), asdict(strike) if strike else None, module, arguments]
+    return Done([module, *arguments], *answer((__file__, "serve"), request))
 
 
 def answer(script: tuple[str, ...], request: list[Any]) -> tuple[Any, str, str]:
@@ -180,8 +178,8 @@ def answer(script: tuple[str, ...], request: list[Any]) -> tuple[Any, str, str]:
 @cache
 def _server(script: tuple[str, ...]) -> subprocess.Popen[str]:
     """It ends when its standard input does, with this process."""
-    launch = [sys.executable, *script]
-    return subprocess.Popen(launch, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, *script], stdin=pipe, stdout=pipe, text=True)
 
 
 IMPORTED = (

@@ -131,6 +131,12 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2 and done.stderr.startswith(said) and done.stderr.count("\n") == 1
     whole = tmp_path / "whole"
     made("bert").save_pretrained(whole)
+    done = run("model=auto", f"model.config={whole}", "dataset=pydocs_mlm", "model.context=32", *WORDS, "plan=true")
+    assert done.returncode == 0 and "it attends to the padding of short samples" in done.stdout, done.stderr
+    made("gpt2").save_pretrained(tmp_path / "gpt2")
+    shape = ["model.layers=2", "model.width=16", "model.heads=2", "model.context=34", "model.vocab_size=300"]
+    done = run("model=gpt_tiny", *shape, "model.bias=true", f"init.from={tmp_path / 'gpt2'}", *WORDS, "plan=true")
+    assert "activation_function=gelu_new; our model has the exact GELU" in done.stdout, done.stderr
     with pytest.raises(UserError, match=r"init.from=.*: the weights do not fit the model: .* is only in the"):
         loaded(whole, base)  # its head would be of the seed
     content = json.loads((whole / "config.json").read_text())

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from lawa_exp.axes.choice import Planned
+
 NOT_TAKEN = (  # settings that fetch or run something, or that only loading uses
     *("auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
     *("experts_implementation", "_experts_implementation", "transformers_version"),
@@ -63,6 +65,13 @@ class AutoSettings(ModelSettings):
                 raise UserError(f"model.config has no vocab_size, and dataset={name} has tokens; give model.vocab_size")
             check_vocabulary(self.vocab_size, data, name)
         return self
+
+    def warnings(self, planned: Planned) -> Iterator[str]:
+        if planned.config.dataset.inputs == "masked tokens":
+            yield (
+                f"{self.named}: it is given no attention mask, so it attends to the padding of short samples; "
+                "a builder of your own (model=custom) can mask it"
+            )
 
     def build(self) -> nn.Module:
         assert isinstance(self.config, dict)
