@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from lawa_exp.averaging.tensors import load_live
 from lawa_exp.axes.model.gpt.gpt import GPT, not_weights
 from lawa_exp.axes.model.gpt.settings import GPTSettings
+from lawa_exp.convert.as_loaded import as_loaded
 from lawa_exp.convert.checkpoints import as_ours, read_checkpoint
 from lawa_exp.convert.hugging_face import is_hugging_face, scaled_queries
 from lawa_exp.convert.recorded import recorded
@@ -17,7 +17,7 @@ from lawa_exp.storage.store import Store
 from lawa_exp.system.errors import UserError
 
 SCALE = "scale_attn_by_inverse_layer_idx"
-KEYS_IGNORED = "_keys_to_ignore_on_load_unexpected"  # of transformers' models: patterns
+OF_TRANSFORMERS = "_keys_to_ignore_on_load_unexpected"  # an attribute of its models
 
 
 def load_weights(
@@ -32,7 +32,10 @@ def load_weights(
     names = {*model.state_dict()} | (not_weights(gpt.layers) if gpt else set())
     try:
         tensors = as_ours(read_checkpoint(path), path, live, gpt)
-        tensors = _for_gpt(tensors, path, gpt) if gpt else _for_transformers(tensors, model, names)
+        if gpt:
+            tensors = _for_gpt(tensors, path, gpt)
+        elif hasattr(model, OF_TRANSFORMERS):
+            tensors = as_loaded(model, tensors)
         tensors = {name: t for name, t in tensors.items() if name in live or name not in names}  # ties, masks
         load_live(live, tensors, store.rows if store else None)
     except UserError as error:
@@ -50,12 +53,3 @@ def _for_gpt(tensors: dict[str, Tensor], path: Path, settings: GPTSettings) -> d
     if not is_hugging_face(path) and settings.scale_attn_by_inverse_layer_idx and own.get(SCALE) is False:
         return scaled_queries(tensors, lambda layer: layer + 1)
     return tensors
-
-
-def _for_transformers(tensors: dict[str, Tensor], model: nn.Module, names: set[str]) -> dict[str, Tensor]:
-    """Under the names of a model of transformers: those of its base model have the prefix that this one has there, as
-    the hub's gpt2 needs it; buffers that its class ignores are left out."""
-    prefix, ignored = getattr(model, "base_model_prefix", ""), getattr(model, KEYS_IGNORED, None) or ()
-    if prefix and names.isdisjoint(tensors):
-        tensors = {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
-    return {n: t for n, t in tensors.items() if n in names or not any(re.search(key, n) for key in ignored)}

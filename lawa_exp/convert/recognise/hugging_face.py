@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lawa_exp.axes.model.auto import building, configuration
+from lawa_exp.convert.as_loaded import as_loaded
 from lawa_exp.convert.recognise.encoder import of_gpt2, of_transformers
 from lawa_exp.convert.recognise.recognised import IMAGES, MASKED, TEXTS, TOKENS, Looked, Recognised
 from lawa_exp.system.errors import UserError, one_line
@@ -66,7 +67,7 @@ def recognise(looked: Looked) -> Recognised | None:
         labels={str(name): int(number) for name, number in (config.label2id or {}).items()} if classes else {},
         transform=(lambda _: _processor(looked.folders)) if predicts is IMAGES else None,
         channels=getattr(config, "num_channels", 3),
-        loaded=_loaded,
+        loaded=as_loaded,
     )
 
 
@@ -102,19 +103,3 @@ def _built(maker: str, config: Any, path: Path) -> nn.Module:
     make: Callable[..., nn.Module] = getattr(transformers, maker).from_config
     with building(str(path), "give --model MODULE:FUNCTION, which builds it"):
         return make(config, dtype=torch.float32, trust_remote_code=False)
-
-
-def _loaded(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As transformers loads them, which gives tensors of some files other names, or joins them (experts of a layer)."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    kind: Any = type(model)
-    dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), None)
-    try:
-        made, report = kind.from_pretrained(
-            None, config=model.config, state_dict=dict(tensors), dtype=dtype, output_loading_info=True
-        )
-    except Exception:  # whatever it raises: what does not fit is named by who compares the names
-        return tensors
-    return tensors if any(report.values()) else dict(made.state_dict())
