@@ -35,7 +35,7 @@ def claims(
     """The claims of a paper ("lawa", "ewa", ...), judged as `lawa reproduce PAPER --read` does. Nothing is trained.
 
     runs: the folder of the trainings. scale: cpu, gpu or paper. folder: claims of your own, in files like ours.
-    UserError: no such paper or scale.
+    UserError: no such paper, scale or folder.
     """
     whole = book.load(Path(folder) if folder else book.FOLDER)
     known = [p.name for p in whole.papers]
@@ -43,6 +43,8 @@ def claims(
         raise UserError(f"{paper}: {near(paper, known)}")
     if scale not in book.SCALES:
         raise UserError(f"scale={scale}: {near(scale, book.SCALES)}")
+    if not Path(runs).is_dir():
+        raise UserError(f"runs={os.fspath(runs)}: no such folder; `lawa reproduce {paper}` trains what is judged")
     return Claims(whole, whole.paper(paper), str(runs), scale)
 
 
@@ -160,7 +162,10 @@ class Claims:
     def __iter__(self) -> Iterator[Claim]:
         return iter(self._claims.values())
 
-    def __getitem__(self, id: str) -> Claim:
+    def __getitem__(self, id: str | int) -> Claim:
+        """By its id, or its place."""
+        if isinstance(id, int):
+            return list(self._claims.values())[id]
         if id not in self._claims:
             raise UserError(f"{id}: {self.name} has no such claim; {near(id, self._claims)}")
         return self._claims[id]
@@ -238,18 +243,24 @@ class Claims:
     def gain(
         self, trainings: str, weights: str, at: float = 1.0, where: Mapping[str, object] | None = None
     ) -> Difference:
-        """The live weights' loss less the average's, see `arm`; its mean is nan where there is no such average yet."""
+        """The live weights' loss less the average's, see `arm`; its mean is nan where there is no such average yet.
+
+        UserError: there is none at the end of the budget either.
+        """
         try:
             average = self._measured(trainings, weights, at, where or {})
             return self._measured(trainings, "live", at, where or {}) - average
         except Missing:
+            self.arm(trainings, weights, where=where)
             return Difference(math.nan, math.nan, 0)
 
     def _measured(
         self, trainings: str, weights: str, at: float, where: Mapping[str, object], metric: str = LOSS
     ) -> Arm:
-        if trainings not in self._plans:
-            raise UserError(f"{trainings}: {near(trainings, self._plans)}")
+        if trainings not in self.runs:
+            raise UserError(f"{trainings}: {near(trainings, self.runs)}")
+        if not 0 < at <= 1:
+            raise UserError(f"at={at}: expected a share of the budget, above 0 and at most 1")
         return Arm(measure(Asked((trainings,), where, weights, at, metric), {trainings: self._finished(trainings)}))
 
     def plot(self, name: str) -> Any:

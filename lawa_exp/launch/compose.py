@@ -98,8 +98,11 @@ def cluster_settings() -> Slurm | None:
     return build(Slurm, settings, "hydra.launcher")
 
 
-def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]], bool]:
-    """(plain values, overrides) for each training, and whether this is a multirun."""
+def compose(arguments: list[str], sweep_dir: str | None = None) -> tuple[list[tuple[dict[str, Any], list[str]]], bool]:
+    """(plain values, overrides) for each training, and whether this is a multirun.
+
+    sweep_dir: where Hydra writes the multirun.yaml of a multirun, if not in the sweep's own folder.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors as exceptions, not as exit code 1
     import hydra
     from hydra.errors import HydraException
@@ -125,6 +128,8 @@ def compose(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]
                 f"sweep=sweep-{hashlib.sha256(chr(10).join(asked).encode()).hexdigest()[:8]}",
             ]
         arguments = [*arguments, "hydra.callbacks.check.multirun=true"]
+        if sweep_dir:
+            arguments.append(f"hydra.callbacks.check.sweep_dir={sweep_dir}")
     single = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -252,6 +257,7 @@ class Fixed(TypedDict):
 
 def check_composed(
     multirun: bool,
+    sweep_dir: str,
     mode: RunMode,
     launcher: str,
     sweeper: str,
@@ -260,8 +266,8 @@ def check_composed(
 ) -> Callback:
     """Hydra calls it (`hydra.callbacks`) when all is composed and nothing runs yet.
 
-    UserError for a part of Hydra's that would do nothing here, in silence. multirun: whether -m was given. fixed: what
-    Hydra may not decide, by key.
+    UserError for a part of Hydra's that would do nothing here, in silence. multirun: whether -m was given. sweep_dir:
+    Hydra's, which conf/config.yaml reads. fixed: what Hydra may not decide, by key.
     """
     from hydra.experimental.callback import Callback
     from hydra.types import RunMode

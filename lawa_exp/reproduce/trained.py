@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -117,7 +118,8 @@ def plan_set(chosen: TrainingSet, scale: str, runs_root: str, more: Sequence[str
     asked += ["plan=true"] if scale == "paper" else []  # no data are needed to show it
     words = ("-m", *asked, f"runs_root={runs_root}", f"sweep=reproduce-{scale}-{chosen.name}")
     try:
-        composed, _ = compose(list(words))
+        with tempfile.TemporaryDirectory() as folder:  # Hydra writes there what it is asked, and this only looks
+            composed, _ = compose(list(words), folder)
         cluster_settings()  # its settings are for the command that queues
         entries = [read(values, overrides) for values, overrides in composed]
         device, ranks = start_device(entries[0][0].device, plan=True)

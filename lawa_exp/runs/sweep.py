@@ -188,15 +188,12 @@ def gather(entries: list[Entry], overrides: list[list[str]], device: Any, ranks:
 
 def wait_for(run: RunDir, ranks: distributed.Ranks) -> None:
     """Until no other process holds the run, or a stop signal."""
-    busy = True
-    while busy and not distributed.Agreement(ranks).now(signals.stop_requested()):
-        if ranks.is_main:
-            try:
-                with run.locked():
-                    busy = False
-            except InUse:
-                time.sleep(1)
-        busy = ranks.from_main(busy)
+    while not distributed.Agreement(ranks).now(signals.stop_requested()):
+        try:
+            with distributed.on_main(ranks, run.locked()):
+                return
+        except InUse:
+            time.sleep(1)
 
 
 def run_all(entries: list[Entry], overrides: list[list[str]]) -> int:
@@ -216,9 +213,6 @@ def run_all(entries: list[Entry], overrides: list[list[str]]) -> int:
     put_off: set[int] = set()
     while left:
         number, (training, members) = left.popleft()
-        if number in put_off:
-            say(f"\nwaiting for {training.run_dir}, which another process has in use")
-            wait_for(RunDir(training.run_dir), ranks)
         if distributed.Agreement(ranks).now(signals.stop_requested()):
             return EXIT["stopped"]
         say(f"\ntraining {number} of {len(sweep.trainings)}: {sweep.described(members)}")
@@ -226,9 +220,12 @@ def run_all(entries: list[Entry], overrides: list[list[str]]) -> int:
             say(f"run_dir={training.run_dir}\n{show_plan(training, ranks)}")
             continue
         try:
+            if number in put_off:
+                say(f"waiting for {training.run_dir}, which another process has in use")
+                wait_for(RunDir(training.run_dir), ranks)
             codes.append(execute(training, options, device, ranks))
         except UserError as error:
-            if isinstance(error, InUse) and number not in put_off:
+            if isinstance(error, InUse):
                 say("in use by another process: it is tried again after the others")
                 put_off.add(number)
                 left.append((number, (training, members)))

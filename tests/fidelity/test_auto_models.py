@@ -41,6 +41,11 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {  # class, its configuratio
     "llama": ("LlamaForCausalLM", "LlamaConfig", SIZE | {"tie_word_embeddings": False}),
     "tied": ("LlamaForCausalLM", "LlamaConfig", SIZE | {"tie_word_embeddings": True}),
     "bert": ("BertForMaskedLM", "BertConfig", SIZE),
+    "mixtral": (  # its files have each expert by itself, the model all of a layer in one tensor
+        "MixtralForCausalLM",
+        "MixtralConfig",
+        SIZE | {"num_local_experts": 2, "num_key_value_heads": 2},
+    ),
     "classes": ("BertForSequenceClassification", "BertConfig", SIZE | {"num_labels": 3}),
 }
 
@@ -91,6 +96,25 @@ def test_the_base_models_names_are_those_of_the_whole(tmp_path: Path) -> None:
     theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path).eval()
     assert torch.equal(loaded(tmp_path)(tokens).logits, theirs(tokens).logits)
     assert torch.equal(theirs.transformer.wte.weight, base["wte.weight"])
+
+
+def test_old_names_and_dtypes_of_their_own(tmp_path: Path) -> None:
+    """LayerNorm's gamma and beta, as old files of BERT have them, and one tensor in bfloat16."""
+    source = made("bert")
+    source.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    old = {
+        n.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): t
+        for n, t in source.state_dict().items()
+    }
+    rounded = "bert.embeddings.word_embeddings.weight"
+    torch.save({rounded: old.pop(rounded).bfloat16(), **old}, tmp_path / "pytorch_model.bin")
+    weights = loaded(tmp_path).state_dict()
+    assert all(
+        torch.equal(weights[n], t.bfloat16().float() if n == rounded else t)
+        for n, t in source.state_dict().items()
+        if "decoder" not in n
+    )
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "bert"])
@@ -144,11 +168,14 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
         ({"vocab_size": 7}, "model: vocab_size=7: config.json has vocab_size=300; null follows it"),
         ({"config": str(tmp_path)}, "expected a folder with transformers' config.json"),
         ({"config": {"model_type": "bert"}}, "model: config: has no architectures"),
+        ({"config": {"model_type": "bert", "architectures": "BertModel"}}, "architectures=BertModel: expected a list"),
     ):
         with pytest.raises(UserError, match=message):
             settings(**{"config": str(whole)} | wrong)
     for content_of_others, message in (
-        ({"architectures": ["Own"]}, "has no Own; choose model=custom"),
+        ({"architectures": ["Own"]}, "has no model Own; choose model=custom"),
+        ({"architectures": ["pipeline"]}, "has no model pipeline; choose model=custom"),
+        ({"model_type": ["bert"]}, r"model_type=\['bert'\] is none of this version"),
         ({"model_type": "own", "auto_map": {}}, "model_type=own is none .* auto_map names, is not run; choose"),
         ({"num_attention_heads": 3}, r"transformers cannot build this model \(ValueError: The hidden size"),
     ):

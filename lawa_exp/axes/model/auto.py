@@ -53,6 +53,9 @@ class AutoSettings(ModelSettings):
         content = {key: value for key, value in content.items() if key not in OF_THE_SAVER}
         if missing := [key for key in KEYS if not content.get(key)]:
             raise UserError(f"config: has no {missing[0]}; expected the config.json of a model of transformers")
+        names = content["architectures"]
+        if not (isinstance(names, list) and isinstance(names[0], str)):
+            raise UserError(f"config: architectures={names}: expected a list of the name of a class")
         object.__setattr__(self, "config", content)
         own = content.get("vocab_size", self.vocab_size)
         if self.vocab_size not in (None, own):
@@ -79,8 +82,8 @@ class AutoSettings(ModelSettings):
         import transformers
 
         built = getattr(transformers, architecture, None)
-        if built is None:
-            raise UserError(f"{PLACE}: transformers {transformers.__version__} has no {architecture}; {OTHER}")
+        if not (isinstance(built, type) and issubclass(built, transformers.PreTrainedModel)):
+            raise UserError(f"{PLACE}: transformers {transformers.__version__} has no model {architecture}; {OTHER}")
         with building(PLACE, OTHER):
             model: nn.Module = built(config)
         return model
@@ -100,7 +103,7 @@ def configuration(content: Mapping[str, Any], place: str, other: str) -> Any:
     if "quantization_config" in content:
         raise UserError(f"{place}: the weights are quantised (quantization_config), and such weights are not averaged")
     kind = content["model_type"]
-    if kind not in CONFIG_MAPPING:
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         own = "; its own code, which auto_map names, is not run" if "auto_map" in content else ""
         raise UserError(f"{place}: model_type={kind} is none of this version of transformers{own}; {other}")
     with building(place, other):
