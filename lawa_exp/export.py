@@ -293,8 +293,9 @@ def of_checkpoint(path: Path) -> Source | None:
 
     None: a run, or what is in one. UserError: a PyTorch file that is something else.
     """
+    from lawa_exp.axes.model.gpt.folder import activation_note, is_hugging_face
     from lawa_exp.convert.checkpoints import read_checkpoint
-    from lawa_exp.convert.hugging_face import activation_note, from_hugging_face, is_hugging_face
+    from lawa_exp.convert.hugging_face import from_hugging_face
     from lawa_exp.convert.recorded import recorded
 
     if path.is_dir() and is_hugging_face(path):

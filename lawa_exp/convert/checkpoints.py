@@ -8,9 +8,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from lawa_exp.axes.model.gpt.folder import is_hugging_face
 from lawa_exp.axes.model.gpt.settings import GPTSettings
 from lawa_exp.convert.fairseq import under_our_names
-from lawa_exp.convert.hugging_face import from_hugging_face, is_hugging_face
+from lawa_exp.convert.hugging_face import from_hugging_face
 from lawa_exp.formats.checkpoint import open_checkpoint
 from lawa_exp.formats.checksums import check_places
 from lawa_exp.formats.matching import canonical, common_prefix

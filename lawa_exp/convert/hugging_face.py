@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from lawa_exp.axes.model.gpt.folder import config_file, content_of
 from lawa_exp.axes.model.gpt.settings import GPTSettings
-from lawa_exp.formats.stored import reading
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import read_json
 
 TURNED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")  # Conv1D there: [in, out]
 
@@ -26,42 +24,15 @@ SETTINGS = {  # ours, and what config.json calls them
 }
 
 
-def config_file(path: Path) -> Path:
-    """The config.json of a folder, or of the folder of a file."""
-    return (path if path.is_dir() else path.parent) / "config.json"
-
-
-def is_hugging_face(path: Path) -> bool:
-    """Whether a folder, or what lies with a file, is a GPT-2 as transformers saves it."""
-    config = config_file(path)
-    return config.is_file() and _read(config).get("model_type") == "gpt2"
-
-
 def hugging_face_settings(path: Path) -> dict[str, int]:
     """The settings of a GPT-2 that its config.json has, under our names. UserError: one is no number."""
     config = config_file(path)
-    content = _read(config)
+    content = content_of(config)
     settings = {ours: content[theirs] for ours, theirs in SETTINGS.items() if theirs in content}
     for ours, value in settings.items():
         if type(value) is not int:
             raise UserError(f"{config}: {SETTINGS[ours]} is no whole number")
     return settings
-
-
-def activation_note(path: Path) -> str:
-    """Where the GPT-2 in `path` has another activation than ours; empty where it has the same."""
-    activation = _read(config_file(path)).get("activation_function", "gelu_new") if is_hugging_face(path) else "gelu"
-    same = activation == "gelu"
-    return (
-        "" if same else f"config.json has activation_function={activation}; our model has the exact GELU in its place."
-    )
-
-
-def _read(config: Path) -> dict[str, Any]:
-    with reading(config):
-        content: dict[str, Any] = read_json(config)
-        content.get("model_type")
-    return content
 
 
 def from_hugging_face(tensors: dict[str, Tensor], path: Path, settings: GPTSettings) -> dict[str, Tensor]:
@@ -78,7 +49,7 @@ def from_hugging_face(tensors: dict[str, Tensor], path: Path, settings: GPTSetti
         if not settings.bias and ours.endswith(".bias") and not tensor.any():
             continue
         found[ours] = tensor.T if ours.endswith(TURNED) else tensor
-    there = bool(_read(config_file(path)).get("scale_attn_by_inverse_layer_idx"))
+    there = bool(content_of(config_file(path)).get("scale_attn_by_inverse_layer_idx"))
     here = settings.scale_attn_by_inverse_layer_idx
     if here and not there:
         return scaled_queries(found, lambda layer: layer + 1)

@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lawa_exp.axes.model.gpt.folder import is_hugging_face
 from lawa_exp.axes.model.pythia.settings import IN_CONFIG_JSON, PythiaSettings
 from lawa_exp.axes.model.settings import ModelSettings
-from lawa_exp.convert.hugging_face import hugging_face_settings, is_hugging_face
+from lawa_exp.convert.hugging_face import hugging_face_settings
 from lawa_exp.convert.nanogpt import of_nanogpt
 from lawa_exp.formats.checkpoint import open_file
 from lawa_exp.formats.pytorch import TorchFile

@@ -7,11 +7,12 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lawa_exp.averaging.tensors import load_live
+from lawa_exp.axes.model.gpt.folder import is_hugging_face
 from lawa_exp.axes.model.gpt.gpt import GPT, not_weights
 from lawa_exp.axes.model.gpt.settings import GPTSettings
 from lawa_exp.convert.as_loaded import as_loaded
 from lawa_exp.convert.checkpoints import as_ours, read_checkpoint
-from lawa_exp.convert.hugging_face import is_hugging_face, scaled_queries
+from lawa_exp.convert.hugging_face import scaled_queries
 from lawa_exp.convert.recorded import recorded
 from lawa_exp.storage.store import Store
 from lawa_exp.system.errors import UserError

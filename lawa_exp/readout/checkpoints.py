@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lawa_exp.axes.model.gpt.folder import activation_note
 from lawa_exp.convert.checkpoints import as_ours, plain_settings, read_checkpoint
-from lawa_exp.convert.hugging_face import activation_note
 from lawa_exp.convert.recorded import recorded
 from lawa_exp.system.errors import UserError
 

@@ -18,6 +18,8 @@ from lawa_exp.config.rules import default_of, setting_names
 from lawa_exp.evaluation.mixtures import Mixtures
 from lawa_exp.evaluation.on_data import OnData, worse_than_a_guess
 from lawa_exp.evaluation.read_out import ReadOut, evaluations, read_out
+from lawa_exp.formats.checkpoint import open_checkpoint
+from lawa_exp.formats.stored import STATISTICS
 from lawa_exp.readout.averagers import typed
 from lawa_exp.readout.choice import FEWEST_BATCHES
 from lawa_exp.readout.comparison import compare
@@ -174,9 +176,10 @@ def answer_of(request: Request, own: Numbered, subject: Subject, result: ReadOut
             gain = gain_text(s.gain, s.half, s) if no_vote else gain_text(s.best_gain, s.best_half, s)
             where = "on samples that had no vote in the choice" if no_vote else "where it was chosen"
             second = (
-                f"Gain: 0; the best average, {s.best}, has {gain} {where}: too little to tell from none ({interval})."
+                f"Gain: 0; the best average, {s.best}, gains {gain} {where} (minus: it loses): too little to tell from "
+                f"none ({interval})."
             )
-        return Answer(s, by, "live", values, (no_help(own), second, NO_COMMAND), None, losses)
+        return Answer(s, by, "live", values, (no_help(own, request.target.key), second, NO_COMMAND), None, losses)
     live, value = (by.metric.text(values[id]) for id in ("live", s.id))
     unclear = "; inconclusive: it includes 0" if s.gain <= s.half else ""
     gain = gain_text(s.gain, s.half, s)
@@ -188,8 +191,14 @@ def answer_of(request: Request, own: Numbered, subject: Subject, result: ReadOut
     return Answer(s, by, s.id, values, (f"Take {said(settings[s.id], own)}.", second, command), command, losses)
 
 
-def no_help(own: Numbered) -> str:
-    return f"Averaging does not help here: take the last checkpoint, {own.paths[own.last]}."
+def no_help(own: Numbered, key: str | None) -> str:
+    last = own.paths[own.last]
+    if any(STATISTICS.search(name) for source in open_checkpoint(last, key).sources for name in source.tensors):
+        return (
+            f"Averaging does not help here with the BatchNorm statistics of the newest checkpoint: take it, {last}. "
+            "Recalibrated on training data (update_bn) an average is usually better, and may be the best."
+        )
+    return f"Averaging does not help here: take the last checkpoint, {last}."
 
 
 def without_noise(request: Request, own: Numbered, subject: Subject, result: ReadOut) -> Answer:
@@ -201,7 +210,9 @@ def without_noise(request: Request, own: Numbered, subject: Subject, result: Rea
         "[one for each sample]}, the noise is measured"
     )
     if best == "live":
-        return Answer(None, None, best, values, (no_help(own), f"Gain: 0; {unknown}.", NO_COMMAND), None)
+        return Answer(
+            None, None, best, values, (no_help(own, request.target.key), f"Gain: 0; {unknown}.", NO_COMMAND), None
+        )
     settings = settings_by_id(subject)[best]
     command = command_of(request, own, settings)
     live, value = values["live"], values[best]

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Callable
 
+from lawa_exp.axes.dataset.places import SOLE
 from lawa_exp.results.report import write_report
 from lawa_exp.results.tables import SAVING, at_end, end_table
 from lawa_exp.runs.done import shown_alike
@@ -51,7 +52,8 @@ def write_results(p: Prepared, run: RunDir, outcome: Outcome, say: Callable[[str
     if outcome.test:
         in_row = shown_metrics(metrics)
         shown = "  ".join(f"{r['weights']} {r['loss']:.4f}{in_brackets(r, in_row)}" for r in outcome.test)
-        say(f"test loss after step {outcome.step:,}: {shown}")
+        held_out = " (of val, which serves as test)" if SOLE in p.data.note else ""
+        say(f"test loss after step {outcome.step:,}{held_out}: {shown}")
     say(f"\n{outcome.how}; report: {run.path / 'report.md'}, plot: {run.path / 'curves.png'}")
     if alone and outcome.how == "done":
         say("\n".join(["next:", *next_lines(run, rows)]))

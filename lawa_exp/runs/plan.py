@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 from lawa_exp.axes.choice import Planned
 from lawa_exp.axes.configuration import Config
-from lawa_exp.axes.model.gpt.settings import GPTSettings
 from lawa_exp.axes.model.papers_names import PAPERS_NAMES
-from lawa_exp.convert.hugging_face import activation_note
 from lawa_exp.runs.cost import A100, MFU, Cost, planned_model, tensors_and_cost
 from lawa_exp.runs.memory import Memory, memory_lines, memory_of
 from lawa_exp.runs.prepare import Prepared
@@ -134,9 +131,6 @@ def warnings(planned: Planned) -> list[str]:
     first = ("feedback", "fault")
     for _, choice in sorted(config.choices.items(), key=lambda item: item[0] not in first):
         found += choice.warnings(planned)
-    if config.init.from_ and isinstance(config.model, GPTSettings):
-        note = activation_note(Path(config.init.from_))
-        found += [f"init.from={config.init.from_}: {note}"] if note else []
     beyond = [s for s in config.save.keep if s > config.steps]
     return found + [f"save.keep={s} is beyond the budget of {config.steps} steps" for s in beyond]
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from lawa_exp.axes.configuration import Config
 from lawa_exp.axes.dataset.loading import eval_batches
-from lawa_exp.axes.objective.task_loss import Scorer
+from lawa_exp.axes.objective.task_loss import Scorer, scores_of
 from lawa_exp.evaluation.evaluate import evaluating
 from lawa_exp.evaluation.numerics import exact_float32
 from lawa_exp.seams.dataset import Dataset
@@ -29,6 +29,8 @@ def try_model(config: Config, model: nn.Module, data: Dataset) -> None:
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), evaluating(scorer):
             scorer(inputs, targets)
+            is_next_token = config.dataset.inputs == "tokens" and not scorer.computes_loss
+            looks_ahead = is_next_token and isinstance(inputs, torch.Tensor) and sees_the_future(model, inputs)
     except UserError as error:
         raise UserError(f"{config.model.named}: {error}") from None
     except Exception as error:  # whatever the user's code raises
@@ -40,3 +42,17 @@ def try_model(config: Config, model: nn.Module, data: Dataset) -> None:
             f"{config.model.named}: {type(model).__name__} does not take a batch {shape} of "
             f"dataset={config.dataset.name}: {type(error).__name__}: {said}"
         ) from None
+    if looks_ahead:
+        raise UserError(
+            f"{config.model.named}: the scores of {type(model).__name__} for a token depend on later tokens, and "
+            f"dataset={config.dataset.name} asks for the next one; choose masked tokens, or a causal model"
+        )
+
+
+def sees_the_future(model: nn.Module, inputs: torch.Tensor) -> bool:
+    """Whether other tokens in the second half of a sample change the scores of the first. inputs: [batch, tokens]."""
+    half, low, high = inputs.shape[-1] // 2, inputs.min(), inputs.max()
+    changed = inputs.clone()
+    changed[..., half:] = torch.where(inputs[..., half:] == high, low, high)
+    before, after = (scores_of(model(x))[:, :half] for x in (inputs, changed))
+    return bool((before - after).abs().max() > 1e-4 * before.abs().max())

@@ -157,7 +157,15 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
     made("bert").save_pretrained(whole)
     done = run("model=auto", f"model.config={whole}", "dataset=pydocs_mlm", "model.context=32", *WORDS, "plan=true")
     assert done.returncode == 0 and "it attends to the padding of short samples" in done.stdout, done.stderr
+    done = run("model=auto", f"model.config={whole}", "dataset=pydocs", "model.context=32", *WORDS, "plan=true")
+    said = "error: model=auto: the scores of BertForMaskedLM for a token depend on later tokens"
+    assert done.returncode == 2 and done.stderr.startswith(said), done.stderr
+    (tmp_path / "gpt2").mkdir()
+    (tmp_path / "gpt2/tokenizer.json").write_text("{}")
     made("gpt2").save_pretrained(tmp_path / "gpt2")
+    from_it = ["model=auto", f"model.config={tmp_path / 'gpt2'}", f"init.from={tmp_path / 'gpt2'}", "model.context=32"]
+    done = run(*from_it, "dataset=pydocs", *WORDS, "plan=true")
+    assert done.returncode == 0 and "its tokenizer.json is not used; dataset=pydocs has tokens of its" in done.stdout
     shape = ["model.layers=2", "model.width=16", "model.heads=2", "model.context=34", "model.vocab_size=300"]
     done = run("model=gpt_tiny", *shape, "model.bias=true", f"init.from={tmp_path / 'gpt2'}", *WORDS, "plan=true")
     assert "activation_function=gelu_new; our model has the exact GELU" in done.stdout, done.stderr
@@ -165,6 +173,7 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
         loaded(whole, base)  # its head would be of the seed
     content = json.loads((whole / "config.json").read_text())
     for wrong, message in (
+        ({"context": 35}, "model: context=35: config.json has 34 positions; choose at most these"),
         ({"vocab_size": 7}, "model: vocab_size=7: config.json has vocab_size=300; null follows it"),
         ({"config": str(tmp_path)}, "expected a folder with transformers' config.json"),
         ({"config": {"model_type": "bert"}}, "model: config: has no architectures"),

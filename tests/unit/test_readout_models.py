@@ -191,7 +191,7 @@ def test_a_nanogpt_checkpoint_is_the_function_that_it_records(
     found = {r["step"]: r["loss"] for r in rows(tmp_path / "out") if r["weights"] == "live" and r["split"] == "val"}
     assert found == pytest.approx(wanted, rel=1e-5)
     said = (
-        "The model is as the checkpoints record it: layers=3, heads=4, width=32, context=32, vocab_size=256, bias=true"
+        "The model is as the checkpoints record it: layers=3, heads=4, width=32, context=32, bias=true, vocab_size=256"
     )
     assert said in (tmp_path / "out" / "summary.md").read_text()
 

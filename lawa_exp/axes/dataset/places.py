@@ -35,9 +35,12 @@ def find(name: str, path: str | None, folder: str | None, wanted: tuple[str, ...
     raise DataMissing(f"dataset={name}: {what} not found; looked in {', '.join(looked)}{hint}; {get}")
 
 
+SOLE = "serves as val and as test"
+
+
 def sole(split: str) -> str:
     """What is said of data with one held-out split alone."""
-    return f"the sole held-out split, {split}, serves as val and as test"
+    return f"the sole held-out split, {split}, {SOLE}"
 
 
 def is_hidden(path: Path, root: Path) -> bool:

@@ -29,6 +29,8 @@ NOT_TAKEN = (  # settings that fetch or run something, or that only loading uses
 OF_THE_SAVER = (*NOT_TAKEN[1:], "_name_or_path", "dtype", "torch_dtype")  # no part of the model
 PLACE, OTHER = "model.config", "choose model=custom with a builder of your own"
 KEYS = ("architectures", "model_type")
+POSITIONS = ("max_position_embeddings", "n_positions")
+TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,10 @@ class AutoSettings(ModelSettings):
             raise UserError(f"vocab_size={self.vocab_size}: config.json has vocab_size={own}; null follows it")
         object.__setattr__(self, "vocab_size", own)
 
+        positions = next((content[key] for key in POSITIONS if isinstance(content.get(key), int)), None)
+        if positions is not None and self.context > positions > 0:
+            raise UserError(f"context={self.context}: config.json has {positions} positions; choose at most these")
+
     def fitted(self, data: DatasetFacts, name: str) -> Self:
         if data.vocab_size is not None:
             if self.vocab_size is None:
@@ -74,6 +80,12 @@ class AutoSettings(ModelSettings):
             yield (
                 f"{self.named}: it is given no attention mask, so it attends to the padding of short samples; "
                 "a builder of your own (model=custom) can mask it"
+            )
+        place, data = planned.config.init.from_, planned.config.dataset
+        if place and "tokens" in data.inputs and (Path(place) / TOKENIZER).is_file():
+            yield (
+                f"init.from={place}: its {TOKENIZER} is not used; dataset={data.name} has tokens of its own, and where "
+                "these are others the weights do not know them. dataset=tokens takes yours"
             )
 
     def build(self) -> nn.Module:

@@ -12,9 +12,12 @@ from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.system.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Self
 
     from torch import nn
+
+    from lawa_exp.axes.choice import Planned
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,15 @@ class GPTSettings(TransformerSettings):
     def fitted(self, data: DatasetFacts, name: str) -> Self:
         check_vocabulary(self.vocab_size, data, name)
         return self
+
+    def warnings(self, planned: Planned) -> Iterator[str]:
+        if place := planned.config.init.from_:
+            from pathlib import Path
+
+            from lawa_exp.axes.model.gpt.folder import activation_note
+
+            if note := activation_note(Path(place)):
+                yield f"init.from={place}: {note}"
 
     def build(self) -> nn.Module:
         from lawa_exp.axes.model.gpt.gpt import GPT
