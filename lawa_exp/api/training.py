@@ -30,6 +30,8 @@ def train(overrides: Sequence[str] = (), *, quiet: bool = False, **settings: Any
     the output of the training is not printed. A KeyboardInterrupt stops the training after its step; it is saved.
     UserError: a mistake in the settings. Failed: the training failed or was stopped. A run that diverged is returned.
     """
+    if isinstance(overrides, str):
+        raise UserError(f"{overrides!r}: expected a list of words, as shlex.split makes it")
     words = [*overrides, *(f"{key}={written(value)}" for key, value in settings.items())]
     process = subprocess.Popen(
         [sys.executable, "-m", "lawa_exp", *words],

@@ -67,7 +67,8 @@ def read(request: Request) -> int:
         raise UserError(
             f"--key={request.target.key}: is for --model, --dataset and --evaluate; a run has its own weights"
         )
-    if request.of_checkpoints and request.target.repository is None and is_single(Path(request.target.run), e.data):
+    of_files = request.of_checkpoints and request.target.repository is None
+    if of_files and is_single(Path(request.target.run), e.data or e.how):
         return read_single(request)
     with ExitStack() as locks:
         subject = checkpoints(request, locks) if request.of_checkpoints else our_run(request)

@@ -21,15 +21,15 @@ from lawa_exp.system.files import in_turn
 UNNAMED = ("model", "pytorch_model", "adapter_model")  # files that the folder around them names
 
 
-def is_single(path: Path, data: str | None = None) -> bool:
+def is_single(path: Path, by: str | None = None) -> bool:
     """Whether RUN is one checkpoint: a file, or a folder that is one and holds no others.
 
-    With --data also a folder that holds one alone, as nanoGPT's own.
+    by: the value of --data or --evaluate. With it also a folder that holds one alone, as nanoGPT's own.
     """
     if not path.is_dir():
         return path.is_file()
     others = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".") and checkpoint_in(p)]
-    return not others and (checkpoint_in(path) == path or (data is not None and _sole_in(path) is not None))
+    return not others and (checkpoint_in(path) == path or (by is not None and _sole_in(path) is not None))
 
 
 def _sole_in(path: Path) -> Path | None:
