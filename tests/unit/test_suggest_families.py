@@ -243,6 +243,10 @@ def test_classes_by_their_names() -> None:
     for names, numbers_of in ((["Neutral", "Contradiction", "Entailment"], [1, 2, 0]), (["2", "0", "1"], [2, 0, 1])):
         assert numbered_classes([0, 1, 2], names, named, place)[0].tolist() == numbers_of
     assert numbered_classes(["Contradiction", "NEUTRAL"], None, named, place)[0].tolist() == [2, 1]
+    from_1 = Recognised("x", None, torch.nn.Identity, classes=2, labels={"1": 0, "2": 1})
+    for labels_, names in ((["0", "1"], None), ([0, 1], ["0", "1"])):
+        with pytest.raises(UserError, match="class '0'; the model's are"):
+            numbered_classes(labels_, names, from_1, place)  # type: ignore[arg-type]
     exact = Recognised("x", None, torch.nn.Identity, classes=2, labels={"A": 1, "a": 0})
     assert numbered_classes(["A", "a"], None, exact, place)[0].tolist() == [1, 0]
     with pytest.raises(UserError, match=r"\(no, yes\) is one of the model's \(entail.*numbers, or label2id in config"):

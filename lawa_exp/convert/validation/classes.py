@@ -33,7 +33,7 @@ def numbered_classes(
     if names is None and (texts := sorted({label for label in labels if isinstance(label, str)})):
         if len(texts) != len(set(labels)):
             raise UserError(f"{place}: classes are names in some rows ({texts[0]}) and numbers in others")
-        if _are_numbers(texts) and not set(texts) <= own.keys():
+        if _are_numbers(texts) and own.keys().isdisjoint(texts):
             labels = [int(label) for label in labels]
         else:
             if has_names and (wrong := {text for text in texts if fold(text) not in own}):
@@ -50,7 +50,7 @@ def numbered_classes(
     if names is None:
         return numbers, limit, f"classes 0 to {limit - 1}, as the data number them"
     unknown = [name for name in names if fold(name) not in own]
-    if unknown and has_names and _are_numbers(names):
+    if len(unknown) == len(names) and has_names and _are_numbers(names):
         return numbered_classes([int(names[number]) for number in numbers], None, model, place)
     if len(unknown) == len(names) and not has_names:
         if model.classes not in (None, len(names)):
