@@ -6,8 +6,8 @@ import functools
 import math
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from lawa_exp.readout.noise import paired, together
 from lawa_exp.readout.of_checkpoints import checkpoints
 from lawa_exp.readout.of_run import our_run
 from lawa_exp.readout.of_single import is_single, read_single
-from lawa_exp.readout.places import claim, results_of
+from lawa_exp.readout.places import claimed
 from lawa_exp.readout.progress import Revisiting
 from lawa_exp.readout.report import (
     Test,
@@ -95,9 +95,10 @@ def read_subject(subject: Subject, request: Request, locks: ExitStack) -> int:
         raise UserError("none of these averages can be had: " + "; ".join(subject.left_out))
     for note in subject.notes:
         say(note)
-    out = folder_of_results(subject, request)
+    name = name_of_results(subject, request)
     progress: Revisiting | None = None
     if subject.revisions:
+        out = Path(request.out) if request.out else subject.root / (request.name or name)
         if subject.is_main:
             out.mkdir(parents=True, exist_ok=True)
             locks.enter_context(locked(out / ".lock", f"--out={out}"))
@@ -132,8 +133,8 @@ def read_subject(subject: Subject, request: Request, locks: ExitStack) -> int:
         )
         say(f"{str(stopped).partition(':')[0]}, {saved}; the same command goes on")
         return 75
-    text = write_results(result, subject, out, request)
-    if subject.is_main:
+    if written := write_results(result, subject, name, request):
+        text, out = written
         if progress:
             progress.finish()
         say(f"\n{text}\n\nin {out}: {', '.join(sorted(name for name in WRITTEN if (out / name).exists()))}")
@@ -142,31 +143,41 @@ def read_subject(subject: Subject, request: Request, locks: ExitStack) -> int:
     return 0
 
 
-def folder_of_results(subject: Subject, request: Request) -> Path:
-    """--out, else a folder by --name or the averages' ids; these follow what RUN is called where it is no run."""
-    if request.out:
-        return Path(request.out)
-    if request.name:
-        return subject.root / request.name
+def name_of_results(subject: Subject, request: Request) -> str:
+    """By the averages' ids; these follow what RUN is called where it is no run."""
     through = f"-view-{'+'.join(subject.views)}" if subject.views else ""  # never in place of a plain read-out
     name = readout_name([average.id for average in subject.averages]) + subject.suffix + through
     if not request.of_checkpoints:
-        return subject.root / name
+        return name
     repository = request.target.repository
-    if repository is None and request.revisions is None:
-        return results_of(request, subject.root, f"{Path(request.target.run).resolve().name}-{name}")
     of = Path(request.target.run).resolve().name if repository is None else repository.replace("/", "--")
-    return subject.root / f"{of}-{name}"
+    return f"{of}-{name}"
 
 
-def write_results(result: ReadOut, subject: Subject, out: Path, request: Request) -> str:
-    """Chooses on val, evaluates the choice on test, and writes all that into `out`; the text for the terminal."""
+@contextmanager
+def place_of_results(subject: Subject, name: str, request: Request) -> Iterator[Path]:
+    """The folder, in which no other process writes inside."""
+    if request.of_checkpoints:
+        with claimed(request, subject.root, name, is_fixed=subject.revisions is not None) as out:
+            yield out
+    else:
+        out = Path(request.out) if request.out else subject.root / (request.name or name)
+        with in_turn(out):
+            yield out
+
+
+def write_results(result: ReadOut, subject: Subject, name: str, request: Request) -> tuple[str, Path] | None:
+    """Chooses on val, evaluates the choice on test, and writes all that.
+
+    name: of the folder, unless the request names one. Returns the text for the terminal and that folder;
+    None on other ranks.
+    """
     rows = with_earlier(result.rows, subject)
     every_row = [*(r for r in subject.rows if name_of(r) == "live"), *rows]
     f = compare(result, every_row, [average.id for average in subject.averages], subject.task)
     test, test_rows = on_test(f, result, subject)
     if not subject.is_main:
-        return ""
+        return None
     measures = [*subject.published, *result.measures]
     chosen = chosen_line(f, test, subject.no_test or f"the snapshot of step {result.step:,} is not there")
     notes = [*subject.notes, *(f"Not read out: {line}" for line in subject.left_out)]
@@ -175,12 +186,10 @@ def write_results(result: ReadOut, subject: Subject, out: Path, request: Request
     if subject.views:
         more += [views_paragraph(f, result, [*rows, *test_rows], subject.views, subject.named.measure, subject.task)]
     more += [measures_paragraph(measures, f.step)] if measures else []
-    with in_turn(out):
-        if request.of_checkpoints:
-            claim(request, out)
+    with place_of_results(subject, name, request) as out:
         write_rows(out / "metrics.jsonl", [*rows, *test_rows, *measures])
         write_metrics(out, subject.metrics)
-        return write_summary(out, f, every_row, subject.named, chosen, notes, command, more)
+        return write_summary(out, f, every_row, subject.named, chosen, notes, command, more), out
 
 
 def price_of(request: Request, subject: Subject) -> Price:

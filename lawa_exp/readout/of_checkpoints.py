@@ -55,11 +55,14 @@ def of_source(
 ) -> Subject:
     """The averages `requested` of the checkpoints of `steps`, evaluated as the request says, and live ones at `live`.
 
-    name: as the results call the checkpoints.
+    name: as the results call the checkpoints. UserError: none of the averages can be had.
     """
     target = request.target
     by_revisions = target.repository is not None or request.revisions is not None
     averages = Sources({s: source.paths[s] for s in steps}, requested, live, by_revisions)
+    if not averages.replayed:
+        unreadable = [f"{checkpoint} is left out, as it cannot be read: {why}" for checkpoint, why in source.unreadable]
+        raise UserError("none of these averages can be had: " + "; ".join([*averages.left_out, *unreadable]))
     first = min(averages.paths)
     e = evaluator_for(request, name, lambda: source.fetch(first), source.folder_of(first))
     if by_revisions:
@@ -113,8 +116,10 @@ def source_of(request: Request, locks: ExitStack) -> tuple[Source, str]:
 
 
 def refuse_inside(request: Request, root: Path) -> None:
-    """UserError: results would go into RUN."""
-    results = Path(request.out or "readouts")
+    """UserError: results would go into RUN, or a file is where their folder would be."""
+    results = Path(request.out) if request.out else Path("readouts", request.name or "")
+    if file := next((each for each in (results, *results.parents) if each.exists() and not each.is_dir()), None):
+        raise UserError(f"{file} is a file, and the results would be in {results}/; --out names another folder")
     if results.resolve().is_relative_to(root.resolve()):
         what = (
             f"--out={results} is" if request.out else f"RUN={request.target.run}: the results, in {results}/, would be"
@@ -132,7 +137,6 @@ class Sources:
     def __init__(
         self, paths: dict[int, Path], requested: Sequence[AveragerSettings], live: Sequence[int], by_revisions: bool
     ):
-        """UserError: of revisions none can be had."""
         last = max(live)
         problems = [(s, too_few(s, last) or missing(s, paths, last)) for s in requested]
         self.left_out = [f"{s.id}: {problem}{instead(s, paths, last)}" for s, problem in problems if problem]
@@ -142,8 +146,6 @@ class Sources:
             paths = {step: path for step, path in paths.items() if step in needed}
         self.paths = paths
         self.gaps = [note for s in self.replayed if (note := gaps(s, paths, live))]
-        if not self.replayed and by_revisions:
-            raise UserError("none of these averages can be had: " + "; ".join(self.left_out))
 
 
 def notes_on(read: Fitted) -> list[str]:

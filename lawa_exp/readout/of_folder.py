@@ -25,7 +25,7 @@ from lawa_exp.readout.choice import FEWEST_BATCHES
 from lawa_exp.readout.comparison import compare
 from lawa_exp.readout.of_checkpoints import of_source, source_of
 from lawa_exp.readout.of_single import is_single
-from lawa_exp.readout.places import claim, results_of
+from lawa_exp.readout.places import claimed
 from lawa_exp.readout.report import write_summary
 from lawa_exp.readout.request import Request
 from lawa_exp.readout.subject import Subject
@@ -37,7 +37,7 @@ from lawa_exp.storage.rows import name_of, write_rows
 from lawa_exp.system.bar import Bar
 from lawa_exp.system.cli import Parser
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import in_turn, write_text_atomically
+from lawa_exp.system.files import write_text_atomically
 
 WINDOWS = (2, 3, 5, 10, 20)  # checkpoints of a window
 SHOWN = 10  # candidates in the table on the terminal
@@ -124,8 +124,6 @@ def suggest_for_folder(request: Request, say: Callable[[str], None]) -> tuple[An
             say(f"{zeroth[0].name}, of {own.unit} 0, counts as the initial weights, which no average takes in.")
         if not own.by_step:
             say(f"The {own.unit}s are not evenly spaced: the {len(own.paths)} checkpoints count as 1 to {own.last}.")
-        if not subject.averages:
-            raise UserError("no average can be had: " + "; ".join(subject.left_out[:1]))
         result = evaluate(subject, own.last, say)
         answer = answer_of(request, own, subject, result)
         if not subject.is_main:
@@ -279,11 +277,9 @@ def table_of(answer: Answer) -> str:
 
 def write(request: Request, name: str, subject: Subject, result: ReadOut, answer: Answer) -> Path:
     """rows, table, plots and suggestion.json; the folder."""
-    out = results_of(request, subject.root, f"{name}-suggest{subject.suffix}")
     compared = compare(result, result.rows, [a.id for a in subject.averages], subject.task)
     command = shlex.join([*shlex.split(f"{Parser.prefix}suggest"), *words_of(request)])
-    with in_turn(out):
-        claim(request, out)
+    with claimed(request, subject.root, f"{name}-suggest{subject.suffix}") as out:
         write_rows(out / "metrics.jsonl", result.rows)
         write_text_atomically(out / "suggestion.json", as_json_of(answer))
         write_metrics(out, subject.metrics)

@@ -10,13 +10,12 @@ from lawa_exp.formats.inside import inside
 from lawa_exp.formats.steps import checkpoint_in, find_checkpoints
 from lawa_exp.readout.evaluators.choose import evaluator_for
 from lawa_exp.readout.of_checkpoints import notes_on, refuse_inside
-from lawa_exp.readout.places import claim, results_of
+from lawa_exp.readout.places import claimed
 from lawa_exp.readout.request import Request
 from lawa_exp.results.tables import markdown
 from lawa_exp.storage.metrics import KNOWN, shown_metrics, write_metrics
 from lawa_exp.storage.rows import LIVE, evaluation_row, write_rows
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import in_turn
 
 UNNAMED = ("model", "pytorch_model", "adapter_model")  # files that the folder around them names
 
@@ -46,12 +45,9 @@ def read_single(request: Request) -> int:
     path = run if run.is_file() or checkpoint_in(run) == run else _sole_in(run)
     assert path is not None, "is_single"
     name = run.resolve().name if run.is_dir() or run.stem not in UNNAMED else run.resolve().parent.name
-    if run.is_dir():
-        refuse_inside(request, run)
+    refuse_inside(request, run)
     e = evaluator_for(request, name, lambda: path, path if path.is_dir() else path.parent)
     label = f"-{e.label}" if e.label else ""
-    root = Path("readouts")
-    out = root / request.name if request.name else results_of(request, root, f"{name}-alone{label}")
     e.fitted.key = request.target.key
     step = max(inside(path).counts.values(), default=0)
     weights = e.fitted(path)
@@ -66,8 +62,7 @@ def read_single(request: Request) -> int:
     table = [["weights", *names], [name, *(metrics[name].text(scored.fields[name]) for name in names)]]
     print(f"\n{markdown(table)}\n\nA single model ({e.named.unit}): there is no average of one.")
     if e.ranks is None or e.ranks.is_main:
-        with in_turn(out):
-            claim(request, out)
+        with claimed(request, Path("readouts"), f"{name}-alone{label}") as out:
             write_rows(out / "metrics.jsonl", [row])
             write_metrics(out, metrics)
         print(f"in {out}: metrics.jsonl")

@@ -238,6 +238,25 @@ def test_classes_by_their_names() -> None:
     assert numbers.tolist() == [1, 0, 1] and "0 a, 1 b, in alphabetical order, as the model has no names" in said
     assert numbered_classes(["1", "0"], None, bare, place)[0].tolist() == [1, 0]
     assert numbered_classes([0, 1], ["b", "c"], bare, place)[2] == "classes 0 b, 1 c, in the data's order"
+    own = {"entailment": 0, "neutral": 1, "contradiction": 2}
+    named = Recognised("x", None, torch.nn.Identity, classes=3, labels=own)
+    for names, numbers_of in ((["Neutral", "Contradiction", "Entailment"], [1, 2, 0]), (["2", "0", "1"], [2, 0, 1])):
+        assert numbered_classes([0, 1, 2], names, named, place)[0].tolist() == numbers_of
+    assert numbered_classes(["Contradiction", "NEUTRAL"], None, named, place)[0].tolist() == [2, 1]
+    from_1 = Recognised("x", None, torch.nn.Identity, classes=2, labels={"1": 0, "2": 1})
+    for labels_, names in ((["0", "1"], None), ([0, 1], ["0", "1"])):
+        with pytest.raises(UserError, match="class '0'; the model's are"):
+            numbered_classes(labels_, names, from_1, place)  # type: ignore[arg-type]
+    exact = Recognised("x", None, torch.nn.Identity, classes=2, labels={"A": 1, "a": 0})
+    assert numbered_classes(["A", "a"], None, exact, place)[0].tolist() == [1, 0]
+    with pytest.raises(UserError, match=r"\(no, yes\) is one of the model's \(entail.*numbers, or label2id in config"):
+        numbered_classes([0, 1], ["no", "yes"], named, place)
+    several = Recognised("x", None, torch.nn.Identity, classes=3, labels={f"LABEL_{i}": i for i in range(3)})
+    with pytest.raises(
+        UserError, match=r"gives 3 scores, and the data have 2 classes .*numbers, or label2id in config"
+    ):
+        numbered_classes(["b", "a"], None, several, place)
+    assert numbered_classes([0, 1], None, several, place)[:2][1] == 3
     for wrong, names in ((["a", "c"], None), ([0, 1], ["b", "c"]), ([0, -1], None), ([0, 2], None), ([0, "a"], None)):
         with pytest.raises(UserError, match="class"):
             numbered_classes(wrong, names, model, place)  # type: ignore[arg-type]

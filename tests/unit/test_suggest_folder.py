@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,16 @@ from lawa_exp.average import _average, parser
 from lawa_exp.averaging import EmaSettings, LawaSettings, SwaSettings, WmaSettings, observed_steps
 from lawa_exp.averaging.arithmetic import weighted_mean
 from lawa_exp.axes.model.gpt.settings import GPTSettings
-from lawa_exp.convert.validation.content import Place, TokenArray
+from lawa_exp.convert.recognise.recognised import TEXTS
+from lawa_exp.convert.validation.content import Documents, Place, TokenArray
+from lawa_exp.convert.validation.rows import content as content_of_rows
 from lawa_exp.convert.validation.rows import of_columns
 from lawa_exp.evaluation.evaluate import fixed_set
 from lawa_exp.evaluation.mixtures import Mixtures
 from lawa_exp.evaluation.replay import Snapshots
 from lawa_exp.readout.of_folder import numbered
+from lawa_exp.readout.places import claimed
+from lawa_exp.readout.request import Averages, Evaluation, Request, Target
 from lawa_exp.system.errors import UserError
 
 CONTEXT = 16
@@ -187,6 +192,9 @@ def test_half_written_checkpoints_are_left_out(nanogpt: tuple[Path, Path], here:
     assert "1 checkpoint there, and 2 that cannot be read (ckpt2.pt: " in refusal("two", "--data", data)
     (here / "two/ckpt1.pt").write_bytes(b"")
     assert "no checkpoint there can be read (ckpt1.pt: " in refusal("two", "--data", data)
+    code, _, err = readout("cut", "--data", data, "--k", "9", "--spacing", "25")
+    assert code == 2 and "none of these averages can be had: " in err
+    assert "; ckpt100.pt is left out, as it cannot be read: " in err and "; ckpt200.pt is left out" in err
     words = ["--trajectory", "cut", "--k", "2", "--spacing", "25", "--out", "mean"]
     code, _, err = in_process(lambda: _average(parser().parse_args(words)))
     assert code == 2 and "cut/ckpt100.pt is neither" in err and "to leave it out list the others" in err
@@ -216,6 +224,21 @@ def test_no_results_are_replaced(nanogpt: tuple[Path, Path], here: Path) -> None
     for on, end in (("val.txt", ""), ("more/val.txt", "-2")):
         code, out, err = readout(folder, "--data", on, "--k", "2", "--spacing", "25")
         assert code == 0 and f"in readouts/out-lawa-k2-s25-data-val{end}: " in out, err
+    request = Request(Target("x"), Averages([], {}), Evaluation(data="val.txt"))
+    other_data = replace(request, evaluation=Evaluation(data="more/val.txt"))
+    (here / "readouts/x").mkdir()
+    (here / "readouts/x/.writing").touch()  # what a process that was killed leaves
+    with claimed(request, Path("readouts"), "x") as first, claimed(other_data, Path("readouts"), "x") as second:
+        assert (str(first), str(second)) == ("readouts/x", "readouts/x-2")
+    with claimed(request, Path("readouts"), "x") as again:
+        assert again == first
+    (here / "readouts/y").touch()
+    with claimed(request, Path("readouts"), "y") as passed_over:
+        assert passed_over.name.endswith("-y") and sorted(p.name for p in passed_over.iterdir()) == [
+            ".writing",
+            "request.json",
+        ]
+    assert "readouts/y is a file" in refusal(folder, "--data", "val.txt", "--out", "readouts/y")
     below = refusal("other", "--data", "val.txt", "--out", "elsewhere")
     assert "no checkpoints there" in below and "of its folders out holds checkpoints" in below
     assert "is inside RUN, where nothing is written" in refusal(other, "--data", "val.txt", "--out", other / "x")
@@ -348,3 +371,19 @@ def test_padding_in_a_column_of_tokens_is_no_text() -> None:
     assert "without 3 tokens of padding" in content.note
     with pytest.raises(UserError, match="rows of other lengths"):
         of_columns(Place(Path("val.jsonl")), {**table, "attention_mask": [[1], [1]]}, "val.jsonl")
+
+
+def test_quotes_in_tables(here: Path) -> None:
+    """A .tsv has none, as GLUE's; in a .csv one that does not end is refused where it begins."""
+    texts = [f'"{i} begins' if i % 10 == 3 else f'{i} "middle" and end"' if i % 7 == 0 else str(i) for i in range(60)]
+    (here / "dev.tsv").write_text("\n".join(["sentence\tlabel", *(f"{t} x\t{i % 2}" for i, t in enumerate(texts))]))
+    read = content_of_rows(Place(here / "dev.tsv", (), TEXTS))
+    assert isinstance(read, Documents) and list(read.texts) == [f"{t} x" for t in texts]
+    assert read.labels == [i % 2 for i in range(60)]
+    (here / "dev.csv").write_text('text,label\n"a\nb, ""c""",1\nd "e",0\n')
+    read = content_of_rows(Place(here / "dev.csv", (), TEXTS))
+    assert isinstance(read, Documents) and list(read.texts) == ['a\nb, "c"', 'd "e"'] and read.labels == [1, 0]
+    for rest in ('f,0\n"g,1\n', "f,0\n"):
+        (here / "dev.csv").write_text(f'text,label\n"a\nb",1\nc,0\n"d,1\n{rest}')
+        with pytest.raises(UserError, match="line 5 cannot be read as CSV"):
+            content_of_rows(Place(here / "dev.csv", (), TEXTS))

@@ -93,6 +93,14 @@ def test_torchvision_as_its_script_evaluates(inside: Path) -> None:
     assert "1 checkpoint there (model_0.pth, of epoch 0, counts as the initial weights); an average" in few
     row = single(inside / "out/model_3.pth", "--data", "images")
     assert (row["accuracy"], row["loss"]) == pytest.approx(expected, rel=1e-5)
+    others = {"model": "shufflenet_v2_x0_5", "pretrained": False}
+    before = {**others, "cache_dataset": False, "test_only": False}
+    for number, kept in enumerate((others, before)):
+        path = inside / f"old{number}.pth"
+        torch.save({"model": state, "epoch": 0, "args": argparse.Namespace(**kept)}, path)
+    code, _, err = readout(inside / "old0.pth", "--data", "images")
+    assert code == 2 and "torchvision's args.model would say it" in err and "give --model" in err
+    assert readout(inside / "old1.pth", "--data", "images")[0] == 0
 
 
 def test_one_channel_of_colours(inside: Path) -> None:

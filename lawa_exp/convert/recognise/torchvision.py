@@ -11,12 +11,14 @@ from lawa_exp.system.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+OLD_SCRIPT = {"pretrained", "cache_dataset", "test_only"}  # before 0.12; `pretrained` others' scripts have too
+
 
 def recognise(looked: Looked) -> Recognised | None:
     """UserError: torchvision has a model of this name for something else than classification."""
     args = looked.arguments("args")
     name = args.get("model")
-    if not isinstance(name, str) or not args.keys() & {"weights", "pretrained"}:
+    if not isinstance(name, str) or not ("weights" in args or args.keys() >= OLD_SCRIPT):
         return None
     from torchvision import models
 

@@ -130,14 +130,22 @@ def _one(place: Place, names: Sequence[str], usual: Sequence[str], what: str = "
 
 
 def _csv(path: Path) -> Table:
-    """Columns by the names in the first line; numbers where all of a column are. UserError names a line."""
+    """Columns by the names in the first line; numbers where all of a column are. In a .tsv `"` is a letter like others.
+
+    UserError names the line, of a quote that does not end before a comma or the line's end that where it opens.
+    """
     csv.field_size_limit(LONGEST_FIELD)
     table: Table = {}
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+        if path.suffix == ".tsv":
+            reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        else:
+            reader = csv.reader(file, strict=True)
+        before = 0  # lines up to the row
         try:
             names = next(reader, [])
             table = {name: [] for name in names}
+            before = reader.line_num
             for row in reader:
                 if row and len(row) != len(table):
                     expected = f"{len(table)} fields ({listed(list(table))})"
@@ -146,8 +154,9 @@ def _csv(path: Path) -> Table:
                     )
                 for column, value in zip(table.values(), row, strict=False):
                     column.append(value)
+                before = reader.line_num
         except (csv.Error, UnicodeDecodeError) as error:
-            raise UserError(f"--data={path}: line {reader.line_num + 1:,} cannot be read as CSV ({error})") from None
+            raise UserError(f"--data={path}: line {before + 1:,} cannot be read as CSV ({error})") from None
     is_number = {n: all(re.fullmatch(r"-?\d{1,18}", value) for value in column) for n, column in table.items()}
     return {n: [int(value) for value in column] if is_number[n] else column for n, column in table.items()}
 
