@@ -169,7 +169,7 @@ def test_the_parts_of_a_folder_are_averaged_and_its_files_copied(tmp_path, capsy
     files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     texts = [f"{part}config.json" for part in ("", "1_Pooling/", "2_Dense/", "3_Dense/")]
     kept = ["additional_chat_templates/tool.jinja", "tokenizer/vocab.txt", "modeling/layers.py", "LICENSE", "NOTICE.md"]
-    assert files == {*first, *texts, *kept, "modules.json"}
+    assert files == {*first, *texts, *kept, "modules.json", "metrics.py"}
     for name, tensors in first.items():
         latest = second[name]["running_mean"] if "running_mean" in tensors else None
         means = {n: ((t.double() + second[name][n].double()) / 2).float() for n, t in tensors.items()}

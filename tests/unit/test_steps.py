@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import re
 import resource
@@ -19,6 +20,7 @@ from lawa_exp.formats.checkpoint import unreadable
 from lawa_exp.formats.choice import Choice
 from lawa_exp.formats.inputs import listed
 from lawa_exp.formats.names import UNITS, of_entry, step_in
+from lawa_exp.formats.pytorch import LEGACY_MAGIC
 from lawa_exp.formats.steps import Series, find_checkpoints
 from lawa_exp.system.errors import UserError
 
@@ -253,8 +255,9 @@ def test_a_damaged_list_is_of_its_folder_alone(tmp_path):
 def test_what_cannot_be_read_for_the_machine_is_not_damaged(tmp_path):
     """A limit of ours is said of the file; a fault of the disk or too many open files is raised."""
     path = tmp_path / "ckpt_1.pt"
-    path.write_bytes(b"\x80\x02})" + b"2\x86" * 40 + b"K\x01s.")  # a key of 2^40 values
-    assert "is not read: it holds" in unreadable(path)
+    head = b"".join(pickle.dumps(part, 2) for part in (LEGACY_MAGIC, 1001, {}))
+    path.write_bytes(head + b"\x80\x02})" + b"2\x86" * 40 + b"K\x01s.")  # a key of 2^40 values
+    assert "not read: it holds a tuple" in unreadable(path)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.open(tmp_path, os.O_RDONLY)
     os.close(lowest)
