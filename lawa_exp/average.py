@@ -20,7 +20,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -224,7 +224,7 @@ def average(args: argparse.Namespace) -> int:
     what = f"{len(outputs)} averages" if len(outputs) > 1 else "the average"
     of = f"{len(opened)} checkpoints" if len(opened) > 1 else "1 checkpoint"
     print(f"{out}: {what} of {of} ({size_text(stream.total)} in {seconds:.2f} s){were}")
-    names = [str(step) for step in steps] if args.trajectory else labels(list(paths.values()))
+    names = [str(step) for step in steps] if args.trajectory else labels(list(paths.values()), series.labels)
     print("\n".join(summary(series, [paths[steps[i]] for i in numbers], args.verbose)))
     order = "in step order: " if series.steps is not None else "as listed: "
     unit = series.unit
@@ -245,9 +245,9 @@ def average(args: argparse.Namespace) -> int:
     return 0
 
 
-def labels(paths: list[Path]) -> list[str]:
-    """The inputs' names, or where two have the same their paths."""
-    names = [path.name for path in paths]
+def labels(paths: list[Path], known: Mapping[Path, str]) -> list[str]:
+    """The inputs' names, or where two have the same their paths. known: names that are other than the paths' own."""
+    names = [known.get(path, path.name) for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 

@@ -25,6 +25,7 @@ from lawa_exp.formats.stored import (
     Index,
     Region,
     Source,
+    TooLarge,
     damaged,
     read_index,
     reading,
@@ -57,10 +58,13 @@ def open_checkpoint(path: Path, key: str | None = None, whole: bool = False) -> 
 
 
 def unreadable(path: Path, key: str | None = None) -> str:
-    """Why the checkpoint cannot be read; empty where its headers say nothing against it. key: see `open_checkpoint`."""
+    """Why the checkpoint cannot be read; empty where its headers say nothing against it. key: see `open_checkpoint`.
+
+    OSError: the disk or the machine is at fault, and not the checkpoint.
+    """
     try:
         open_checkpoint(path, key)
-    except (Damaged, OSError) as error:
+    except (Damaged, TooLarge, FileNotFoundError) as error:
         return " ".join(str(error).split()).removeprefix(f"{path} is ").removeprefix("damaged: ")
     except UserError:  # as of --key, which is told once the model is known
         pass
@@ -84,9 +88,9 @@ def _open(path: Path, key: str | None, whole: bool) -> Checkpoint:
         _add_the_rest(checkpoint)
     if checkpoint.sources:
         return checkpoint
-    if why := why_none(path):
-        raise UserError(f"{path} is {why}")
     has_others = (path / "trajectory").is_dir() or _has_checkpoints(path)
+    if not has_others and (why := why_none(path)):
+        raise UserError(f"{path} is {why}")
     hint = f"; --trajectory {path} takes those in it" if has_others else ""
     raise UserError(
         f"{path}: no checkpoint in this folder ({', '.join(WHOLE[:2])}, an adapter_model, their shards, or {DCP}){hint}"

@@ -13,19 +13,19 @@ from pathlib import Path
 
 from lawa_exp.formats.about import FILE
 from lawa_exp.formats.names import named
-from lawa_exp.formats.stored import SUFFIXES, reading
+from lawa_exp.formats.stored import SUFFIXES, read_list, reading
 from lawa_exp.storage.commit import MANIFEST
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import LARGE, SMALL, read_json, size_text
+from lawa_exp.system.files import LARGE, SMALL, size_text
 
 WHOLE = (  # a folder's only file of weights: transformers', diffusers', open_clip's, PEFT's
     *("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
     *("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin"),
 )
 DCP = ".metadata"  # of torch.distributed.checkpoint
-NO_WEIGHTS = re.compile(
-    r"opt(im)?|optimizers?|schedulers?|rng|random|scaler|sampler|train(er|ing)?|args|data(loader)?", re.IGNORECASE
-)
+OF_OPTIMIZERS = r"opt(im)?|optimizers?|schedulers?|scaler"
+NO_WEIGHTS = re.compile(OF_OPTIMIZERS + r"|rng|random|sampler|train(er|ing)?|args|data(loader)?", re.IGNORECASE)
+RANK = re.compile(r"(?:^|[_.-])rank[_-]?(\d+(?:_\d+)*)")
 INDEX = ".index.json"  # of a folder's shards: {"weight_map": {tensor: file}}
 LISTS = ("modules.json", "router_config.json", "model_index.json")  # sentence-transformers' two, diffusers'
 FURTHER = re.compile(r"(model|pytorch_model)_\d+(\.safetensors|\.bin)")  # accelerate's second model, and so on
@@ -45,27 +45,36 @@ OF_OTHERS = {  # weights that are not read here, by the ends of their names
     ".distcp": "a part of a DCP folder",
 }
 OF_ORBAX = ("_CHECKPOINT_METADATA", "_METADATA")  # in its folders, or the folders in them
+SHOWN = 3  # of several checkpoints in a folder, in a message
 MOST = 1000  # files in a subfolder that is copied along
 
 
 def checkpoint_in(folder: Path, depth: int = 2) -> Path | None:
     """What a folder holds: itself where it is a checkpoint, the only file or folder that may be one, or None.
 
-    Optimizers and the like do not count, nor ranks where there are several, nor averages. depth: of the subfolders that
-    are looked at; one with a number in its name is no part of its folder, but that of the only rank.
+    Optimizers and the like do not count; averages and ranks do where there is nothing else. depth: of the subfolders
+    that are looked at; one with a number in its name is no part of its folder, but that of the only rank, and DCP's.
+    UserError: a list of the folder's parts cannot be read.
     """
     if any(_is_whole(each) for each in (folder, *parts_of(folder))):
         return folder
-    files = [p for p in sorted(folder.iterdir()) if p.name.endswith(SUFFIXES) and p.is_file()]
-    inner = [p for p in sorted(folder.iterdir()) if depth and p.is_dir() and not p.is_symlink() and _may_hold(p)]
-    found = [path for p in inner if (path := checkpoint_in(p, depth - 1))]
-    if len(files) + len(inner) > 1:
-        files = [p for p in files if not _is_of_training(p.name)]
-        found = [p for p in found if not _is_of_training(p.relative_to(folder).parts[0])]
-    if len(files) > 1:
-        files = [p for p in files if not _is_of_a_rank(p.name)]
-    chosen = files or found
+    chosen = _choices(folder, depth)
     return chosen[0] if len(chosen) == 1 else None
+
+
+def _choices(folder: Path, depth: int) -> list[Path]:
+    """The files and subfolders of which each may be the folder's checkpoint."""
+    found: dict[str, Path] = {}
+    for entry in sorted(p for p in folder.iterdir() if not _is_of_training(p.name)):
+        if entry.is_file():
+            path = entry if entry.name.endswith(SUFFIXES) else None
+        else:
+            path = checkpoint_in(entry, depth - 1) if depth and _may_hold(entry) else None
+        if path:
+            found[entry.name] = path
+    for is_second in (lambda name: named(name).is_average, _is_of_a_rank):
+        found = {name: path for name, path in found.items() if not is_second(name)} or found
+    return list(found.values())
 
 
 def _is_whole(folder: Path) -> bool:
@@ -73,19 +82,23 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _may_hold(folder: Path) -> bool:
-    name = named(folder.name)
-    return not name.is_average and (_is_of_a_rank(folder.name) or re.search(r"\d", folder.name) is None)
+    if not folder.is_dir() or folder.is_symlink() or (name := named(folder.name)).is_average:
+        return False
+    is_sharded = (folder / DCP).is_file() and not name.is_labelled  # as Trainer's pytorch_model_fsdp_0/
+    return is_sharded or _is_of_a_rank(folder.name) or re.search(r"\d", folder.name) is None
 
 
 def _is_of_a_rank(name: str) -> bool:
     """Megatron-LM's mp_rank_00/, DeepSpeed's and verl's files."""
-    return "rank" in name and not named(name).counts
+    return RANK.search(name) is not None and not named(name).counts
 
 
 def _is_of_training(name: str) -> bool:
     """By its words; Megatron-LM's model_optim_rng.pt has the weights, too."""
     words = re.findall("[A-Za-z]+", name)
-    return words[:1] != ["model"] and any(NO_WEIGHTS.fullmatch(word) for word in words)
+    if words[:1] == ["model"]:
+        return words[:3] != ["model", "optim", "rng"] and any(re.fullmatch(OF_OPTIMIZERS, word) for word in words)
+    return words[:2] == ["extra", "state"] or any(NO_WEIGHTS.fullmatch(word) for word in words)
 
 
 def not_read(path: Path) -> str:
@@ -97,12 +110,20 @@ def not_read(path: Path) -> str:
 
 
 def why_none(folder: Path) -> str:
-    """Why `checkpoint_in` gives nothing; empty where nothing in it looks like a checkpoint, or several files do."""
+    """Why `checkpoint_in` gives nothing; empty where nothing in it looks like a checkpoint."""
     if whose := not_read(folder):
         return f"{whose}, which is not read"
-    for place in (folder, *(p for p in sorted(folder.iterdir()) if p.is_dir())):
-        if sum(_is_of_a_rank(p.name) and not _is_of_training(p.name) for p in place.iterdir()) > 1:
+    for place in (folder, *(p for p in sorted(folder.iterdir()) if not _is_of_training(p.name) and _may_hold(p))):
+        chosen = _choices(place, 2 if place == folder else 1)
+        if len({tuple(RANK.findall(str(p.relative_to(place)))) for p in chosen}) > 1 and all(
+            _is_of_a_rank(p.relative_to(place).parts[0]) for p in chosen
+        ):
             return "a model that is split over ranks: merge it first, by a tool of its trainer"
+        if len(chosen) > 1:
+            names = [str(p.relative_to(folder)) for p in chosen]
+            shown = [*names[:SHOWN], f"{len(names) - SHOWN} more"] if len(names) > SHOWN + 1 else names
+            kind = "files" if all(p.is_file() for p in chosen) else "folders"
+            return f"a folder that holds {', '.join(shown[:-1])} and {shown[-1]}; list the {kind} of one"
     return ""
 
 
@@ -112,7 +133,7 @@ def parts_of(folder: Path) -> list[Path]:
     for path in (folder / name for name in LISTS):
         if path.is_file():
             with reading(path):
-                names.update(_texts(read_json(path)))
+                names.update(_texts(read_list(path)))
     entries = sorted(folder.iterdir()) if names else []
     return [p for p in entries if p.name in names and p.is_dir() and not p.is_symlink()]
 
@@ -131,7 +152,7 @@ def carried_in(folder: Path) -> dict[str, Path]:
 def others_in(
     folder: Path, taken: Collection[Path], parts: Collection[Path], place: str = ""
 ) -> tuple[dict[str, Path], list[str]]:
-    """The files that are copied along, by their place in the folder, and weights and subfolders that are left out.
+    """The files that are copied along, by their place in the folder, and what is not: weights, subfolders, results.
 
     taken: files of weights that are averaged. parts: as `parts_of`. place: of the folder in the whole.
     """
@@ -145,10 +166,11 @@ def others_in(
             more = small if small and is_needed else {}
             others = [] if more or small == {} else [f"{place}{entry.name}/"]
         else:
-            more, others = {}, [f"{place}{entry.name}"] if _has_weights(entry.name) and entry not in taken else []
+            is_left_out = (_has_weights(entry.name) and entry not in taken) or _is_of_results(entry.name)
+            more, others = {}, [f"{place}{entry.name}"] if is_left_out else []
         files |= more
         left_out += others
-    return files, left_out
+    return files, sorted(left_out, key=_is_of_results)
 
 
 def check_carried(file: Path, folder: Path) -> None:
@@ -192,9 +214,13 @@ def _is_code(files: Collection[str]) -> bool:
 
 
 def _is_carried(file: Path) -> bool:
-    is_text = file.suffix in CARRIED and not OF_TRAINING.search(file.name) and not file.name.endswith(INDEX)
+    is_text = file.suffix in CARRIED and not _is_of_results(file.name) and not file.name.endswith(INDEX)
     is_named = LICENCE.fullmatch(file.name) or (is_text and file.name not in NOT_CARRIED)
     return bool(is_named) and file.is_file()
+
+
+def _is_of_results(name: str) -> bool:
+    return name.endswith((".json", ".txt")) and OF_TRAINING.search(name) is not None
 
 
 def _has_weights(name: str) -> bool:

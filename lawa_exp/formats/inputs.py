@@ -11,7 +11,7 @@ from pathlib import Path
 from lawa_exp.formats.choice import Choice
 from lawa_exp.formats.folders import checkpoint_in
 from lawa_exp.formats.inside import inside
-from lawa_exp.formats.names import named
+from lawa_exp.formats.names import named, of_entry
 from lawa_exp.formats.steps import (
     AGAIN,
     NAMES,
@@ -54,6 +54,7 @@ def listed(texts: Sequence[str], choice: Choice, weights: str | None) -> Series:
             raise UserError(f"{text}: no checkpoint matches: {others[0][0]} is left out ({others[0][1]})")
         found += [taken[i] for i in _order(taken)[0]]
         left_out += others
+    labels = {each.path: each.label for each in found}
     if len({each.label for each in found}) < len(found):
         found = [replace(each, label=str(each.path)) for each in found]
     if choice.step_from is None:
@@ -69,6 +70,7 @@ def listed(texts: Sequence[str], choice: Choice, weights: str | None) -> Series:
             f"--weights={weights}: which weight is whose is not clear, as the inputs are not in the order of the "
             f"steps in their names ({late} is too early); list them in it, or quote the pattern"
         )
+    series.labels = labels
     series.left_out += left_out
     series.notes += included(found, choice)
     return series
@@ -77,18 +79,19 @@ def listed(texts: Sequence[str], choice: Choice, weights: str | None) -> Series:
 def _candidate(path: Path) -> Candidate:
     """Of a path as it is listed. Its folder's name says the step where its own does not, or a labelled one above it.
 
-    As in `global_step_100/actor/huggingface`. A folder is the checkpoint that it holds, where it is none itself.
+    As in `global_step_100/actor/huggingface`. A folder is the checkpoint that it holds, where it is none itself, and
+    what the folder's name says comes before what the name in it says.
     """
     listed, path = path, (path.is_dir() and checkpoint_in(path)) or path
-    name, own = named(path.name), named(listed.name)
-    name = replace(name, is_average=name.is_average or own.is_average, is_copy=name.is_copy or own.is_copy)
+    first = listed.name or listed.absolute().name
+    name = named(first) if path == listed else of_entry(first, path.name)
     above = [named(folder.name) for folder in path.absolute().parents[:3]]
     of_folder = next((each for each in above if each.counts), name)
     if not name.counts and (of_folder is above[0] or of_folder.is_labelled):
         name = replace(of_folder, is_average=name.is_average, is_copy=name.is_copy)
     if "averages" in [folder.name for folder in path.absolute().parents[:3]]:  # of a run of ours
         name = replace(name, is_average=True)
-    label = listed.name if path == listed else f"{listed.name}/{path.relative_to(listed)}"
+    label = first if path == listed else f"{first}/{path.relative_to(listed)}"
     return Candidate(path, label, name, inside(path))
 
 

@@ -15,7 +15,7 @@ from lawa_exp.formats.choice import DEFAULT, Choice
 from lawa_exp.formats.folders import checkpoint_in, not_read, why_none
 from lawa_exp.formats.inside import Inside, inside
 from lawa_exp.formats.names import EPOCHS, NUMBER, UNITS, UPDATES, Named, named, of_entry
-from lawa_exp.formats.stored import SUFFIXES
+from lawa_exp.formats.stored import SUFFIXES, Damaged
 from lawa_exp.storage.commit import steps_in
 from lawa_exp.system.errors import UserError
 
@@ -48,7 +48,8 @@ class Candidate:
 class Series:
     """Checkpoints in order. paths: by step, or listed ones by 1, 2, ..., whose steps are in `steps`, where known.
 
-    unit: what a step counts, for messages; how: where it was read. left_out, unreadable: names, and why.
+    unit: what a step counts, for messages; how: where it was read. left_out, unreadable: names, and why. labels: the
+    names in messages, where they are other than the paths' own.
     """
 
     paths: dict[int, Path]
@@ -58,6 +59,7 @@ class Series:
     left_out: list[tuple[str, str]] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    labels: dict[Path, str] = field(default_factory=dict)
 
 
 def find_checkpoints(folder: Path, key: str, choice: Choice = DEFAULT, only_readable: bool = False) -> Series:
@@ -75,20 +77,25 @@ def find_checkpoints(folder: Path, key: str, choice: Choice = DEFAULT, only_read
         if "averages" in (folder.absolute().parent.name, folder.resolve().parent.name) and not choice.include_averages:
             raise UserError(f"{where}: these are averages already; {AGAIN}")
         return Series(ours, list(ours), how="the names of our snapshots")
-    candidates, left_out = candidates_in(folder)
+    candidates, left_out, damaged = candidates_in(folder)
+    if not only_readable:
+        left_out, damaged = [*left_out, *damaged], []
     taken, not_taken = without_averages(candidates, choice)
     left_out += not_taken
     if not taken and not_taken and all(c.average(choice) for c in candidates):
         raise UserError(f"{where}: all {len(candidates)} are averages already ({_and_why(left_out[-1])}); {AGAIN}")
     if not taken:
         raise UserError(
-            f"{where}: no checkpoints there{_why(left_out)}: files ({', '.join(SUFFIXES)}) or folders of them with the "
-            f"step in their names (ckpt_1000.pt, epoch=3-val_loss=0.12.ckpt, step_00001000/){_below(folder)}"
+            f"{where}: no checkpoints there{_why(left_out + damaged)}: files ({', '.join(SUFFIXES)}) or folders of "
+            "them with the step in their names (ckpt_1000.pt, epoch=3-val_loss=0.12.ckpt, step_00001000/)"
+            f"{_below(folder)}"
         )
     readable, unread = without_unreadable(taken, choice) if only_readable else (taken, [])
+    unread += damaged
     if not readable:
         raise UserError(f"{where}: no checkpoint there can be read{_why(unread)}")
     series = ordered(readable, where, choice)
+    series.labels = {each.path: each.label for each in readable}
     series.left_out += left_out
     series.unreadable += unread
     series.notes += [*included(readable, choice), *(f"left out, as it cannot be read: {_and_why(e)}" for e in unread)]
@@ -124,15 +131,20 @@ def included(candidates: Sequence[Candidate], choice: Choice) -> list[str]:
     return [f"note: averages that --include-averages takes in: {_names(averages)}"] if averages else []
 
 
-def candidates_in(folder: Path) -> tuple[list[Candidate], list[tuple[str, str]]]:
-    """Whatever may be a checkpoint in `folder`, and the folders that look as if and hold none."""
+def candidates_in(folder: Path) -> tuple[list[Candidate], list[tuple[str, str]], list[tuple[str, str]]]:
+    """Whatever may be a checkpoint in `folder`, the folders that look as if and hold none, and damaged ones."""
     candidates: list[Candidate] = []
     left_out: list[tuple[str, str]] = []
+    unread: list[tuple[str, str]] = []
     for entry in sorted(p for p in folder.iterdir() if not p.name.startswith(".")):
         if entry.is_file() and named(entry.name).counts and (whose := not_read(entry)):
             left_out.append((entry.name, f"{whose}, which is not read"))
             continue
-        path = checkpoint_in(entry) if entry.is_dir() else entry if entry.name.endswith(SUFFIXES) else None
+        try:
+            path = checkpoint_in(entry) if entry.is_dir() else entry if entry.name.endswith(SUFFIXES) else None
+        except Damaged as error:  # the list of its parts
+            unread.append((entry.name, str(error)))
+            continue
         if path is not None and entry.is_dir() and not re.search(r"\d", entry.name):
             left_out.append((entry.name, "a folder without a number in its name"))
         elif path is not None:
@@ -140,9 +152,9 @@ def candidates_in(folder: Path) -> tuple[list[Candidate], list[tuple[str, str]]]
             name = of_entry(entry.name, path.name) if inner else named(entry.name)
             candidates.append(Candidate(path, f"{entry.name}/{inner}" if inner else entry.name, name, inside(path)))
         elif entry.is_dir() and named(entry.name).counts:
-            why = why_none(entry) or "a folder without a checkpoint, or with several files that may be it"
+            why = why_none(entry) or "a folder without a checkpoint"
             left_out.append((entry.name, why))
-    return candidates, left_out
+    return candidates, left_out, unread
 
 
 def without_averages(candidates: Sequence[Candidate], choice: Choice) -> tuple[list[Candidate], list[tuple[str, str]]]:
@@ -353,7 +365,8 @@ def summary(series: Series, used: Sequence[Path], verbose: bool) -> list[str]:
 
     def one(path: Path) -> str:
         step = steps.get(keys[path])
-        name = path.name if re.search(r"\d", path.name) else f"{path.parent.name}/{path.name}"
+        label = series.labels.get(path, path.name)
+        name = label if re.search(r"\d", label) else f"{path.parent.name}/{path.name}"
         return name if step is None else f"{series.unit} {step:,} ({name})"
 
     number = f"{len(used)}" if len(used) == len(series.paths) else f"{len(used)} of {len(series.paths)}"

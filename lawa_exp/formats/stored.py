@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NotRequired, Protocol, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict
 
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import read_json
@@ -174,14 +174,26 @@ class Damaged(UserError):
     """A file or folder that cannot be read as what it is."""
 
 
+class TooLarge(UserError):
+    """A file that is not read, as it holds more of something than is read."""
+
+
 def damaged(path: Path, why: str) -> Damaged:
     return Damaged(f"{path} is damaged: {why}")
+
+
+def read_list(path: Path) -> Any:
+    """The value in a folder's small JSON file. Damaged: it is none."""
+    try:
+        return read_json(path)
+    except UserError as error:
+        raise Damaged(str(error)) from None
 
 
 def read_index(path: Path) -> Index:
     """The content of a sharded Hugging Face folder's index. UserError: it is none, or names files elsewhere."""
     with reading(path):
-        content: Index = read_json(path)
+        content: Index = read_list(path)
         content["weight_map"] = dict(content["weight_map"])
         files = set(content["weight_map"].values())
         if any(Path(name).name != name for name in files):
@@ -216,8 +228,8 @@ class PastLimit(Exception):
     """A file is not damaged, but holds more of something than is read."""
 
 
-def too_much(path: Path, error: PastLimit) -> UserError:
-    return UserError(f"{path} is not read: it holds {error}")
+def too_much(path: Path, error: PastLimit) -> TooLarge:
+    return TooLarge(f"{path} is not read: it holds {error}")
 
 
 @contextmanager

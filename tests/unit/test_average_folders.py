@@ -141,6 +141,7 @@ def with_parts(folder: Path, i: int) -> dict[str, dict[str, torch.Tensor]]:
         "additional_chat_templates/tool.jinja": "{{ tool }}",
         "tokenizer/vocab.txt": "a",
         "modeling/layers.py": "",
+        "metrics.py": "",
         "LICENSE": "Apache",
         "NOTICE.md": "",
     }
@@ -164,11 +165,11 @@ def test_the_parts_of_a_folder_are_averaged_and_its_files_copied(tmp_path, capsy
     first, second = (with_parts(tmp_path / f"in-{i}", i) for i in (1, 2))
     average(tmp_path / "in-1", tmp_path / "in-2", "--out", tmp_path / "out")
     said = capsys.readouterr().out
-    assert "that it is a part of the model: checkpoint-5/, pytorch_model.bin, samples/\n" in said
+    assert "that it is a part of the model: checkpoint-5/, pytorch_model.bin, samples/, all_results.json, " in said
     files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     texts = [f"{part}config.json" for part in ("", "1_Pooling/", "2_Dense/", "3_Dense/")]
     kept = ["additional_chat_templates/tool.jinja", "tokenizer/vocab.txt", "modeling/layers.py", "LICENSE", "NOTICE.md"]
-    assert files == {*first, *texts, *kept, "modules.json"}
+    assert files == {*first, *texts, *kept, "modules.json", "metrics.py"}
     for name, tensors in first.items():
         latest = second[name]["running_mean"] if "running_mean" in tensors else None
         means = {n: ((t.double() + second[name][n].double()) / 2).float() for n, t in tensors.items()}

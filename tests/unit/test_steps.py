@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import random
 import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -13,9 +16,11 @@ from averaged_files import average, refused, state
 from safetensors.torch import load_file, save_file
 from torch.distributed import checkpoint as dcp
 
+from lawa_exp.formats.checkpoint import unreadable
 from lawa_exp.formats.choice import Choice
 from lawa_exp.formats.inputs import listed
 from lawa_exp.formats.names import UNITS, of_entry, step_in
+from lawa_exp.formats.pytorch import LEGACY_MAGIC
 from lawa_exp.formats.steps import Series, find_checkpoints
 from lawa_exp.system.errors import UserError
 
@@ -121,10 +126,36 @@ VERL = [
     *("data.pt", "actor/huggingface/model.safetensors", "actor/huggingface/config.json"),
     *(f"actor/{kind}_world_size_2_rank_{rank}.pt" for kind in ("model", "optim", "extra_state") for rank in (0, 1)),
 ]
-RANKS, NONE = "a model that is split over ranks: merge it first", "a folder without a checkpoint, or with several files"
+RANKS, NONE = "a model that is split over ranks: merge it first", "a folder without a checkpoint"
+SEVERAL = "a folder that holds {} and {}; list the {} of one"
+BOTH = SEVERAL.format("actor/huggingface", "critic/huggingface", "folders")
 FOLDERS = {  # as trainers write them: the files in each, and the place of the checkpoint, or why there is none
     "verl": ("global_step_{}", VERL, "actor/huggingface"),
-    "verl with a critic": ("global_step_{}", [*VERL, "critic/huggingface/model.safetensors"], RANKS),
+    "verl with a critic": ("global_step_{}", [*VERL, "critic/huggingface/model.safetensors"], BOTH),
+    "verl on one GPU": (
+        "global_step_{}",
+        [f"actor/{kind}_world_size_1_rank_0.pt" for kind in ("model", "optim", "extra_state")],
+        "actor/model_world_size_1_rank_0.pt",
+    ),
+    "Trainer with FSDP": (
+        "checkpoint-{}",
+        ["scheduler.pt", "pytorch_model_fsdp_0/.metadata", "optimizer_0/.metadata"],
+        "pytorch_model_fsdp_0",
+    ),
+    "Trainer with FSDP, its optimizer a file": (
+        "checkpoint-{}",
+        ["optimizer.bin", "pytorch_model_fsdp_0/.metadata"],
+        "pytorch_model_fsdp_0",
+    ),
+    "an optimizer alone": ("step_{}", ["optimizer.bin"], NONE),
+    "an average next to it": ("step_{}", ["model.pt", "ema.pt", "model_optim.pt"], "model.pt"),
+    "evaluated by rank": ("step_{}", ["rank_eval/a.json", "rank_config.json"], NONE),
+    "two models": ("step_{}", ["reranker.pt", "retriever.pt"], SEVERAL.format("reranker.pt", "retriever.pt", "files")),
+    "a file and a folder": (
+        "step_{}",
+        ["discriminator.pt", "generator/model.pt"],
+        SEVERAL.format("discriminator.pt", "generator/model.pt", "files"),
+    ),
     "Composer": ("ep1-ba{}", ["model/model.pt", "optim/optim.pt", "composer_metadata.json"], "model/model.pt"),
     "diffusers": (
         "checkpoint-{}",
@@ -159,13 +190,15 @@ def test_the_checkpoint_in_a_folder(trainer, tmp_path, capsys):
     name, files, place = FOLDERS[trainer]
     for step in (1000, 900):
         make(tmp_path / name.format(step), files)
-    if place not in (RANKS, NONE):
+    if place not in (RANKS, NONE) and "; list" not in place:
         found = find_checkpoints(tmp_path, "RUN").paths
         assert {step: str(path.relative_to(tmp_path)) for step, path in found.items()} == {
             step: f"{name.format(step)}/{place}" for step in (900, 1000)
         }
+        assert listed([f"{tmp_path}/{name.format('*')}"], Choice(), None).steps == [900, 1000]
         listed_ones = listed([f"{tmp_path}/{name.format('*')}/{place}"], Choice(), None)
-        assert listed_ones.steps == [900, 1000] and list(listed_ones.paths.values()) == list(found.values())
+        if "fsdp_0" not in place:  # whose own name has a number, the same in each
+            assert listed_ones.steps == [900, 1000] and list(listed_ones.paths.values()) == list(found.values())
     else:
         with pytest.raises(UserError, match=rf"\({name.format(1000)}: {place}"):
             find_checkpoints(tmp_path, "RUN")
@@ -189,6 +222,51 @@ def test_a_listed_folder_is_what_it_holds(tmp_path, capsys):
     assert said.endswith(f"; --trajectory {tmp_path} takes those in it\n")
     (tmp_path / "step-2").rename(tmp_path / "ema_step-2")
     assert "an average by its name" in refused(capsys, tmp_path / "ema_step-2", "--out", tmp_path / "x")
+
+
+def test_the_step_of_a_listed_folder_is_its_own(tmp_path, capsys):
+    """Not that of the file in it, as `--trajectory` has it, and the output names both."""
+    folders = [tmp_path / f"step_{i}00" for i in (1, 2, 3)]
+    for i, folder in enumerate(folders, start=1):
+        folder.mkdir()
+        torch.save({"w": torch.full((2,), float(i))}, folder / f"checkpoint_{3 - i}.pt")
+    average(*folders, "--method", "ema", "--decay", 0.5, "--out", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "step 100 (step_100/checkpoint_2.pt) to step 300 (step_300/checkpoint_0.pt)" in said
+    assert "in step order: step_100/checkpoint_2.pt (0." in said
+    average("--trajectory", tmp_path, "--method", "ema", "--decay", 0.5, "--at", 300, "--out", tmp_path / "series")
+    (out,), (series,) = ((tmp_path / name).glob("*.pt") for name in ("out", "series"))
+    assert torch.equal(torch.load(out)["w"], torch.load(series)["w"])
+    for i, folder in enumerate(folders, start=1):
+        (folder / f"checkpoint_{3 - i}.pt").rename(folder / "checkpoint_0.pt")
+    assert listed([str(f) for f in folders], Choice(), None).steps == [100, 200, 300]
+
+
+def test_a_damaged_list_is_of_its_folder_alone(tmp_path):
+    make(tmp_path, ["ckpt_5/model_index.json", "ckpt_3/model.safetensors", "ckpt_4/model.safetensors"])
+    found = find_checkpoints(tmp_path, "RUN")
+    assert found.steps == [3, 4] and found.left_out[0][0] == "ckpt_5" and "damaged" in found.left_out[0][1]
+    for i in (3, 4):
+        save_file({"w": torch.ones(2)}, tmp_path / f"ckpt_{i}" / "model.safetensors")
+    found = find_checkpoints(tmp_path, "RUN", only_readable=True)
+    assert found.steps == [3, 4] and [name for name, _ in found.unreadable] == ["ckpt_5"]
+
+
+def test_what_cannot_be_read_for_the_machine_is_not_damaged(tmp_path):
+    """A limit of ours is said of the file; a fault of the disk or too many open files is raised."""
+    path = tmp_path / "ckpt_1.pt"
+    head = b"".join(pickle.dumps(part, 2) for part in (LEGACY_MAGIC, 1001, {}))
+    path.write_bytes(head + b"\x80\x02})" + b"2\x86" * 40 + b"K\x01s.")  # a key of 2^40 values
+    assert "not read: it holds a tuple" in unreadable(path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(tmp_path, os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            unreadable(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_optimizers_in_files_of_their_own(tmp_path):
