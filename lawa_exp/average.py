@@ -27,11 +27,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lawa_exp import __version__
 from lawa_exp.averaging import AVERAGERS, AveragerSettings, LawaSettings, observed_steps, observes
 from lawa_exp.averaging.flags import FROM_FLAGS, KINDS, PERIODS, add_flags, plain, start_note
 from lawa_exp.averaging.settings import WindowSettings, unresolved
 from lawa_exp.config.rules import build, default_of, setting_names
-from lawa_exp.formats.about import about
+from lawa_exp.formats.about import about, trajectory_id
 from lawa_exp.formats.flags import add_flags as add_input_flags
 from lawa_exp.formats.flags import choice_of
 from lawa_exp.formats.stored import Average, Checkpoint, Damaged, Writer
@@ -290,7 +291,10 @@ def description(args: argparse.Namespace, series: Series, average: Average) -> s
     steps = None if series.steps is None else [series.steps[i] for i in average.inputs]
     settings = settings_of(args, list(series.paths), len(average.inputs))
     values = {name: getattr(settings, name) for name in setting_names(type(settings))}
-    return about("weighted" if args.weights else args.method, values, steps, len(average.inputs))
+    more = {"lawa_exp": __version__}
+    if args.trajectory and (id := trajectory_id(Path(args.trajectory))):
+        more["trajectory_id"] = id
+    return about("weighted" if args.weights else args.method, values, steps, len(average.inputs), **more)
 
 
 def settings_of(args: argparse.Namespace, steps: list[int], inputs: int) -> AveragerSettings:

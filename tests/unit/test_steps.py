@@ -16,6 +16,7 @@ from averaged_files import average, refused, state
 from safetensors.torch import load_file, save_file
 from torch.distributed import checkpoint as dcp
 
+from lawa_exp import __version__
 from lawa_exp.formats.checkpoint import unreadable
 from lawa_exp.formats.choice import Choice
 from lawa_exp.formats.inputs import listed
@@ -560,7 +561,7 @@ def test_the_metadata_of_an_average(tmp_path):
     metadata = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])["__metadata__"]
     about = json.loads(metadata["lawa_exp"])
     assert metadata["format"] == "pt" and about["averager"] == "ema" and about["settings"]["decay"] == 0.5
-    assert about["steps"] == [10, 20, 30] and about["inputs"] == 3
+    assert about["steps"] == [10, 20, 30] and about["inputs"] == 3 and about["lawa_exp"] == __version__
     assert load_file(tmp_path / "out" / "model.safetensors")["w"].tolist() == [22.5, 22.5]
     average("--trajectory", tmp_path, "--k", 2, "--out", tmp_path / "windows")
     with pytest.raises(UserError, match="all 2 are averages already"):
