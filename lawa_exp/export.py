@@ -255,6 +255,11 @@ def of_run(path: Path, weights: str, step: int | None, trust: bool) -> Source:
         raise UserError(f"RUN_OR_CHECKPOINT={path}: expected a run, a snapshot or average in one, or nanoGPT's ckpt.pt")
     run = RunDir(found)
     plain_name("--weights", weights)
+    if folder is None and path.resolve() != found.resolve():
+        raise UserError(
+            f"RUN_OR_CHECKPOINT={path}: expected the run, {found}, or one of the folders {step_name(1000)} in its "
+            "trajectory/ or averages/"
+        )
     if folder is None:
         root = run.trajectory if weights == "live" else run.averages / weights
         there = steps_in(root)

@@ -173,9 +173,10 @@ def answer_of(request: Request, own: Numbered, subject: Subject, result: ReadOut
             no_vote = s.id != "live"
             gain = gain_text(s.gain, s.half, s) if no_vote else gain_text(s.best_gain, s.best_half, s)
             where = "on samples that had no vote in the choice" if no_vote else "where it was chosen"
+            sign = " (minus: it loses)" if gain.startswith("-") else ""
             second = (
-                f"Gain: 0; the best average, {s.best}, gains {gain} {where} (minus: it loses): too little to tell from "
-                f"none ({interval})."
+                f"Gain: 0; the best average, {s.best}, gains {gain} {where}{sign}: too little to tell from none "
+                f"({interval})."
             )
         return Answer(s, by, "live", values, (no_help(own, request.target.key), second, NO_COMMAND), None, losses)
     live, value = (by.metric.text(values[id]) for id in ("live", s.id))

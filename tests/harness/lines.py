@@ -130,7 +130,7 @@ OTHERS = {
         run X --weights .. | run X --weights '' | run X --weights lawa-k2-s10 --step 10 | run X --step 15
         run X --step abc | run X --step -1 | run X --step '' | run --to fairseq --out x1 | run --to '' --out x1
         run X --tokenizer-path missing | run X --tokenizer-path '' | bin.dat X | ckpts/ckpt_10.safetensors X
-        ckpts X | run/resume X | garbage.pt X | emptyp.pt X | dirp.pt X | fifo.pt X
+        ckpts X | run/trajectory X | run/resume X | garbage.pt X | emptyp.pt X | dirp.pt X | fifo.pt X
         run --to huggingface --out empty | run --to huggingface --out dangling
         run --to huggingface --out run/trajectory/step_00000099
         """,
