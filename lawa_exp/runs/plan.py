@@ -111,10 +111,7 @@ def norms_evaluated(config: Config) -> str:
 
 
 def warnings(planned: Planned) -> list[str]:
-    """Averages that the budget cannot fill, what choices warn of, and states that the budget does not reach.
-
-    Weights of transformers' GPT-2 whose activation is not ours are named, too.
-    """
+    """Averages that the budget cannot fill, what choices warn of, and states that the budget does not reach."""
     config, found = planned.config, []
     for a in config.averagers:
         observed, needed = len(a.needed(config.steps)), a.observations
