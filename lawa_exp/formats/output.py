@@ -14,7 +14,7 @@ from lawa_exp.formats.about import FILE
 from lawa_exp.formats.checkpoint import is_looked_for
 from lawa_exp.formats.dtypes import FLOATS, SIZES
 from lawa_exp.formats.folders import WHOLE, check_carried
-from lawa_exp.formats.stored import Checkpoint, Index, Writer, count, using
+from lawa_exp.formats.stored import SUFFIXES, Checkpoint, Index, Writer, count, using
 from lawa_exp.formats.stream import OutFile
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import read_text, sync, temporary
@@ -32,6 +32,10 @@ class Output:
         self.target, self.like, self.dtype = target, like, dtype
         if (target.exists() or target.is_symlink()) and not target.is_dir():
             raise UserError(f"--out: {target} is a file, or a link that leads nowhere; expected a folder")
+        if target.name.endswith(SUFFIXES) and not target.is_dir():
+            raise UserError(
+                f"--out={target}: that is a file's name; expected a folder, for a file named as the last input"
+            )
         # Inside the target if there is one: it may be on another disk than its parent.
         self.partial = temporary((target if target.is_dir() else target.parent) / (target.name or "average"))
         self.files: list[OutFile] = []

@@ -41,6 +41,9 @@ def test_what_does_not_fit_together_is_named(tmp_path, capsys):
         said = refused(capsys, a, b, "--out", tmp_path / "out")
         assert all(word in said for word in words), said
         assert not (tmp_path / "out").exists()
+    assert "average.pth: that is a file's name; expected a folder" in refused(
+        capsys, a, "--out", tmp_path / "average.pth"
+    )
     big = save("big.pt", w=torch.full((3,), 1e6), v=torch.ones(2))
     assert "w: the average is too large for float16" in refused(
         capsys, big, "--dtype", "float16", "--out", tmp_path / "out"
