@@ -22,7 +22,7 @@ from pathlib import Path
 import loop
 from pairs import HEADER, Pairs, machine, publish, row, table
 
-from lawa_exp.axes.logger.wandb import follow
+from lawa_exp.axes.logger import follow
 from lawa_exp.axes.logger.wandb.offline import Offline
 from lawa_exp.axes.logger.wandb.settings import WandbLogger
 from lawa_exp.storage.rundir import RunDir
@@ -85,7 +85,7 @@ def cpu_seconds(rows: int) -> float:
         run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
         run.mark("DONE", step=rows)
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        process = follow.launch(WandbLogger(1, False, "offline", "benchmark", None, 300.0), run)
+        process = follow.launch(WandbLogger(300.0, "offline", "benchmark", None, False), run)
         process.communicate()
         assert process.returncode == 0, (run.path / "wandb" / "log.txt").read_text()
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -99,7 +99,7 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[Pairs, int | Non
     p = loop.prepared("gpt_tiny", [*words, "logger.every=1"], folder)
     pairs = Pairs(options.within, max_seconds=options.seconds, warm_up=2)
     run = RunDir(p.run_dir)
-    settings = WandbLogger(1, False, "offline", "benchmark", None, 60.0)
+    settings = WandbLogger(60.0, "offline", "benchmark", None, False)
     starts: list[float] = []
     unit: list[float] = []
     process = None

@@ -1,11 +1,17 @@
-"""`python -m lawa_exp.push RUN`: the rows of finished or stopped runs, sent to Weights & Biases as clean runs."""
+"""`python -m lawa_exp.push RUN`: the rows of finished or stopped runs, sent to a logger: W&B, TensorBoard, CSV."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from lawa_exp.axes.logger import LOGGERS
+from lawa_exp.axes.logger.follow import waiting_lock
 from lawa_exp.axes.logger.wandb.settings import project_of
 from lawa_exp.status.runs import list_runs
 from lawa_exp.storage import manifest
@@ -28,8 +34,11 @@ def main(arguments: list[str]) -> int:
     def command() -> int:
         if args.project and set(args.project) & set(NOT_IN_PROJECTS):
             raise UserError(f"--project={args.project}: expected a name without {' '.join(NOT_IN_PROJECTS)}")
-        if importlib.util.find_spec("wandb") is None:
-            raise UserError("the package wandb is missing; pip install 'lawa_exp[wandb]'")
+        logger = LOGGERS[args.to]
+        if args.to != "wandb" and (flag := of_wandb(args)):
+            raise UserError(f"--{flag} is for --to=wandb, and this is --to={args.to}")
+        if logger.package and importlib.util.find_spec(logger.package) is None:
+            raise UserError(f"the package {logger.package} is missing; pip install 'lawa_exp[{args.to}]'")
         runs = [run for path in args.runs for run in runs_of(Path(path))]
         if args.workspace:
             from lawa_exp.axes.logger.wandb.workspace import make
@@ -39,7 +48,7 @@ def main(arguments: list[str]) -> int:
         failed = 0
         for run in [] if args.show else runs:
             try:
-                print(push(run, args.project, args.entity, args.offline), flush=True)
+                print(send(run, args.to) if args.to != "wandb" else push(run, args), flush=True)
             except (UserError, Failed, OSError) as error:
                 if len(runs) == 1:
                     raise
@@ -55,11 +64,12 @@ def parser() -> Parser:
         prog="python -m lawa_exp.push",
         description="Sends the rows of metrics.jsonl and timing.jsonl to Weights & Biases: one clean run for each run "
         "directory, under its name. What W&B has already is not sent again; where it has other rows under this name, "
-        "they go to a run of their own.",
+        "they go to a run of their own. --to tensorboard and --to csv write RUN/tensorboard and RUN/csv anew.",
     )
     p.add_argument("runs", metavar="RUN", nargs="*", help="a run directory, or a sweep or folder of runs: all of them")
-    p.add_argument("--project", help="default: the run's logger.project, else WANDB_PROJECT, else lawa_exp")
-    p.add_argument("--entity", help="default: the run's logger.entity, or the account's own")
+    p.add_argument("--to", choices=list(LOGGERS), default="wandb", help="the logger (default: wandb)")
+    p.add_argument("--project", help="default: the run's loggers.wandb.project, else WANDB_PROJECT, else lawa_exp")
+    p.add_argument("--entity", help="default: the run's loggers.wandb.entity, or the account's own")
     p.add_argument("--offline", action="store_true", help="into a file in RUN/wandb/, for `wandb sync` later")
     p.add_argument(
         "--workspace",
@@ -86,35 +96,59 @@ def runs_of(path: Path) -> list[RunDir]:
     return [run for run in found if run.config.exists()]
 
 
-def push(run: RunDir, project: str | None = None, entity: str | None = None, offline: bool = False) -> str:
-    """Sends what W&B lacks of the run; returns a line that says so. UserError: it is training. Failed: W&B does not."""
-    from lawa_exp.axes.logger.wandb.follow import waiting_lock
-    from lawa_exp.axes.logger.wandb.send import Differs, Place, Sender, content, folder_of, in_file, run_id
+def of_wandb(args: argparse.Namespace) -> str:
+    """A flag that is given, and W&B's alone."""
+    return next((flag for flag in ("project", "entity", "offline", "workspace", "show") if getattr(args, flag)), "")
 
-    logger = (run.read_config() or {}).get("logger", {})
-    place = Place(
-        project_of(project or logger.get("project")),
-        entity or logger.get("entity"),
-        "offline" if offline else "online",
-    )
+
+@contextmanager
+def alone(run: RunDir, kind: str, patience: float) -> Iterator[None]:
+    """Whole rows of a run that no process trains. patience: seconds that a stopped training's own sender may take.
+
+    UserError: it is training, or has no rows.
+    """
     if not run.metrics.exists():
         raise UserError(f"RUN={run.path}: no metrics.jsonl there yet")
     for file in (run.metrics, run.timing):
         for _ in each_line(file):  # Failed: it is damaged
             pass
-    patience = logger.get("finish_timeout", 0)  # of a sender that a stopped training has left to its end
     check_links(run.path, "RUN")  # what they point at is no part of the run, and would be sent
-    with locked(run.path / ".lock", f"RUN={run.path}"), waiting_lock(run, patience):
+    with locked(run.path / ".lock", f"RUN={run.path}"), waiting_lock(run, kind, patience):
+        yield
+
+
+def send(run: RunDir, kind: str) -> str:
+    """Writes all rows anew for a logger that keeps them in the run's folder; returns a line that says so."""
+    logger = LOGGERS[kind](finish_timeout=0)
+    with alone(run, kind, 30):
+        steps = logger.sender(run).finish()
+    return f"{run.path}: {steps} steps in {run.path / kind}"
+
+
+def push(run: RunDir, args: argparse.Namespace) -> str:
+    """Sends what W&B lacks of the run; returns a line that says so. UserError: it is training. Failed: W&B does not."""
+    from lawa_exp.axes.logger.settings import Differs
+    from lawa_exp.axes.logger.wandb.send import Place, WandbSender, content, folder_of, in_file, run_id
+
+    entries = (run.read_config() or {}).get("loggers", [])
+    logger: dict[str, Any] = next((entry for entry in entries if entry.get("kind") == "wandb"), {})
+    place = Place(
+        project_of(args.project or logger.get("project")),
+        args.entity or logger.get("entity"),
+        "offline" if args.offline else "online",
+    )
+    artifacts = bool(logger.get("artifacts"))
+    with alone(run, "wandb", logger.get("finish_timeout", 0)):
         id = run_id(run)
-        if offline and in_file(run, id):
+        if args.offline and in_file(run, id):
             return f"{run.path}: all rows are in {folder_of(run) / 'wandb'} already"
         try:
             try:
-                sender = Sender(run, place, id)
+                sender = WandbSender(run, place, id, artifacts=artifacts)
                 sent = sender.finish()
             except Differs:
                 sender.handle.finish()
-                sender = Sender(run, place, f"{id}-{content(run)[:8]}")
+                sender = WandbSender(run, place, f"{id}-{content(run)[:8]}", artifacts=artifacts)
                 sent = sender.finish()
         except Exception as error:  # of whatever kind W&B's are
             raise Failed(f"{run.path}: W&B: {type(error).__name__}: {str(error).strip()}") from error

@@ -11,6 +11,7 @@ from lawa_exp.axes.choice import Choice
 from lawa_exp.axes.fault.fault import Fault
 from lawa_exp.axes.feedback.settings import FeedbackSettings
 from lawa_exp.axes.layers.settings import LayersSettings
+from lawa_exp.axes.logger.settings import LoggerSettings
 from lawa_exp.axes.lr.schedule import Schedule
 from lawa_exp.axes.model.settings import ModelSettings
 from lawa_exp.axes.objective.settings import ObjectiveSettings
@@ -52,6 +53,7 @@ class Unresolved:
     fault: Part[Fault]
     trainer: Part[Trainer]
     logger: Part[Logger]
+    loggers: Named[Part[LoggerSettings]]
     evaluate: Part[Evaluate]
     save: Part[Save]
     trajectory: Part[Trajectory]
@@ -87,6 +89,7 @@ class Config:
     fault: Fault
     trainer: Trainer
     logger: Logger
+    loggers: Named[LoggerSettings]
     evaluate: Evaluate
     save: Save
     trajectory: Trajectory

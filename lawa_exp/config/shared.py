@@ -83,7 +83,7 @@ class Trainer:
 
 @dataclass(frozen=True)
 class Logger:
-    """What is written while training; `every` is the steps between two training rows."""
+    """What is written while training, for every logger; `every` is the steps between two training rows."""
 
     every: int = setting(integer(1), "steps between two training rows")
 

@@ -110,8 +110,9 @@ def class_of(group: str, choice: str) -> type | None:
     if group == "avg":
         kind = prefix_of(group, choice).removeprefix("averagers.")
         return AVERAGERS.get(kind)
-    table = {**TABLES, **LISTS}.get(group)
-    return table[settings_of(group, choice)["kind"]] if table else None
+    table = {**TABLES, **LISTS, "logger": LISTS["loggers"]}.get(group)
+    of_choice = settings_of(group, choice).get("kind")
+    return table[of_choice] if table and of_choice else None
 
 
 def choices() -> Iterator[tuple[str, str]]:
@@ -171,4 +172,4 @@ def names_of(group: str) -> list[str]:
 def prefix_group(key: str) -> str:
     """The group that is chosen for a setting: `lr` of lr.peak, `avg` of averagers.ema.decay."""
     first = key.partition(".")[0]
-    return {"averagers": "avg", "hydra": "hydra/launcher"}.get(first, first)
+    return {"averagers": "avg", "loggers": "logger", "hydra": "hydra/launcher"}.get(first, first)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 HELP = {"-h", "--help", "--hydra-help"}
 NEEDED = {"run_dir", "runs_root", "sweep", "plan", "rerun", "k", "spacing", "averagers", "dataset"} | {
-    *("layers", "update", "watch")
+    *("layers", "update", "watch", "logger", "loggers")
 }
 COLLECT, SLURM = (f"hydra_plugins.lawa_exp_launcher.{name}" for name in ("Collect", "Slurm"))
 OF_HYDRA = {"launcher": "local", "hydra_logging": "none", "job_logging": "none"}  # the default of its own groups
@@ -323,7 +323,7 @@ def read(values: dict[str, Any], overrides: list[str]) -> tuple[Unresolved, Opti
         values["averagers"] = {k: v for k, v in values["averagers"].items() if k in kinds}  # not what others would set
     check_attached(values["averagers"])
     values["averagers"] = list(expand(values["averagers"]))
-    for group in ("layers", "update", "watch"):
+    for group in ("layers", "update", "watch", "loggers"):
         values[group] = [{"name": name, **settings} for name, settings in values[group].items()]
     for key in ("path", "tokenizer_path"):  # so that the run can be read out from another folder
         if isinstance(values["dataset"], dict) and values["dataset"].get(key):

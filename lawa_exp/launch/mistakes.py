@@ -56,6 +56,8 @@ MEANT = {  # what other trainers call a setting
     **dict.fromkeys(("data", "data_dir", "data_path", "train_file"), "dataset.path"),
     **dict.fromkeys(("precision", "amp", "fp16", "bf16"), "trainer.dtype"),
     **dict.fromkeys(("gpus", "cuda"), "trainer.device"),
+    **dict.fromkeys(("logger.project", "wandb_project", "project"), "loggers.wandb.project"),
+    **{f"logger.{name}": f"loggers.wandb.{name}" for name in ("mode", "entity", "finish_timeout")},
 }
 
 

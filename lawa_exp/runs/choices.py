@@ -25,7 +25,7 @@ from lawa_exp.axes.watch import WATCHES
 from lawa_exp.config.names import BUDGET_UNITS
 from lawa_exp.config.parts import read_part
 from lawa_exp.config.rules import Rule, build, integer, key_of, near, number, one_of
-from lawa_exp.config.shared import FORMAT_VERSION, Evaluate, Init, Save, Teacher, Trainer, Trajectory
+from lawa_exp.config.shared import FORMAT_VERSION, Evaluate, Init, Logger, Save, Teacher, Trainer, Trajectory
 from lawa_exp.config.tables import Table
 from lawa_exp.system.errors import UserError
 
@@ -41,17 +41,18 @@ TABLES: dict[str, Table[object]] = {
     "objective": OBJECTIVES,
     "feedback": FEEDBACK,
     "fault": FAULTS,
-    "logger": LOGGERS,
 }
 USUAL = {"sampling": {"kind": "epochs"}, "objective": {"kind": "task"}}  # not in config.yaml, as empty lists
 NO_TEACHER = {"from": None, "weights": "live", "step": None}
-LISTS: dict[str, Table[object]] = {"layers": LAYERS, "update": UPDATES, "watch": WATCHES}  # several, by name
+# Several, by name.
+LISTS: dict[str, Table[object]] = {"layers": LAYERS, "update": UPDATES, "watch": WATCHES, "loggers": LOGGERS}
 SHARED: dict[str, type] = {
     "init": Init,
     "teacher": Teacher,
     "trainer": Trainer,
     "evaluate": Evaluate,
     "save": Save,
+    "logger": Logger,
     "trajectory": Trajectory,
 }
 
@@ -87,7 +88,7 @@ def parts_of(values: Mapping[str, Any], waiting: Collection[str]) -> dict[str, A
             raise UserError(f"{name} is not a setting; {near(name, KNOWN)}")
     if values.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         raise UserError(f"format_version={values['format_version']}: this version reads {FORMAT_VERSION}")
-    values = {**USUAL, "teacher": NO_TEACHER, **dict.fromkeys(LISTS, ()), **with_watches(values)}
+    values = {**USUAL, "teacher": NO_TEACHER, **dict.fromkeys(LISTS, ()), **of_today(values)}
     for name in (*TABLES, *SHARED, "averagers", "seed", "recipe"):
         if name not in values:
             raise UserError(f"{name} is missing")
@@ -99,6 +100,10 @@ def parts_of(values: Mapping[str, Any], waiting: Collection[str]) -> dict[str, A
     parts = {name: choose(table, values[name], name, make(name)) for name, table in TABLES.items()}
     for group, table in LISTS.items():
         parts[group] = tuple(choose_named(table, group, entry, make(group)) for entry in values[group])
+    kinds = [str(entry.get("kind")) for entry in values["loggers"]]
+    for kind in kinds:
+        if kinds.count(kind) > 1:  # each has one folder in a run's
+            raise UserError(f"loggers: two of the kind {kind}; expected one of each")
     parts |= {name: make(name)(cls, values[name], name) for name, cls in SHARED.items()}
     parts["averagers"] = tuple(
         choose(AVERAGERS, entry, f"averagers.{entry.get('kind')}", make("averagers")) for entry in values["averagers"]
@@ -106,13 +111,18 @@ def parts_of(values: Mapping[str, Any], waiting: Collection[str]) -> dict[str, A
     return parts
 
 
-def with_watches(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Those of a run that was made when the noise scale was a setting of the logger."""
+def of_today(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of a run that was made when there was one logger, and the noise scale was a setting of it."""
     logger = values.get("logger")
-    if not isinstance(logger, Mapping) or "noise_scale" not in logger or "trajectory_id" not in values:
+    if not isinstance(logger, Mapping) or "kind" not in logger or "trajectory_id" not in values:
         return values
-    watch = [{"name": "noise_scale", "kind": "noise_scale"}] if logger["noise_scale"] else []
-    return {**values, "logger": {k: v for k, v in logger.items() if k != "noise_scale"}, "watch": watch}
+    changed: dict[str, Any] = {"logger": {"every": logger.get("every")}}
+    if logger.get("noise_scale"):
+        changed["watch"] = [{"name": "noise_scale", "kind": "noise_scale"}]
+    if (kind := str(logger["kind"])) != "jsonl":
+        own = {key: value for key, value in logger.items() if key not in ("every", "noise_scale")}
+        changed["loggers"] = [{"name": kind, "artifacts": False, **own}]
+    return {**values, **changed}
 
 
 def config_to(config: Config) -> dict[str, Any]:

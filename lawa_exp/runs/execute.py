@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from lawa_exp.axes.logger.wandb.follow import following
+from lawa_exp.axes.logger.follow import following
 from lawa_exp.config.shared import Options
 from lawa_exp.parallel.sharing import micro_batches
 from lawa_exp.runs.builders import admit, builders
@@ -69,7 +69,8 @@ def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -
         if before and ranks.is_main and not options.rerun:
             warn_of_statistics(p.config, before, read_rows(run.metrics, trained=False), say)
         target = RunDir(run.path / "rerun", run.heartbeat) if options.rerun else run
-        with following(None if options.rerun else p.config.logger, run, say) as begun:
+        loggers = [] if options.rerun or not ranks.is_main else [logger for _, logger in p.config.loggers]
+        with following(loggers, run, say) as begun:
             outcome = train_in(p, target, device, ranks, content, say, begun)
             if outcome.how == "stopped":
                 say(f"stopped after step {outcome.step:,} and saved; the same command goes on")

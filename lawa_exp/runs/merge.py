@@ -14,7 +14,15 @@ from lawa_exp.runs.prepare import Prepared
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.fingerprint import merged
 
-MERGED = {"averagers", "watch", "evaluate.every", "save.every", "save.keep", "trajectory.every"}  # see `merge`
+MERGED = {
+    "averagers",
+    "watch",
+    "loggers",
+    "evaluate.every",
+    "save.every",
+    "save.keep",
+    "trajectory.every",
+}  # see `merge`
 
 
 IN_IDS = {*DETERMINING, *LISTED, "init", "teacher"}
@@ -40,11 +48,16 @@ def merge(entries: list[Prepared]) -> Prepared:
                 )
     configs = [p.config for p in entries]
     watches = dict.fromkeys(watch for c in configs for watch in c.watch)
-    if len({name for name, _ in watches}) < len(watches):
-        raise UserError("these entries are one training, but a watch of one name has other settings: name them apart")
+    loggers = dict.fromkeys(logger for c in configs for logger in c.loggers)
+    for group, named in (("watch", watches), ("logger", loggers)):
+        if len({name for name, _ in named}) < len(named):
+            raise UserError(
+                f"these entries are one training, but a {group} of one name has other settings: name them apart"
+            )
     config = replace(
         first.config,
         watch=tuple(watches),
+        loggers=tuple(loggers),
         averagers=tuple({a.id: a for c in configs for a in c.averagers}.values()),
         evaluate=replace(first.config.evaluate, every=math.gcd(*(c.evaluate.every for c in configs))),
         save=replace(

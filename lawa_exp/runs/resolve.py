@@ -101,6 +101,7 @@ def resolve(unresolved: Unresolved, data: DatasetFacts, trainer: Trainer) -> Con
         fault=unresolved.fault.resolved(amounts),
         trainer=trainer,
         logger=unresolved.logger.resolved(amounts),
+        loggers=tuple((name, part.resolved(amounts)) for name, part in unresolved.loggers),
         evaluate=evaluate,
         save=unresolved.save.filled(every=evaluate.every).resolved(amounts),
         trajectory=resolve_trajectory(unresolved.trajectory, amounts, spacings, evaluate.every),

@@ -49,8 +49,9 @@ model=custom model.builder=torch.nn:Embedding model.args=5 | experiment=foo | no
 seed='range(1,3)' | k=[1,2 | model.name=a/../../b | model.name=../../escape | model.name= | model.name=''
 lr=null | optimizer=null | optimizer=[] | model=null | model=[] | ~optimizer | ~model | model=gpt_tiny,lenet
 model={a:1} | averagers=5 | averagers={lawa:5} | averagers=[1] | trainer=null | evaluate=null | save.keep=5
-save.keep=[abc] | save.keep=[0] | save=5 | init=5 | dataset=null | logger=foo | logger=wandb logger.mode=foo
-logger=wandb logger.finish_timeout=-1 | logger=wandb logger.project= | logger=wandb logger.project=''
+save.keep=[abc] | save.keep=[0] | save=5 | init=5 | dataset=null | logger=foo | logger=wandb loggers.wandb.mode=foo
+logger=wandb loggers.wandb.finish_timeout=-1 | logger=wandb loggers.wandb.project=
+logger=wandb loggers.wandb.project='' | logger=csv loggers.csv.finish_timeout=nan | loggers.wandb.mode=off
 fault=rate fault.at=-1 | fault=rate fault.factor=nan | fault=rate fault.length=0 | fault=foo
 trajectory.window=disk trajectory.keep=2 | trajectory.window=disk trajectory.every=7 spacing=10
 run_dir=file.txt | run_dir=full | run_dir=loop1 | run_dir=dangling/x | run_dir=/dev/null

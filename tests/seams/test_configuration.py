@@ -7,6 +7,7 @@ import torch
 from training import WORDS
 
 from lawa_exp.averaging.custom import CustomSettings
+from lawa_exp.axes.logger.wandb.settings import WandbLogger
 from lawa_exp.launch.compose import compose, read
 from lawa_exp.runs.choices import config_from, config_to
 from lawa_exp.runs.merge import merge
@@ -38,8 +39,12 @@ def test_two_averagers_from_outside_have_two_ids_and_one_has_one() -> None:
     assert id_of(a=1, b=2) == id_of(b=2, a=1)
 
 
-def test_a_run_of_when_the_noise_scale_was_the_loggers_is_read(tmp_path: Path) -> None:
+def test_a_run_of_when_there_was_one_logger_is_read(tmp_path: Path) -> None:
     written = {"trajectory_id": "0123456789ab", **config_to(prepared().config)}
     for value, watches in ((False, []), (True, ["noise_scale"])):
-        older = {**written, "logger": {**written["logger"], "noise_scale": value}}
+        older = {**written, "logger": {"kind": "jsonl", "every": 7, "noise_scale": value}}
         assert [name for name, _ in config_from(older).watch] == watches
+        assert config_from(older).logger.every == 7 and not config_from(older).loggers
+    of_wandb = {"mode": "offline", "project": "p", "entity": None, "finish_timeout": 30}
+    ((name, logger),) = config_from({**written, "logger": {"kind": "wandb", "every": 7, **of_wandb}}).loggers
+    assert name == "wandb" and logger == WandbLogger(30, "offline", "p", None, False)

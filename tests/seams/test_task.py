@@ -12,7 +12,7 @@ from helpers import UPDATE, Strike, assert_same_run, lines_of, rows, run
 
 from lawa_exp.axes.dataset.loading import to_device, train_batches
 from lawa_exp.axes.dataset.order import in_epochs
-from lawa_exp.axes.logger.wandb.rows import Steps, columns, final
+from lawa_exp.axes.logger.rows import Steps, columns, final
 from lawa_exp.axes.objective.task_loss import TaskLoss
 from lawa_exp.dashboard.__main__ import main as dashboard
 from lawa_exp.evaluation.hessian import TrainingLoss

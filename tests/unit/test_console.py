@@ -73,7 +73,9 @@ def test_every_choice_and_every_composed_setting_has_a_meaning():
     assert [f"{g}={c}" for g, c in catalogue.choices() if not catalogue.head(g, c)] == []
     known = catalogue.settings()
     assert [key for key, entries in known.items() for entry in entries if not entry.meaning.strip()] == []
-    ((values, _),), _ = compose(["avg=[lawa,ema,swa,wma,power_ema,bema]", "logger=wandb", "watch=noise_scale"])
+    ((values, _),), _ = compose(
+        ["avg=[lawa,ema,swa,wma,power_ema,bema]", "logger=[wandb,tensorboard,csv]", "watch=noise_scale"]
+    )
 
     def keys(part: dict, prefix: str):
         for key, value in part.items():

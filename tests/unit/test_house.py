@@ -18,7 +18,7 @@ from lawa_exp.axes.lr.cosine import Cosine
 from lawa_exp.config.tables import Table
 from lawa_exp.runs.choices import LISTS, TABLES
 
-GROUPS = {**TABLES, **LISTS}
+GROUPS = {"logger" if name == "loggers" else name: table for name, table in {**TABLES, **LISTS}.items()}
 ROOT = Path(__file__).parents[2]
 ELSEWHERE = {  # groups that are no folder of axes/: the package that holds them, if any
     "avg": "lawa_exp/averaging",  # what others import: its address is a contract
@@ -268,7 +268,7 @@ def test_what_watches_and_starts_runs_needs_no_torch():
         "status.__main__",
         "push",
         "export",
-        "axes.logger.wandb.follow",
+        "axes.logger.follow",
         "launch.slurm.requeue",
         "dashboard.__main__",
     )

@@ -17,7 +17,7 @@ from helpers import Strike, lines_of, rows, run, tiny
 from torch.nn import functional as F
 
 from lawa_exp.axes.dataset.tasks import Classes, Tokens
-from lawa_exp.axes.logger.wandb.rows import final, payload
+from lawa_exp.axes.logger.rows import final, payload
 from lawa_exp.dashboard.collect import val_rows
 from lawa_exp.evaluation.calibration import PLAIN, TEMPERATURES, WithCalibration, calibration_error
 from lawa_exp.evaluation.score import OnModel

@@ -19,11 +19,17 @@ from lawa_exp.system.files import locked
 pytest.importorskip("wandb")
 from wandb_files import assert_has_rows, files, rows_in
 
-from lawa_exp.axes.logger.wandb.follow import following
-from lawa_exp.axes.logger.wandb.offline import Offline
-from lawa_exp.axes.logger.wandb.rows import Steps
+from lawa_exp.axes.logger.follow import following
+from lawa_exp.axes.logger.rows import Steps
+from lawa_exp.axes.logger.wandb.offline import Offline, records
 
-SENT = ["logger=wandb", "logger.mode=offline", "logger.every=5", "logger.finish_timeout=60"]
+SENT = [
+    "logger=wandb",
+    "loggers.wandb.mode=offline",
+    "loggers.wandb.artifacts=true",
+    "logger.every=5",
+    "loggers.wandb.finish_timeout=60",
+]
 LONG = ["steps=300", "evaluate.every=100", "save.every=100", "trajectory.every=100", "spacing=100", "logger.every=1"]
 
 
@@ -59,6 +65,15 @@ def test_an_offline_run_holds_every_row(plain: Path, tmp_path: Path) -> None:
     assert {r["weights"] for r in means} == set(IDS)
     tested = {r["weights"]: r["loss"] for r in rows(folder / "readouts" / "test")}
     assert {id: file.summary[f"test/{id}/loss"] for id in tested} == tested
+    made = [
+        r.artifact
+        for r in records(file.path)
+        if r.WhichOneof("record_type") == "artifact" and r.artifact.type == "model"
+    ]
+    assert {a.name for a in made} == {f"run-{id}" for id in ("live", *IDS)}
+    assert json.loads(made[1].metadata)["step"] == 60 and {e.path for a in made for e in a.manifest.contents} >= {
+        "model.safetensors"
+    }
     beside = Path(files(folder)[0]).parent / "files"
     table = json.loads((beside / last["final/table"]["path"]).read_text())
     assert {line[0] for line in table["data"]} == {"live", *(r["weights"] for r in means)}
@@ -114,7 +129,7 @@ def processes(folder: Path) -> list[int]:
             found[int(path.name)] = parent, (path / "cmdline").read_text()
         except OSError:
             continue
-    senders = [pid for pid, (_, line) in found.items() if "logger.wandb.follow" in line and str(folder) in line]
+    senders = [pid for pid, (_, line) in found.items() if "logger.follow" in line and str(folder) in line]
     return senders + [pid for pid, (parent, _) in found.items() if parent in senders]
 
 
@@ -141,8 +156,8 @@ def test_failures_are_not_the_trainings(what: str, long_plain: Path, tmp_path: P
     if what == "unwritable":
         run(*tiny(*LONG), f"run_dir={folder}", strike=Strike(UPDATE, n=110))
         (folder / "wandb").write_text("in the way")
-    asked = tiny(*LONG, "logger=wandb", "logger.mode=offline")
-    asked += [f"logger.finish_timeout={2 if what == 'hang' else 100}", f"run_dir={folder}"]
+    asked = tiny(*LONG, "logger=wandb", "loggers.wandb.mode=offline")
+    asked += [f"loggers.wandb.finish_timeout={2 if what == 'hang' else 100}", f"run_dir={folder}"]
     with ThreadPoolExecutor(1) as pool:
         training = pool.submit(run, *asked, warm=True)
         if what != "unwritable":
@@ -164,7 +179,7 @@ def test_no_server(key: dict[str, str], plain: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     without = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
     environment = {**without, "NETRC": str(tmp_path / "netrc"), "WANDB_BASE_URL": "http://127.0.0.1:9", **key}
-    asked = tiny("logger.every=5", "logger=wandb", "logger.finish_timeout=1")
+    asked = tiny("logger.every=5", "logger=wandb", "loggers.wandb.finish_timeout=1")
     done = run(*asked, f"run_dir={folder}", env=environment)
     assert done.returncode == 0 and markers(folder) == ["DONE"], done.stdout + done.stderr
     assert_same_run(folder, plain)
@@ -235,7 +250,7 @@ def test_wandb_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with (
         pytest.raises(UserError, match=r"wandb is missing; pip install 'lawa_exp\[wandb\]', or logger=jsonl"),
-        following(WandbLogger(10, "online", "p", None, 1.0), RunDir(tmp_path), print),
+        following([WandbLogger(1.0, "online", "p", None, False)], RunDir(tmp_path), print),
     ):
         raise AssertionError("training began")
 

@@ -1,4 +1,4 @@
-"""Where the rows of a training go: a name and a typed dataclass for each."""
+"""Where the rows of a training go besides its own files: a name and a typed dataclass for each."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from lawa_exp.config.tables import Table
 
 if TYPE_CHECKING:
-    from lawa_exp.config.shared import Logger
+    from lawa_exp.axes.logger.settings import LoggerSettings
 
-LOGGERS: Table[Logger] = Table(
+LOGGERS: Table[LoggerSettings] = Table(
     __name__,
-    jsonl="jsonl:JsonlLogger",
     wandb="wandb.settings:WandbLogger",
+    tensorboard="tensorboard:TensorBoardLogger",
+    csv="csv:CsvLogger",
 )

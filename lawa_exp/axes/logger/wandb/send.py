@@ -7,13 +7,18 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from lawa_exp.axes.logger.rows import Payload, Steps, columns, final
+from lawa_exp.axes.logger.settings import Differs
 from lawa_exp.axes.logger.wandb.offline import Offline, files_of
-from lawa_exp.axes.logger.wandb.rows import Payload, Steps, columns, final
+from lawa_exp.formats.about import FILE as ABOUT
 from lawa_exp.storage import manifest
+from lawa_exp.storage.commit import step_name
 from lawa_exp.storage.metrics import metrics_of
 from lawa_exp.storage.rows import each_row, read_rows, read_starts
 from lawa_exp.storage.rundir import RunDir
@@ -42,10 +47,6 @@ def folder_of(run: RunDir) -> Path:
     return Path(folder)
 
 
-class Differs(Exception):
-    """W&B has other rows under this id than the run directory."""
-
-
 def run_id(run: RunDir) -> str:
     """The run directory's name, with the trajectory id where the name does not have it."""
     trajectory = (run.read_config() or {}).get("trajectory_id", "")
@@ -65,12 +66,15 @@ def sweep_of(run: RunDir) -> str | None:
     return None
 
 
-class Sender:
+class WandbSender:
     """Sends the steps of `run` that W&B does not have yet, in their order."""
 
-    def __init__(self, run: RunDir, place: Place, id: str | None = None, watch: int | None = None) -> None:
-        """watch: the process whose use of the machine W&B records; None: of no process."""
-        self.run, self.place, self.id = run, place, id or run_id(run)
+    def __init__(
+        self, run: RunDir, place: Place, id: str | None = None, watch: int | None = None, artifacts: bool = False
+    ) -> None:
+        """watch: the process whose use of the machine W&B records; None: of no process. artifacts: whether the weights
+        of the run's end are sent."""
+        self.run, self.place, self.id, self.artifacts = run, place, id or run_id(run), artifacts
         self.steps = Steps(run.metrics, run.timing)
         self.digest = hashlib.sha256()
         self.described: dict[str, dict[str, object]] = {}
@@ -137,6 +141,7 @@ class Sender:
                 self.handle.config.update({"averages": self.described}, allow_val_change=True)
             self.digest.update(canonical(row))
             if step == self.known[0] and self.digest.hexdigest() != self.known[1]:
+                self.known = (None, None)  # what is sent from here on is not compared
                 raise Differs(f"W&B has other rows up to step {step:,} under the id {self.id}")
             if step >= self.handle.starting_step:
                 self.handle.log(row, step=step)
@@ -180,6 +185,25 @@ class Sender:
                 shown["final/curves"] = self.wandb.Image(str(self.run.path / "curves.png"))
             self.handle.log(shown, step=max(last, self.handle.starting_step))  # of the last step's row, a part
         self.handle.summary.update(summary)
+        for artifact in self.weights(last) if self.artifacts else ():
+            self.handle.log_artifact(artifact)
+
+    def weights(self, step: int) -> Iterator[Any]:
+        """Artifacts of the live weights and averages after `step`, of those that the run keeps: snapshots as they are.
+
+        W&B stores equal content once, and reads the files where they are.
+        """
+        name = self.run.path.resolve().name
+        folders = {"live": self.run.trajectory, **{id: self.run.averages / id for id in self.run.average_ids}}
+        for id, folder in folders.items():
+            saved = folder / step_name(step)
+            if not saved.is_dir():
+                continue
+            made = json.loads((saved / ABOUT).read_text()) if (saved / ABOUT).exists() else {}
+            metadata = {"run": name, "weights": id, "step": step, **made}
+            artifact = self.wandb.Artifact(f"{name}-{id}", type="model", metadata=metadata)
+            artifact.add_dir(str(saved), policy="immutable")
+            yield artifact
 
     def remove_earlier(self) -> None:
         """An offline run is written whole each time: what earlier starts have left of it is in the newest file."""

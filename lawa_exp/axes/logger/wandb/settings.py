@@ -1,12 +1,13 @@
-"""Rows on the disk, which W&B is sent as well."""
+"""What Weights & Biases needs to know; where a setting is null, its own environment variables decide."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 
-from lawa_exp.config.rules import Rule, number, one_of, optional, setting, text
-from lawa_exp.config.shared import Logger
+from lawa_exp.axes.logger.settings import LoggerSettings, Sender
+from lawa_exp.config.rules import Rule, boolean, one_of, optional, setting, text
+from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import UserError
 
 MODES = ("online", "offline", "off")  # of W&B; YAML reads a bare off as false
@@ -32,12 +33,11 @@ def project_of(chosen: str | None) -> str:
 
 
 @dataclass(frozen=True)
-class WandbLogger(Logger):
-    """The logger that also sends its rows to W&B, from a process of its own.
+class WandbLogger(LoggerSettings):
+    """Rows go to W&B; `push` sends those of a run that has ended."""
 
-    mode: online; offline, a file in RUN/wandb/; off; null: as WANDB_MODE says, else online. project: null: as
-    WANDB_PROJECT says, else lawa_exp. finish_timeout: seconds that a run waits for W&B at its end.
-    """
+    title = "W&B"
+    package = "wandb"
 
     mode: str | None = setting(
         optional(Rule("one of online, offline, off", lambda v: one_of(*MODES).parse("off" if v is False else v))),
@@ -45,4 +45,13 @@ class WandbLogger(Logger):
     )
     project: str | None = setting(optional(text()), "the project on W&B; null: as WANDB_PROJECT says, else lawa_exp")
     entity: str | None = setting(optional(text()), "the user or team on W&B; null: your default")
-    finish_timeout: float = setting(number(low=0), "seconds that a run waits at its end for W&B")
+    artifacts: bool = setting(boolean(), "whether the live weights and averages of the end are sent as artifacts")
+
+    def off(self) -> bool:
+        return mode_of(self.mode) == "off"
+
+    def sender(self, run: RunDir, watch: int | None = None) -> Sender:
+        from lawa_exp.axes.logger.wandb.send import Place, WandbSender
+
+        place = Place(project_of(self.project), self.entity, mode_of(self.mode))
+        return WandbSender(run, place, watch=watch, artifacts=self.artifacts)

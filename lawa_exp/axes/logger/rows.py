@@ -1,6 +1,6 @@
-"""From the rows of metrics.jsonl and timing.jsonl to what W&B shows, without losing a value on the way.
+"""From the rows of metrics.jsonl and timing.jsonl to what loggers get, without losing a value on the way.
 
-One W&B row for each step that has rows; its keys:
+One row for each step that has rows; its keys:
     step                                 the axis of every metric
     train/FIELD                          the training row
     val/WEIGHTS/FIELD                    an evaluation row, by the averager's id (or live); of a view val/WEIGHTS@VIEW
@@ -31,7 +31,7 @@ PLACE = ("step", "split", "weights", "view", "nonfinite")  # what the key says
 
 
 Line = TypeVar("Line", Row, Timing)
-Payload = dict[str, Any]  # what W&B gets for a step
+Payload = dict[str, Any]  # what a logger gets for a step
 
 
 def values(row: Row | Timing) -> Payload:
@@ -41,7 +41,7 @@ def values(row: Row | Timing) -> Payload:
 
 
 def payload(rows: list[Row], timing: Timing | None, metrics: Metrics = KNOWN) -> Payload:
-    """What W&B gets for one step: its rows of metrics.jsonl, all of them, and its row of timing.jsonl."""
+    """What a logger gets for one step: its rows of metrics.jsonl, all of them, and its row of timing.jsonl."""
     sent: Payload = {"step": rows[0]["step"] if rows else timing["step"] if timing else 0}
     for row in rows:
         fields = values(row)
