@@ -69,7 +69,7 @@ def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -
         if before and ranks.is_main and not options.rerun:
             warn_of_statistics(p.config, before, read_rows(run.metrics, trained=False), say)
         target = RunDir(run.path / "rerun", run.heartbeat) if options.rerun else run
-        loggers = [] if options.rerun or not ranks.is_main else [logger for _, logger in p.config.loggers]
+        loggers = [] if options.rerun else [logger for _, logger in p.config.loggers]
         with following(loggers, run, say) as begun:
             outcome = train_in(p, target, device, ranks, content, say, begun)
             if outcome.how == "stopped":
