@@ -62,6 +62,7 @@ def workspace(project: str, entity: str | None, metrics: Metrics = KNOWN) -> Wor
                 "Loss by averager",
                 lines("Validation loss, live and the best of each kind of average", "val/live/loss", *best),
                 lines("Validation loss of every average", regex="val/.*/loss"),
+                lines("Validation loss of views (in bfloat16, int8, ...)", regex="val/.*@.*/loss"),
             ),
             *of_metrics,
             section(
@@ -76,6 +77,10 @@ def workspace(project: str, entity: str | None, metrics: Metrics = KNOWN) -> Wor
                 lines("Training loss", "train/loss", smoothed=0.6),
                 lines("Gradient norm", "train/grad_norm", log_y=True),
                 lines("Batch size", "train/batch_size"),
+                lines("What is trained, where it is not the loss", "train/objective"),
+                lines("Noise scale", "train/grad_squared", "train/grad_variance", log_y=True),
+                lines("Samples trained, and read where that is more", "val/trained_samples", "val/read_samples"),
+                lines("Passes over a trained sample, where not one", "val/passes"),
             ),
             section(
                 "Throughput",
