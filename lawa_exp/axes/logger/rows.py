@@ -26,7 +26,13 @@ from lawa_exp.storage.metrics import KNOWN, Metrics, metrics_of, own_metrics, sh
 from lawa_exp.storage.rows import Row, Timing, averager_ids, metric_in, name_of
 from lawa_exp.system.files import open_regular
 
-COMMON = ("eval_samples", "trained_samples", "trained_tokens", "read_samples", "passes")  # the same for all evaluations of a step
+COMMON = (
+    "eval_samples",
+    "trained_samples",
+    "trained_tokens",
+    "read_samples",
+    "passes",
+)  # the same for all evaluations of a step
 PLACE = ("step", "split", "weights", "view", "nonfinite")  # what the key says
 
 
