@@ -7,13 +7,10 @@ trainer.train()
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -21,6 +18,7 @@ from transformers import ProgressCallback, Trainer, TrainerCallback
 from transformers.utils import logging
 
 from lawa_exp.averaging.model import ModelAverager
+from lawa_exp.averaging.swap import same_random_numbers
 from lawa_exp.averaging.tensors import is_sharded, named_tensors
 
 if TYPE_CHECKING:
@@ -107,7 +105,7 @@ class AveragingCallback(TrainerCallback):
         assert metrics is not None and eval_dataloader is not None
         prefix = next(key for key in metrics if key.endswith("_runtime")).removesuffix("_runtime")
         of_averages: dict[str, float] = {}
-        with _same_random_numbers():
+        with same_random_numbers():
             for averager in defined:
                 with averager.applied():
                     output = self.trainer.evaluation_loop(  # `evaluate` would call all callbacks again, this one too
@@ -177,15 +175,3 @@ def _folder(args: TrainingArguments) -> Path:
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
     return _folder(args) / f"checkpoint-{state.global_step}"
-
-
-@contextmanager
-def _same_random_numbers() -> Iterator[None]:
-    """Afterwards as if nothing had been drawn inside (by data loaders, say)."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
