@@ -202,7 +202,7 @@ class AveragingCallback(TrainerCallback):
         if key not in live:  # of another data set
             return
         value = float(averaged[f"{prefix}_{averager.id}{key.removeprefix(prefix)}"])
-        if _is_better(value, self.best and self.best.value, args):
+        if _is_better(value, None if self.best is None else self.best.value, args):
             weights = {name: tensor.to("cpu", copy=True) for name, tensor in (averager.average() or {}).items()}
             self.best = Best(averager.id, self.trainer.state.global_step, value, weights)
 

@@ -1,4 +1,4 @@
-"""Averages in Lightning's `Trainer`: `pip install lightning`.
+"""Averages in Lightning's `Trainer`: `pip install 'lawa_exp[lightning]'`.
 
 from lawa_exp.averaging.lightning import AveragingCallback
 
@@ -8,7 +8,7 @@ trainer.fit(module, train_loader, val_loader)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -54,19 +54,19 @@ class AveragingCallback(Callback):
         self,
         make: Callable[[nn.Module], list[ModelAverager]],
         resume: bool = True,
-        batches: Callable[[], Iterable[Any]] | None = None,
-        forward: Callable[[Any], object] | None = None,
+        batches: Callable[[], Iterable[object]] | None = None,
+        forward: Callable[..., object] | None = None,
     ) -> None:
         self.make, self.resume, self.batches, self.forward = make, resume, batches, forward
         self.averagers: list[ModelAverager] = []
-        self._saved: dict[str, Any] | None = None  # of the checkpoint that this fit goes on from
+        self._saved: Mapping[str, Mapping[str, object]] | None = None  # of the checkpoint that this fit goes on from
         self._step = 0  # of the last update
         self._module: LightningModule | None = None  # that the averagers are of
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._saved = None
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Mapping[str, object]]) -> None:
         self._saved = state_dict
 
     def state_dict(self) -> dict[str, Any]:
@@ -103,23 +103,24 @@ class AveragingCallback(Callback):
             averager.load_state_dict(self._saved[averager.id])
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         if trainer.global_step > self._step:  # it comes for each batch, also for one that is only accumulated
             self._step = trainer.global_step
             for averager in self.averagers:
                 averager.update(self._step)
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint[KEY] = {}
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, object]) -> None:
+        averages: dict[str, dict[str, object]] = {}
         for averager in self._defined():
             with self._in_place(averager):
                 weights = trainer.strategy.lightning_module_state_dict()
                 if trainer.is_global_zero:  # whose checkpoint is written
-                    checkpoint[KEY][averager.id] = {
+                    averages[averager.id] = {
                         name: value.to("cpu", copy=True) if isinstance(value, Tensor) else value
                         for name, value in weights.items()
                     }
+        checkpoint[KEY] = averages
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder = getattr(trainer.checkpoint_callback, "dirpath", None)

@@ -6,7 +6,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ def warn_of_statistics(model: nn.Module) -> None:
 
 @torch.no_grad()
 def recalibrate(
-    averager: ModelAverager, batches: Iterable[Any], forward: Callable[[Any], object] | None = None
+    averager: ModelAverager, batches: Iterable[object], forward: Callable[..., object] | None = None
 ) -> None:
     """Inside `averager.applied()`: statistics of norms anew, those of the averaged weights on `batches`.
 
@@ -107,14 +107,14 @@ def _mean_over_ranks(statistics: list[Tensor], count: int) -> None:
         tensor.copy_(mean.view_as(tensor))
 
 
-def _moved(batch: Any, device: torch.device) -> Any:
+def _moved(batch: object, device: torch.device) -> object:
     """Its tensors on `device`."""
     if isinstance(batch, Tensor):
         return batch.to(device)
     if isinstance(batch, dict):
         return type(batch)({key: _moved(value, device) for key, value in batch.items()})
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(_moved(value, device) for value in batch))
+        return type(batch)(*(_moved(value, device) for value in batch))  # type: ignore[arg-type]
     if isinstance(batch, list | tuple):
         return type(batch)(_moved(value, device) for value in batch)
     return batch

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pages import example
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -237,6 +238,19 @@ def test_the_best_is_kept_when_it_was_early_and_the_training_is_resumed(tmp_path
         states.append({n: p.detach().double().clone() for n, p in trainer.model.named_parameters()})
     for name, parameter in resumed.model.named_parameters():
         assert torch.equal(parameter.detach(), ((states[0][name] + states[1][name]) / 2).float())
+
+
+def test_the_page_on_loops(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = {name: value for name, value in BY_LOSS.items() if name != "load_best"}
+    trainer = make_trainer(tmp_path / "out", average=None, learning_rate=0.5, **options)
+    names = {"trainer": trainer}
+    exec(example("loops.md", "load_best=True"), names)
+    best = names["averaging"].best
+    assert best.value < trainer.state.best_metric and best.value == min(values_of(trainer).values())
+    assert sorted(p.name for p in Path("out/averages").iterdir()) == ["ema-d0.99-e1", "lawa-k3-s2"]
+    saved = GPT2LMHeadModel.from_pretrained("best").state_dict()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in best.weights.items())
 
 
 def test_what_load_best_refuses(tmp_path):

@@ -1,4 +1,4 @@
-"""The callback in the real Lightning: `pip install 'lawa_exp[interop]'`."""
+"""The callback in the real Lightning: `pip install 'lawa_exp[interop]'`, without which `make test-all` skips this."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from averaged_files import average
+from pages import example
 from torch import Tensor
 
 pl = pytest.importorskip("lightning.pytorch")
@@ -211,6 +212,15 @@ def test_statistics_of_norms_are_those_of_each_average(tmp_path):
         assert_same(Module.load_from_checkpoint(file).state_dict(), by_hand.state_dict())
         assert done.callback_metrics[f"{averager.id}/val_loss"].item() == pytest.approx(loss_of(by_hand), rel=1e-6)
     assert_same(made.state_dict(), made.weights[STEPS])
+
+
+def test_the_page_on_loops(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "page"}
+    exec(example("loops.md", "pl.LightningModule"), names)
+    averager = names["averaging"].averagers[0]
+    assert_same(names["average"].state_dict(), averager.average())
+    assert averager.averager.snapshot_steps == [48, 52, 56, 60, 64] and "lawa-k5-s4" in names["saved"]["averages"]
 
 
 @pytest.mark.distributed
