@@ -97,6 +97,27 @@ def test_validated_under_their_own_names_once_they_are_defined(run):
     assert not any("hidden" in name for row in rows for name in row)
 
 
+def test_beside_lightnings_own_average(run, tmp_path):
+    """Its EMA is ours; it goes into the model at the end, and neither changes the other."""
+    for first in (True, False):
+        made, averaging = module(dropout=0.2), AveragingCallback(averagers)
+        own = pl.callbacks.EMAWeightAveraging(decay=0.8)
+        order = [averaging, own] if first else [own, averaging]
+        done = fit(tmp_path / str(first), made, [*order, checkpoints(tmp_path / str(first))])
+        assert made.losses == run["module"].losses
+        for name, averaged in averages_of(averaging).items():
+            assert_same(averaged, averages_of(run["averaging"])[name])
+            file = tmp_path / str(first) / "ck" / "averages" / f"{name}.ckpt"
+            assert_same(torch.load(file, weights_only=True)["state_dict"], averaged)
+            metric = f"{name}/val_loss"
+            assert done.callback_metrics[metric] == run["trainer"].callback_metrics[metric]
+        for name, tensor in averages_of(averaging)[IDS[1]].items():
+            torch.testing.assert_close(made.state_dict()[name], tensor, rtol=1e-5, atol=1e-6)
+        saved = torch.load(tmp_path / str(first) / "ck" / "step=12.ckpt", weights_only=True)
+        assert_same(saved["current_model_state"], run["module"].state_dict())
+        assert_same(saved["averages"][IDS[0]], averages_of(averaging)[IDS[0]])
+
+
 def test_several_sets_in_the_middle_of_an_epoch_with_workers_that_stay(tmp_path):
     averaging, made = AveragingCallback(averagers), module()
     done = trainer(tmp_path, [averaging], val_check_interval=4, max_epochs=1, limit_val_batches=1.0)
@@ -234,5 +255,7 @@ def test_two_ranks_of_ddp(tmp_path):
     for name in first:
         assert_same(first[name], second[name])
         assert f"{name}/val_loss" in metrics
+        (file,) = tmp_path.rglob(f"checkpoints/averages/{name}.ckpt")
+        assert_same(torch.load(file, weights_only=True)["state_dict"], first[name])
     lawa = {n: (sum(weights[s][n].double() for s in (4, 6, 8)) / 3).float() for n in weights[8]}
     assert_same(first[IDS[0]], lawa)
