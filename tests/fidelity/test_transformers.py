@@ -14,7 +14,16 @@ pytest.importorskip("accelerate")
 from safetensors.torch import load_file  # noqa: E402
 from transformers import EarlyStoppingCallback, GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments  # noqa: E402
 
-from lawa_exp.averaging import Bema, Ema, Lawa, PowerEma, Swa, Window, Wma  # noqa: E402
+from lawa_exp.averaging import (  # noqa: E402
+    Bema,
+    Ema,
+    Lawa,
+    PowerEma,
+    Swa,
+    Window,
+    Wma,
+    hf,
+)
 from lawa_exp.averaging.hf import AveragingCallback  # noqa: E402
 
 STEPS = 12
@@ -238,6 +247,16 @@ def test_the_best_is_kept_when_it_was_early_and_the_training_is_resumed(tmp_path
         states.append({n: p.detach().double().clone() for n, p in trainer.model.named_parameters()})
     for name, parameter in resumed.model.named_parameters():
         assert torch.equal(parameter.detach(), ((states[0][name] + states[1][name]) / 2).float())
+
+
+def test_load_best_says_what_a_checkpoint_without_it_does_not_know(undisturbed, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(hf.logger, "warning", said.append)
+    checkpoint = Path(undisturbed.args.output_dir) / "checkpoint-8"
+    trainer = make_trainer(tmp_path, resume=checkpoint, **BY_LOSS)
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    assert [s for s in said if "checkpoint-8/averages_0.pt was saved without load_best: averages before step 8" in s]
+    assert callback_of(trainer).best.step in (10, 12)
 
 
 def test_the_page_on_loops(tmp_path, monkeypatch):
