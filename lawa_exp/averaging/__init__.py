@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lawa_exp.averaging.model import ModelAverager
     from lawa_exp.averaging.power_ema import PowerEma, PowerEmaSettings
     from lawa_exp.averaging.settings import AveragerSettings, observed_steps, observes, row_fields
+    from lawa_exp.averaging.statistics import recalibrate
     from lawa_exp.averaging.swa import Swa, SwaSettings
     from lawa_exp.averaging.window import Window
     from lawa_exp.averaging.wma import Wma, WmaSettings
@@ -57,6 +58,7 @@ __all__ = [
     "build_averager",
     "observed_steps",
     "observes",
+    "recalibrate",
     "row_fields",
 ]
 
@@ -85,6 +87,7 @@ MODULES = {  # where else public names are
     **dict.fromkeys(("Averager", "build_averager"), "averager"),
     **dict.fromkeys(("AveragerSettings", "observed_steps", "observes", "row_fields"), "settings"),
     "ModelAverager": "model",
+    "recalibrate": "statistics",
     "Window": "window",
 }
 

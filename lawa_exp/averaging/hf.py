@@ -7,13 +7,11 @@ trainer.train()
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -21,6 +19,7 @@ from transformers import ProgressCallback, Trainer, TrainerCallback
 from transformers.utils import logging
 
 from lawa_exp.averaging.model import ModelAverager
+from lawa_exp.averaging.swap import Swap, same_random_numbers
 from lawa_exp.averaging.tensors import is_sharded, named_tensors
 
 if TYPE_CHECKING:
@@ -32,6 +31,17 @@ if TYPE_CHECKING:
     Processing = PreTrainedTokenizerBase | ProcessorMixin | BaseImageProcessor
 
 logger = logging.get_logger(__name__)
+BEST = "best"  # beside the averagers' ids, in the file of a checkpoint
+
+
+@dataclass(frozen=True)
+class Best:
+    """The average that was best at any evaluation so far, and its weights then, of a sharded model this rank's."""
+
+    id: str
+    step: int
+    value: float
+    weights: dict[str, Tensor]
 
 
 class AveragingCallback(TrainerCallback):
@@ -47,6 +57,10 @@ class AveragingCallback(TrainerCallback):
     resume_from_checkpoint: where that file is read when a training is resumed: True, in the checkpoint of that step in
     `output_dir`; a path, in that checkpoint; False, nowhere: averaging begins at that step. FileNotFoundError if it is
     missing, as in a checkpoint that was cut short or was saved without averages.
+
+    load_best: extends `load_best_model_at_end`, which it needs, to the averages: the model ends with the weights that
+    were best at any evaluation, live or averaged, by `metric_for_best_model` and `greater_is_better`. `best` is the
+    best average with its step and value. Its weights are kept on the CPU, and in the file of each checkpoint.
     """
 
     def __init__(
@@ -54,8 +68,11 @@ class AveragingCallback(TrainerCallback):
         trainer: Trainer,
         make: Callable[[nn.Module], list[ModelAverager]],
         resume_from_checkpoint: bool | str | Path = True,
+        load_best: bool = False,
     ) -> None:
         self.trainer, self.make, self.resume_from = trainer, make, resume_from_checkpoint
+        self.load_best = load_best
+        self.best: Best | None = None
         self.averagers: list[ModelAverager] = []
 
     def on_train_begin(
@@ -73,6 +90,9 @@ class AveragingCallback(TrainerCallback):
         ids = [a.id for a in self.averagers]
         if len(set(ids)) < len(ids):
             raise ValueError(f"two averagers are the same: {', '.join(ids)}")
+        self.best = None
+        if self.load_best:
+            self._check_best(args)
         if state.global_step and self.resume_from is not False:
             own = isinstance(self.resume_from, bool)
             file = self._file(_checkpoint(args, state) if own else Path(str(self.resume_from)), args)
@@ -84,8 +104,15 @@ class AveragingCallback(TrainerCallback):
             saved = torch.load(file, map_location="cpu", weights_only=True)
             for averager in self.averagers:
                 if averager.id not in saved:
-                    raise ValueError(f"{file} holds no {averager.id}, but {', '.join(saved)}")
+                    raise ValueError(
+                        f"{file} holds no {averager.id}, but {', '.join(id for id in saved if id != BEST)}"
+                    )
                 averager.load_state_dict(saved[averager.id])
+            if self.load_best and BEST not in saved:
+                logger.warning(
+                    f"{file} was saved without load_best: averages before step {state.global_step} do not count"
+                )
+            self.best = Best(**saved[BEST]) if saved.get(BEST) else None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         for averager in self.averagers:
@@ -107,7 +134,7 @@ class AveragingCallback(TrainerCallback):
         assert metrics is not None and eval_dataloader is not None
         prefix = next(key for key in metrics if key.endswith("_runtime")).removesuffix("_runtime")
         of_averages: dict[str, float] = {}
-        with _same_random_numbers():
+        with same_random_numbers():
             for averager in defined:
                 with averager.applied():
                     output = self.trainer.evaluation_loop(  # `evaluate` would call all callbacks again, this one too
@@ -117,6 +144,8 @@ class AveragingCallback(TrainerCallback):
                         metric_key_prefix=f"{prefix}_{averager.id}",
                     )
                 of_averages.update(output.metrics or {})
+                if self.load_best and self.trainer.is_in_train:
+                    self._compare(averager, metrics, output.metrics or {}, prefix)
         self.trainer.log(dict(of_averages))
         metrics.update(of_averages)
         for callback in self.trainer.callback_handler.callbacks:
@@ -129,7 +158,8 @@ class AveragingCallback(TrainerCallback):
             return
         file = self._file(_checkpoint(args, state), args)
         partial = file.with_name(f".partial-{file.name}")
-        torch.save({a.id: a.state_dict() for a in self.averagers}, partial)
+        best = {BEST: self.best and vars(self.best)} if self.load_best else {}
+        torch.save({a.id: a.state_dict() for a in self.averagers} | best, partial)
         partial.replace(file)
 
     def on_train_end(
@@ -149,6 +179,32 @@ class AveragingCallback(TrainerCallback):
             weights = averager.full_average(tied_once=True)
             if weights is not None:
                 self._write(_folder(args) / "averages" / averager.id, weights, model, processing_class)
+        if self.best is not None and _is_better(self.best.value, state.best_metric, args):
+            logger.info(f"Loading {self.best.id} of step {self.best.step}, the best weights ({self.best.value}).")
+            Swap(self.averagers[0].model).place(self.best.weights)
+
+    def _check_best(self, args: TrainingArguments) -> None:
+        if not args.load_best_model_at_end:
+            raise ValueError("load_best=True needs TrainingArguments(load_best_model_at_end=True), which it extends")
+        metric = str(args.metric_for_best_model)
+        if any(a.id in metric for a in self.averagers):
+            raise ValueError(
+                f"metric_for_best_model={metric} is of an average; with load_best=True expected the live weights' "
+                "metric, such as eval_loss: averages are compared by theirs of that name"
+            )
+
+    def _compare(
+        self, averager: ModelAverager, live: dict[str, float], averaged: dict[str, float], prefix: str
+    ) -> None:
+        """Keeps the average's weights if they are the best so far."""
+        args = self.trainer.args
+        key = f"eval_{str(args.metric_for_best_model).removeprefix('eval_')}"
+        if key not in live:  # of another data set
+            return
+        value = float(averaged[f"{prefix}_{averager.id}{key.removeprefix(prefix)}"])
+        if _is_better(value, None if self.best is None else self.best.value, args):
+            weights = {name: tensor.to("cpu", copy=True) for name, tensor in (averager.average() or {}).items()}
+            self.best = Best(averager.id, self.trainer.state.global_step, value, weights)
 
     def _write(
         self, folder: Path, weights: dict[str, Tensor], model: nn.Module, processing_class: Processing | None
@@ -170,6 +226,12 @@ class AveragingCallback(TrainerCallback):
         return checkpoint / f"averages_{args.process_index if self._is_sharded else 0}.pt"
 
 
+def _is_better(value: float, than: float | None, args: TrainingArguments) -> bool:
+    if than is None:
+        return value == value
+    return value > than if args.greater_is_better else value < than
+
+
 def _folder(args: TrainingArguments) -> Path:
     assert args.output_dir is not None  # `TrainingArguments` has a default
     return Path(args.output_dir)
@@ -177,15 +239,3 @@ def _folder(args: TrainingArguments) -> Path:
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
     return _folder(args) / f"checkpoint-{state.global_step}"
-
-
-@contextmanager
-def _same_random_numbers() -> Iterator[None]:
-    """Afterwards as if nothing had been drawn inside (by data loaders, say)."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)

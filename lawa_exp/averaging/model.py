@@ -43,6 +43,7 @@ class ModelAverager:
     """
 
     def __init__(self, model: nn.Module, settings: AveragerSettings, window: Window | None = None) -> None:
+        from lawa_exp.averaging.statistics import warn_of_statistics
         from lawa_exp.averaging.tensors import Observed, averaged_names, live_tensors, unwrapped
         from lawa_exp.averaging.window import Window
 
@@ -60,7 +61,8 @@ class ModelAverager:
         self._shapes = {name: live[name].shape for name in self.averager.averaged}
         self._updated: int | None = None  # the last step that `update` was called with
         self._warned = False  # of steps that were left out
-        self._holder: nn.Module | None = None  # the model that the average is in, inside `applied`
+        warn_of_statistics(model)
+        self.holder: nn.Module | None = None  # the model that the average is in, inside `applied`
 
     def __repr__(self) -> str:
         """As in `<Lawa(k=3, spacing=10, start=0) of Linear: undefined after step 8>`."""
@@ -137,10 +139,10 @@ class ModelAverager:
 
         from lawa_exp.averaging.tensors import all_names, gathered, local_part, named_tensors
 
-        if self._holder is None:
+        if self.holder is None:
             weights = self._defined_average()
         else:
-            weights = {name: local_part(t).clone() for name, t in named_tensors(self._holder).items()}
+            weights = {name: local_part(t).clone() for name, t in named_tensors(self.holder).items()}
         is_first = not dist.is_initialized() or dist.get_rank() == 0
         average = {}
         for name, tensor in named_tensors(self.model).items():
@@ -158,8 +160,8 @@ class ModelAverager:
     def applied(self, model: nn.Module | None = None) -> Iterator[None]:
         """Inside, the model computes with the average; afterwards the live weights are back, byte for byte.
 
-        A model with BatchNorm has the latest statistics there: `torch.optim.swa_utils.update_bn(batches, model)` inside
-        recalibrates them, and `full_average()` inside is the average with them.
+        A model with BatchNorm has the latest statistics there: `recalibrate(averager, batches)` inside makes those of
+        the average, and `full_average()` inside is the average with them.
 
         model: another one with the same names and shapes, such as a copy kept for evaluation (default: its own).
         RuntimeError where the average is not defined yet, or one is in place already.
@@ -172,11 +174,11 @@ class ModelAverager:
         weights = self._defined_average()
         self.window.fence()
         with swap.applied(weights):
-            self._holder = swap.model
+            self.holder = swap.model
             try:
                 yield
             finally:
-                self._holder = None
+                self.holder = None
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed training needs; its tensors are copies.

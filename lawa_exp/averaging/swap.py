@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -81,3 +83,15 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler or signal.SIG_DFL)  # None: it was not set from Python
         if came:
             signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def same_random_numbers() -> Iterator[None]:
+    """Afterwards as if nothing had been drawn inside (by data loaders, say)."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -20,7 +20,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolic
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 
-from lawa_exp.averaging import Bema, Ema, Lawa, PowerEma, Swa, Window, Wma
+from lawa_exp.averaging import Bema, Ema, Lawa, PowerEma, Swa, Window, Wma, recalibrate
 from lawa_exp.averaging.model import ModelAverager
 from lawa_exp.averaging.tensors import live_tensors
 
@@ -180,6 +180,48 @@ def check_ddp(folder: Path) -> None:
     by_hand.load_state_dict(observers[0].average(), strict=False)
     assert torch.equal(inside, logits(by_hand)) and not torch.equal(inside, before)
     assert torch.equal(logits(model), before)
+
+
+def normed() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(7, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+
+
+def check_recalibrate(folder: Path) -> None:
+    """Every rank has the mean over all ranks' batches; with DDP one may have more of them, or none."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    batches = [torch.randn(size, 7, generator=torch.Generator().manual_seed(size)) for size in range(4, 4 + 2 * world)]
+    uneven = [batches, *[[]] * (world - 1)]
+    for model, own in (
+        (nn.parallel.DistributedDataParallel(normed()), batches[rank::world]),
+        (nn.parallel.DistributedDataParallel(normed()), uneven[rank]),
+        (fully_shard(normed()), batches[rank::world]),
+    ):
+        lawa = Lawa(model, k=2, spacing=1)
+        for step in (1, 2):
+            set_weights(model, step)
+            lawa.update(step)
+        whole = lawa.full_average()
+        with lawa.applied():
+            recalibrate(lawa, own)
+            inside = lawa.full_average()
+            found = [t.clone() for n, t in live_tensors(model).items() if "running" in n]
+            parts: list[object] = [None] * world
+            dist.all_gather_object(parts, found)
+            assert all(torch.equal(a, b) for part in parts for a, b in zip(part, found, strict=True))
+        if rank == 0:
+            reference = normed()
+            reference.load_state_dict(whole)
+            torch.optim.swa_utils.update_bn(batches, reference)
+            for name in ("1.running_mean", "1.running_var"):
+                torch.testing.assert_close(inside[name], reference.state_dict()[name], rtol=1e-5, atol=1e-6)
+        with lawa.applied():
+            try:
+                recalibrate(lawa, [])
+            except ValueError as error:
+                assert "no batches, on any rank" in str(error)
+            else:
+                raise AssertionError("accepted")
 
 
 def check_no_communication(folder: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pages import example
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -13,7 +14,16 @@ pytest.importorskip("accelerate")
 from safetensors.torch import load_file  # noqa: E402
 from transformers import EarlyStoppingCallback, GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments  # noqa: E402
 
-from lawa_exp.averaging import Bema, Ema, Lawa, PowerEma, Swa, Window, Wma  # noqa: E402
+from lawa_exp.averaging import (  # noqa: E402
+    Bema,
+    Ema,
+    Lawa,
+    PowerEma,
+    Swa,
+    Window,
+    Wma,
+    hf,
+)
 from lawa_exp.averaging.hf import AveragingCallback  # noqa: E402
 
 STEPS = 12
@@ -37,7 +47,7 @@ def make_model() -> GPT2LMHeadModel:
     return GPT2LMHeadModel(GPT2Config(vocab_size=17, n_positions=8, n_embd=16, n_layer=1, n_head=2))
 
 
-def make_trainer(folder: Path, average=averagers, resume=True, callbacks=(), **arguments) -> Trainer:
+def make_trainer(folder: Path, average=averagers, resume=True, callbacks=(), load_best=False, **arguments) -> Trainer:
     """Trains for 12 steps; a checkpoint every 4, an evaluation every 2. average: None for a trainer without ours."""
     data = np.random.default_rng(0).integers(0, 17, (40, 8))
     data = [{"input_ids": torch.tensor(row), "labels": torch.tensor(row)} for row in data]
@@ -62,7 +72,7 @@ def make_trainer(folder: Path, average=averagers, resume=True, callbacks=(), **a
         callbacks=list(callbacks),
     )
     if average:
-        trainer.add_callback(AveragingCallback(trainer, average, resume))
+        trainer.add_callback(AveragingCallback(trainer, average, resume, load_best))
     return trainer
 
 
@@ -175,3 +185,98 @@ def test_with_the_best_model_early_stopping_and_several_sets(tmp_path):
     with callback_of(trainer).averagers[2].applied():
         metrics = trainer.evaluate()  # of that average alone
     assert not any("ema" in key for key in metrics)
+
+
+BY_LOSS = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "save_steps": 2, "load_best": True}
+
+
+def values_of(trainer: Trainer, name: str = "loss") -> dict[tuple[int, str], float]:
+    """Of each evaluation of live weights ("") and averages."""
+    rows = {(r["step"], k): v for r in evaluations(trainer) for k, v in r.items() if k.startswith("eval_")}
+    return {(s, k[5:].removesuffix(name).strip("_")): v for (s, k), v in rows.items() if k.endswith(name)}
+
+
+def loss_now(trainer: Trainer) -> float:
+    callback = callback_of(trainer)
+    trainer.remove_callback(callback)
+    return trainer.evaluate()["eval_loss"]
+
+
+@pytest.mark.parametrize("rate, is_live", [(0.02, True), (0.5, False)])
+def test_the_best_of_live_weights_and_averages_is_loaded(rate, is_live, tmp_path):
+    trainer = make_trainer(tmp_path, learning_rate=rate, **BY_LOSS)
+    trainer.train()
+    values, best = values_of(trainer), callback_of(trainer).best
+    of_averages = {key: value for key, value in values.items() if key[1]}
+    assert (best.step, best.id) == min(of_averages, key=of_averages.get) and best.value == min(of_averages.values())
+    assert (min(values, key=values.get)[1] == "") == is_live and loss_now(trainer) == min(values.values())
+    trainer.save_model(tmp_path / "saved")
+    saved = GPT2LMHeadModel.from_pretrained(tmp_path / "saved").state_dict()
+    assert all(torch.equal(saved[name], t) for name, t in trainer.model.state_dict().items())
+
+
+def test_the_best_is_kept_when_it_was_early_and_the_training_is_resumed(tmp_path):
+    """By a metric of which greater is better, and which falls: the first evaluation is the best."""
+    options = {**BY_LOSS, "metric_for_best_model": "score", "greater_is_better": True, "lr_scheduler_type": "constant"}
+
+    def with_score(folder, **more):
+        trainer = make_trainer(
+            folder, average=lambda m: [Ema(m, decay=0.5), Lawa(m, k=2, spacing=1)], **options, **more
+        )
+        inner = trainer.evaluation_loop
+
+        def evaluation_loop(*arguments, metric_key_prefix="eval", **others):
+            output = inner(*arguments, metric_key_prefix=metric_key_prefix, **others)
+            bonus = np.float64("lawa" in metric_key_prefix)
+            output.metrics[f"{metric_key_prefix}_score"] = bonus - trainer.state.global_step
+            return output
+
+        trainer.evaluation_loop = evaluation_loop
+        return trainer
+
+    with_score(tmp_path, max_steps=6).train()
+    resumed = with_score(tmp_path)
+    resumed.train(resume_from_checkpoint=True)
+    best = callback_of(resumed).best
+    assert (best.id, best.step, best.value) == ("lawa-k2-s1", 2, -1.0)
+    assert resumed.state.best_metric == -2.0
+    states = []
+    for step in (1, 2):  # the same training, which is not stopped
+        trainer = make_trainer(tmp_path / "short", average=None, max_steps=step, lr_scheduler_type="constant")
+        trainer.train()
+        states.append({n: p.detach().double().clone() for n, p in trainer.model.named_parameters()})
+    for name, parameter in resumed.model.named_parameters():
+        assert torch.equal(parameter.detach(), ((states[0][name] + states[1][name]) / 2).float())
+
+
+def test_load_best_says_what_a_checkpoint_without_it_does_not_know(undisturbed, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(hf.logger, "warning", said.append)
+    checkpoint = Path(undisturbed.args.output_dir) / "checkpoint-8"
+    trainer = make_trainer(tmp_path, resume=checkpoint, **BY_LOSS)
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    assert [s for s in said if "checkpoint-8/averages_0.pt was saved without load_best: averages before step 8" in s]
+    assert callback_of(trainer).best.step in (10, 12)
+
+
+def test_the_page_on_loops(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = {name: value for name, value in BY_LOSS.items() if name != "load_best"}
+    trainer = make_trainer(tmp_path / "out", average=None, learning_rate=0.5, **options)
+    names = {"trainer": trainer}
+    exec(example("loops.md", "load_best=True"), names)
+    best = names["averaging"].best
+    assert best.value < trainer.state.best_metric and best.value == min(values_of(trainer).values())
+    assert sorted(p.name for p in Path("out/averages").iterdir()) == ["ema-d0.99-e1", "lawa-k3-s2"]
+    saved = GPT2LMHeadModel.from_pretrained("best").state_dict()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in best.weights.items())
+
+
+def test_what_load_best_refuses(tmp_path):
+    with pytest.raises(ValueError, match=r"load_best=True needs TrainingArguments\(load_best_model_at_end=True\)"):
+        make_trainer(tmp_path, load_best=True).train()
+    by_average = BY_LOSS | {"metric_for_best_model": "eval_ema-d0.8-e1_loss"}
+    with pytest.raises(
+        ValueError, match=r"metric_for_best_model=eval_ema-d0\.8-e1_loss is of an average; .* eval_loss"
+    ):
+        make_trainer(tmp_path, **by_average).train()
