@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lawa_exp.averaging.model import ModelAverager
-from lawa_exp.averaging.statistics import recalibrate
+from lawa_exp.averaging.statistics import recalibrate, recalibrated
 from lawa_exp.averaging.swap import same_random_numbers
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ class AveragingCallback(Callback):
                 "A model that fully_shard shards can be averaged in a loop of your own (docs/loops.md)"
             )
         if self._saved or self._module is not pl_module or self._step != trainer.global_step:  # not the fit before's
+            if self.batches is not None:
+                recalibrated(pl_module)
             self._module, self.averagers = pl_module, self.make(pl_module)
             ids = [a.id for a in self.averagers]
             if len(set(ids)) < len(ids):

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 _warned: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
+def recalibrated(model: nn.Module) -> None:
+    """Whoever averages this model computes the statistics of its averages: no warning."""
+    _warned.add(unwrapped(model))
+
+
 def warn_of_statistics(model: nn.Module) -> None:
     """Once for each model that keeps statistics: its averages have those of the latest weights."""
     model = unwrapped(model)

@@ -219,6 +219,7 @@ def test_what_is_refused(tmp_path):
         fit(tmp_path, module(), [AveragingCallback(lambda model: [Ema(model, 0.9), Ema(model, 0.9)])])
 
 
+@pytest.mark.filterwarnings("error:.*running statistics")  # they are computed here
 def test_statistics_of_norms_are_those_of_each_average(tmp_path):
     averaging = AveragingCallback(lambda m: [Lawa(m, k=2, spacing=2), Ema(m)], batches=lambda: loader(0, 18))
     made = module(norm=True)
