@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from helpers import run
 
+from lawa_exp.launch.mistakes import check_words
 from lawa_exp.reproduce import book as books
 from lawa_exp.reproduce.arms import Arm, Missing, Run, measure
 from lawa_exp.reproduce.judged import FIELDS, needed, resolve
@@ -160,6 +162,13 @@ def test_the_committed_claims_are_whole() -> None:
 def told_on(arm: dict[str, object]) -> str:
     """The split that an arm's values are of."""
     return "val" if arm.get("at", 1) != 1 or {"split", "readout"} & set(arm) else "test"
+
+
+def test_the_words_of_every_training_are_settings() -> None:
+    """`~averagers.swa` was refused for a while, and the plan of a whole paper with it."""
+    for training in books.load().sets.values():
+        for words in training.words.values():
+            check_words(shlex.split(words))
 
 
 def test_no_rule_compares_val_with_test() -> None:
