@@ -41,6 +41,15 @@ def parser() -> Parser:
     )
     p.add_argument("--plan", action="store_true", help="show runs and costs, and what is done already; train nothing")
     p.add_argument("--read", action="store_true", help="train nothing: judge from the runs that are there")
+    p.add_argument(
+        "--recompute",
+        nargs="?",
+        type=Path,
+        const=Path("results/claims/curves.jsonl.gz"),
+        metavar="FILE",
+        help="train and read no run: judge from a table of curves, such as the committed one (the default), which a "
+        "reproduction writes next to its pages",
+    )
     p.add_argument("--out", type=Path, help="where tables and plots go (default: RUNS_ROOT/reproduce/SCALE)")
     p.add_argument("--runs-root", default="runs", metavar="DIR", help="where the runs are (default: runs)")
     p.add_argument("--jobs", type=threads, default=1, help="sets of trainings at a time on this machine (default: 1)")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import functools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lawa_exp.config.rules import near
-from lawa_exp.reproduce import configurations, judged, pages, plots, trained
-from lawa_exp.reproduce.book import Paper, load, unknown_names
+from lawa_exp.reproduce import configurations, judged, pages, plots, recorded, trained
+from lawa_exp.reproduce.arms import Run
+from lawa_exp.reproduce.book import Book, Paper, load, unknown_names
 from lawa_exp.reproduce.costs import cost_table, in_words, made_by
 from lawa_exp.reproduce.material import Material
 from lawa_exp.storage.rundir import EXIT
@@ -29,6 +30,11 @@ def reproduce(args: argparse.Namespace) -> int:
     check_output("--out", out)
     for line in unknown_names(book):
         say(f"warning: {line}")
+    if args.recompute:
+        runs, facts = recorded.recorded(args.recompute)
+        for paper in papers:
+            judge(args, book, paper, runs, [f"judged from {args.recompute.name}", *facts], out, [])
+        return 0
     names = judged.needed(book, papers, args.scale)
     words = [*args.words, *(["hydra/launcher=slurm"] if args.launcher == "slurm" else [])]
     plans = {n: trained.plan_set(book.sets[n], args.scale, args.runs_root, words) for n in names}
@@ -58,15 +64,36 @@ def reproduce(args: argparse.Namespace) -> int:
     material = Material.of(book, args.scale, runs, out / "plots")
     captions = plots.write_plots(material.cache, material)
     for paper in papers:
-        found = judged.outcomes(book, paper, args.scale, runs)
         needed = judged.needed(book, [paper], args.scale)
         own = [plans[n] for n in needed]
         facts = [f for f in (made_by(own), *in_words(own, gpt_tiny)) if f]
-        command = f"python -m lawa_exp.reproduce {paper.name} --scale {args.scale}"
-        pages.write_pages(out, paper, found, command, facts, plots.section(captions, needed, material))
-        forms = list(dict.fromkeys(o.form for claim in found.values() for o in claim))
-        say(f"\n{paper.title}\n\n{pages.counts(found, forms)}\n\n{facts[-1]}\n{out / paper.name}.md, .tex, .csv")
+        judge(args, book, paper, runs, facts, out, plots.section(captions, needed, material))
+    finished = {name: runs(name) for name, plan in plans.items() if not plan.problem}
+    every = list(plans.values())
+    count = recorded.record(
+        out / recorded.FILE, finished, [f for f in (made_by(every), *in_words(every, gpt_tiny)) if f]
+    )
+    say(f"{out / recorded.FILE}: the curves of {count} runs, for --recompute")
     return code
+
+
+def judge(
+    args: argparse.Namespace,
+    book: Book,
+    paper: Paper,
+    runs: Callable[[str], Sequence[Run]],
+    facts: Sequence[str],
+    out: Path,
+    shown: Sequence[str],
+) -> None:
+    """Judges a paper's claims and writes its pages. facts: of the runs; shown: lines of Markdown with the plots."""
+    found = judged.outcomes(book, paper, args.scale, runs)
+    command = f"python -m lawa_exp.reproduce {paper.name} --scale {args.scale}"
+    pages.write_pages(out, paper, found, command, list(facts), list(shown))
+    forms = list(dict.fromkeys(o.form for claim in found.values() for o in claim))
+    print(
+        f"\n{paper.title}\n\n{pages.counts(found, forms)}\n\n{facts[-1]}\n{out / paper.name}.md, .tex, .csv", flush=True
+    )
 
 
 def write_configurations(paper: Paper, out: Path, say: Callable[[str], None]) -> None:

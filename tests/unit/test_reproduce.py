@@ -3,6 +3,7 @@
 import csv
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -240,6 +241,16 @@ def test_a_small_reproduction(tmp_path: Path) -> None:
     again = run(*asked, module="lawa_exp.reproduce")  # everything is there: nothing is trained
     assert again.returncode == 0 and "missing" not in again.stdout
     assert (tmp_path / "out" / "mine.md").read_text() == page
+    table = tmp_path / "out" / "curves.jsonl.gz"
+    shutil.rmtree(tmp_path / "runs")  # the table has all that judging needs
+    recomputed = [*asked[:-1], str(tmp_path / "recomputed"), "--recompute", str(table)]
+    done = run(*recomputed, module="lawa_exp.reproduce")
+    assert done.returncode == 0 and "holds" in done.stdout, done.stdout + done.stderr
+    for name in ("mine.csv", "mine.tex"):
+        assert (tmp_path / "recomputed" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    table.write_bytes(table.read_bytes()[:-20])
+    done = run(*recomputed, module="lawa_exp.reproduce")
+    assert done.returncode == 2 and "not a table of curves" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_stopped_it_goes_on_where_it_was(tmp_path: Path) -> None:
