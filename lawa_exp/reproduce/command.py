@@ -9,6 +9,7 @@ from lawa_exp.system import signals
 from lawa_exp.system.cli import Parser, exit_code, threads
 
 LAUNCHERS = ("local", "slurm")
+CURVES = Path("results/claims/curves.jsonl.gz")
 
 
 def main(arguments: list[str]) -> int:
@@ -16,6 +17,8 @@ def main(arguments: list[str]) -> int:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     args = parser().parse_args(arguments[:end])
     args.words = arguments[end + 1 :]
+    if args.claim and not args.recompute:
+        args.recompute = CURVES
 
     def command() -> int:
         from lawa_exp.reproduce.reproduction import reproduce  # torch and Hydra: not for --help
@@ -45,11 +48,18 @@ def parser() -> Parser:
         "--recompute",
         nargs="?",
         type=Path,
-        const=Path("results/claims/curves.jsonl.gz"),
+        const=CURVES,
         metavar="FILE",
         help="train and read no run: judge from a table of curves, such as the committed one (the default), which a "
         "reproduction writes next to its pages",
     )
+    p.add_argument(
+        "--claim",
+        metavar="ID",
+        help="train one run of this claim again, and say whether its losses are those of the table (--recompute) to "
+        "the last digit",
+    )
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="of the run of --claim (default: 0)")
     p.add_argument("--out", type=Path, help="where tables and plots go (default: RUNS_ROOT/reproduce/SCALE)")
     p.add_argument("--runs-root", default="runs", metavar="DIR", help="where the runs are (default: runs)")
     p.add_argument("--jobs", type=threads, default=1, help="sets of trainings at a time on this machine (default: 1)")

@@ -21,22 +21,11 @@ from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import write_atomically
 
 FILE = "curves.jsonl.gz"
-LEFT_OUT = (
-    "trained_samples",
-    "trained_tokens",
-    "eval_samples",
-)  # the same for all weights of a step: no rule asks them
+# Of rows and of runs, what no rule and no plot of losses asks:
+LEFT_OUT = ("trained_samples", "trained_tokens", "eval_samples")
 
 
-UNUSED = (
-    "identity",
-    "averagers",
-    "metrics",
-    "trajectory",
-    "save",
-    "logger",
-    "loggers",
-)  # settings of a run that no rule asks
+UNUSED = ("identity", "averagers", "metrics", "trajectory", "save", "logger", "loggers")
 
 
 def in_columns(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -48,12 +37,9 @@ def in_columns(rows: Sequence[Row]) -> list[dict[str, Any]]:
     for own in by_weights.values():
         names = dict.fromkeys(name for row in own for name in row if name not in LEFT_OUT)
         columns = {name: [row.get(name) for row in own] for name in names}
-        same = {
-            name: values[0]
-            for name, values in columns.items()
-            if name != "step" and values.count(values[0]) == len(values)
-        }
-        parts.append({"same": same, "each": {name: values for name, values in columns.items() if name not in same}})
+        differing = {name: values for name, values in columns.items() if name == "step" or len({*map(str, values)}) > 1}
+        same = {name: values[0] for name, values in columns.items() if name not in differing}
+        parts.append({"same": same, "each": differing})
     return parts
 
 

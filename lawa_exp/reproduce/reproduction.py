@@ -14,6 +14,7 @@ from lawa_exp.reproduce.arms import Run
 from lawa_exp.reproduce.book import Book, Paper, load, unknown_names
 from lawa_exp.reproduce.costs import cost_table, in_words, made_by
 from lawa_exp.reproduce.material import Material
+from lawa_exp.reproduce.once_more import train_again
 from lawa_exp.storage.rundir import EXIT
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import check_output, write_text_atomically
@@ -30,6 +31,8 @@ def reproduce(args: argparse.Namespace) -> int:
     check_output("--out", out)
     for line in unknown_names(book):
         say(f"warning: {line}")
+    if args.claim:
+        return train_again(args, book, papers)
     if args.recompute:
         runs, facts = recorded.recorded(args.recompute)
         for paper in papers:
@@ -70,9 +73,8 @@ def reproduce(args: argparse.Namespace) -> int:
         judge(args, book, paper, runs, facts, out, plots.section(captions, needed, material))
     finished = {name: runs(name) for name, plan in plans.items() if not plan.problem}
     every = list(plans.values())
-    count = recorded.record(
-        out / recorded.FILE, finished, [f for f in (made_by(every), *in_words(every, gpt_tiny)) if f]
-    )
+    facts = [f for f in (made_by(every), *in_words(every, gpt_tiny)) if f]
+    count = recorded.record(out / recorded.FILE, finished, facts)
     say(f"{out / recorded.FILE}: the curves of {count} runs, for --recompute")
     return code
 

@@ -1,6 +1,7 @@
 """Claims, rules and verdicts: closed forms on made-up runs, the committed claims, and a small reproduction for real."""
 
 import csv
+import gzip
 import re
 import shlex
 import shutil
@@ -248,6 +249,16 @@ def test_a_small_reproduction(tmp_path: Path) -> None:
     assert done.returncode == 0 and "holds" in done.stdout, done.stdout + done.stderr
     for name in ("mine.csv", "mine.tex"):
         assert (tmp_path / "recomputed" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    again = [*asked[:5], "--recompute", str(table), "--claim", "mine-gain", "--seed", "1"]
+    done = run(*again, module="lawa_exp.reproduce")
+    assert done.returncode == 0 and "losses, of 3 weights, are equal to the last digit" in done.stdout, done.stdout
+    assert len([p for p in (tmp_path / "runs").iterdir() if (p / "DONE").exists()]) == 1
+    written = gzip.decompress(table.read_bytes())
+    table.write_bytes(gzip.compress(re.sub(rb'("split":"test".*?"loss":\d\.\d*)\d', rb"\g<1>0", written)))
+    done = run(*again, module="lawa_exp.reproduce")
+    assert done.returncode == 1 and "recorded losses differ, by at most" in done.stdout, done.stdout
+    done = run(*again[:-1], "7", module="lawa_exp.reproduce")
+    assert done.returncode == 2 and "--seed=7: the recorded runs of mine-gain have 0, 1" in done.stderr
     table.write_bytes(table.read_bytes()[:-20])
     done = run(*recomputed, module="lawa_exp.reproduce")
     assert done.returncode == 2 and "not a table of curves" in done.stderr and len(done.stderr.splitlines()) == 1
