@@ -77,6 +77,7 @@ def test_signals_reach_the_ranks_and_the_exit_code_comes_back(tmp_path: Path) ->
     assert f"stopped after step {step} and saved" in out and states(tmp_path / "run") == [step]
 
 
+@pytest.mark.slow
 def test_a_batch_that_the_ranks_do_not_divide(tmp_path: Path) -> None:
     refused = start(*tiny("batch.size=5"), f"run_dir={tmp_path / 'run'}")
     _, err = refused.communicate(timeout=LIMIT)
@@ -117,6 +118,7 @@ def test_tasks_of_a_slurm_step_are_ranks() -> None:
         assert found == unchanged
 
 
+@pytest.mark.slow
 def test_two_tasks_as_srun_starts_them(tmp_path: Path) -> None:
     asked = [*tiny("steps=10", "evaluate.every=10"), "trainer=ddp", f"run_dir={tmp_path / 'run'}"]
     step = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NODEID": "0"}

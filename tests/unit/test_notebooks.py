@@ -64,7 +64,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {"LAWA_CLAIMS": str(claims), "LAWA_RUNS": str(runs), "LAWA_STEPS": "100"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+DAILY = "rates_spacing_and_fair_baselines"  # the others take half a minute of CPU
+
+
+@pytest.mark.parametrize("name", [n if n == DAILY else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
 def test_they_execute(name: str, small: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(HERE.parent))
     monkeypatch.setenv("PATH", "/usr/bin:/bin")  # execute adds this Python's

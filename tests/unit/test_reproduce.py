@@ -264,6 +264,7 @@ def test_a_small_reproduction(tmp_path: Path) -> None:
     assert done.returncode == 2 and "not a table of curves" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_stopped_it_goes_on_where_it_was(tmp_path: Path) -> None:
     claims, runs = tmp_path / "claims", tmp_path / "runs"
     claims.mkdir()

@@ -84,7 +84,7 @@ def losses(found: list[dict[str, Any]]) -> dict[tuple[int, str], float]:
     return {(r["step"], r["weights"]): r["loss"] for r in found if r["split"] == "val" and r["step"]}
 
 
-@pytest.mark.parametrize("signal, code", [("SIGKILL", -9), ("SIGTERM", 75)])
+@pytest.mark.parametrize("signal, code", [pytest.param("SIGKILL", -9, marks=pytest.mark.slow), ("SIGTERM", 75)])
 def test_revisions_of_a_hub_give_the_losses_of_the_run(
     signal: str, code: int, served: Served, trained: Path, tmp_path: Path
 ) -> None:

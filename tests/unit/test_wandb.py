@@ -174,7 +174,7 @@ def test_failures_are_not_the_trainings(what: str, long_plain: Path, tmp_path: P
     wait_until(lambda: not processes(folder))
 
 
-@pytest.mark.parametrize("key", [{}, {"WANDB_API_KEY": "a" * 40}])
+@pytest.mark.parametrize("key", [{}, pytest.param({"WANDB_API_KEY": "a" * 40}, marks=pytest.mark.slow)])
 def test_no_server(key: dict[str, str], plain: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     without = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
