@@ -13,6 +13,7 @@ DATASETS: Table[DatasetSettings] = Table(
     __name__,
     pydocs="text:PydocsSettings",
     text="text:TextSettings",
+    hf="hf:HfSettings",
     tokens="tokens:TokensSettings",
     openwebtext="tokens:OpenWebTextSettings",
     digits="digits:DigitsSettings",

@@ -6,6 +6,16 @@ from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.system.errors import UserError
 
 
+def fitted_vocabulary(vocab_size: int | None, data: DatasetFacts, name: str) -> int | None:
+    """That of the model; null follows the data set. UserError: the data set's is larger."""
+    if vocab_size is None:
+        if data.vocab_size is None:
+            raise UserError(f"model.vocab_size is missing: dataset={name} has no vocabulary that it could follow")
+        return data.vocab_size
+    check_vocabulary(vocab_size, data, name)
+    return vocab_size
+
+
 def check_vocabulary(vocab_size: int, data: DatasetFacts, name: str) -> None:
     if data.vocab_size is not None and data.vocab_size > vocab_size:
         raise UserError(
