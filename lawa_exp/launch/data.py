@@ -26,13 +26,18 @@ def settled(values: dict[str, Any], named: Collection[str], whole: Callable[[obj
         return
     if "dataset.tokenizer" not in named:
         dataset["tokenizer"] = "json"
-    if dataset["tokenizer"] == "json" and "model.vocab_size" not in named and _follows(model):
+    if (
+        dataset["tokenizer"] == "json"
+        and "model.vocab_size" not in named
+        and isinstance(model, dict)
+        and _follows(model)
+    ):
         model["vocab_size"] = None
 
 
-def _follows(model: Any) -> bool:
+def _follows(model: dict[str, Any]) -> bool:
     """Whether it is of a kind whose vocabulary may be that of the data set."""
-    if not isinstance(model, dict) or str(model.get("kind")) not in MODELS:
+    if str(model.get("kind")) not in MODELS:
         return False
     rules = {field.name: rule_of(field) for field in fields(MODELS[str(model["kind"])]) if "rule" in field.metadata}
     try:

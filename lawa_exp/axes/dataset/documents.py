@@ -43,7 +43,7 @@ def open_documents(source: Files, column: str | None, tokenizer: Tokenizer, cont
         whole[split] = tokens, ends
         said.append(f"{len(ends):,} documents of {split} ({_names(files)})")
     end = f"token {tokenizer.end_of_text}" if tokenizer.end_of_text is not None else "a blank line"
-    splits, cut = _splits(whole)
+    splits, cut = _splits(whole, name)
     note = "; ".join(filter(None, (f"column {column}: {', '.join(said)}", f"{end} ends each", source.note, cut)))
     files = [file for files in source.splits.values() for file in files]
     return Blocks(splits, context, tokenizer.vocab_size, digest.hexdigest(), name, note, sampled(files))
@@ -115,7 +115,7 @@ def _encoded(texts: Sequence[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]
     return (np.concatenate([tokens, end]) for tokens in each)
 
 
-def _splits(whole: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> tuple[dict[str, np.ndarray], str]:
+def _splits(whole: Mapping[str, tuple[np.ndarray, np.ndarray]], name: str) -> tuple[dict[str, np.ndarray], str]:
     """Tokens by split, and how they were cut where the data have no val and no test."""
     tokens = {split: of for split, (of, _) in whole.items()}
     if len(whole) == 3:
@@ -127,6 +127,11 @@ def _splits(whole: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> tuple[dict[st
     starts = np.concatenate([[0], ends])  # and where the last ends
     share = int(HELD_OUT * len(train))
     val, test = (int(starts[starts.searchsorted(len(train) - n * share)]) for n in (2, 1))
+    if not val < test < len(train):
+        raise UserError(
+            f"dataset={name}: val and test cannot be cut from {len(ends):,} documents: one document is more than a "
+            "twentieth of the tokens, at the end; give train, val and test as files of their own"
+        )
     return {"train": train[:val], "val": train[val:test], "test": train[test:]}, (
         "cut by place: the documents that begin in the last 5% of the tokens are test, in the 5% before them val"
     )

@@ -24,6 +24,7 @@ NAMES = ("bytes", "gpt2", "neox", "json")
 ALONE = {"pydocs": "bytes", "openwebtext": "gpt2", "pile": "neox"}  # of data sets with one tokenizer
 END_OF_TEXT = "<|endoftext|>"
 ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")  # what tokenizers call it, the first that is there
+AROUND = ("truncation", "padding", "post_processor")  # in a tokenizer.json: what changes no token of a text
 CONFIG = "tokenizer_config.json"  # in the folder of a tokenizer.json: `eos_token`
 # How GPT-2 cuts text into pieces (github.com/openai/gpt-2, src/encoder.py), in an equivalent form that backtracks less.
 GPT2_PIECES = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
@@ -151,7 +152,7 @@ def symbols() -> dict[str, int]:
 
 
 def _load_neox(path: str | None) -> Tokenizer:
-    read, vocabulary = _read(find_neox(path), "neox")
+    read, vocabulary = read_with_ids(find_neox(path), "neox")
     digest = hashlib.sha256(json.dumps(vocabulary, sort_keys=True).encode()).hexdigest()
     return replace(read, end_of_text=vocabulary.get(END_OF_TEXT), fingerprint=_fingerprint("neox", [digest.encode()]))
 
@@ -171,10 +172,10 @@ def read_tokenizer(file: Path, name: str) -> Tokenizer:
     A text's tokens are those that the package gives for it whole, without special tokens around; where its pieces are
     not those of GPT-2's pattern, a text of more than LONGEST_TEXT characters is cut behind ends of lines.
     """
-    return _read(file, name)[0]
+    return read_with_ids(file, name)[0]
 
 
-def _read(file: Path, name: str) -> tuple[Tokenizer, dict[str, int]]:
+def read_with_ids(file: Path, name: str) -> tuple[Tokenizer, dict[str, int]]:
     """The tokenizer, and the id of each token."""
     try:
         import tokenizers
@@ -191,7 +192,7 @@ def _read(file: Path, name: str) -> tuple[Tokenizer, dict[str, int]]:
     vocabulary = loaded.get_vocab(with_added_tokens=True)
     size = max(vocabulary.values()) + 1
     dtype = np.uint16 if size <= 2**16 else np.uint32
-    described = json.loads(loaded.to_str())
+    described = {key: part for key, part in json.loads(content).items() if key not in AROUND}
     cut = _lines if _cuts_at_lines(described) else _longest
 
     def encode_each(texts: Sequence[str]) -> list[np.ndarray]:
