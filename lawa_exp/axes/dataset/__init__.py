@@ -22,6 +22,7 @@ DATASETS: Table[DatasetSettings] = Table(
     cifar10="image_files:Cifar10Settings",
     cifar100="image_files:Cifar100Settings",
     image_folder="image_folder:ImageFolderSettings",
+    cifar10_jpeg="image_folder:Cifar10JpegSettings",
     masked_lm="masked:MaskedLMSettings",
     pydocs_mlm="masked:PydocsMLMSettings",
     words="words:WordsSettings",

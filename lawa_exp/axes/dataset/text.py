@@ -24,13 +24,6 @@ from lawa_exp.system.errors import UserError
 PYDOCS = Path(__file__).with_name("pydocs.txt.xz")  # README.md here says what it was made from and how
 HELD_OUT = 0.05  # of the text: the last twentieth is test, the one before it val
 SPLIT_FILES = {"train": ("train.txt",), "val": ("val.txt", "valid.txt", "validation.txt"), "test": ("test.txt",)}
-SOURCES = {  # by folder: where the files come from
-    "tinyshakespeare": "get tinyshakespeare/input.txt from https://github.com/karpathy/char-rnn/tree/master/data",
-    "wikitext-2": "get wikitext-2 (Merity et al. 2016) as wikitext-2/train.txt, valid.txt and test.txt: the data set "
-    "Salesforce/wikitext, wikitext-2-v1, on the Hugging Face hub",
-    "enwiki2015": "make enwiki2015/enwiki2015.txt from https://github.com/jason-feng/wikiVisual, see "
-    "results/ladder/README.md",
-}
 
 
 @dataclass(frozen=True)
@@ -73,12 +66,9 @@ class TextSettings(BaseSettings):
 
     def open(self, context: int) -> Blocks:
         get = "give a UTF-8 file or a folder with dataset.path=PATH, or train at once with dataset=pydocs"
-        if self.folder in SOURCES:
-            get = f"{SOURCES[self.folder]}; or {get}"
+        is_given = self.column and self.path and is_pattern(self.path)
+        place = Path(str(self.path)) if is_given else find(self.name, self.path, self.folder, (), get)
         tokenizer = load_tokenizer(self.tokenizer, self.tokenizer_path)
-        if self.column and self.path and is_pattern(self.path):
-            return open_documents(files_at(self.path), self.column, tokenizer, context, self.name)
-        place = find(self.name, self.path, self.folder, (), get)
         if self.column:
             return open_documents(files_at(place), self.column, tokenizer, context, self.name)
         return _blocks(*read_splits(place, self.markup), tokenizer, context, self.name)

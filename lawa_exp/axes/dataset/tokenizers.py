@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from lawa_exp.axes.dataset.corpora import corpus_in
 from lawa_exp.config.rules import near
 from lawa_exp.seams.dataset import DatasetSettings
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import LARGE, read_json, read_small
 
 GPT2_FILES = ("encoder.json", "vocab.bpe")
+FOLDERS = {"gpt2": "gpt2_bpe", "neox": "neox_tokenizer"}
 NEOX_FILES = ("20B_tokenizer.json", "tokenizer.json")  # either
 NAMES = ("bytes", "gpt2", "neox", "json")
 ALONE = {"pydocs": "bytes", "openwebtext": "gpt2", "pile": "neox"}  # of data sets with one tokenizer
@@ -85,7 +87,7 @@ def _load_gpt2(path: str | None) -> Tokenizer:
 
 def find_gpt2(path: str | None) -> Path:
     """The folder that holds both vocabulary files."""
-    places = _places(path, "gpt2_bpe")
+    places = _places(path, FOLDERS["gpt2"])
     for place in places:
         if all((place / name).is_file() for name in GPT2_FILES):
             return place
@@ -104,8 +106,9 @@ def _places(path: str | None, folder: str) -> list[Path]:
 def _not_found(name: str, files: str, path: str | None, places: list[Path]) -> UserError:
     unset = [name for name in ("LAWA_TOKENIZER", "LAWA_DATA") if path is None and not os.environ.get(name)]
     hint = f" (not set: {', '.join(unset)})" if unset else ""
+    how = f"make them with {corpus.how}; or " if (corpus := corpus_in(FOLDERS[name])) else ""
     return UserError(
-        f"dataset.tokenizer={name}: {files} not found; looked in {', '.join(map(str, places))}{hint}; "
+        f"dataset.tokenizer={name}: {files} not found; looked in {', '.join(map(str, places))}{hint}; {how}"
         "name their folder with dataset.tokenizer_path=DIR (of other commands: --tokenizer-path DIR), "
         "or use dataset.tokenizer=bytes"
     )
@@ -159,7 +162,7 @@ def _load_neox(path: str | None) -> Tokenizer:
 
 def find_neox(path: str | None) -> Path:
     """The file of the tokenizer of GPT-NeoX-20B, and of Pythia."""
-    places = _places(path, "neox_tokenizer")
+    places = _places(path, FOLDERS["neox"])
     files = [p for place in places for p in (place, *(place / name for name in NEOX_FILES)) if p.is_file()]
     if not files:
         raise _not_found("neox", " or ".join(NEOX_FILES), path, places)
