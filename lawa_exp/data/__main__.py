@@ -22,8 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if options.command is None:
         return exit_code(show)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def command() -> int:
         for line in prepared(options):
@@ -40,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 75
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def prepared(options: argparse.Namespace) -> list[str]:
