@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from lawa_exp.axes.dataset.corpora import corpora
 from lawa_exp.axes.dataset.sources import CORPORA
 from lawa_exp.system.cli import Parser, exit_code, threads
 from lawa_exp.system.errors import UserError
@@ -30,7 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
 
     try:
-        return exit_code(command)
+        code = exit_code(command)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        return code
     except Stopped as stop:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
@@ -39,20 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 75
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def prepared(options: argparse.Namespace) -> list[str]:
     """Makes the corpus that was named; lines on what is there now."""
-    from lawa_exp.axes.dataset.corpora import corpora
-    from lawa_exp.config.rules import near
-
-    known = corpora()
-    if options.dataset not in known:
-        raise UserError(f"{options.dataset}: no such corpus; {near(options.dataset, known)}")
-    corpus = known[options.dataset]
+    corpus = corpora()[options.dataset]
     if options.dataset in CORPORA:
         from lawa_exp.data.prepare import prepare
 
@@ -74,8 +69,6 @@ def prepared(options: argparse.Namespace) -> list[str]:
 
 def show() -> int:
     """Prints each corpus: where it is, or that it is not here, and what it is made from."""
-    from lawa_exp.axes.dataset.corpora import corpora
-
     for corpus in corpora().values():
         there = next((place for place in corpus.places() if corpus.is_in(place)), None)
         looked = ", ".join(map(str, corpus.places()))
@@ -103,15 +96,16 @@ def parser() -> Parser:
         "prepare",
         help="make a corpus from its public source",
         description=(
-            "Make a corpus from a copy of its public source, by a rule, and check its sha256; without --from what is "
-            "here is checked. `python -m lawa_exp.data` names sources, licences and rules. openwebtext (GPT-2's "
-            "BPE) and pile (GPT-NeoX's, which is Pythia's) are tokenized into OUT/train.bin and OUT/val.bin (uint16, "
-            "nanoGPT's layout). Killed at any moment, the same command goes on from the last 2,000 documents, with the "
-            "same bytes."
+            "Make a corpus from a copy of its public source, by a rule, and check its sha256; without --from the one in "
+            "its place is checked. `python -m lawa_exp.data` names sources, licences and rules. openwebtext (GPT-2's BPE) "
+            "and pile (GPT-NeoX's, which is Pythia's) are tokenized into OUT/train.bin and OUT/val.bin (uint16, nanoGPT's "
+            "layout); killed at any moment, the same command goes on from the last 2,000 documents, with the same bytes."
         ),
         epilog="Exit codes: 0 done (also: was done already), 1 failed, 2 the user's mistake, 75 stopped and saved.",
     )
-    prepare_parser.add_argument("dataset", metavar="NAME", help="the corpus")
+    prepare_parser.add_argument(
+        "dataset", metavar="NAME", choices=list(corpora()), help=f"the corpus: {', '.join(corpora())}"
+    )
     prepare_parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder to write (default: the corpus's own in data/)"
     )

@@ -155,7 +155,6 @@ def test_the_list_says_where_each_corpus_is_and_what_it_is_made_from(tmp_path, m
             ["enwiki2015"],
             "--from is missing: enwiki2015 is made from a copy of https://github.com/jason-feng/wikiVisual",
         ),
-        (["nothing"], "nothing: no such corpus; choices: "),
         (["enwiki2015", "--from", "nowhere"], "--from nowhere: no such file or folder"),
     ):
         assert main(["data", "prepare", *words]) == 2

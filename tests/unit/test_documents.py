@@ -15,8 +15,9 @@ from tokenizers import models, normalizers, pre_tokenizers
 
 from lawa_exp.axes.dataset import blocks, cache
 from lawa_exp.axes.dataset.hf import HfSettings
-from lawa_exp.axes.dataset.text import TextSettings
+from lawa_exp.axes.dataset.text import PydocsSettings, TextSettings
 from lawa_exp.axes.dataset.tokenizers import load_tokenizer
+from lawa_exp.config.rules import as_before, build
 from lawa_exp.convert.tokenizers import carried
 from lawa_exp.launch.compose import compose, read
 from lawa_exp.system.errors import UserError
@@ -328,6 +329,13 @@ def test_the_tokenizer_file_chooses_itself_and_the_models_vocabulary_follows(tmp
     with pytest.raises(UserError, match=rf"model\.vocab_size=8: expected at least {data.vocab_size}"):
         settings("model.vocab_size=8").model.fitted(data, "pydocs")
     assert settings("dataset=wikitext2", "dataset.tokenizer=gpt2").dataset.tokenizer == "gpt2"
+
+
+def test_settings_of_earlier_runs_are_read_and_add_nothing_to_their_ids():
+    pydocs = build(PydocsSettings, {"name": "pydocs"}, "dataset")
+    assert as_before(pydocs) >= {"tokenizer", "tokenizer_path"} and pydocs.tokenizer == "bytes"
+    plain = {"name": "x", "path": None, "folder": None, "tokenizer": "gpt2", "tokenizer_path": None}
+    assert as_before(build(TextSettings, plain, "dataset")) >= {"column", "markup"}
 
 
 def test_an_exported_tokenizer_gives_the_tokens_of_the_training(tmp_path):

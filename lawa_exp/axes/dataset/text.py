@@ -34,7 +34,7 @@ class PydocsSettings(BaseSettings):
     name: str = setting(plain_name(), "what the run's folder and tables call it")
     tokenizer: str = setting(one_of(*NAMES), "bytes, GPT-2's BPE, GPT-NeoX's, or a tokenizer.json", "bytes", "bytes")
     tokenizer_path: str | None = setting(
-        optional(text()), "a tokenizer.json, or a folder that holds the tokenizer's files", None
+        optional(text()), "a tokenizer.json, or a folder that holds the tokenizer's files", None, None
     )
 
     def open(self, context: int) -> Blocks:
