@@ -97,7 +97,7 @@ def parser() -> Parser:
         help="make a corpus from its public source",
         description=(
             "Make a corpus from a copy of its public source, by a rule, and check its sha256; without --from the one "
-            "in its place is checked. `python -m lawa_exp.data` names sources, licences and rules. openwebtext (GPT-2's "
+            "in its place is checked. `python -m lawa_exp.data` lists sources, licences, rules. openwebtext (GPT-2's "
             "BPE) and pile (GPT-NeoX's, which is Pythia's) are tokenized into OUT/train.bin and OUT/val.bin (uint16, "
             "nanoGPT's layout); killed at any moment, the same command goes on from the last 2,000 documents, with the "
             "same bytes."

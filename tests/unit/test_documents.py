@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import datasets
@@ -171,6 +172,16 @@ def test_a_vocabulary_beyond_16_bits_is_kept_in_32(tmp_path):
     assert data.splits["train"].dtype == np.uint32
 
 
+def test_a_tokenizer_that_drops_characters_is_said(tmp_path):
+    place = write_json_lines(tmp_path / "a.jsonl", ["a b " * 9] * 50)
+    for name, unknown in (("drops", None), ("keeps", "<unk>")):
+        made = tokenizers.Tokenizer(models.BPE({"a": 0, "b": 1, "<unk>": 2}, [], unk_token=unknown))
+        made.save(str(tmp_path / f"{name}.json"))
+        data = rows(place, tokenizer="json", tokenizer_path=str(tmp_path / f"{name}.json")).open(8)
+        said = "characters that are not in the tokenizer's vocabulary are left out" in data.note
+        assert said == (2 not in data.splits["train"]) == (name == "drops")
+
+
 def test_the_end_of_text_is_that_of_the_tokenizers_folder(tmp_path):
     file = bpe(tmp_path / "tokenizer.json")
     usual = load_tokenizer("json", str(file))
@@ -289,6 +300,18 @@ def test_what_is_wrong_with_rows_is_said_in_one_line(tmp_path):
     long = write_json_lines(tmp_path / "long" / "a.jsonl", [*DOCUMENTS, WHOLE])
     refused(rows(long), "one document is more than a twentieth of the tokens, at the end; give train, val and test")
     refused(hf(tmp_path / "nowhere"), "dataset=hf: a file or folder not found; .*hf download OWNER/NAME")
+
+
+def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
+    saved(DOCUMENTS).to_parquet(str(tmp_path / "a.parquet"))
+    saved(DOCUMENTS).save_to_disk(str(tmp_path / "saved"))
+    file = bpe(tmp_path / "tokenizer.json")
+    for name in ("pyarrow", "tokenizers"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for place in (rows(tmp_path / "a.parquet"), hf(tmp_path / "saved")):
+        refused(place, r"needs the package pyarrow: pip install 'lawa_exp\[prepare\]'")
+    place = rows(tmp_path / "a.parquet", tokenizer="json", tokenizer_path=str(file))
+    refused(place, r"needs the package tokenizers: pip install 'lawa_exp\[transformers\]'")
 
 
 def test_splits_that_are_not_clear_are_refused(tmp_path):

@@ -18,12 +18,12 @@ from lawa_exp.axes.dataset.blocks import WHOLE_FILE, Blocks, fingerprint_files, 
 from lawa_exp.axes.dataset.layouts import Files
 from lawa_exp.axes.dataset.places import sole
 from lawa_exp.axes.dataset.tables import columns_of, listed, parts_of
-from lawa_exp.axes.dataset.tokenizers import Tokenizer
+from lawa_exp.axes.dataset.tokenizers import Tokenizer, dropped
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import size_text
 
 RULE = 1  # goes up where the tokens of the same files change
-HELD_OUT = 0.05  # of the tokens of a sole split: see `_cut`
+HELD_OUT = 0.05  # of the tokens, val and test each, where the data have only train
 TEXT = "text"  # the usual name of the column
 BETWEEN = "\n\n"  # documents, where the tokenizer has no end of text
 
@@ -31,8 +31,8 @@ BETWEEN = "\n\n"  # documents, where the tokenizer has no end of text
 def open_documents(source: Files, column: str | None, tokenizer: Tokenizer, context: int, name: str) -> Blocks:
     """Blocks of the documents in `column` (None: `text`, else the sole column of text), one after another.
 
-    Behind each is the tokenizer's end of text; of one that has none, a blank line. Documents without a letter but
-    blanks are left out. UserError names the file, and the columns where there is no such one.
+    Behind each is the tokenizer's end of text; of one that has none, a blank line. Documents of blanks alone
+    are left out. UserError names the file, and the columns where there is no such one.
     """
     column = column or _column(source)
     head = f"documents {RULE}\0{column}\0{tokenizer.fingerprint}\0{tokenizer.end_of_text}"
@@ -44,7 +44,9 @@ def open_documents(source: Files, column: str | None, tokenizer: Tokenizer, cont
         said.append(f"{len(ends):,} documents of {split} ({_names(files)})")
     end = f"token {tokenizer.end_of_text}" if tokenizer.end_of_text is not None else "a blank line"
     splits, cut = _splits(whole, name)
-    note = "; ".join(filter(None, (f"column {column}: {', '.join(said)}", f"{end} ends each", source.note, cut)))
+    note = "; ".join(
+        filter(None, (f"column {column}: {', '.join(said)}", f"{end} ends each", source.note, dropped(tokenizer), cut))
+    )
     files = [file for files in source.splits.values() for file in files]
     return Blocks(splits, context, tokenizer.vocab_size, digest.hexdigest(), name, note, sampled(files))
 

@@ -17,7 +17,7 @@ from lawa_exp.axes.dataset.documents import open_documents
 from lawa_exp.axes.dataset.encodings import markup_of, text_of
 from lawa_exp.axes.dataset.layouts import files_at, is_pattern
 from lawa_exp.axes.dataset.places import find, is_hidden, sole
-from lawa_exp.axes.dataset.tokenizers import NAMES, Tokenizer, load_tokenizer
+from lawa_exp.axes.dataset.tokenizers import NAMES, Tokenizer, dropped, load_tokenizer
 from lawa_exp.config.rules import boolean, one_of, optional, plain_name, setting, text
 from lawa_exp.system.errors import UserError
 
@@ -136,6 +136,7 @@ def _blocks(splits: dict[str, str], note: str, tokenizer: Tokenizer, context: in
         digest.update(hashlib.sha256(splits[split].encode()).digest())
     fingerprint = digest.hexdigest()
     tokens = {s: _encoded(t, tokenizer, f"{fingerprint}-{s}") for s, t in splits.items()}
+    note = "; ".join(filter(None, (note, dropped(tokenizer))))
     return Blocks(tokens, context, tokenizer.vocab_size, fingerprint, name, note)
 
 

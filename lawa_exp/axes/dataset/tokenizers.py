@@ -33,6 +33,7 @@ GPT2_PIECES = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s+
 # The one part that still backtracks, `\s+(?!\S)`, overflows tiktoken's stack on a million blanks in a row.
 BLANKS = "[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 LONG_BLANK = 100_000
+NOWHERE = "\U0010fffd"  # a character that no vocabulary has as such
 CHUNK = 20_000  # characters of a text that is cut into pieces whose tokens do not depend on each other
 LONGEST_TEXT = 1_000_000  # characters: where no such cut is known, a longer text is cut at ends of lines all the same
 _LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
@@ -206,7 +207,8 @@ def read_with_ids(file: Path, name: str) -> tuple[Tokenizer, dict[str, int]]:
     digest = _fingerprint(name, [json.dumps(described, sort_keys=True).encode()])
     end = end_of_text_in(file, vocabulary)
     read = Tokenizer(name, size, vocabulary[end] if end else None, digest, lambda text: encode_each([text])[0])
-    return replace(read, dtype=dtype, encode_each=encode_each), vocabulary
+    drops = loaded.encode(NOWHERE, add_special_tokens=False).ids == []
+    return replace(read, dtype=dtype, encode_each=encode_each, drops=drops), vocabulary
 
 
 def end_of_text_in(file: Path, vocabulary: Mapping[str, int]) -> str | None:
@@ -276,6 +278,11 @@ def _fingerprint(name: str, contents: list[bytes]) -> str:
     return digest.hexdigest()
 
 
+def dropped(tokenizer: Tokenizer) -> str:
+    """What is said of data where its characters may give no token; else empty."""
+    return "characters that are not in the tokenizer's vocabulary are left out" if tokenizer.drops else ""
+
+
 def _load_json(path: str | None) -> Tokenizer:
     return read_tokenizer(find_json(path), "json")
 
@@ -296,7 +303,8 @@ class Tokenizer:
     """encode: text -> integers [tokens], of the type `dtype`; the text of special tokens is ordinary text to it.
 
     end_of_text: the id that ends a document, or None; fingerprint: sha256 over the name and the vocabulary files.
-    encode_each: of several texts, at once where that is faster; None: one by one.
+    encode_each: of several texts, at once where that is faster; None: one by one. drops: whether a character that is
+    not in the vocabulary gives no token.
     """
 
     name: str
@@ -306,6 +314,7 @@ class Tokenizer:
     encode: Callable[[str], np.ndarray]
     dtype: type[np.unsignedinteger] = np.uint16
     encode_each: Callable[[Sequence[str]], list[np.ndarray]] | None = None
+    drops: bool = False
 
 
 TOKENIZERS: dict[str, Callable[[str | None], Tokenizer]] = {
