@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection
 from dataclasses import fields
 from typing import Any
 
-from lawa_exp.axes.model import MODELS
 from lawa_exp.config.rules import rule_of
 
 
@@ -37,6 +36,8 @@ def settled(values: dict[str, Any], named: Collection[str], whole: Callable[[obj
 
 def _follows(model: dict[str, Any]) -> bool:
     """Whether it is of a kind whose vocabulary may be that of the data set."""
+    from lawa_exp.axes.model import MODELS
+
     if str(model.get("kind")) not in MODELS:
         return False
     rules = {field.name: rule_of(field) for field in fields(MODELS[str(model["kind"])]) if "rule" in field.metadata}

@@ -296,6 +296,8 @@ def test_what_is_wrong_with_rows_is_said_in_one_line(tmp_path):
     packed.write_bytes(packed.read_bytes()[:-20])
     refused(rows(packed), r"b\.jsonl\.gz is damaged")
     refused(rows(tmp_path), "files of JSON lines and Parquet and CSV; give those of one kind, as a pattern")
+    (tmp_path / "a.txt").write_text(WHOLE)
+    refused(rows(tmp_path / "a.txt"), r"a\.txt: no file of rows with columns; expected \.jsonl, ")
     refused(rows(tmp_path / "*.none"), r"no file of rows; expected \.jsonl")
     long = write_json_lines(tmp_path / "long" / "a.jsonl", [*DOCUMENTS, WHOLE])
     refused(rows(long), "one document is more than a twentieth of the tokens, at the end; give train, val and test")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lawa_exp.axes.dataset.places import is_hidden
-from lawa_exp.axes.dataset.tables import CSV, JSON, PARQUET, listed
+from lawa_exp.axes.dataset.tables import CSV, JSON, PARQUET, SUFFIXES, listed
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import read_json
 
@@ -39,6 +39,8 @@ def files_at(place: str | Path) -> Files:
     """
     where, path = f"dataset.path={place}", Path(place).expanduser()
     if path.is_file():
+        if not path.name.endswith(SUFFIXES):
+            raise UserError(f"{where}: no file of rows with columns; expected {', '.join(SUFFIXES)}")
         return Files({"train": [path]})
     if path.is_dir() and (kept := _of_datasets(path)):
         return kept
@@ -66,7 +68,7 @@ def _by_name(files: Sequence[Path], root: Path, where: str) -> Files:
             unnamed.append("/".join(parts))
             continue
         splits.setdefault(split, []).append(file)
-        configurations.add("/".join(p for p, one in zip(parts[:-1], said, strict=False) if one is None))
+        configurations.add("/".join(p for p, one in zip(parts[:-1], said, strict=False) if one is None) or ".")
     if not splits:
         return Files({"train": list(files)})
     if len(configurations) > 1:
