@@ -6,9 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lawa_exp.axes.dataset.fairseq import SPECIAL, read_dictionary
-from lawa_exp.axes.dataset.tokenizers import END_OF_TEXT, find_gpt2, find_neox, read_tokenizer, symbols, vocabulary
+from lawa_exp.axes.dataset.tokenizers import (
+    END_OF_TEXT,
+    find_gpt2,
+    find_json,
+    find_neox,
+    read_tokenizer,
+    read_with_ids,
+    symbols,
+    vocabulary,
+)
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import read_json
+from lawa_exp.system.files import LARGE, read_json
 
 MASK = "<mask>"
 
@@ -23,7 +32,7 @@ class Carried:
 
 
 def carried(name: str | None, path: str | None, context: int) -> Carried | None:
-    """gpt2, neox or bytes, from its files in `path` (None: where they are looked for); None for any other.
+    """gpt2, neox, bytes or json, from its files in `path` (None: where they are looked for); None for any other.
 
     UserError as in `lawa_exp.axes.dataset.tokenizers.load_tokenizer`.
 
@@ -33,6 +42,12 @@ def carried(name: str | None, path: str | None, context: int) -> Carried | None:
         file = find_neox(path)
         whole = read_tokenizer(file, name)  # UserError where it is damaged
         return Carried(_files(read_json(file), context, _ends()), whole.vocab_size, whole.end_of_text)
+    if name == "json":
+        file = find_json(path)
+        own, ids = read_with_ids(file, name)
+        end = next((token for token, id in ids.items() if id == own.end_of_text), None)
+        files = _files(_plain(read_json(file, LARGE)), context, _ends(end) if end else {})
+        return Carried(files, own.vocab_size, own.end_of_text)
     if name == "gpt2":
         ids, merges = vocabulary(path)
         described = _byte_pairs(ids, merges, {END_OF_TEXT: ids[END_OF_TEXT]}, regex=True)
@@ -78,8 +93,15 @@ def carried_roberta(path: str | None, data: str | None, context: int, vocab_size
     return Carried(_files(described, context, tokens), len(named), named["</s>"])
 
 
-def _ends() -> dict[str, str]:
-    return {"eos_token": END_OF_TEXT, "bos_token": END_OF_TEXT}
+def _ends(token: str = END_OF_TEXT) -> dict[str, str]:
+    return {"eos_token": token, "bos_token": token}
+
+
+def _plain(described: dict[str, object]) -> dict[str, object]:
+    """A tokenizer.json that gives the tokens which a training saw: nothing around, cut off or filled up."""
+    around = described.get("post_processor")
+    keeps = isinstance(around, dict) and around.get("type") == "ByteLevel"
+    return {**described, "truncation": None, "padding": None, "post_processor": around if keeps else None}
 
 
 def _files(described: dict[str, object], context: int, tokens: dict[str, str]) -> dict[str, object]:

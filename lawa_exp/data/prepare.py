@@ -96,6 +96,10 @@ def prepare(
         raise UserError(f"--out {out}: expected a folder, this is a file")
     source = str(Path(source).expanduser())
     tokenizer = load_tokenizer(CORPORA[corpus][1], tokenizer_path)
+    if tokenizer.vocab_size > 2**16:
+        raise UserError(
+            f"--tokenizer-path {tokenizer_path}: a vocabulary of {tokenizer.vocab_size:,}; tokens are kept as 16 bits"
+        )
     if tokenizer.end_of_text is None:
         raise UserError(f"--tokenizer-path {tokenizer_path}: expected a vocabulary with {END_OF_TEXT}")
     settings: Settings = {

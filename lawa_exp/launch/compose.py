@@ -20,6 +20,7 @@ from lawa_exp.averaging import AVERAGERS
 from lawa_exp.config.names import BUDGET_UNITS, STABLE
 from lawa_exp.config.rules import build, setting_names
 from lawa_exp.launch.conf import CONF, attached, launchers
+from lawa_exp.launch.data import settled
 from lawa_exp.launch.defaults import read_defaults
 from lawa_exp.launch.mistakes import check_setting_of_hydra, check_words, explain
 from lawa_exp.launch.recipes import chosen_model, with_recipe
@@ -325,9 +326,7 @@ def read(values: dict[str, Any], overrides: list[str]) -> tuple[Unresolved, Opti
     values["averagers"] = list(expand(values["averagers"]))
     for group in ("layers", "update", "watch", "loggers"):
         values[group] = [{"name": name, **settings} for name, settings in values[group].items()]
-    for key in ("path", "tokenizer_path"):  # so that the run can be read out from another folder
-        if isinstance(values["dataset"], dict) and values["dataset"].get(key):
-            values["dataset"][key] = whole_path(values["dataset"][key])
+    settled(values, named, whole_path)
     init = values.get("init")
     if isinstance(init, dict) and init.get("from") not in (None, STABLE):
         init["from"] = whole_path(init["from"])

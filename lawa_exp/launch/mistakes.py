@@ -179,9 +179,11 @@ def of_a_group(name: str, value: str, choices: list[str]) -> str:
         return f"batch is how its size changes; the size is batch.size={value}; {said}"
     if name == "dataset" and re.fullmatch(r"hf:.*|[\w-]+/[\w-]+", value) and not Path(value).exists():
         return (
-            "a data set of the Hugging Face hub is prepared first, python -m lawa_exp.data prepare openwebtext "
-            f"--source {value.removeprefix('hf:')} --out DIR, then dataset=tokens dataset.path=DIR; {said}"
+            "a data set of the Hugging Face hub is fetched first, hf download "
+            f"{value.removeprefix('hf:')} --repo-type dataset --local-dir DIR, then dataset=hf dataset.path=DIR; {said}"
         )
+    if name == "dataset" and re.search(r"\.(jsonl|jsonl\.gz|ndjson|parquet|csv|tsv)$", value):
+        return f"a path is given as dataset=text dataset.path={value} dataset.column=text; {said}"
     if name == "dataset" and ("/" in value or re.search(r"\.(txt|bin|npz|md)$", value)):
         kind = "tokens" if value.endswith(".bin") else "arrays" if value.endswith(".npz") else "text"
         path = value.rpartition("/")[0] or "." if kind == "tokens" else value

@@ -34,7 +34,7 @@ def run_tokenizer(dataset: DatasetSettings) -> Tokenizer:
 
 def requested_tokenizer(requested: str | None, folder: Path) -> Tokenizer:
     """By name, from a file, or (None) the one in the folder of the checkpoint."""
-    if requested in TOKENIZERS:
+    if requested in TOKENIZERS and requested != "json":
         return load_tokenizer(requested, None)
     file = Path(requested) if requested else folder / FILE
     if requested and file.is_dir():
@@ -43,7 +43,7 @@ def requested_tokenizer(requested: str | None, folder: Path) -> Tokenizer:
         where = (
             f"--tokenizer={requested}: no such file" if requested else f"--tokenizer is missing: no {FILE} in {folder}"
         )
-        raise UserError(f"{where}; expected {', '.join(TOKENIZERS)}, or a {FILE}")
+        raise UserError(f"{where}; expected {', '.join(n for n in TOKENIZERS if n != 'json')}, or a {FILE}")
     return read_tokenizer(file, file.name)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lawa_exp.config.rules import near
@@ -47,9 +47,8 @@ def reproduce(args: argparse.Namespace) -> int:
     if not args.plan:
         out.mkdir(parents=True, exist_ok=True)  # a mistake in it is told before hours of work
     say(cost_table(list(plans.values()), gpt_tiny))
-    for p in plans.values():
-        if p.problem and not p.set.optional and args.scale in p.set.words:
-            say(f"warning: {p.set.name}: {p.problem}")
+    for line in left_out(plans.values(), args.scale):
+        say(line)
     if args.scale == "paper":
         for paper in papers:
             write_configurations(paper, out, say)
@@ -96,6 +95,16 @@ def judge(
     print(
         f"\n{paper.title}\n\n{pages.counts(found, forms)}\n\n{facts[-1]}\n{out / paper.name}.md, .tex, .csv", flush=True
     )
+
+
+def left_out(plans: Iterable[trained.Planned], scale: str) -> Iterator[str]:
+    """A line for each reason why sets cannot be trained here, such as data that are missing, and how to get them."""
+    reasons: dict[tuple[bool, str], list[str]] = {}
+    for p in plans:
+        if p.problem and scale in p.set.words:
+            reasons.setdefault((p.set.optional, p.problem), []).append(p.set.name)
+    for (optional, problem), names in reasons.items():
+        yield f"{'left out' if optional else 'warning'}: {', '.join(names)}: {problem}"
 
 
 def write_configurations(paper: Paper, out: Path, say: Callable[[str], None]) -> None:

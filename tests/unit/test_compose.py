@@ -110,7 +110,10 @@ def test_the_command_of_the_card(capsys):
             ["optimizer.nothing=1", "optimizer=sgd"],
             ["nothing", "choices: clip_norm, decays, momentum, nesterov"],
         ),
-        (["dataset=hf:owner/name"], ["python -m lawa_exp.data prepare openwebtext --source owner/name --out DIR"]),
+        (
+            ["dataset=hf:owner/name"],
+            ["hf download owner/name --repo-type dataset --local-dir DIR", "dataset=hf dataset.path=DIR"],
+        ),
         (["dataset=mine/a.txt"], ["dataset=text dataset.path=mine/a.txt"]),
         (["dataset.path=a/epoch=3.txt"], ["dataset.path=a/epoch=3.txt", """write 'dataset.path="a/epoch=3.txt"'"""]),
         (["dataset.path=a(1).txt"], ["""write 'dataset.path="a(1).txt"'"""]),

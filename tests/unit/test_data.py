@@ -27,7 +27,14 @@ from lawa_exp.system.errors import Failed, UserError
 
 
 def text(path, **changes) -> TextSettings:
-    settings = {"name": "text", "folder": None, "tokenizer": "bytes", "tokenizer_path": None, "markup": False} | changes
+    settings = {
+        "name": "text",
+        "folder": None,
+        "column": None,
+        "tokenizer": "bytes",
+        "tokenizer_path": None,
+        "markup": False,
+    } | changes
     return TextSettings(path=str(path) if path else None, **settings)
 
 

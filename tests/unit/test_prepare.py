@@ -542,5 +542,5 @@ def test_help_is_quick(command: Command) -> None:
     assert result.returncode == 0
     assert "--val-fraction" in result.stdout
     imported = {line.rsplit("|", 1)[1].strip() for line in result.stderr.splitlines() if "|" in line}
-    assert "numpy" in imported
-    assert not imported & {"torch", "datasets", "tiktoken", "tqdm", "pyarrow"}
+    assert "yaml" in imported
+    assert not imported & {"torch", "numpy", "datasets", "tiktoken", "tqdm", "pyarrow"}

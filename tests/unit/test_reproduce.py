@@ -19,7 +19,9 @@ from lawa_exp.reproduce import book as books
 from lawa_exp.reproduce.arms import Arm, Missing, Run, measure
 from lawa_exp.reproduce.judged import FIELDS, needed, resolve
 from lawa_exp.reproduce.pages import escaped
+from lawa_exp.reproduce.reproduction import left_out
 from lawa_exp.reproduce.rules import AGAINST, MET, OF_ARMS, UNDECIDED, Check, check, judge, names_in
+from lawa_exp.reproduce.trained import plan_set
 from lawa_exp.results.statistics import t95
 from lawa_exp.system.errors import UserError
 
@@ -296,3 +298,15 @@ def test_stopped_it_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_mistakes(words: list[str], told: str) -> None:
     done = run(*words, module="lawa_exp.reproduce")
     assert done.returncode == 2 and told in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_sets_without_their_data_are_left_out_in_one_line_with_the_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LAWA_DATA", raising=False)
+    names = ("shakespeare_cosine", "shakespeare_annealed")
+    sets = books.load(books.FOLDER).sets
+    plans = [plan_set(sets[name], "cpu", "runs") for name in names]
+    (line,) = left_out(plans, "cpu")
+    assert line.startswith("left out: shakespeare_cosine, shakespeare_annealed: dataset=tinyshakespeare: ")
+    assert "`python -m lawa_exp.data prepare tinyshakespeare --from SOURCE`" in line and "\n" not in line
+    assert list(left_out(plans, "gpu")) == []

@@ -103,7 +103,7 @@ def test_long_runs_of_blanks(vocabulary: Path) -> None:
 
 @pytest.mark.parametrize("name", ["bytes", "gpt2"])
 def test_lone_surrogates_are_replaced(vocabulary: Path, name: str) -> None:
-    tokenizer = load_tokenizer(name, str(vocabulary))
+    tokenizer = load_tokenizer(name, None if name == "bytes" else str(vocabulary))
     assert np.array_equal(tokenizer.encode("a\ud800b"), tokenizer.encode("a\ufffdb"))
 
 

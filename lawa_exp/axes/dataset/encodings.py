@@ -20,7 +20,7 @@ HEADS = {  # how files begin that are neither tokens nor text
     b"\xfd7zXZ\0": "xz (unpack it first)",
     b"\x28\xb5\x2f\xfd": "Zstandard (unpack it first)",
     b"PK\x03\x04": "a zip archive",
-    b"PAR1": "Parquet (python -m lawa_exp.data prepare openwebtext --source reads its column `text`)",
+    b"PAR1": "Parquet (give the column of the text with dataset.column=NAME)",
     b"ARROW1": "Arrow",
     b"\x93NUMPY": "a NumPy array with a header (write it with tofile)",
     b"%PDF": "PDF",

@@ -96,6 +96,13 @@ class ImageFolderSettings(ImageSettings):
         return images
 
 
+@dataclass(frozen=True)
+class Cifar10JpegSettings(ImageFolderSettings):
+    """CIFAR-10 as JPEG files, re-encoded: accuracies are not those of dataset=cifar10 to the last tenths."""
+
+    folder: ClassVar[str] = "cifar10_jpeg"
+
+
 class FolderImages(LabelledImages):
     """`paths`: of the images of each split. They are decoded by `workers` processes, or without any by this one.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from lawa_exp.axes.dataset.corpora import corpus_in
 from lawa_exp.system.errors import UserError
 
 
@@ -32,6 +33,8 @@ def find(name: str, path: str | None, folder: str | None, wanted: tuple[str, ...
             looked.append(str(place))
     what = " or ".join(wanted) or "a file or folder"
     hint = "" if shared or path else " (LAWA_DATA is not set)"
+    if corpus := corpus_in(folder):
+        get = f"make it with {corpus.how}; or {get}"
     raise DataMissing(f"dataset={name}: {what} not found; looked in {', '.join(looked)}{hint}; {get}")
 
 

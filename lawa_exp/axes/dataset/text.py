@@ -13,22 +13,17 @@ import numpy as np
 from lawa_exp.axes.dataset import cache
 from lawa_exp.axes.dataset.base import BaseSettings
 from lawa_exp.axes.dataset.blocks import Blocks
+from lawa_exp.axes.dataset.documents import open_documents
 from lawa_exp.axes.dataset.encodings import markup_of, text_of
+from lawa_exp.axes.dataset.layouts import files_at, is_pattern
 from lawa_exp.axes.dataset.places import find, is_hidden, sole
-from lawa_exp.axes.dataset.tokenizers import Tokenizer, load_tokenizer
+from lawa_exp.axes.dataset.tokenizers import NAMES, Tokenizer, dropped, load_tokenizer
 from lawa_exp.config.rules import boolean, one_of, optional, plain_name, setting, text
 from lawa_exp.system.errors import UserError
 
 PYDOCS = Path(__file__).with_name("pydocs.txt.xz")  # README.md here says what it was made from and how
 HELD_OUT = 0.05  # of the text: the last twentieth is test, the one before it val
 SPLIT_FILES = {"train": ("train.txt",), "val": ("val.txt", "valid.txt", "validation.txt"), "test": ("test.txt",)}
-SOURCES = {  # by folder: where the files come from
-    "tinyshakespeare": "get tinyshakespeare/input.txt from https://github.com/karpathy/char-rnn/tree/master/data",
-    "wikitext-2": "get wikitext-2 (Merity et al. 2016) as wikitext-2/train.txt, valid.txt and test.txt: the data set "
-    "Salesforce/wikitext, wikitext-2-v1, on the Hugging Face hub",
-    "enwiki2015": "make enwiki2015/enwiki2015.txt from https://github.com/jason-feng/wikiVisual, see "
-    "results/ladder/README.md",
-}
 
 
 @dataclass(frozen=True)
@@ -37,24 +32,33 @@ class PydocsSettings(BaseSettings):
 
     inputs: ClassVar[str] = "tokens"
     name: str = setting(plain_name(), "what the run's folder and tables call it")
+    tokenizer: str = setting(one_of(*NAMES), "bytes, GPT-2's BPE, GPT-NeoX's, or a tokenizer.json", "bytes", "bytes")
+    tokenizer_path: str | None = setting(
+        optional(text()), "a tokenizer.json, or a folder that holds the tokenizer's files", None, None
+    )
 
     def open(self, context: int) -> Blocks:
-        return _blocks(*read_pydocs(), load_tokenizer("bytes", None), context, self.name)
+        return _blocks(*read_pydocs(), load_tokenizer(self.tokenizer, self.tokenizer_path), context, self.name)
 
 
 @dataclass(frozen=True)
 class TextSettings(BaseSettings):
     """A UTF-8 file, or a folder: train.txt, valid.txt, test.txt where it holds them, else all its files by name.
 
-    A single text is cut: the last twentieth is test, the one before it val. markup: JSON, tables and HTML count as
-    text.
+    A single text is cut: the last twentieth is test, the one before it val. With `column` the files hold rows (see
+    `documents`), and `path` may be a pattern. markup: JSON, tables and HTML count as text.
     """
 
     inputs: ClassVar[str] = "tokens"
     name: str = setting(plain_name(), "what the run's folder and tables call it")
     path: str | None = setting(optional(text()), "where the files are; null: in LAWA_DATA, then in data/")
     folder: str | None = setting(optional(text()), "the folder below LAWA_DATA that holds the files")
-    tokenizer: str = setting(one_of("bytes", "gpt2", "neox"), "bytes, GPT-2's BPE or GPT-NeoX's")
+    column: str | None = setting(
+        optional(text()),
+        "of rows (JSON lines, Parquet, CSV) the column of text; null: it is plain text",
+        before=None,
+    )
+    tokenizer: str = setting(one_of(*NAMES), "bytes, GPT-2's BPE, GPT-NeoX's, or a tokenizer.json")
     tokenizer_path: str | None = setting(
         optional(text()), "a tokenizer.json, or a folder that holds the tokenizer's files"
     )
@@ -62,11 +66,12 @@ class TextSettings(BaseSettings):
 
     def open(self, context: int) -> Blocks:
         get = "give a UTF-8 file or a folder with dataset.path=PATH, or train at once with dataset=pydocs"
-        if self.folder in SOURCES:
-            get = f"{SOURCES[self.folder]}; or {get}"
-        place = find(self.name, self.path, self.folder, (), get)
-        splits, note = read_splits(place, self.markup)
-        return _blocks(splits, note, load_tokenizer(self.tokenizer, self.tokenizer_path), context, self.name)
+        is_given = self.column and self.path and is_pattern(self.path)
+        place = Path(str(self.path)) if is_given else find(self.name, self.path, self.folder, (), get)
+        tokenizer = load_tokenizer(self.tokenizer, self.tokenizer_path)
+        if self.column:
+            return open_documents(files_at(place), self.column, tokenizer, context, self.name)
+        return _blocks(*read_splits(place, self.markup), tokenizer, context, self.name)
 
 
 def read_pydocs() -> tuple[dict[str, str], str]:
@@ -102,9 +107,8 @@ def _texts(paths: Sequence[Path], markup: bool) -> list[str]:
     kinds = {markup_of(path, text) for path, text in zip(paths, texts, strict=True)} if not markup else {None}
     if None not in kinds:
         raise UserError(
-            f"dataset.path={paths[0]}: it is {kinds.pop()}, not text; take the text out of it (of field `text`, "
-            "python -m lawa_exp.data prepare openwebtext --source does), or dataset=text dataset.markup=true takes it "
-            "as it stands"
+            f"dataset.path={paths[0]}: it is {kinds.pop()}, not text; give the column of the text in its rows with "
+            "dataset.column=NAME, or dataset=text dataset.markup=true takes it as it stands"
         )
     return texts
 
@@ -132,6 +136,7 @@ def _blocks(splits: dict[str, str], note: str, tokenizer: Tokenizer, context: in
         digest.update(hashlib.sha256(splits[split].encode()).digest())
     fingerprint = digest.hexdigest()
     tokens = {s: _encoded(t, tokenizer, f"{fingerprint}-{s}") for s, t in splits.items()}
+    note = "; ".join(filter(None, (note, dropped(tokenizer))))
     return Blocks(tokens, context, tokenizer.vocab_size, fingerprint, name, note)
 
 

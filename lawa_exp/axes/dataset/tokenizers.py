@@ -1,4 +1,4 @@
-"""Text to tokens: raw bytes, or the byte-level BPE of GPT-2 or GPT-NeoX from local vocabulary files (no network)."""
+"""Text to tokens: raw bytes, the byte-level BPE of GPT-2 or GPT-NeoX, or any tokenizer.json, from local files."""
 
 from __future__ import annotations
 
@@ -6,27 +6,36 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from lawa_exp.axes.dataset.corpora import corpus_in
 from lawa_exp.config.rules import near
 from lawa_exp.seams.dataset import DatasetSettings
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import LARGE, read_small
+from lawa_exp.system.files import LARGE, read_json, read_small
 
 GPT2_FILES = ("encoder.json", "vocab.bpe")
+FOLDERS = {"gpt2": "gpt2_bpe", "neox": "neox_tokenizer"}
 NEOX_FILES = ("20B_tokenizer.json", "tokenizer.json")  # either
+NAMES = ("bytes", "gpt2", "neox", "json")
 ALONE = {"pydocs": "bytes", "openwebtext": "gpt2", "pile": "neox"}  # of data sets with one tokenizer
 END_OF_TEXT = "<|endoftext|>"
+ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")  # what tokenizers call it, the first that is there
+AROUND = ("truncation", "padding", "post_processor")  # in a tokenizer.json: what changes no token of a text
+CONFIG = "tokenizer_config.json"  # in the folder of a tokenizer.json: `eos_token`
 # How GPT-2 cuts text into pieces (github.com/openai/gpt-2, src/encoder.py), in an equivalent form that backtracks less.
 GPT2_PIECES = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 # The one part that still backtracks, `\s+(?!\S)`, overflows tiktoken's stack on a million blanks in a row.
 BLANKS = "[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 LONG_BLANK = 100_000
-CHUNK = 20_000  # characters that the package tokenizers is given at once
+NOWHERE = "\U0010fffd"  # a character that no vocabulary has as such
+CHUNK = 20_000  # characters of a text that is cut into pieces whose tokens do not depend on each other
+LONGEST_TEXT = 1_000_000  # characters: where no such cut is known, a longer text is cut at ends of lines all the same
 _LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
 _LONG_BLANK = re.compile(f"(?<!{BLANKS}){BLANKS}{{{LONG_BLANK},}}")
 
@@ -37,7 +46,7 @@ def tokenizer_of(dataset: DatasetSettings) -> tuple[str | None, str | None]:
 
 
 def load_tokenizer(name: str, path: str | None) -> Tokenizer:
-    """The tokenizer called `name`; `path`: the folder of its vocabulary files, where it has any.
+    """The tokenizer called `name`; `path`: the folder of its vocabulary files, where it has any, or a tokenizer.json.
 
     Raises UserError for an unknown name, and for vocabulary files that are missing or damaged.
     """
@@ -47,6 +56,11 @@ def load_tokenizer(name: str, path: str | None) -> Tokenizer:
 
 
 def _load_bytes(path: str | None) -> Tokenizer:
+    if path is not None:
+        raise UserError(
+            f"dataset.tokenizer_path={path}: dataset.tokenizer=bytes has no files; give a tokenizer.json, or another "
+            f"dataset.tokenizer: {', '.join(name for name in TOKENIZERS if name != 'bytes')}"
+        )
     return Tokenizer("bytes", 256, None, _fingerprint("bytes", []), _encode_bytes)
 
 
@@ -74,7 +88,7 @@ def _load_gpt2(path: str | None) -> Tokenizer:
 
 def find_gpt2(path: str | None) -> Path:
     """The folder that holds both vocabulary files."""
-    places = _places(path, "gpt2_bpe")
+    places = _places(path, FOLDERS["gpt2"])
     for place in places:
         if all((place / name).is_file() for name in GPT2_FILES):
             return place
@@ -93,8 +107,9 @@ def _places(path: str | None, folder: str) -> list[Path]:
 def _not_found(name: str, files: str, path: str | None, places: list[Path]) -> UserError:
     unset = [name for name in ("LAWA_TOKENIZER", "LAWA_DATA") if path is None and not os.environ.get(name)]
     hint = f" (not set: {', '.join(unset)})" if unset else ""
+    how = f"make them with {corpus.how}; or " if (corpus := corpus_in(FOLDERS[name])) else ""
     return UserError(
-        f"dataset.tokenizer={name}: {files} not found; looked in {', '.join(map(str, places))}{hint}; "
+        f"dataset.tokenizer={name}: {files} not found; looked in {', '.join(map(str, places))}{hint}; {how}"
         "name their folder with dataset.tokenizer_path=DIR (of other commands: --tokenizer-path DIR), "
         "or use dataset.tokenizer=bytes"
     )
@@ -141,12 +156,14 @@ def symbols() -> dict[str, int]:
 
 
 def _load_neox(path: str | None) -> Tokenizer:
-    return read_tokenizer(find_neox(path), "neox")
+    read, vocabulary = read_with_ids(find_neox(path), "neox")
+    digest = hashlib.sha256(json.dumps(vocabulary, sort_keys=True).encode()).hexdigest()
+    return replace(read, end_of_text=vocabulary.get(END_OF_TEXT), fingerprint=_fingerprint("neox", [digest.encode()]))
 
 
 def find_neox(path: str | None) -> Path:
     """The file of the tokenizer of GPT-NeoX-20B, and of Pythia."""
-    places = _places(path, "neox_tokenizer")
+    places = _places(path, FOLDERS["neox"])
     files = [p for place in places for p in (place, *(place / name for name in NEOX_FILES)) if p.is_file()]
     if not files:
         raise _not_found("neox", " or ".join(NEOX_FILES), path, places)
@@ -154,7 +171,16 @@ def find_neox(path: str | None) -> Path:
 
 
 def read_tokenizer(file: Path, name: str) -> Tokenizer:
-    """A file of the package tokenizers, as Hugging Face folders have it (tokenizer.json)."""
+    """A file of the package tokenizers, as Hugging Face folders have it (tokenizer.json).
+
+    A text's tokens are those that the package gives for it whole, without special tokens around; where its pieces are
+    not those of GPT-2's pattern, a text of more than LONGEST_TEXT characters is cut behind ends of lines.
+    """
+    return read_with_ids(file, name)[0]
+
+
+def read_with_ids(file: Path, name: str) -> tuple[Tokenizer, dict[str, int]]:
+    """The tokenizer, and the id of each token."""
     try:
         import tokenizers
     except ImportError:
@@ -169,15 +195,39 @@ def read_tokenizer(file: Path, name: str) -> Tokenizer:
     loaded.no_padding()
     vocabulary = loaded.get_vocab(with_added_tokens=True)
     size = max(vocabulary.values()) + 1
-    if size > 2**16:
-        raise UserError(f"{file}: a vocabulary of {size:,}; tokens are kept as 16 bits, at most 65,536")
-    digest = hashlib.sha256(json.dumps(vocabulary, sort_keys=True).encode()).hexdigest()
+    dtype = np.uint16 if size <= 2**16 else np.uint32
+    described = {key: part for key, part in json.loads(content).items() if key not in AROUND}
+    cut = _lines if _cuts_at_lines(described) else _longest
 
-    def encode(text: str) -> np.ndarray:
-        found = loaded.encode_batch_fast(list(_lines(_printable(text))), add_special_tokens=False)
-        return np.array([token for piece in found for token in piece.ids], np.uint16)
+    def encode_each(texts: Sequence[str]) -> list[np.ndarray]:
+        pieces = [list(cut(_printable(text))) for text in texts]
+        encodings = iter(loaded.encode_batch_fast([p for of in pieces for p in of], add_special_tokens=False))
+        return [np.array([token for _ in of for token in next(encodings).ids], dtype) for of in pieces]
 
-    return Tokenizer(name, size, vocabulary.get(END_OF_TEXT), _fingerprint(name, [digest.encode()]), encode)
+    digest = _fingerprint(name, [json.dumps(described, sort_keys=True).encode()])
+    end = end_of_text_in(file, vocabulary)
+    read = Tokenizer(name, size, vocabulary[end] if end else None, digest, lambda text: encode_each([text])[0])
+    drops = loaded.encode(NOWHERE, add_special_tokens=False).ids == []
+    return replace(read, dtype=dtype, encode_each=encode_each, drops=drops), vocabulary
+
+
+def end_of_text_in(file: Path, vocabulary: Mapping[str, int]) -> str | None:
+    """The token that ends a document: `eos_token` in its folder's tokenizer_config.json, else the first of ENDS."""
+    config = file.with_name(CONFIG)
+    if config.is_file():
+        content = read_json(config)
+        said = content.get("eos_token") if isinstance(content, dict) else None
+        token = said.get("content") if isinstance(said, dict) else said
+        if token in vocabulary:
+            return str(token)
+    return next((token for token in ENDS if token in vocabulary), None)
+
+
+def _cuts_at_lines(described: Mapping[str, Any]) -> bool:
+    """Whether its pieces are those of GPT-2's pattern, with nothing done to the text that reaches across them."""
+    before = described.get("pre_tokenizer") or {}
+    is_gpt2 = before.get("type") == "ByteLevel" and before.get("use_regex", True) and not before.get("add_prefix_space")
+    return bool(is_gpt2 and (described.get("normalizer") or {}).get("type") in (None, "NFC"))
 
 
 def _lines(text: str) -> Iterator[str]:
@@ -187,6 +237,17 @@ def _lines(text: str) -> Iterator[str]:
         if line_end.start() - start >= CHUNK:
             yield text[start : line_end.start()]
             start = line_end.start()
+    yield text[start:]
+
+
+def _longest(text: str) -> Iterator[str]:
+    """A text of up to LONGEST_TEXT characters whole, a longer one behind ends of lines, the last within as many."""
+    start = 0
+    while len(text) - start > LONGEST_TEXT:
+        end = text.rfind("\n", start, start + LONGEST_TEXT) + 1
+        end = end if end > start else start + LONGEST_TEXT
+        yield text[start:end]
+        start = end
     yield text[start:]
 
 
@@ -217,11 +278,33 @@ def _fingerprint(name: str, contents: list[bytes]) -> str:
     return digest.hexdigest()
 
 
+def dropped(tokenizer: Tokenizer) -> str:
+    """What is said of data where its characters may give no token; else empty."""
+    return "characters that are not in the tokenizer's vocabulary are left out" if tokenizer.drops else ""
+
+
+def _load_json(path: str | None) -> Tokenizer:
+    return read_tokenizer(find_json(path), "json")
+
+
+def find_json(path: str | None) -> Path:
+    """The tokenizer.json that `path` is, or that its folder holds."""
+    if path is None:
+        raise UserError("dataset.tokenizer=json: dataset.tokenizer_path is missing: give a tokenizer.json")
+    file = Path(path).expanduser()
+    file = file / "tokenizer.json" if file.is_dir() else file
+    if not file.is_file():
+        raise UserError(f"dataset.tokenizer_path={path}: there is no file {file}; give a tokenizer.json")
+    return file
+
+
 @dataclass(frozen=True)
 class Tokenizer:
-    """encode: text -> uint16 [tokens]; the text of special tokens is ordinary text to it.
+    """encode: text -> integers [tokens], of the type `dtype`; the text of special tokens is ordinary text to it.
 
     end_of_text: the id that ends a document, or None; fingerprint: sha256 over the name and the vocabulary files.
+    encode_each: of several texts, at once where that is faster; None: one by one. drops: whether a character that is
+    not in the vocabulary gives no token.
     """
 
     name: str
@@ -229,10 +312,14 @@ class Tokenizer:
     end_of_text: int | None
     fingerprint: str
     encode: Callable[[str], np.ndarray]
+    dtype: type[np.unsignedinteger] = np.uint16
+    encode_each: Callable[[Sequence[str]], list[np.ndarray]] | None = None
+    drops: bool = False
 
 
 TOKENIZERS: dict[str, Callable[[str | None], Tokenizer]] = {
     "bytes": _load_bytes,
     "gpt2": _load_gpt2,
     "neox": _load_neox,
+    "json": _load_json,
 }

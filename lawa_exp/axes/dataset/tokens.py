@@ -13,7 +13,6 @@ from lawa_exp.axes.dataset.base import BaseSettings
 from lawa_exp.axes.dataset.blocks import PIECE, PIECES, WHOLE_FILE, Blocks, fingerprint_files, sampled
 from lawa_exp.axes.dataset.encodings import WIDTHS, other_tokens, vocabulary_in
 from lawa_exp.axes.dataset.places import find, sole
-from lawa_exp.axes.dataset.sources import CORPORA
 from lawa_exp.config.rules import integer, one_of, optional, plain_name, setting, text
 from lawa_exp.system.errors import UserError
 
@@ -35,7 +34,6 @@ class TokensSettings(BaseSettings):
 
     def open(self, context: int) -> Blocks:
         get = "give the folder that holds train.bin and val.bin with dataset.path=DIR"
-        get = f"{_prepare(self.name)}, or {get}" if self.name in CORPORA else get
         place = find(self.name, self.path, self.name, ("train.bin",), get)
         return open_bins(place, self.name, self.vocab_size, context, self.dtype)
 
@@ -49,12 +47,8 @@ class OpenWebTextSettings(BaseSettings):
     path: str | None = setting(optional(text()), "where the files are; null: in LAWA_DATA, then in data/")
 
     def open(self, context: int) -> Blocks:
-        get = f"{_prepare('openwebtext')}, or train at once on Python's documentation with `dataset=pydocs`"
+        get = "train at once on Python's documentation with `dataset=pydocs`"
         return open_bins(find(self.name, self.path, "openwebtext", ("train.bin",), get), self.name, 50257, context)
-
-
-def _prepare(corpus: str) -> str:
-    return f"prepare it with `python -m lawa_exp.data prepare {corpus} --out data/{corpus}`"
 
 
 def open_bins(folder: Path, name: str, vocab_size: int, context: int, dtype: str = "uint16") -> Blocks:

@@ -82,10 +82,12 @@ class AutoSettings(ModelSettings):
                 "a builder of your own (model=custom) can mask it"
             )
         place, data = planned.config.init.from_, planned.config.dataset
-        if place and "tokens" in data.inputs and (Path(place) / TOKENIZER).is_file():
+        own = Path(place) / TOKENIZER if place else None
+        is_used = own and data.tokenizer_path and Path(data.tokenizer_path).resolve() == own.resolve()
+        if own and "tokens" in data.inputs and own.is_file() and not is_used:
             yield (
                 f"init.from={place}: its {TOKENIZER} is not used; dataset={data.name} has tokens of its own, and where "
-                "these are others the weights do not know them. dataset=tokens takes yours"
+                f"these are others the weights do not know them. dataset.tokenizer_path={own} takes it for a text"
             )
 
     def build(self) -> nn.Module:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from lawa_exp.axes.dataset.tables import listed
 from lawa_exp.convert.recognise.recognised import Recognised
-from lawa_exp.convert.validation.content import Place, listed
+from lawa_exp.convert.validation.content import Place
 from lawa_exp.system.errors import UserError
 
 NO_NAME = re.compile(r"LABEL_\d+")  # what transformers writes where a class was given none

@@ -10,11 +10,11 @@ from typing import TypeAlias
 
 import numpy as np
 
+from lawa_exp.axes.dataset.tables import listed
 from lawa_exp.system.errors import UserError
 
 SPLITS = (("val", "valid", "validation", "dev", "eval"), ("test", "testing"))  # that weights are judged on, in order
 SHARD = re.compile(r"-\d+-of-\d+")
-SHOWN = 6  # names in a message
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,3 @@ def sole_file(place: Place, suffixes: Sequence[str]) -> Path | None:
     if len(files) > 1:
         raise UserError(f"{place}: several files: {listed([p.name for p in files])}; give one of them")
     return files[0] if files else None
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lawa_exp.convert.validation.content import Content, Place, listed, split_in
+from lawa_exp.axes.dataset.tables import listed
+from lawa_exp.convert.validation.content import Content, Place, split_in
 from lawa_exp.convert.validation.rows import of_columns
 from lawa_exp.system.errors import UserError, one_line
 

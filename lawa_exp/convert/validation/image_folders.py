@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lawa_exp.axes.dataset.image_folder import SUFFIXES, list_classes
-from lawa_exp.convert.validation.content import Content, Pictures, Place, listed, split_in
+from lawa_exp.axes.dataset.tables import listed
+from lawa_exp.convert.validation.content import Content, Pictures, Place, split_in
 from lawa_exp.system.errors import UserError
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lawa_exp.axes.dataset.tables import listed
 from lawa_exp.convert.validation import datasets_on_disk, image_folders, rows, text_files, token_files
-from lawa_exp.convert.validation.content import Content, Place, listed
+from lawa_exp.convert.validation.content import Content, Place
 from lawa_exp.system.errors import UserError
 
 KINDS: dict[str, Callable[[Place], Content | None]] = {

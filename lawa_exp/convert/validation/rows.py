@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lawa_exp.axes.dataset.tables import CSV, JSON, PARQUET, Table, listed, parts_of
 from lawa_exp.convert.recognise.recognised import IMAGES, TEXTS
-from lawa_exp.convert.validation.content import Content, Documents, Pictures, Place, TokenArray, files_in, listed
+from lawa_exp.convert.validation.content import Content, Documents, Pictures, Place, TokenArray, files_in
 from lawa_exp.system.errors import UserError
 
-JSON, PARQUET, CSV = (".jsonl", ".ndjson", ".jsonl.gz"), (".parquet",), (".csv", ".tsv")
 TEXT, LABEL, IMAGE = ("text", "content", "sentence"), ("label", "labels", "class"), ("image", "img")  # usual names
 TOKENS, MASK = "input_ids", "attention_mask"
-LONGEST_FIELD = 1 << 27  # characters of CSV
 
-Table = dict[str, list[Any]]
 Names = Mapping[str, Sequence[str]]  # of the classes in a column, by their number
 
 
@@ -31,11 +27,9 @@ def content(place: Place) -> Content | None:
     tables: list[Table] = []
     classes: Names = {}
     for path in files:
+        tables.append(_whole(path))
         if path.name.endswith(PARQUET):
-            table, classes = _parquet(path)
-        else:
-            table = _csv(path) if path.name.endswith(CSV) else _json_lines(path)
-        tables.append(table)
+            classes = _named_classes(path)
     whole = {name: [value for each in tables for value in each.get(name, ())] for name in tables[0]}
     shards = f" and its {len(files)} shards" if len(files) > 1 else ""
     return of_columns(Place(files[0], place.columns, place.predicts), whole, f"{files[0]}{shards}", classes)
@@ -129,69 +123,26 @@ def _one(place: Place, names: Sequence[str], usual: Sequence[str], what: str = "
     return chosen
 
 
-def _csv(path: Path) -> Table:
-    """Columns by the names in the first line; numbers where all of a column are. In a .tsv `"` is a letter like others.
-
-    UserError names the line, of a quote that does not end before a comma or the line's end that where it opens.
-    """
-    csv.field_size_limit(LONGEST_FIELD)
+def _whole(path: Path) -> Table:
+    """All rows of a file; of CSV numbers where all of a column are."""
     table: Table = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        if path.suffix == ".tsv":
-            reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        else:
-            reader = csv.reader(file, strict=True)
-        before = 0  # lines up to the row
-        try:
-            names = next(reader, [])
-            table = {name: [] for name in names}
-            before = reader.line_num
-            for row in reader:
-                if row and len(row) != len(table):
-                    expected = f"{len(table)} fields ({listed(list(table))})"
-                    raise UserError(
-                        f"--data={path}: line {reader.line_num:,} has {len(row)} fields; expected {expected}"
-                    )
-                for column, value in zip(table.values(), row, strict=False):
-                    column.append(value)
-                before = reader.line_num
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise UserError(f"--data={path}: line {before + 1:,} cannot be read as CSV ({error})") from None
+    for part in parts_of(path, f"--data={path}"):
+        for name, column in part.items():
+            table.setdefault(name, []).extend(column)
+    if not path.name.endswith(CSV):
+        return table
     is_number = {n: all(re.fullmatch(r"-?\d{1,18}", value) for value in column) for n, column in table.items()}
     return {n: [int(value) for value in column] if is_number[n] else column for n, column in table.items()}
 
 
-def _json_lines(path: Path) -> Table:
-    """Columns of the first row's names. UserError names the line that is no object with them."""
-    table: Table = {}
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                table = table or {str(name): [] for name in row}
-                for name, column in table.items():
-                    column.append(row[name])
-            except (ValueError, TypeError, KeyError):
-                expected = f"a JSON object with {listed(list(table))}" if table else "a JSON object"
-                raise UserError(f"--data={path}: line {number:,} is not {expected}") from None
-    return table
+def _named_classes(path: Path) -> Names:
+    """The names of classes that `datasets` has written into a Parquet file."""
+    import pyarrow.parquet
 
-
-def _parquet(path: Path) -> tuple[Table, Names]:
-    """The table, and the names of classes that `datasets` has written into it."""
     try:
-        import pyarrow.parquet
-    except ImportError:
-        raise UserError(f"--data={path} needs the package pyarrow: pip install 'lawa_exp[prepare]'") from None
-    try:
-        read = pyarrow.parquet.read_table(str(path))
-        table: Table = read.to_pydict()
-    except Exception as error:  # of pyarrow
-        raise UserError(f"--data={path} cannot be read as Parquet ({str(error).splitlines()[0][:150]})") from None
-    try:
-        features = json.loads((read.schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return table, {n: f["names"] for n, f in features.items() if isinstance(f, dict) and "names" in f}
+        features = json.loads((pyarrow.parquet.read_schema(str(path)).metadata or {})[b"huggingface"])["info"][
+            "features"
+        ]
+        return {n: f["names"] for n, f in features.items() if isinstance(f, dict) and "names" in f}
     except (ValueError, KeyError, TypeError, AttributeError):
-        return table, {}
+        return {}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from lawa_exp.axes.model.transformer import TransformerSettings
-from lawa_exp.axes.model.vocabulary import check_vocabulary
+from lawa_exp.axes.model.vocabulary import fitted_vocabulary, vocabulary
 from lawa_exp.config.rules import MOST_LAYERS, boolean, integer, number, plain_name, setting
 from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.system.errors import UserError
@@ -30,7 +30,7 @@ class GPTSettings(TransformerSettings):
     heads: int = setting(integer(1), "attention heads of a layer")
     width: int = setting(integer(1), "size of the hidden vectors")
     context: int = setting(integer(1), "tokens in one sequence")
-    vocab_size: int = setting(integer(1), "number of tokens of the vocabulary")
+    vocab_size: int = vocabulary()
     bias: bool = setting(boolean(), "whether linear layers and norms have biases")
     dropout: float = setting(number(low=0, high=0.999), "share of activations that training sets to zero")
     scale_attn_by_inverse_layer_idx: bool = setting(boolean(), "divide the attention logits of layer i by i")
@@ -40,8 +40,7 @@ class GPTSettings(TransformerSettings):
             raise UserError(f"width={self.width} is not a multiple of heads={self.heads}")
 
     def fitted(self, data: DatasetFacts, name: str) -> Self:
-        check_vocabulary(self.vocab_size, data, name)
-        return self
+        return replace(self, vocab_size=fitted_vocabulary(self.vocab_size, data, name))
 
     def warnings(self, planned: Planned) -> Iterator[str]:
         if place := planned.config.init.from_:

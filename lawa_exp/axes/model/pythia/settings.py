@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from lawa_exp.axes.model.transformer import TransformerSettings
-from lawa_exp.axes.model.vocabulary import check_vocabulary
+from lawa_exp.axes.model.vocabulary import fitted_vocabulary, vocabulary
 from lawa_exp.config.rules import MOST_LAYERS, integer, number, plain_name, setting
 from lawa_exp.seams.dataset import DatasetFacts
 from lawa_exp.system.errors import UserError
@@ -35,7 +35,7 @@ class PythiaSettings(TransformerSettings):
     heads: int = setting(integer(1), "attention heads of a layer")
     width: int = setting(integer(1), "size of the hidden vectors")
     context: int = setting(integer(1), "tokens in one sequence")
-    vocab_size: int = setting(integer(1), "number of tokens of the vocabulary")
+    vocab_size: int = vocabulary()
     dropout: float = setting(number(low=0, high=0.999), "share of activations that training sets to zero")
 
     def __post_init__(self) -> None:
@@ -45,8 +45,7 @@ class PythiaSettings(TransformerSettings):
             )
 
     def fitted(self, data: DatasetFacts, name: str) -> Self:
-        check_vocabulary(self.vocab_size, data, name)
-        return self
+        return replace(self, vocab_size=fitted_vocabulary(self.vocab_size, data, name))
 
     def build(self) -> nn.Module:
         from lawa_exp.axes.model.pythia.pythia import Pythia
