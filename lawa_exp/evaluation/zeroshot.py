@@ -1,15 +1,19 @@
 """Zero-shot tasks through EleutherAI's lm-evaluation-harness, of weights in memory.
 
 The prompts and metrics are the harness's own. Its documents come from the Hugging Face hub, or from local files, in
-which they are written out already; `LOCAL` then says how they become its prompts.
+which they are written out already; tasks/*.yaml, in its own form, then say how they become its prompts.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,45 +36,18 @@ if TYPE_CHECKING:
     from lm_eval.api.task import Task
     from lm_eval.tasks import TaskManager
 
+BAR = re.compile(r"\r[^\r\n[]*\[[^]\r\n]*\]")  # as tqdm draws it
 SPLIT = "zeroshot"  # of its rows: the tasks' own test or validation documents
 
-# Documents of local files, a JSON object a line:
-QUESTION = {  # {"query": "Question: ...", "choices": [...], "gold": the right one, from 0}
-    "output_type": "multiple_choice",
-    "doc_to_text": "{{query}}\nAnswer:",
-    "doc_to_target": "gold",
-    "doc_to_choice": "choices",
-}
-FIELDS = {  # by doc_to_choice
-    "choices": ("query", "choices", "gold"),
-    "context_options": ("context_options", "continuation", "gold"),
-    "context": ("context", "continuation"),
-}
-
-
-def _metrics(*names: str) -> list[dict[str, object]]:
-    how = {"acc": "mean", "acc_norm": "mean", "perplexity": "perplexity"}
-    return [{"metric": n, "aggregation": how[n], "higher_is_better": n != "perplexity"} for n in names]
-
-
-LOCAL: dict[str, dict[str, object]] = {
-    "lambada_openai": {  # {"context": all but the last word, "continuation": that}
-        "output_type": "loglikelihood",
-        "doc_to_text": "{{context}}",
-        "doc_to_target": "{{' ' + continuation}}",
-        "metric_list": _metrics("perplexity", "acc"),
-    },
-    "arc_easy": QUESTION | {"metric_list": _metrics("acc", "acc_norm")},
-    "arc_challenge": QUESTION | {"metric_list": _metrics("acc", "acc_norm")},
-    "piqa": QUESTION | {"doc_to_text": "{{query}}Answer:", "metric_list": _metrics("acc", "acc_norm")},  # its line ends
-    "winogrande": {  # {"context_options": beginnings, "continuation": what both go on with, "gold": the right one}
-        "output_type": "multiple_choice",
-        "doc_to_text": "gold",
-        "doc_to_target": "continuation",
-        "doc_to_choice": "context_options",
-        "metric_list": _metrics("acc"),
-    },
-    "sciq": QUESTION | {"metric_list": _metrics("acc", "acc_norm")},  # the query begins with the supporting text
+TASKS = Path(__file__).parent / "tasks"
+QUESTION = ("query", "choices", "gold")
+LOCAL = {  # fields of a document, which is a line of TASK.jsonl; how it becomes prompts: tasks/TASK.yaml
+    "lambada_openai": ("context", "continuation"),
+    "arc_easy": QUESTION,
+    "arc_challenge": QUESTION,
+    "piqa": QUESTION,
+    "winogrande": ("context_options", "continuation", "gold"),
+    "sciq": QUESTION,
 }
 
 FOLDERS = {  # of the harness's tasks
@@ -83,12 +60,10 @@ def harness() -> Any:
     """The package, without its chatter."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        import lm_eval.api.task
         import lm_eval.evaluator
         import lm_eval.tasks
     except ImportError:
         raise UserError("--evaluate zeroshot needs lm-eval: pip install 'lawa_exp[zeroshot]'") from None
-    lm_eval.api.task.tqdm = lambda documents, **_: documents  # a bar for each task and weights
     for package in ("lm_eval", "huggingface_hub", "datasets"):
         logging.getLogger(package).setLevel(logging.ERROR)
     return lm_eval
@@ -106,13 +81,13 @@ def local_file(name: str, folder: Path) -> Path:
 
 def read_documents(name: str, path: Path) -> list[dict[str, object]]:
     """The lines of a task's local file. UserError names the first that is not as its task needs it."""
-    kind = str(LOCAL[name].get("doc_to_choice", "context"))
-    fields, documents = FIELDS[kind], []
+    fields, documents = LOCAL[name], []
+    options = "choices" if "choices" in fields else "context_options"
     for number, line in enumerate(read_small(path, LARGE).removesuffix(b"\n").split(b"\n"), 1):
         try:
             document = json.loads(line)
             needed = {field: document[field] for field in fields}
-            if kind != "context" and not 0 <= needed["gold"] < len(needed[kind]):
+            if "gold" in fields and not 0 <= needed["gold"] < len(needed[options]):
                 raise ValueError
         except (ValueError, TypeError, KeyError):
             raise UserError(f"{path}: line {number} is not a document of {name} ({', '.join(fields)})") from None
@@ -121,14 +96,13 @@ def read_documents(name: str, path: Path) -> list[dict[str, object]]:
 
 
 def load_tasks(files: Mapping[str, Path | None]) -> dict[str, Task]:
-    """The harness's tasks by name: those of `LOCAL` where there is a file of documents, else its own, from the hub."""
-    harness()
-    from lm_eval.api.task import ConfigurableTask
-
+    """The harness's tasks by name: ours over a file of documents where there is one, else its own, from the hub."""
     documents = {name: read_documents(name, file) for name, file in files.items() if file}
+    own = harness().tasks.TaskManager(include_path=str(TASKS), include_defaults=False)
     tasks: dict[str, Task] = {}
     for name, lines in documents.items():
-        tasks[name] = ConfigurableTask(config=local_definition(name, lines))
+        definition = own.task_index[name].cfg
+        tasks |= own.load({**definition, "custom_dataset": dataset_of(lines)})["tasks"]
     tasks |= from_hub([name for name in files if name not in tasks])
     return {name: tasks[name] for name in files}
 
@@ -159,14 +133,24 @@ def task_manager(names: Iterable[str]) -> TaskManager:
     return tasks.TaskManager(include_path=sorted(places), include_defaults=False)
 
 
-def local_definition(name: str, documents: list[dict[str, object]]) -> dict[str, object]:
-    """A task of `LOCAL` as the harness takes it."""
+def dataset_of(documents: list[dict[str, object]]) -> Callable[..., dict[str, Dataset]]:
+    """What gives the documents to the harness, as its split `test`."""
     from datasets import Dataset
 
-    def dataset(**_: object) -> dict[str, Dataset]:
-        return {"test": Dataset.from_list(documents)}
+    return lambda **_: {"test": Dataset.from_list(documents)}
 
-    return {"task": name, "test_split": "test", "custom_dataset": dataset, **LOCAL[name]}
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Leaves out what tqdm draws on sys.stderr; other lines that come there are shown at the end."""
+    text = io.StringIO()
+    try:
+        with redirect_stderr(text):
+            yield
+    finally:
+        lines = [line for line in BAR.sub("", text.getvalue()).split("\n") if line.strip()]
+        if lines:
+            print("\n".join(lines), file=sys.stderr)
 
 
 class ZeroShot(InModel):
@@ -196,7 +180,7 @@ class ZeroShot(InModel):
     ) -> Scored:
         evaluate = harness().evaluator.evaluate
         self.swap.place(weights)
-        with evaluating(self.model):
+        with evaluating(self.model), without_bars():
             found = evaluate(self.lm, {"tasks": self.tasks}, limit=self.limit, bootstrap_iters=0, log_samples=True)
         measures, accuracies, sums = [], [], []
         for task in self.tasks:
