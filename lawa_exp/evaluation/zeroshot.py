@@ -12,8 +12,10 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ from torch import Tensor
 from lawa_exp.axes.dataset.tokenizers import Tokenizer
 from lawa_exp.config.rules import near
 from lawa_exp.evaluation.evaluate import evaluating
+from lawa_exp.evaluation.result_files import Files, place_of
 from lawa_exp.evaluation.score import InModel, LanguageModel, Scored
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import Failed, UserError
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.api.model import LM
     from lm_eval.api.task import Task
+    from lm_eval.loggers.evaluation_tracker import GeneralConfigTracker
     from lm_eval.tasks import TaskManager
 
 BAR = re.compile(r"\r[^\r\n[]*\[[^]\r\n]*\]")  # as tqdm draws it
@@ -157,7 +161,8 @@ class ZeroShot(InModel):
     """Evaluates weights on tasks. The loss is the mean over the tasks of 1 - acc.
 
     Its measures are {"split", "task", "metric", "value"} for each metric, with the "stderr" of accuracies, and the mean
-    acc of all tasks as task "average". sums are by document, each weighted so that its task counts as one.
+    acc of all tasks as task "average". sums are by document, each weighted so that its task counts as one. Its files
+    are the harness's own.
     """
 
     def __init__(
@@ -168,18 +173,23 @@ class ZeroShot(InModel):
         tokenizer: Tokenizer,
         tasks: dict[str, Task],
         limit: int | None,
+        run: str,
     ) -> None:
+        """run: whose weights they are, as the harness's results call it."""
         super().__init__(subject, device, ranks)
         if ranks.world > 1:
             raise UserError("--evaluate zeroshot: on one rank only")
-        self.tasks, self.limit = tasks, limit
+        self.tasks, self.limit, self.run, self.batch_size = tasks, limit, run, subject.batch_size
         self.lm = harness_model(self, tokenizer, subject.batch_size)
 
     def __call__(
         self, weights: Mapping[str, Tensor], split: str = "val", samples: int | None = None, bn: str | None = None
     ) -> Scored:
         evaluate = harness().evaluator.evaluate
+        from lm_eval.loggers.evaluation_tracker import GeneralConfigTracker
+
         self.swap.place(weights)
+        started, clock = time.time(), GeneralConfigTracker()
         with evaluating(self.model), without_bars():
             found = evaluate(self.lm, {"tasks": self.tasks}, limit=self.limit, bootstrap_iters=0, log_samples=True)
         measures, accuracies, sums = [], [], []
@@ -193,6 +203,7 @@ class ZeroShot(InModel):
                 each = [d.get(metric) for d in documents]
                 if len(each) > 1 and metric.startswith("acc"):
                     row["stderr"] = float(np.std(each, ddof=1) / len(each) ** 0.5)
+                    found["results"][task][f"{metric}_stderr,none"] = row["stderr"]  # as it does with a bootstrap
                 measures.append(row)
             if "acc,none" not in found["results"][task]:
                 raise UserError(f"--tasks {task}: expected tasks that have an accuracy (acc)")
@@ -203,7 +214,47 @@ class ZeroShot(InModel):
         average = float(np.mean(accuracies))
         measures.append({"split": SPLIT, "task": "average", "metric": "acc", "value": average})
         count = sum(len(s) for s in sums)
-        return Scored({"loss": 1 - average, "eval_samples": count}, np.concatenate(sums), tuple(measures))
+        files = self._files(found, started, clock)
+        return Scored({"loss": 1 - average, "eval_samples": count}, np.concatenate(sums), tuple(measures), files)
+
+    def _files(self, found: dict[str, Any], started: float, clock: GeneralConfigTracker) -> Files:
+        """The results as the harness's `EvaluationTracker` writes them. started: seconds since 1970."""
+        from importlib.metadata import version
+
+        from lm_eval.utils import handle_non_serializable, hash_string
+
+        results = {key: value for key, value in found.items() if key != "samples"}
+        for config in results["configs"].values():
+            if source := config.get("metadata", {}).get("config_source"):
+                config["metadata"]["config_source"] = without_root(source)
+        settings = {
+            "batch_size": self.batch_size,
+            "device": str(self.device),
+            "limit": self.limit,
+            "bootstrap_iters": 0,
+        }
+        hashes = {
+            task: hash_string("".join(d["doc_hash"] + d["prompt_hash"] + d["target_hash"] for d in documents))
+            for task, documents in found["samples"].items()
+        }
+        results |= {"date": started, "lm_eval_version": version("lm_eval"), "max_length": self.context}
+        clock.log_end_time()
+
+        def files(id: str, step: int) -> dict[str, str]:
+            model = {"model": f"{self.run}/{id}", "step": step}
+            clock.log_experiment_args("lawa_exp", model, None, None, False)
+            config = {"model": "lawa_exp", "model_args": model, **settings}
+            content = {**results, "config": config, "task_hashes": hashes, **asdict(clock)}
+            text = json.dumps(content, indent=2, default=handle_non_serializable, ensure_ascii=False)
+            return {place_of(id, step): text}
+
+        return files
+
+
+def without_root(source: str) -> str:
+    """Where a task's definition is inside the harness's package: of its place on this machine no more."""
+    root = Path(harness().__file__).parents[1]
+    return str(Path(source).relative_to(root)) if Path(source).is_relative_to(root) else Path(source).name
 
 
 def harness_model(inside: InModel, tokenizer: Tokenizer, batch_size: int) -> LM:
