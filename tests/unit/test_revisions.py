@@ -304,6 +304,10 @@ def test_zero_shot_and_perplexity_of_weights_in_memory(trained: Path, folders: P
         (tmp_path / "theirs" / name).unlink()
     again = readout(None, folders, *asked, *flags, "--out", tmp_path / "theirs")
     assert again[0] == 0 and "going on behind step 20" in again[1] and results_in(tmp_path / "theirs") == before
+    alone = [*asked[:6], "--tokenizer", "bytes", "--threads", "1", "--out", tmp_path / "alone"]
+    code, printed, errors = readout(None, folders / "step60", *alone)
+    assert code == 0 and "lm_eval/live/results_step_" in printed.splitlines()[-1], errors
+    assert len(results_in(tmp_path / "alone")) == 1
     (tmp_path / "book.txt").write_text("Once upon a time there was a loop.\n" * 20)
     asked = ["--evaluate", "perplexity", "--text", tmp_path / "book.txt", "--k", "2", "--spacing", "30"]
     with pytest.MonkeyPatch.context() as patch:
