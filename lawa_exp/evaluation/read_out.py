@@ -51,8 +51,8 @@ class Progress(Protocol):
 
     done: dict[int, tuple[list[Row], list[Row]]]  # by step: rows and measures
 
-    def add(self, step: int, rows: list[Row], measures: list[Row]) -> None:
-        """After `step` everything is evaluated."""
+    def add(self, step: int, rows: list[Row], measures: list[Row], files: Mapping[str, str]) -> None:
+        """After `step` everything is evaluated. files: contents by path in the folder of the results."""
         ...
 
 
@@ -61,12 +61,14 @@ class ReadOut:
     """rows: of the averages, and of the live weights where they had none. measures: rows of what else was measured.
 
     step: the last one evaluated; sums: after it, those of `Scored` by `rows.name_of` (live, an average's id, ID@VIEW).
+    files: those of `Scored`, contents by path, of the steps that were evaluated now.
     """
 
     rows: list[Row]
     step: int
     sums: dict[str, np.ndarray]
     measures: list[Row] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
 
 
 def evaluated(
@@ -176,6 +178,7 @@ def read_out(
     rows: list[Row] = []
     measures: list[Row] = []
     sums: dict[str, np.ndarray] = {}
+    files: dict[str, str] = {}
     for step, row in live.items():
         if progress and step in progress.done:
             rows += progress.done[step][0]
@@ -185,6 +188,7 @@ def read_out(
         advance(replay, step)
         seen = fields_in(row, SEEN) if row else {}
         losses: dict[str, float] = {}
+        of_step: dict[str, str] = {}
         for candidate in schedule.after(step):
             of, average, view = candidate.of, candidate.average, candidate.view
             known = candidate.is_live and is_scored(row)
@@ -207,11 +211,13 @@ def read_out(
                 rows.append(live_row(step, "val", scored.fields, score, weights, replay.bn, of[1], seen, view))
             if not known:
                 measures += [evaluation_row(step, "val", fields, measured) for measured in scored.measures]
+                of_step |= scored.files(candidate.name, step)
             check_live_loss(losses["live"], step)
         say(progress_line(step, measure, losses.pop("live"), losses))
         if progress:
-            progress.add(step, rows[before[0] :], measures[before[1] :])
-    return ReadOut(rows, schedule.last, sums, measures)
+            progress.add(step, rows[before[0] :], measures[before[1] :], of_step)
+        files |= of_step
+    return ReadOut(rows, schedule.last, sums, measures, files)
 
 
 def advance(replay: Replay, step: int) -> None:

@@ -23,6 +23,7 @@ from lawa_exp.config.shared import Trainer
 from lawa_exp.evaluation.batchnorm import policy, recalibrate
 from lawa_exp.evaluation.evaluate import Evaluation, batch_sums, fields_of, fixed_set
 from lawa_exp.evaluation.numerics import Setup, autocast_for, scorer_for, seeded_model, set_up_arithmetic
+from lawa_exp.evaluation.result_files import Files, none
 from lawa_exp.formats.stored import STATISTICS
 from lawa_exp.seams.dataset import Dataset
 from lawa_exp.system.distributed import Ranks
@@ -34,12 +35,13 @@ class Scored:
     """What came of evaluating some weights.
 
     fields: "loss" (and other metrics, "eval_samples" where they are known), as in a row; sums: as `batch_sums` gives
-    them; measures: others, each a row of its own ("task", "metric", "value").
+    them; measures: others, each a row of its own ("task", "metric", "value"). files: what else belongs to the results.
     """
 
     fields: Mapping[str, float]
     sums: np.ndarray | None
     measures: tuple[Mapping[str, object], ...] = ()
+    files: Files = none
 
 
 class Score(Protocol):

@@ -1,15 +1,21 @@
 """Zero-shot tasks through EleutherAI's lm-evaluation-harness, of weights in memory.
 
 The prompts and metrics are the harness's own. Its documents come from the Hugging Face hub, or from local files, in
-which they are written out already; `LOCAL` then says how they become its prompts.
+which they are written out already; tasks/*.yaml, in its own form, then say how they become its prompts.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +26,7 @@ from torch import Tensor
 from lawa_exp.axes.dataset.tokenizers import Tokenizer
 from lawa_exp.config.rules import near
 from lawa_exp.evaluation.evaluate import evaluating
+from lawa_exp.evaluation.result_files import Files, place_of
 from lawa_exp.evaluation.score import InModel, LanguageModel, Scored
 from lawa_exp.system.distributed import Ranks
 from lawa_exp.system.errors import Failed, UserError
@@ -30,47 +37,21 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.api.model import LM
     from lm_eval.api.task import Task
+    from lm_eval.loggers.evaluation_tracker import GeneralConfigTracker
     from lm_eval.tasks import TaskManager
 
+BAR = re.compile(r"\r[^\r\n[]*\[[^]\r\n]*\]")  # as tqdm draws it
 SPLIT = "zeroshot"  # of its rows: the tasks' own test or validation documents
 
-# Documents of local files, a JSON object a line:
-QUESTION = {  # {"query": "Question: ...", "choices": [...], "gold": the right one, from 0}
-    "output_type": "multiple_choice",
-    "doc_to_text": "{{query}}\nAnswer:",
-    "doc_to_target": "gold",
-    "doc_to_choice": "choices",
-}
-FIELDS = {  # by doc_to_choice
-    "choices": ("query", "choices", "gold"),
-    "context_options": ("context_options", "continuation", "gold"),
-    "context": ("context", "continuation"),
-}
-
-
-def _metrics(*names: str) -> list[dict[str, object]]:
-    how = {"acc": "mean", "acc_norm": "mean", "perplexity": "perplexity"}
-    return [{"metric": n, "aggregation": how[n], "higher_is_better": n != "perplexity"} for n in names]
-
-
-LOCAL: dict[str, dict[str, object]] = {
-    "lambada_openai": {  # {"context": all but the last word, "continuation": that}
-        "output_type": "loglikelihood",
-        "doc_to_text": "{{context}}",
-        "doc_to_target": "{{' ' + continuation}}",
-        "metric_list": _metrics("perplexity", "acc"),
-    },
-    "arc_easy": QUESTION | {"metric_list": _metrics("acc", "acc_norm")},
-    "arc_challenge": QUESTION | {"metric_list": _metrics("acc", "acc_norm")},
-    "piqa": QUESTION | {"doc_to_text": "{{query}}Answer:", "metric_list": _metrics("acc", "acc_norm")},  # its line ends
-    "winogrande": {  # {"context_options": beginnings, "continuation": what both go on with, "gold": the right one}
-        "output_type": "multiple_choice",
-        "doc_to_text": "gold",
-        "doc_to_target": "continuation",
-        "doc_to_choice": "context_options",
-        "metric_list": _metrics("acc"),
-    },
-    "sciq": QUESTION | {"metric_list": _metrics("acc", "acc_norm")},  # the query begins with the supporting text
+TASKS = Path(__file__).parent / "tasks"
+QUESTION = ("query", "choices", "gold")
+LOCAL = {  # fields of a document, which is a line of TASK.jsonl; how it becomes prompts: tasks/TASK.yaml
+    "lambada_openai": ("context", "continuation"),
+    "arc_easy": QUESTION,
+    "arc_challenge": QUESTION,
+    "piqa": QUESTION,
+    "winogrande": ("context_options", "continuation", "gold"),
+    "sciq": QUESTION,
 }
 
 FOLDERS = {  # of the harness's tasks
@@ -83,12 +64,10 @@ def harness() -> Any:
     """The package, without its chatter."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        import lm_eval.api.task
         import lm_eval.evaluator
         import lm_eval.tasks
     except ImportError:
         raise UserError("--evaluate zeroshot needs lm-eval: pip install 'lawa_exp[zeroshot]'") from None
-    lm_eval.api.task.tqdm = lambda documents, **_: documents  # a bar for each task and weights
     for package in ("lm_eval", "huggingface_hub", "datasets"):
         logging.getLogger(package).setLevel(logging.ERROR)
     return lm_eval
@@ -106,13 +85,13 @@ def local_file(name: str, folder: Path) -> Path:
 
 def read_documents(name: str, path: Path) -> list[dict[str, object]]:
     """The lines of a task's local file. UserError names the first that is not as its task needs it."""
-    kind = str(LOCAL[name].get("doc_to_choice", "context"))
-    fields, documents = FIELDS[kind], []
+    fields, documents = LOCAL[name], []
+    options = "choices" if "choices" in fields else "context_options"
     for number, line in enumerate(read_small(path, LARGE).removesuffix(b"\n").split(b"\n"), 1):
         try:
             document = json.loads(line)
             needed = {field: document[field] for field in fields}
-            if kind != "context" and not 0 <= needed["gold"] < len(needed[kind]):
+            if "gold" in fields and not 0 <= needed["gold"] < len(needed[options]):
                 raise ValueError
         except (ValueError, TypeError, KeyError):
             raise UserError(f"{path}: line {number} is not a document of {name} ({', '.join(fields)})") from None
@@ -121,14 +100,13 @@ def read_documents(name: str, path: Path) -> list[dict[str, object]]:
 
 
 def load_tasks(files: Mapping[str, Path | None]) -> dict[str, Task]:
-    """The harness's tasks by name: those of `LOCAL` where there is a file of documents, else its own, from the hub."""
-    harness()
-    from lm_eval.api.task import ConfigurableTask
-
+    """The harness's tasks by name: ours over a file of documents where there is one, else its own, from the hub."""
     documents = {name: read_documents(name, file) for name, file in files.items() if file}
+    own = harness().tasks.TaskManager(include_path=str(TASKS), include_defaults=False)
     tasks: dict[str, Task] = {}
     for name, lines in documents.items():
-        tasks[name] = ConfigurableTask(config=local_definition(name, lines))
+        definition = own.task_index[name].cfg
+        tasks |= own.load({**definition, "custom_dataset": dataset_of(lines)})["tasks"]
     tasks |= from_hub([name for name in files if name not in tasks])
     return {name: tasks[name] for name in files}
 
@@ -159,21 +137,32 @@ def task_manager(names: Iterable[str]) -> TaskManager:
     return tasks.TaskManager(include_path=sorted(places), include_defaults=False)
 
 
-def local_definition(name: str, documents: list[dict[str, object]]) -> dict[str, object]:
-    """A task of `LOCAL` as the harness takes it."""
+def dataset_of(documents: list[dict[str, object]]) -> Callable[..., dict[str, Dataset]]:
+    """What gives the documents to the harness, as its split `test`."""
     from datasets import Dataset
 
-    def dataset(**_: object) -> dict[str, Dataset]:
-        return {"test": Dataset.from_list(documents)}
+    return lambda **_: {"test": Dataset.from_list(documents)}
 
-    return {"task": name, "test_split": "test", "custom_dataset": dataset, **LOCAL[name]}
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Leaves out what tqdm draws on sys.stderr; other lines that come there are shown at the end."""
+    text = io.StringIO()
+    try:
+        with redirect_stderr(text):
+            yield
+    finally:
+        lines = [line for line in BAR.sub("", text.getvalue()).split("\n") if line.strip()]
+        if lines:
+            print("\n".join(lines), file=sys.stderr)
 
 
 class ZeroShot(InModel):
     """Evaluates weights on tasks. The loss is the mean over the tasks of 1 - acc.
 
     Its measures are {"split", "task", "metric", "value"} for each metric, with the "stderr" of accuracies, and the mean
-    acc of all tasks as task "average". sums are by document, each weighted so that its task counts as one.
+    acc of all tasks as task "average". sums are by document, each weighted so that its task counts as one. Its files
+    are the harness's own.
     """
 
     def __init__(
@@ -184,19 +173,24 @@ class ZeroShot(InModel):
         tokenizer: Tokenizer,
         tasks: dict[str, Task],
         limit: int | None,
+        run: str,
     ) -> None:
+        """run: whose weights they are, as the harness's results call it."""
         super().__init__(subject, device, ranks)
         if ranks.world > 1:
             raise UserError("--evaluate zeroshot: on one rank only")
-        self.tasks, self.limit = tasks, limit
+        self.tasks, self.limit, self.run, self.batch_size = tasks, limit, run, subject.batch_size
         self.lm = harness_model(self, tokenizer, subject.batch_size)
 
     def __call__(
         self, weights: Mapping[str, Tensor], split: str = "val", samples: int | None = None, bn: str | None = None
     ) -> Scored:
         evaluate = harness().evaluator.evaluate
+        from lm_eval.loggers.evaluation_tracker import GeneralConfigTracker
+
         self.swap.place(weights)
-        with evaluating(self.model):
+        started, clock = time.time(), GeneralConfigTracker()
+        with evaluating(self.model), without_bars():
             found = evaluate(self.lm, {"tasks": self.tasks}, limit=self.limit, bootstrap_iters=0, log_samples=True)
         measures, accuracies, sums = [], [], []
         for task in self.tasks:
@@ -209,6 +203,7 @@ class ZeroShot(InModel):
                 each = [d.get(metric) for d in documents]
                 if len(each) > 1 and metric.startswith("acc"):
                     row["stderr"] = float(np.std(each, ddof=1) / len(each) ** 0.5)
+                    found["results"][task][f"{metric}_stderr,none"] = row["stderr"]  # as it does with a bootstrap
                 measures.append(row)
             if "acc,none" not in found["results"][task]:
                 raise UserError(f"--tasks {task}: expected tasks that have an accuracy (acc)")
@@ -219,7 +214,47 @@ class ZeroShot(InModel):
         average = float(np.mean(accuracies))
         measures.append({"split": SPLIT, "task": "average", "metric": "acc", "value": average})
         count = sum(len(s) for s in sums)
-        return Scored({"loss": 1 - average, "eval_samples": count}, np.concatenate(sums), tuple(measures))
+        files = self._files(found, started, clock)
+        return Scored({"loss": 1 - average, "eval_samples": count}, np.concatenate(sums), tuple(measures), files)
+
+    def _files(self, found: dict[str, Any], started: float, clock: GeneralConfigTracker) -> Files:
+        """The results as the harness's `EvaluationTracker` writes them. started: seconds since 1970."""
+        from importlib.metadata import version
+
+        from lm_eval.utils import handle_non_serializable, hash_string
+
+        results = {key: value for key, value in found.items() if key != "samples"}
+        for config in results["configs"].values():
+            if source := config.get("metadata", {}).get("config_source"):
+                config["metadata"]["config_source"] = without_root(source)
+        settings = {
+            "batch_size": self.batch_size,
+            "device": str(self.device),
+            "limit": self.limit,
+            "bootstrap_iters": 0,
+        }
+        hashes = {
+            task: hash_string("".join(d["doc_hash"] + d["prompt_hash"] + d["target_hash"] for d in documents))
+            for task, documents in found["samples"].items()
+        }
+        results |= {"date": started, "lm_eval_version": version("lm_eval"), "max_length": self.context}
+        clock.log_end_time()
+
+        def files(id: str, step: int) -> dict[str, str]:
+            model = {"model": f"{self.run}/{id}", "step": step}
+            clock.log_experiment_args("lawa_exp", model, None, None, False)
+            config = {"model": "lawa_exp", "model_args": model, **settings}
+            content = {**results, "config": config, "task_hashes": hashes, **asdict(clock)}
+            text = json.dumps(content, indent=2, default=handle_non_serializable, ensure_ascii=False)
+            return {place_of(id, step): text}
+
+        return files
+
+
+def without_root(source: str) -> str:
+    """Where a task's definition is inside the harness's package: of its place on this machine no more."""
+    root = Path(harness().__file__).parents[1]
+    return str(Path(source).relative_to(root)) if Path(source).is_relative_to(root) else Path(source).name
 
 
 def harness_model(inside: InModel, tokenizer: Tokenizer, batch_size: int) -> LM:

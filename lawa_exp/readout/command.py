@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lawa_exp.evaluation.read_out import SEEN, ReadOut, evaluated, evaluations, live_row, read_out
 from lawa_exp.evaluation.replay import Stopped
+from lawa_exp.evaluation.result_files import FOLDER, remove_files, write_files
 from lawa_exp.evaluation.score import Scored
 from lawa_exp.evaluation.views import view_field, views_named
 from lawa_exp.readout.averagers import readout_name
@@ -45,7 +46,7 @@ from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import check_output, in_turn, locked
 
 MOVED = {"dataset.path": "path", "dataset.tokenizer_path": "tokenizer_path"}
-WRITTEN = ("metrics.jsonl", FILE, "summary.md", "curves.png", "heatmap.png")
+WRITTEN = ("metrics.jsonl", FILE, "summary.md", "curves.png", "heatmap.png", f"{FOLDER}/")
 
 
 def read(request: Request) -> int:
@@ -189,6 +190,9 @@ def write_results(result: ReadOut, subject: Subject, name: str, request: Request
     with place_of_results(subject, name, request) as out:
         write_rows(out / "metrics.jsonl", [*rows, *test_rows, *measures])
         write_metrics(out, subject.metrics)
+        if subject.revisions is None:  # else they were written after each step
+            remove_files(out)
+            write_files(out, result.files)
         return write_summary(out, f, every_row, subject.named, chosen, notes, command, more), out
 
 

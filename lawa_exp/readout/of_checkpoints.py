@@ -112,7 +112,7 @@ def source_of(request: Request, locks: ExitStack) -> tuple[Source, str]:
     root = run.trajectory if is_ours else Path(target.run)
     folder = Folder(root, target.choice, target.verbose, only_readable=request.revisions is None)
     refuse_inside(request, root)
-    return folder, root.resolve().name
+    return folder, (run.path if is_ours else root).resolve().name
 
 
 def refuse_inside(request: Request, root: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lawa_exp.evaluation.on_data import worse_than_a_guess
 from lawa_exp.evaluation.read_out import evaluated
+from lawa_exp.evaluation.result_files import remove_files, write_files
 from lawa_exp.formats.inside import inside
 from lawa_exp.formats.steps import checkpoint_in, find_checkpoints
 from lawa_exp.readout.evaluators.choose import evaluator_for
@@ -65,5 +66,7 @@ def read_single(request: Request) -> int:
         with claimed(request, Path("readouts"), f"{name}-alone{label}") as out:
             write_rows(out / "metrics.jsonl", [row])
             write_metrics(out, metrics)
-        print(f"in {out}: metrics.jsonl")
+            remove_files(out)
+            write_files(out, files := scored.files("live", step))
+        print(f"in {out}: {', '.join([*files, 'metrics.jsonl'])}")
     return 0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lawa_exp.evaluation.replay import Replay
+from lawa_exp.evaluation.result_files import remove_files, write_files
 from lawa_exp.readout.subject import Revisions
 from lawa_exp.storage.commit import Damaged, commit, remove, verify
 from lawa_exp.storage.rows import Row, encode, read_lines
@@ -52,6 +53,7 @@ class Revisiting:
         if writes and not self.finished:
             if not self.done:
                 self._drop_states()  # what another read-out left
+                remove_files(out)
             kept: list[dict[str, Any]] = [
                 {"step": s, "rows": rows, "measures": more} for s, (rows, more) in self.done.items()
             ]
@@ -61,11 +63,12 @@ class Revisiting:
             for step in set(self.source.paths) - (set() if self.finished else set(replay.wanted)):
                 self.source.forget(step)
 
-    def add(self, step: int, rows: list[Row], measures: list[Row]) -> None:
+    def add(self, step: int, rows: list[Row], measures: list[Row], files: Mapping[str, str]) -> None:
         """Also removes the revisions that nothing reads any more."""
         self.reached = step
         if not self.writes:
             return
+        write_files(self.out, files)
         with (self.out / FILE).open("a") as file:
             file.write(encode({"step": step, "rows": rows, "measures": measures}))
         later = [s for s in self.live if s > step]

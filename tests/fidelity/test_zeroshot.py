@@ -7,6 +7,7 @@ definitions expect, and its own configuration files read them.
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,21 @@ import torch
 lm_eval = pytest.importorskip("lm_eval", reason="needs lawa_exp[zeroshot]")
 
 from lm_eval.api.task import ConfigurableTask  # noqa: E402
+from tqdm import tqdm  # noqa: E402
 
 from lawa_exp.axes.dataset.tokenizers import load_tokenizer  # noqa: E402
 from lawa_exp.evaluation.perplexity import Perplexity  # noqa: E402
 from lawa_exp.evaluation.score import LanguageModel  # noqa: E402
-from lawa_exp.evaluation.zeroshot import LOCAL, ZeroShot, load_tasks, local_file, read_documents, task_manager  # noqa: E402
+from lawa_exp.evaluation.zeroshot import (  # noqa: E402
+    LOCAL,
+    ZeroShot,
+    load_tasks,
+    local_file,
+    read_documents,
+    task_manager,
+    without_bars,
+    without_root,
+)
 from lawa_exp.launch.compose import compose, read  # noqa: E402
 from lawa_exp.readout.evaluators.zeroshot import shipped_file  # noqa: E402
 from lawa_exp.runs.resolve import resolve_trainer  # noqa: E402
@@ -97,8 +108,12 @@ def model() -> tuple[LanguageModel, torch.device]:
     return LanguageModel(unresolved.model, unresolved.seed, trainer, batch_size=4), torch.device("cpu")
 
 
+def scorer(model: tuple[LanguageModel, torch.device], tasks: dict[str, Any]) -> ZeroShot:
+    return ZeroShot(*model, Ranks(), load_tokenizer("bytes", None), tasks, None, "tiny")
+
+
 def scored(model: tuple[LanguageModel, torch.device], tasks: dict[str, Any]) -> Any:
-    score = ZeroShot(*model, Ranks(), load_tokenizer("bytes", None), tasks, None)
+    score = scorer(model, tasks)
     return score({name: t.clone() for name, t in score.model.state_dict().items() if name in score.swap.live})
 
 
@@ -149,7 +164,7 @@ def requests_of(task: Any, count: int | None = None) -> list[Any]:
 
 def assert_same_task(name: str, documents: list[Any], ours: Any, model: tuple[Any, torch.device]) -> None:
     theirs = own_task(name, documents)
-    assert requests_of(ours) == requests_of(theirs)
+    assert requests_of(ours) == requests_of(theirs) and ours.VERSION == theirs.VERSION
     found = [scored(model, {name: task}) for task in (ours, theirs)]
     assert found[0].measures == found[1].measures and found[0].fields == found[1].fields
     metrics = [m["metric"] for m in found[0].measures if m["task"] == name]
@@ -164,6 +179,52 @@ def test_mean_over_tasks_and_its_weights(files: Path, model: tuple[Any, torch.de
     assert found.measures[-1] == {"split": "zeroshot", **average}
     assert found.fields["loss"] == pytest.approx(1 - np.mean(accuracies))
     assert found.sums[:, 0].sum() / found.sums[:, 1].sum() == pytest.approx(found.fields["loss"])
+
+
+def test_results_are_in_the_form_of_the_harness(files: Path, model: tuple[Any, torch.device], tmp_path: Path) -> None:
+    """Its evaluation of the same weights, as its own tracker writes it; and its table of them."""
+    from lm_eval.loggers import EvaluationTracker
+    from lm_eval.utils import get_results_filenames, make_table
+
+    tasks = load_tasks(files_of(["arc_easy", "winogrande"], files))
+    score = scorer(model, tasks)
+    ((name, text),) = score(dict(score.swap.live)).files("lawa-k2-s20", 60).items()
+    assert name == "lm_eval/lawa-k2-s20/results_step_00000060.json" and get_results_filenames([name]) == [name]
+    found = lm_eval.evaluator.evaluate(score.lm, {"tasks": tasks}, bootstrap_iters=1)
+    samples = found.pop("samples")
+    tracker = EvaluationTracker(str(tmp_path))
+    tracker.general_config_tracker.log_experiment_args("lawa_exp", {"model": "tiny/lawa-k2-s20"}, None, None, False)
+    tracker.save_results_aggregated(found, samples)
+    (path,) = tmp_path.glob("tiny__lawa-k2-s20/results_*.json")
+    ours, theirs = json.loads(text), json.loads(path.read_text())
+    assert make_table(ours) == make_table(theirs) and "|arc_easy" in make_table(ours)
+    clock = {"start_time", "end_time", "total_evaluation_time_seconds"}
+    assert ours["results"].pop("arc_easy") == pytest.approx(theirs["results"].pop("arc_easy"))
+    assert ours["results"].pop("winogrande") == pytest.approx(theirs["results"].pop("winogrande"))
+    assert {key: ours[key] for key in theirs.keys() - clock} == {key: theirs[key] for key in theirs.keys() - clock}
+    assert ours["config"]["model_args"] == {"model": "tiny/lawa-k2-s20", "step": 60}
+    assert theirs.keys() <= ours.keys() and ours["lm_eval_version"] == lm_eval.__version__
+
+
+def test_the_place_of_the_package_on_this_machine_is_left_out() -> None:
+    source = task_manager(["arc_easy"]).task_index["arc_easy"].yaml_path
+    assert source.is_absolute() and without_root(str(source)) == "lm_eval/tasks/arc/arc_easy.yaml"
+
+
+def test_bars_are_left_out_and_nothing_else(
+    files: Path, model: tuple[Any, torch.device], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = load_tasks(files_of(["arc_easy", "sciq"], files))
+    requests_of(tasks["sciq"])
+    assert "1/1" in capsys.readouterr().err, "its own bar"
+    score = scorer(model, tasks)
+    score.model.register_forward_pre_hook(lambda *_: print("a [note]\nof two lines", file=sys.stderr))
+    score(dict(score.swap.live))
+    assert set(capsys.readouterr().err.splitlines()) == {"a [note]", "of two lines"}
+    with pytest.raises(ZeroDivisionError), without_bars():
+        for number in tqdm([1, 0], desc="a bar"):
+            print(f"{1 // number} behind the bar", file=sys.stderr)
+    assert capsys.readouterr().err == "1 behind the bar\n"
 
 
 def test_scores_and_perplexity_are_those_of_the_harness_model(model: tuple[Any, torch.device], tmp_path: Path) -> None:

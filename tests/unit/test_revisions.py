@@ -235,6 +235,10 @@ def test_a_missing_folder_inside_the_range_is_told(folders: Path, tmp_path: Path
     assert steps == {20, 50, 60}
 
 
+def results_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.glob("lm_eval/*/results_*.json")}
+
+
 def test_zero_shot_and_perplexity_of_weights_in_memory(trained: Path, folders: Path, tmp_path: Path) -> None:
     """Of a run of ours, and of the same weights as folders of a GPT-NeoX with a tokenizer that is named."""
     pytest.importorskip("lm_eval", reason="needs lawa_exp[zeroshot]")
@@ -275,11 +279,35 @@ def test_zero_shot_and_perplexity_of_weights_in_memory(trained: Path, folders: P
     summary = (tmp_path / "theirs" / "summary.md").read_text()
     assert "| 1 - mean accuracy, step 60 |" in summary and "1 - mean accuracy: live" in theirs[1]
     assert "live, published" in summary and "20 steps an epoch; 0.1 GPU hours a step" in summary
+    results = {r: json.loads((tmp_path / "own" / r).read_text()) for r in results_in(tmp_path / "own")}
+    assert results.keys() == {f"lm_eval/{weights}/results_step_{step:08d}.json" for step, weights, _, _ in measured}
+    for done in (own, theirs):
+        assert "lm_eval/, metrics.jsonl, " in done[1].splitlines()[-1]
+    for (step, weights, task, metric), value in measured.items():
+        result = results[f"lm_eval/{weights}/results_step_{step:08d}.json"]
+        assert task == "average" or result["results"][task][f"{metric},none"] == value
+        assert result["model_name"] == f"{trained.name}/{weights}" and str(tmp_path) not in json.dumps(result)
     again = readout(None, folders, *asked, *flags, "--out", tmp_path / "theirs")
     assert again[0] == 0 and "was read out already" in again[1]
     (tmp_path / "tasks" / "arc_easy.jsonl").write_text("".join(json.dumps(d) + "\n" for d in documents[::-1]))
+    for name in ("results_step_00000005.json", "notes.txt"):
+        (tmp_path / "theirs" / "lm_eval" / "live" / name).write_text("{}")
+    (tmp_path / "theirs" / "lm_eval" / "live" / "results_step_00000020.json").write_text("{}")
     again = readout(None, folders, *asked, *flags, "--out", tmp_path / "theirs")
     assert again[0] == 0 and "was read out already" not in again[1], "other documents"
+    kept = {p.name for p in (tmp_path / "theirs" / "lm_eval" / "live").iterdir()}
+    assert kept == {"notes.txt", *(f"results_step_000000{step}.json" for step in (20, 40, 60))}
+    progress = tmp_path / "theirs" / "progress.jsonl"
+    progress.write_text("".join(progress.read_text().splitlines(keepends=True)[:2]))  # killed behind step 20
+    before = results_in(tmp_path / "theirs")
+    for name in before - {"lm_eval/live/results_step_00000020.json"}:
+        (tmp_path / "theirs" / name).unlink()
+    again = readout(None, folders, *asked, *flags, "--out", tmp_path / "theirs")
+    assert again[0] == 0 and "going on behind step 20" in again[1] and results_in(tmp_path / "theirs") == before
+    alone = [*asked[:6], "--tokenizer", "bytes", "--threads", "1", "--out", tmp_path / "alone"]
+    code, printed, errors = readout(None, folders / "step60", *alone)
+    assert code == 0 and "lm_eval/live/results_step_" in printed.splitlines()[-1], errors
+    assert len(results_in(tmp_path / "alone")) == 1
     (tmp_path / "book.txt").write_text("Once upon a time there was a loop.\n" * 20)
     asked = ["--evaluate", "perplexity", "--text", tmp_path / "book.txt", "--k", "2", "--spacing", "30"]
     with pytest.MonkeyPatch.context() as patch:

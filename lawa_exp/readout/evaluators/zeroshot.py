@@ -53,7 +53,7 @@ class ZeroShotSettings(EvaluatorSettings):
         folder = Path(self.task_data) if self.task_data else None
         files = {name: local_file(name, folder) if folder else shipped_file(name) for name in names}
         tasks = load_tasks(files)
-        score = ZeroShot(model, device, ranks, tokenizer, tasks, self.limit)
+        score = ZeroShot(model, device, ranks, tokenizer, tasks, self.limit, checkpoints.name)
         identity = {
             "tasks": list(tasks),
             "documents": {name: file_digest(file) for name, file in files.items() if file} or "hub",
