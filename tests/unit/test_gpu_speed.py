@@ -1,6 +1,8 @@
 """The GPU benchmark: it works where there is no GPU, and calls nothing measured that was not."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +38,17 @@ def test_a_session_goes_through_its_stages(tmp_path: Path) -> None:
     assert "LAWA, k=5" in (tmp_path / "averaging.md").read_text()
     late = benchmark(*("--smoke", "--minutes", "0.05", "--out", str(tmp_path / "late")), name="gpu_session")
     assert late.returncode == 0 and (tmp_path / "late" / "session.md").read_text().count("no time was left") == 6
+
+
+@pytest.mark.slow  # four multiruns
+def test_the_ladder_trains_its_trunk_and_branches(tmp_path: Path) -> None:
+    ran = benchmark("--smoke", "--root", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), name="gpu_ladder")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    lines = [line.split(" | ") for line in (tmp_path / "out" / "ladder.md").read_text().splitlines()]
+    cells = {line[0]: line for line in lines if line[0] in ("| 80", "| 160")}
+    assert all(len([cell for cell in line if re.fullmatch(r"\d\.\d{4}( \|)?", cell)]) == 4 for line in cells.values())
+    runs = [json.loads(line) for line in (tmp_path / "out" / "ladder.jsonl").read_text().splitlines()]
+    assert sorted(run["key"]["schedule"] for run in runs) == ["constant", "wsd", "wsd"] and len(cells) == 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
