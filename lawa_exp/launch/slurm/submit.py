@@ -66,7 +66,7 @@ def submit(entries: list[Entry], overrides: list[list[str]], cluster: Slurm) -> 
             show(sweep, standings(sweep))
         return 0
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".submitting", f"sweep={options.sweep}"):
+    with locked(folder / ".submitting", f"sweep={options.sweep.name}"):
         found = standings(sweep)
         show(sweep, found)
         sweep.write_manifest()

@@ -1,0 +1,51 @@
+"""What a job is worth to a sweeper: the val loss at its end, of one of its weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lawa_exp.config.rules import near
+from lawa_exp.storage.rows import number_in, read_rows, with_newer
+from lawa_exp.storage.rundir import RunDir
+from lawa_exp.system.errors import Failed, UserError
+
+LIVE = "live"
+
+
+def weights_of(averages: Sequence[str], asked: str | None = None) -> str:
+    """The weights whose loss is a job's value: `live`, or the id of an average.
+
+    averages: the ids of those that the job attaches. asked: `sweep.value`, an id, the kind that one of them has, or
+    live; None: the one average, where there is one alone, else live. UserError: the job has no such weights.
+    """
+    if asked is None:
+        return averages[0] if len(averages) == 1 else LIVE
+    if asked == LIVE or asked in averages:
+        return asked
+    of_kind = [id for id in averages if id.split("-")[0] == asked]
+    if len(of_kind) == 1:
+        return of_kind[0]
+    among = f"{asked} is {len(of_kind)} averages; choose one: {', '.join(of_kind)}" if of_kind else None
+    raise UserError(f"sweep.value={asked}: {among or near(asked, [LIVE, *averages])}")
+
+
+def value_of(run: RunDir, weights: str, step: int) -> float:
+    """The val loss of the weights after the step, also of an average that was read out later; inf where it diverged.
+
+    Failed: it was not evaluated there.
+    """
+    marker, _ = run.marker() or ("", {})
+    if marker == "DIVERGED":
+        return math.inf
+    rows = read_rows(run.metrics, trained=False)
+    rows = with_newer(rows, read_rows(run.readouts / weights / "metrics.jsonl", trained=False))
+    found = [
+        row
+        for row in rows
+        if (row["step"], row["split"], row["weights"]) == (step, "val", weights) and "view" not in row and "loss" in row
+    ]
+    if not found:
+        raise Failed(f"{run.path}: no val loss of {weights} after step {step:,}")
+    value = number_in(found[-1], "loss")
+    return value if math.isfinite(value) else math.inf
