@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lawa_exp.config.names import BN_POLICIES
@@ -10,7 +9,6 @@ from lawa_exp.config.rules import (
     LARGEST_BATCH,
     Rule,
     boolean,
-    build,
     defaulted,
     either,
     integer,
@@ -159,7 +157,7 @@ class Multirun:
 
 
 def _multirun(value: object) -> Multirun:
-    return build(Multirun, value if isinstance(value, Mapping) else {"name": value, "value": None, "jobs": 1}, "sweep")
+    return value if isinstance(value, Multirun) else Multirun(plain_name().parse(value))
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 def read(values: dict[str, Any], overrides: list[str]) -> tuple[Unresolved, Options]:
     """The checked settings of one training."""
-    from lawa_exp.config.shared import Options
+    from lawa_exp.config.shared import Multirun, Options
     from lawa_exp.runs.builders import builders
     from lawa_exp.runs.choices import unresolved_from
     from lawa_exp.storage import custom
@@ -51,6 +51,8 @@ def read(values: dict[str, Any], overrides: list[str]) -> tuple[Unresolved, Opti
     named = {o.split("=")[0].lstrip("+") for o in overrides}
     if named & set(BUDGET_UNITS):  # one on the command line replaces the recipe's
         values |= {unit: None for unit in BUDGET_UNITS if unit not in named}
+    if isinstance(values["sweep"], Mapping):
+        values["sweep"] = build(Multirun, values["sweep"], "sweep")
     options = build(Options, {f: values.pop(f) for f in setting_names(Options)}, "")
     if isinstance(values["averagers"], Mapping) and (kinds := attached(overrides)) is not None:
         values["averagers"] = {k: v for k, v in values["averagers"].items() if k in kinds}  # not what others would set

@@ -19,7 +19,7 @@ FLAGS = WITH_VALUE | {  # not --experimental-rerun, which unpickles a file, nor 
     *("-sc", "--shell-completion"),
 }
 USED = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.searchpath")
-OF_SWEEPER = ("hydra.sweeper",)  # of a sweeper from elsewhere; Hydra's own has none that are followed
+OF_SWEEPER = (r"hydra.sweeper(?!\.params)",)  # of a sweeper from elsewhere; Hydra's own has none that are followed
 PLUGINS = {  # launchers and sweepers from elsewhere, by the words that choose them
     "hydra/launcher=joblib": "hydra-joblib-launcher",
     **dict.fromkeys(("hydra/launcher=submitit_local", "hydra/launcher=submitit_slurm"), "hydra-submitit-launcher"),

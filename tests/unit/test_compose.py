@@ -191,19 +191,14 @@ def test_a_mistake_is_one_line_that_names_it(capsys, arguments, parts):
         assert part in line, line
 
 
-LAUNCHER, SWEEPER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher", "mine.Sweeper"
-
-
 @pytest.mark.parametrize(
     "file, content, arguments, parts",
     [
-        ("hydra/launcher/other.yaml", f"_target_: {LAUNCHER}", ["-m", "hydra/launcher=other"], ["local, slurm"]),
-        ("hydra/sweeper/other.yaml", f"_target_: {SWEEPER}", ["-m", "hydra/sweeper=other"], ["expected basic"]),
         (
             "experiment/other.yaml",
-            "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 0,1",
+            "# @package _global_\ndefaults: [override /hydra/launcher: basic]",
             ["experiment=other"],
-            ["hydra.mode=MULTIRUN", "give -m"],
+            ["hydra/launcher=basic: only under -m"],
         ),
         *(
             (
@@ -232,8 +227,6 @@ LAUNCHER, SWEEPER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
     ],
     ids=[
         "launcher",
-        "sweeper",
-        "mode",
         "run",
         "output",
         "environment",
@@ -291,11 +284,29 @@ def test_the_version_is_ours(capsys):
     assert compose.main(["--version"]) == 0 and capsys.readouterr().out == f"lawa_exp {lawa_exp.__version__}\n"
 
 
-def test_the_launcher_of_another_plugin_is_refused(capsys, tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs hydra-joblib-launcher")
-    line = refused(capsys, "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1")
-    assert "hydra/launcher=joblib: expected one of local, slurm" in line
+def test_the_launcher_of_another_plugin_is_refused_where_nothing_trains(tmp_path):
+    with pytest.raises(UserError, match="hydra/launcher=basic: not in this command; expected one of local, slurm"):
+        compose.compose(["-m", "hydra/launcher=basic", "seed=0,1"])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [["hydra.mode=MULTIRUN", "seed=0,1"], ["experiment=several", "--config-dir", "mine"]])
+def test_a_multirun_is_asked_for_by_its_mode(tmp_path, words):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "several.yaml").write_text(
+        "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 0,1\n"
+    )
+    for more in ([], ["hydra.launcher._target_=hydra_plugins.lawa_exp_launcher.Collect"]):  # Hydra looks in two ways
+        entries, multirun = compose.compose([*words, *more])
+        assert multirun and [values["seed"] for values, _ in entries] == [0, 1]
+
+
+def test_the_name_of_a_multirun_has_a_short_form():
+    for word in ("sweep=mine", "sweep.name=mine"):
+        entries, _ = compose.compose(["-m", word, "seed=0", "sweep.value=ema", "--jobs", "2"])
+        _, options = compose.read(*entries[0])
+        assert (options.sweep.name, options.sweep.value, options.sweep.jobs) == ("mine", "ema", 2)
+        assert entries[0][1] == ["seed=0"]  # what an entry asks for
 
 
 @pytest.mark.parametrize("arguments", [["seed=0,1", "-m", "k=3"], ["seed=0,1", "k=3", "-m"]])
