@@ -70,7 +70,7 @@ def job(config: DictConfig) -> float | None:
         named, _ = composed(GlobalHydra.instance().config_loader(), whole, overrides)
         (value,) = train([(named, overrides)])
     if isinstance(value, Exception):
-        raise type(value)(f"job {whole.hydra.job.num} ({' '.join(without_name(overrides))}): {value}")
+        raise type(value)(f"{value} (job {whole.hydra.job.num}: {' '.join(without_name(overrides))})")
     return value
 
 
