@@ -12,7 +12,7 @@ from lawa_exp.averaging.settings import WindowSettings
 from lawa_exp.config.names import STABLE
 from lawa_exp.results.summary import summarise
 from lawa_exp.runs.sweep import Entry, gather, shared_out, train_all
-from lawa_exp.runs.value import value_of, weights_of
+from lawa_exp.runs.value import compared, value_of, weights_of
 from lawa_exp.storage import manifest
 from lawa_exp.storage.rundir import EXIT, RunDir
 from lawa_exp.system import distributed, signals
@@ -67,22 +67,9 @@ def said_values(folder: Path, asked: str | None, search: bool) -> int:
         entries = manifest.read(folder)["entries"]
     except UserError:  # nothing was trained
         return EXIT["failed"]
-    shared = set.intersection(*(set(entry["overrides"]) for entry in entries)) if len(entries) > 1 else set()
-    lines: list[tuple[float, str]] = []
-    for entry in entries:
-        weights = weights_of(entry["averages"], asked)
-        said = f"{weights:16} {' '.join(o for o in entry['overrides'] if o not in shared)}"
-        try:
-            lines.append((value_of(RunDir(entry["run_dir"]), weights, entry["steps"]), said))
-        except (Failed, UserError, OSError) as error:
-            print(f"warning: {error}", file=sys.stderr)
-    print("\nval loss at the end")
-    for value, said in lines:
-        print(f"{value:10.4f}  {said}")
-    finite = [line for line in lines if math.isfinite(line[0])]
-    if finite:
-        value, said = min(finite)
-        print(f"least: {value:.4f}  {said}")
+    said, values = compared(entries, asked)
+    print("\n".join(["", *said]))
+    if any(map(math.isfinite, values)):
         try:
             print(f"\n{summarise(folder, folder)}\nsummary: {folder / 'summary.md'}, plot: {folder / 'curves.png'}")
         except (Failed, UserError, OSError) as error:  # the trainings are done all the same
@@ -90,4 +77,4 @@ def said_values(folder: Path, asked: str | None, search: bool) -> int:
     sys.stdout.flush()
     if signals.stop_requested():
         return EXIT["stopped"]
-    return EXIT["diverged"] if not search and len(finite) < len(lines) else EXIT["done"]
+    return EXIT["diverged"] if not search and math.inf in values else EXIT["done"]

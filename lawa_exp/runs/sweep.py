@@ -24,6 +24,7 @@ from lawa_exp.runs.merge import merge
 from lawa_exp.runs.plan import show_plan
 from lawa_exp.runs.prepare import Prepared, prepare
 from lawa_exp.runs.turns import Ended, Training, in_turn
+from lawa_exp.runs.value import compared, weights_of
 from lawa_exp.storage import manifest
 from lawa_exp.storage.rundir import EXIT, RunDir
 from lawa_exp.system import distributed
@@ -130,6 +131,12 @@ class Sweep:
     manifest: dict[str, Any]
     summary: list[str]
 
+    @property
+    def entries(self) -> list[manifest.Entry]:
+        """What was asked for, without the stable runs."""
+        all_of_them = ({**entry, "run_dir": Path(entry["run_dir"])} for entry in self.manifest["entries"])
+        return [entry for entry in all_of_them if entry["run_dir"] not in self.stable]
+
     def write_manifest(self) -> None:
         """Says so where another sweep of that name had other runs."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -208,6 +215,8 @@ def run_all(entries: list[Entry], overrides: list[list[str]]) -> int:
     say: Callable[[str], None] = functools.partial(print, flush=True) if ranks.is_main else lambda _: None
     folder = sweep_folder(options)
     sweep = gather(shared_out(entries, ranks), overrides, device, ranks)
+    for entry in sweep.entries if options.sweep.value else ():
+        weights_of(entry["averages"], options.sweep.value)
     say(f"sweep_dir={folder}")
     for line in sweep.summary:
         say(line)
@@ -222,6 +231,8 @@ def run_all(entries: list[Entry], overrides: list[list[str]]) -> int:
     codes = [ended.code for ended in train_all(sweep, options, device, ranks, say).values()]
     if EXIT["stopped"] in codes:
         return EXIT["stopped"]
+    if ranks.is_main and options.sweep.value:
+        say("\n".join(["", *compared(sweep.entries, options.sweep.value)[0]]))
     if ranks.is_main and 0 in codes:
         try:
             say(f"\n{summarise(folder, folder)}\nsummary: {folder / 'summary.md'}, plot: {folder / 'curves.png'}")

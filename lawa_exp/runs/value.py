@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from lawa_exp.config.rules import near
+from lawa_exp.storage.manifest import Entry
 from lawa_exp.storage.rows import number_in, read_rows, with_newer
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.errors import Failed, UserError
@@ -49,3 +50,22 @@ def value_of(run: RunDir, weights: str, step: int) -> float:
         raise Failed(f"{run.path}: no val loss of {weights} after step {step:,}")
     value = number_in(found[-1], "loss")
     return value if math.isfinite(value) else math.inf
+
+
+def compared(entries: Sequence[Entry], asked: str | None = None) -> tuple[list[str], list[float]]:
+    """Lines on the values of a sweep's entries and on the least, and the values. asked: see `weights_of`."""
+    shared = set.intersection(*(set(entry["overrides"]) for entry in entries)) if len(entries) > 1 else set()
+    lines: list[tuple[float, str]] = []
+    missing: list[str] = []
+    for entry in entries:
+        weights = weights_of(entry["averages"], asked)
+        named = f"{weights:16} {' '.join(o for o in entry['overrides'] if o not in shared)}"
+        try:
+            lines.append((value_of(RunDir(entry["run_dir"]), weights, entry["steps"]), named))
+        except (Failed, UserError, OSError) as error:
+            missing.append(f"warning: {error}")
+    said = ["val loss at the end:", *(f"{value:10.4f}  {named}" for value, named in lines)]
+    if any(math.isfinite(value) for value, _ in lines):
+        value, named = min(lines)
+        said.append(f"least: {value:.4f}  {named}")
+    return said + missing, [value for value, _ in lines]
