@@ -33,10 +33,10 @@ def values_of(entries: list[Entry], overrides: list[list[str]]) -> list[float | 
         )
     say: Callable[[str], None] = functools.partial(print, flush=True) if ranks.is_main else lambda _: None
     sweep = gather(shared_out(entries, ranks), overrides, device, ranks)
-    asked = sweep.manifest["entries"]
-    weights = [weights_of(entry["averages"], options.sweep.value) for entry in asked]
+    listed = sweep.manifest["entries"]
+    weights = [weights_of(entry["averages"], options.sweep.value) for entry in listed]
     attached = {average.id: average for training, _ in sweep.trainings for average in training.config.averagers}
-    for entry, name in zip(asked, weights, strict=True):
+    for entry, name in zip(listed, weights, strict=True):
         average, steps = attached.get(name), entry["steps"]
         if average and len(average.needed(steps)) < (average.k if isinstance(average, WindowSettings) else 1):
             raise UserError(f"sweep.value={name}: it has no value yet after {steps:,} steps, the budget")
@@ -44,7 +44,7 @@ def values_of(entries: list[Entry], overrides: list[list[str]]) -> list[float | 
         manifest.add(sweep.folder, sweep.manifest)
     ended = train_all(sweep, options, device, ranks, say)
     found: list[float | Exception] = []
-    for i, (entry, name) in enumerate(zip(asked, weights, strict=True)):
+    for i, (entry, name) in enumerate(zip(listed, weights, strict=True)):
         number = next(number for number, (_, members) in enumerate(sweep.trainings, 1) if i in members)
         how = ended.get(number)
         if how is None or how.code == EXIT["stopped"]:
@@ -58,16 +58,16 @@ def values_of(entries: list[Entry], overrides: list[list[str]]) -> list[float | 
     return found
 
 
-def said_values(folder: Path, asked: str | None, search: bool) -> int:
+def said_values(folder: Path, choice: str | None, search: bool) -> int:
     """Prints the value of each entry of a sweep that was trained by jobs, the best and the summary; an exit code.
 
-    asked: `sweep.value`. search: a sweeper chose the entries by their values, and a divergence is an answer.
+    choice: `sweep.value`. search: a sweeper chose the entries by their values, and a divergence is an answer.
     """
     try:
         entries = manifest.read(folder)["entries"]
     except UserError:  # nothing was trained
         return EXIT["failed"]
-    said, values = compared(entries, asked)
+    said, values = compared(entries, choice)
     print("\n".join(["", *said]))
     if any(map(math.isfinite, values)):
         try:

@@ -31,7 +31,7 @@ from lawa_exp.system.machine import usable_cores
 from lawa_exp.system.prefixed import prefixed
 
 LOOK = 0.2  # seconds between two looks at whether a signal came
-Told = tuple[int, str] | None  # what a process says at its end: code and reason; None: another has the run
+Report = tuple[int, str] | None  # what a process says at its end: code and reason; None: another has the run
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Started:
 
     training: Training
     process: Any
-    told: connection.Connection
+    report: connection.Connection
     slot: int
 
 
@@ -124,7 +124,7 @@ def needs(training: Training, trainings: Sequence[Training], ended: dict[int, En
 
 
 def start(context: Any, training: Training, options: Options, gpu: str | None, wait: bool, slot: int) -> Started:
-    told, tell = context.Pipe(duplex=False)
+    report, tell = context.Pipe(duplex=False)
     prepared = training.prepared
     content = {
         "number": training.number,
@@ -139,15 +139,15 @@ def start(context: Any, training: Training, options: Options, gpu: str | None, w
     process = context.Process(target=work, args=(content, tell))
     process.start()
     tell.close()
-    return Started(training, process, told, slot)
+    return Started(training, process, report, slot)
 
 
 def end_of(started: Started) -> Ended | None:
     """What the process said at its end; None: another process has the run."""
     started.process.join()
-    with contextlib.suppress(EOFError), started.told:
-        told: Told = started.told.recv()
-        return None if told is None else Ended(*told)
+    with contextlib.suppress(EOFError), started.report:
+        report: Report = started.report.recv()
+        return None if report is None else Ended(*report)
     code = started.process.exitcode
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     reason = f"{started.training.prepared.run_dir}: its process {how}; the same command goes on"

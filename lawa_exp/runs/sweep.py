@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lawa_exp.axes.configuration import Config, Unresolved
 from lawa_exp.axes.lr import SCHEDULES
@@ -26,6 +26,7 @@ from lawa_exp.runs.prepare import Prepared, prepare
 from lawa_exp.runs.turns import Ended, Training, in_turn
 from lawa_exp.runs.value import compared, weights_of
 from lawa_exp.storage import manifest
+from lawa_exp.storage.manifest import Entry as Listed
 from lawa_exp.storage.rundir import EXIT, RunDir
 from lawa_exp.system import distributed
 from lawa_exp.system.cli import command
@@ -132,10 +133,10 @@ class Sweep:
     summary: list[str]
 
     @property
-    def entries(self) -> list[manifest.Entry]:
-        """What was asked for, without the stable runs."""
-        all_of_them = ({**entry, "run_dir": Path(entry["run_dir"])} for entry in self.manifest["entries"])
-        return [entry for entry in all_of_them if entry["run_dir"] not in self.stable]
+    def entries(self) -> list[Listed]:
+        """The entries of the command line, without the stable runs."""
+        entries = [cast(Listed, {**entry, "run_dir": Path(entry["run_dir"])}) for entry in self.manifest["entries"]]
+        return [entry for entry in entries if entry["run_dir"] not in self.stable]
 
     def write_manifest(self) -> None:
         """Says so where another sweep of that name had other runs."""

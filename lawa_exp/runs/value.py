@@ -14,21 +14,21 @@ from lawa_exp.system.errors import Failed, UserError
 LIVE = "live"
 
 
-def weights_of(averages: Sequence[str], asked: str | None = None) -> str:
+def weights_of(averages: Sequence[str], choice: str | None = None) -> str:
     """The weights whose loss is a job's value: `live`, or the id of an average.
 
-    averages: the ids of those that the job attaches. asked: `sweep.value`, an id, the kind that one of them has, or
+    averages: the ids of those that the job attaches. choice: `sweep.value`, an id, the kind that one of them has, or
     live; None: the one average, where there is one alone, else live. UserError: the job has no such weights.
     """
-    if asked is None:
+    if choice is None:
         return averages[0] if len(averages) == 1 else LIVE
-    if asked == LIVE or asked in averages:
-        return asked
-    of_kind = [id for id in averages if id.split("-")[0] == asked]
+    if choice == LIVE or choice in averages:
+        return choice
+    of_kind = [id for id in averages if id.split("-")[0] == choice]
     if len(of_kind) == 1:
         return of_kind[0]
-    among = f"{asked} is {len(of_kind)} averages; choose one: {', '.join(of_kind)}" if of_kind else None
-    raise UserError(f"sweep.value={asked}: {among or near(asked, [LIVE, *averages])}")
+    among = f"{choice} is {len(of_kind)} averages; choose one: {', '.join(of_kind)}" if of_kind else None
+    raise UserError(f"sweep.value={choice}: {among or near(choice, [LIVE, *averages])}")
 
 
 def value_of(run: RunDir, weights: str, step: int) -> float:
@@ -52,13 +52,13 @@ def value_of(run: RunDir, weights: str, step: int) -> float:
     return value if math.isfinite(value) else math.inf
 
 
-def compared(entries: Sequence[Entry], asked: str | None = None) -> tuple[list[str], list[float]]:
-    """Lines on the values of a sweep's entries and on the least, and the values. asked: see `weights_of`."""
+def compared(entries: Sequence[Entry], choice: str | None = None) -> tuple[list[str], list[float]]:
+    """Lines on the values of a sweep's entries and on the least, and the values. choice: see `weights_of`."""
     shared = set.intersection(*(set(entry["overrides"]) for entry in entries)) if len(entries) > 1 else set()
     lines: list[tuple[float, str]] = []
     missing: list[str] = []
     for entry in entries:
-        weights = weights_of(entry["averages"], asked)
+        weights = weights_of(entry["averages"], choice)
         named = f"{weights:16} {' '.join(o for o in entry['overrides'] if o not in shared)}"
         try:
             lines.append((value_of(RunDir(entry["run_dir"]), weights, entry["steps"]), named))

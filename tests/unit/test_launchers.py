@@ -1,4 +1,4 @@
-"""Multiruns by the launchers and sweepers of Hydra's plugins, or several runs at a time: the same runs; their values."""
+"""Multiruns by the launchers and sweepers of Hydra's plugins, or several runs at a time: the same runs; values."""
 
 import math
 from pathlib import Path
@@ -47,9 +47,7 @@ def test_several_at_a_time_are_the_same_runs(ours, tmp_path):
     assert "2 trainings at a time, each with trainer.threads=1" in done.stdout
     lines = done.stdout.splitlines()
     assert all(line.startswith(("[1] ", "[2] ")) for line in lines if "step " in line and "val loss:" in line)
-    assert (
-        sum("  lawa-k" in line for line in lines if line.startswith("    ")) == 4
-    )  # an entry each: k=2,3 of two seeds
+    assert sum("  lawa-k" in line for line in lines if line.startswith("    ")) == 4  # k=2,3 of two seeds
 
 
 def test_one_that_fails_does_not_stop_the_others(tmp_path, ours):
