@@ -184,6 +184,10 @@ def compose(
             if isinstance(mistake, UserError):
                 raise mistake from None
         raise UserError(explain(error, overrides, functools.partial(settings_of, arguments))) from None
+    except Exception as error:
+        if not job.JOBS or isinstance(error, Failed):
+            raise
+        raise Failed(f"{job.JOBS[-1]['by']}: {type(error).__name__}: {error}") from None
     finally:
         sys.argv = before
         job.SINGLE.clear()

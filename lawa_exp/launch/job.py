@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import traceback
 from collections.abc import Mapping, Sequence
@@ -33,8 +34,10 @@ read_defaults()  # a launcher's process that imports this module composes its jo
 
 
 class Jobs(TypedDict):
-    """A multirun whose jobs Hydra trains. search: its sweeper chooses the jobs by their values."""
+    """A multirun whose jobs Hydra trains. by: the word that chooses its launcher or sweeper. search: its sweeper chooses
+    the jobs by their values."""
 
+    by: str
     folder: Path
     value: str | None
     search: bool
@@ -162,10 +165,12 @@ def begin(named: str, own: bool, search: bool, plan: bool, sweep: Mapping[str, A
         raise UserError(f"plan=true: not with {named}; plan without it, or with hydra/launcher=local")
     if sweep["jobs"] != 1 and not own:
         raise UserError(f"sweep.jobs={sweep['jobs']}: not with {named}, which has settings of its own for it")
+    if named.endswith("=submitit_slurm") and not shutil.which("sbatch"):
+        raise UserError(f"{named}: no SLURM on this machine (sbatch is not in PATH); submitit_local trains here")
     if not own:
         signals.end_at_once()  # its processes have the trainings
     print(f"sweep_dir={folder}", flush=True)
-    JOBS.append({"folder": folder, "value": sweep["value"], "search": search})
+    JOBS.append({"by": named, "folder": folder, "value": sweep["value"], "search": search})
 
 
 def report() -> int | None:

@@ -171,7 +171,12 @@ def explain(error: BaseException, overrides: list[str], names_of: Callable[[str,
         return f"{named}: an interval has no list of values; give them, or range(FIRST,LAST,STEP)"
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
-        return not_a_setting(unknown[1].split("@")[0], names_of)
+        name = unknown[1].split("@")[0]
+        part = name.rpartition(".")[0]
+        by = next((o for o in overrides if o.partition("=")[0] == part.replace(".", "/")), None)
+        if by and part.startswith("hydra.") and by.partition("=")[2] not in choices[part.replace(".", "/")]:
+            return f"{name}: {by} has no such setting; --cfg hydra -p {part} shows those that it has"
+        return not_a_setting(name, names_of)
     return re.sub(r"\s+", " ", text)
 
 
