@@ -34,8 +34,10 @@ read_defaults()  # a launcher's process that imports this module composes its jo
 
 
 class Jobs(TypedDict):
-    """A multirun whose jobs Hydra trains. by: the word that chooses its launcher or sweeper. search: its sweeper chooses
-    the jobs by their values."""
+    """A multirun whose jobs Hydra trains.
+
+    by: the word that chooses its launcher or sweeper. search: the sweeper chooses jobs by the values of others.
+    """
 
     by: str
     folder: Path
