@@ -145,8 +145,8 @@ def register() -> None:
         table._names[f"{NAME}:{cls}"] = name
     plain = compose.compose
 
-    def composed(arguments: list[str]) -> tuple[list[tuple[dict[str, Any], list[str]]], bool]:
-        entries, multirun = plain(arguments)
+    def composed(arguments: list[str], **how: Any) -> tuple[list[tuple[dict[str, Any], list[str]]], bool]:
+        entries, multirun = plain(arguments, **how)
         return [({**values, "model": MODEL, "dataset": DATASET}, own) for values, own in entries], multirun
 
     compose.compose = composed
