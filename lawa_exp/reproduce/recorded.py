@@ -102,25 +102,32 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 
 def recorded(path: Path) -> tuple[Callable[[str], list[Run]], list[str]]:
     """The runs of a set by its name (it raises Missing where the table has none), and the facts."""
-    head, *lines = lines_of(path)
     runs: dict[str, list[Run]] = {}
-    for line in lines:
-        run = Run(
-            Path(line["run"]),
-            line["steps"],
-            line["seed"],
-            line["config"],
-            in_rows(line["val"]),
-            in_rows(line["test"]),
-            {name: in_rows(parts) for name, parts in line["readouts"].items()},
-            metrics_in(line),
-        )
-        for name in line["sets"]:
-            runs.setdefault(name, []).append(run)
+    lines = lines_of(path)
+    try:
+        facts = list(lines[0]["facts"])
+        for line in lines[1:]:
+            for name in line["sets"]:
+                runs.setdefault(name, []).append(run_in(line))
+    except (LookupError, ValueError, TypeError, AttributeError):
+        raise UserError(f"--recompute={path}: not a table of curves, as a reproduction writes") from None
 
     def of(name: str) -> list[Run]:
         if name not in runs:
             raise Missing(f"{path.name} has no run of {name}")
         return runs[name]
 
-    return of, head["facts"]
+    return of, facts
+
+
+def run_in(line: Mapping[str, Any]) -> Run:
+    return Run(
+        Path(line["run"]),
+        line["steps"],
+        line["seed"],
+        line["config"],
+        in_rows(line["val"]),
+        in_rows(line["test"]),
+        {name: in_rows(parts) for name, parts in line["readouts"].items()},
+        metrics_in(line),
+    )
