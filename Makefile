@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all test-gpu same-bytes reliability lint format schedules notebooks bench bench-gpu fairseq-env clean
+.PHONY: help setup run test test-all test-gpu same-bytes reliability lint format schedules notebooks bench gpu-session gpu-ladder fairseq-env clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -57,9 +57,11 @@ bench: setup ## the benchmarks, on a quiet machine; NANOGPT=DIR is a checkout of
 	$(BIN)/python benchmarks/status.py --out results/speed/status.md
 	$(BIN)/python benchmarks/image_loading.py --out results/speed/image_loading.md
 
-bench-gpu: setup ## what averaging costs on a GPU and how fast one trains, on a machine that has one
-	$(BIN)/python benchmarks/averaging_gpu.py --compile --out results/speed/averaging_gpu.md
-	$(BIN)/python benchmarks/gpu_speed.py --out results/speed/gpu_speed.md
+gpu-session: ## in five minutes on one GPU: its tests, averaging's cost, tokens/s and MFU (PYTHON=python3 of that machine)
+	$(or $(PYTHON),$(BIN)/python) benchmarks/gpu_session.py
+
+gpu-ladder: ## in eight minutes on one GPU: the 10.6M rung of the ladder; needs enwiki2015 in LAWA_DATA
+	$(or $(PYTHON),$(BIN)/python) benchmarks/gpu_ladder.py
 
 schedules: setup ## draw every learning-rate schedule into results/schedules.png
 	$(BIN)/python -m lawa_exp.draw_schedules --out results/schedules.png

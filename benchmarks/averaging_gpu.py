@@ -124,6 +124,7 @@ class Gate:
     """An averager behind a switch; it counts only the steps that are on."""
 
     latest: ClassVar[Gate]  # the loop builds it; the benchmark finds it here
+    defined: ClassVar[bool] = False  # for evaluations, of which there are none
 
     def __init__(self, settings: GateSettings, averaged: frozenset[str], window: Window) -> None:
         self.settings, self.window, self.on, self.step = settings, window, True, 0

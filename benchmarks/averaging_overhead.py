@@ -133,6 +133,7 @@ class SwitchedSettings:
     kind: ClassVar[str] = "switched"
     id: ClassVar[str] = "switched"
     period: ClassVar[int] = 1
+    start: ClassVar[int] = 0
     windowed: ClassVar[bool] = False  # for the loop; its members have their window all the same
     members: tuple[Any, ...]
 
@@ -146,6 +147,7 @@ class SwitchedSettings:
 class Switched:
     """The averagers behind a switch."""
 
+    defined: ClassVar[bool] = False  # for evaluations, of which there are none
     latest: ClassVar[Switched]  # the loop builds it; the benchmark finds it here
 
     def __init__(self, settings: SwitchedSettings, averaged: frozenset[str], window: Window) -> None:

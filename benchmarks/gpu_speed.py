@@ -156,7 +156,8 @@ def line(what: str, speed: Speed, peak: float | None) -> tuple[str, ...]:
 def aims(reached: dict[str, float | None], options: argparse.Namespace) -> str:
     """What was aimed at and what was found, or that it was not measured."""
     rows = []
-    for name, (what, aim) in AIMS.items():
+    for name in options.models:
+        what, aim = AIMS[name]
         value = reached.get(name)
         measured = value is not None and not options.smoke
         verdict = ("met" if value >= aim else "not met") if measured and value is not None else "not measured"

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
+
+from lawa_exp.system.prefixed import prefixed
 
 COMPOSED: list[tuple[Any, list[str]]] = []  # (configuration, overrides) of each entry
 CLUSTER: dict[str, Any] = {}  # the settings of hydra/launcher=slurm, where that is chosen
 
 
 class Collect(Launcher):
-    """Composes every entry and starts none."""
+    """Composes every entry, for lawa_exp to train; a sweeper that chooses by values has them trained at once."""
 
     started = False  # whether a multirun got as far as to its launcher
 
@@ -25,17 +27,24 @@ class Collect(Launcher):
         Collect.started = True
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from lawa_exp.launch.recipes import with_recipe
+        from lawa_exp.launch import job
+        from lawa_exp.launch.recipes import composed
 
-        compose = self.context.config_loader.load_sweep_config
-        for overrides in map(list, job_overrides):
-            config = compose(self.config, overrides)
-            model = config.hydra.runtime.choices.model
-            named = with_recipe(overrides, model, str(config.recipe))
-            if named[-1] != f"model={model}":
-                config = compose(self.config, named)
-            COMPOSED.append((config, overrides))
-        return []
+        entries = [composed(self.context.config_loader, self.config, list(own)) for own in job_overrides]
+        if self.config.hydra.sweeper._target_ == job.SWEEPER:
+            COMPOSED.extend((config, job.without_name(own)) for config, own in entries)
+            return []
+        with prefixed(""):
+            values = job.train(entries)
+        return [returned(own, value) for (_, own), value in zip(entries, values, strict=True)]
+
+
+def returned(overrides: list[str], value: float | Exception) -> JobReturn:
+    """What a sweeper that chooses by values is given."""
+    failed = isinstance(value, Exception)
+    done = JobReturn(overrides=overrides, status=JobStatus.FAILED if failed else JobStatus.COMPLETED)
+    done.return_value = value
+    return done
 
 
 class Slurm(Collect):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lawa_exp.config.rules import flat, near
 from lawa_exp.results.statistics import curve, steps_saved
 from lawa_exp.results.tables import at_end
+from lawa_exp.runs.value import value_of, weights_of
 from lawa_exp.status.runs import list_runs
 from lawa_exp.storage.commit import Damaged, steps_in, verify
 from lawa_exp.storage.metrics import metrics_of
@@ -123,6 +124,16 @@ class Run:
             for line in found
         ]
         return data_frame(lines).set_index("weights")
+
+    def value(self, weights: str | None = None) -> float:
+        """The val loss after the last step of live, or of an average by its id or kind; what a sweeper minimises.
+
+        None: of the average that was attached, where there is one alone, else of live. inf where the run diverged.
+        UserError: there are no such weights. Failed: they were not evaluated there.
+        """
+        known = dict.fromkeys([*self.averages, *(path.name for path in self._files.readouts.glob("*-*"))])
+        named = weights_of(self.averages if weights is None else list(known), weights)
+        return value_of(self._files, named, self.config["steps"])
 
     def saved(self, weights: str) -> pandas.DataFrame:
         """At each evaluation of an average: how many steps later the live weights reach its val loss (`steps`), or

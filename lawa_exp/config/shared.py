@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lawa_exp.config.names import BN_POLICIES
 from lawa_exp.config.rules import (
     LARGEST_BATCH,
+    Rule,
     boolean,
     defaulted,
     either,
@@ -138,13 +139,39 @@ class Trajectory:
 
 
 @dataclass(frozen=True)
+class Multirun:
+    """How the entries of a multirun are trained. `sweep=NAME` on the command line is `sweep.name=NAME`."""
+
+    name: str | None = setting(
+        optional(plain_name()), "name of a multirun, sweep=NAME for short; null: a hash of its overrides", default=None
+    )
+    value: str | None = setting(
+        optional(text()),
+        "the weights whose last val loss is a job's value, for a sweeper such as Optuna: live, or the id or kind of an "
+        "attached average; null: the average, where one is attached, else live",
+        default=None,
+    )
+    jobs: int = setting(
+        integer(1, MOST_THREADS), "trainings at a time on this machine, each in a process of its own", default=1
+    )
+
+
+def _multirun(value: object) -> Multirun:
+    return value if isinstance(value, Multirun) else Multirun(plain_name().parse(value))
+
+
+@dataclass(frozen=True)
 class Options:
     """What one call of the command asks for besides the training itself."""
 
     run_dir: str | None = setting(optional(text()), "the run's folder; null: a name in runs_root")
     runs_root: str = setting(text(), "the folder of all runs")
-    sweep: str | None = setting(optional(plain_name()), "name of a multirun; null: a hash of its overrides")
     plan: bool = setting(boolean(), "print the plan of the run and stop (a dry run)")
     rerun: bool = setting(
         boolean(), "train a finished run again, check that the bytes are the same, and save what was missing"
+    )
+    sweep: Multirun = setting(
+        Rule("a name, or settings, sweep.KEY=VALUE", _multirun),
+        "how a multirun is trained; sweep=NAME names it",
+        default=Multirun(),
     )

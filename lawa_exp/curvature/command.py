@@ -163,7 +163,7 @@ def loss_of(
     unresolved = unresolved_from({**written, "averagers": [], "trajectory": in_memory})
     admit(unresolved, written, run.path, trust)
     device, ranks = start_device(device_name or unresolved.device)
-    options = Options(run_dir=str(run.path), runs_root=".", sweep=None, plan=False, rerun=False)
+    options = Options(run_dir=str(run.path), runs_root=".", plan=False, rerun=False)
     p = prepare(unresolved, options, device, ranks)
     if p.data.fingerprint != written["identity"]["dataset"]["fingerprint"]:
         raise UserError(f"dataset={unresolved.dataset.name}: its content is not what {run.path} was trained on")

@@ -15,14 +15,14 @@ from typing import Any
 from lawa_exp.averaging import AVERAGERS
 from lawa_exp.config.names import BUDGET_UNITS
 from lawa_exp.config.rules import help_of, integer, key_of, number, one_of, rule_of
-from lawa_exp.config.shared import Options, Trainer
+from lawa_exp.config.shared import Multirun, Options, Trainer
 from lawa_exp.launch.conf import CONF, groups, launchers
 from lawa_exp.launch.defaults import read_defaults
 from lawa_exp.launch.slurm.settings import Slurm
 from lawa_exp.runs.choices import LISTS, SHARED, TABLES
 
 NOTHING = object()  # a setting without a default
-PARTS = {name: cls for name, cls in SHARED.items() if name != "trainer"}  # settings that no choice brings
+PARTS = {name: cls for name, cls in SHARED.items() if name != "trainer"} | {"sweep": Multirun}  # that no choice brings
 BUDGET = "how long to train; exactly one of " + ", ".join(BUDGET_UNITS)
 TOP: dict[str, tuple[str, str]] = {  # settings of no group: meaning, expected
     "k": ("snapshots in the window of lawa and wma; a list attaches one averager for each", "an integer of at least 1"),
@@ -148,7 +148,7 @@ def shared(part: str) -> list[Described]:
     if part:
         return list(_fields(PARTS[part], part, "", own[part]))
     top = [Described(key, "", meaning, expected, own[key]) for key, (meaning, expected) in TOP.items()]
-    return top + list(_fields(Options, "", "", own))
+    return top + [entry for entry in _fields(Options, "", "", own) if entry.key not in PARTS]
 
 
 @cache

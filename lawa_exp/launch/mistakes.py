@@ -19,6 +19,12 @@ FLAGS = WITH_VALUE | {  # not --experimental-rerun, which unpickles a file, nor 
     *("-sc", "--shell-completion"),
 }
 USED = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.searchpath")
+OF_SWEEPER = (r"hydra.sweeper(?!\.params)",)  # of a sweeper from elsewhere; Hydra's own has none that are followed
+PLUGINS = {  # launchers and sweepers from elsewhere, by the words that choose them
+    "hydra/launcher=joblib": "hydra-joblib-launcher",
+    **dict.fromkeys(("hydra/launcher=submitit_local", "hydra/launcher=submitit_slurm"), "hydra-submitit-launcher"),
+    "hydra/sweeper=optuna": "hydra-optuna-sweeper",
+}
 BY_SHELL = "set variables before the command, for jobs of SLURM in hydra.launcher.setup"
 BY_ROWS = "a training prints its rows and writes them to metrics.jsonl"
 INSTEAD = {  # of Hydra's settings that a training does not follow: what to use
@@ -33,9 +39,9 @@ INSTEAD = {  # of Hydra's settings that a training does not follow: what to use
     "hydra_logging": BY_ROWS,
     "verbose": BY_ROWS,
     "callbacks": "choices of the groups update and watch are called in a training",
-    "mode": "give -m for several trainings, nothing for one",
+    "mode": "give -m, or hydra.mode=MULTIRUN, for several trainings, nothing for one",
     "sweeper.params": "under -m a setting takes several values, KEY=A,B",
-    "sweeper": "under -m every combination is composed at once; hydra.launcher.parallel bounds the jobs of SLURM",
+    "sweeper": "under -m all is composed at once; sweep.jobs, with slurm hydra.launcher.parallel, bounds what runs",
 }
 FUNCTIONS = ("bool", "choice", "float", "glob", "int", "interval", "range", "shuffle", "sort", "str", "tag")
 MEANT = {  # what other trainers call a setting
@@ -83,7 +89,7 @@ def check_words(arguments: list[str]) -> None:
             raise UserError(f"{word}: a setting cannot be removed; give another value, as KEY=null or GROUP=none")
         if "=" not in word or not key.strip("+"):
             raise UserError(f"{word}: expected KEY=VALUE")
-        check_setting_of_hydra(key.lstrip("+"), value)
+        check_setting_of_hydra(key.lstrip("+"), value, (*USED, *OF_SWEEPER))
         if reason := problem(word):
             raise UserError(unreadable(word, reason, lambda w: problem(w) is None))
 
@@ -101,10 +107,10 @@ def settings_among(arguments: list[str]) -> Iterator[str]:
             raise UserError(f"{word}: expected a value after it")
 
 
-def check_setting_of_hydra(key: str, value: object) -> None:
+def check_setting_of_hydra(key: str, value: object, used: Collection[str] = USED) -> None:
     """UserError: it is a setting of Hydra's that a training does not follow; says what to use."""
     name = key.split("@")[0]
-    if not re.match(r"hydra([./]|$)", name) or any(name == used or name.startswith(f"{used}.") for used in USED):
+    if not re.match(r"hydra([./]|$)", name) or any(re.match(rf"{place}([./]|$)", name) for place in used):
         return
     setting = name.removeprefix("hydra").strip("./").replace("/", ".")
     parts = setting.split(".")
@@ -134,6 +140,8 @@ def explain(error: BaseException, overrides: list[str], names_of: Callable[[str,
     """
     text = " ".join(str(e) for e in (error, error.__cause__) if e)
     choices = groups() | {"hydra/launcher": launchers(), "hydra/sweeper": ["basic"]}
+    if absent := next((o for o in overrides if o in PLUGINS and o.partition("=")[0] in text), None):
+        return f"{absent}: its package is missing; pip install {PLUGINS[absent]}"
     for override in overrides:
         key, _, value = override.partition("=")
         name = key.lstrip("+~")
@@ -165,7 +173,12 @@ def explain(error: BaseException, overrides: list[str], names_of: Callable[[str,
         return f"{named}: an interval has no list of values; give them, or range(FIRST,LAST,STEP)"
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
-        return not_a_setting(unknown[1].split("@")[0], names_of)
+        name = unknown[1].split("@")[0]
+        part = name.rpartition(".")[0]
+        by = next((o for o in overrides if o.partition("=")[0] == part.replace(".", "/")), None)
+        if by and part.startswith("hydra.") and by.partition("=")[2] not in choices[part.replace(".", "/")]:
+            return f"{name}: {by} has no such setting; --cfg hydra -p {part} shows those that it has"
+        return not_a_setting(name, names_of)
     return re.sub(r"\s+", " ", text)
 
 

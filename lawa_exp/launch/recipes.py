@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from lawa_exp.config.rules import near
 from lawa_exp.launch.conf import CONF
 from lawa_exp.system.errors import UserError
+
+if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
+    from omegaconf import DictConfig
 
 DEFAULT_RECIPE = "as_published"
 
@@ -32,3 +39,13 @@ def with_recipe(overrides: list[str], model: str, recipe: str) -> list[str]:
         raise UserError(f"recipe={recipe}: model={name} has none; models that do: {', '.join(forms[recipe])}")
     choice = name if recipe == DEFAULT_RECIPE else f"{recipe}/{name}"
     return [*(o for o in overrides if o.split("=")[0] != "model"), f"model={choice}"]
+
+
+def composed(loader: ConfigLoader, whole: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
+    """An entry of a multirun in the recipe that it names, and its overrides. whole: the multirun's configuration."""
+    config = loader.load_sweep_config(whole, list(overrides))
+    model = config.hydra.runtime.choices.model
+    named = with_recipe(list(overrides), model, str(config.recipe))
+    if named[-1] != f"model={model}":
+        config = loader.load_sweep_config(whole, named)
+    return config, list(overrides)

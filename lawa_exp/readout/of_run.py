@@ -126,7 +126,7 @@ def prepared(
     target: Target, run: RunDir, written: dict[str, Any], config: Config, entries: list[dict[str, Any]]
 ) -> tuple[Prepared, torch.device, Ranks]:
     """The run with `entries` in place of its averagers. UserError: its data set is not what it was trained on."""
-    options = Options(run_dir=target.run, runs_root=".", sweep=None, plan=False, rerun=False)
+    options = Options(run_dir=target.run, runs_root=".", plan=False, rerun=False)
     if lacking := [name for name in target.moved if name not in written["dataset"]]:
         raise UserError(f"dataset.{lacking[0]}={target.moved[lacking[0]]}: dataset={config.dataset.name} has none")
     changed = {

@@ -94,7 +94,7 @@ def measure_line(folder: Path, id: str) -> Along | None:
     if kept is None or step not in kept.paths or step not in snapshots:
         return None
     device, ranks = start_device(config.trainer.device)
-    options = Options(run_dir=str(folder), runs_root=".", sweep=None, plan=False, rerun=False)
+    options = Options(run_dir=str(folder), runs_root=".", plan=False, rerun=False)
     in_memory = {**written["trajectory"], "window": "memory"}
     unresolved = unresolved_from({**written, "averagers": [], "trajectory": in_memory})
     admit(unresolved, written, folder, trust=False)

@@ -77,7 +77,7 @@ def execute(p: Prepared, options: Options, device: torch.device, ranks: Ranks) -
             elif ranks.is_main:
                 if options.rerun and not merge_rerun(target, run, say):
                     return EXIT["failed"]
-                write_results(p, run, outcome, say, alone=options.sweep is None)
+                write_results(p, run, outcome, say, alone=options.sweep.name is None)
         return EXIT[outcome.how]
 
 

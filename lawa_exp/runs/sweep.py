@@ -1,17 +1,15 @@
-"""One training, or the trainings of a multirun one after another: entries that share a trajectory are one training."""
+"""One training, or the trainings of a multirun: entries that share a trajectory are one training."""
 
 from __future__ import annotations
 
 import functools
 import sys
-import time
-import traceback
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lawa_exp.axes.configuration import Config, Unresolved
 from lawa_exp.axes.lr import SCHEDULES
@@ -25,12 +23,16 @@ from lawa_exp.runs.folder import check_folder
 from lawa_exp.runs.merge import merge
 from lawa_exp.runs.plan import show_plan
 from lawa_exp.runs.prepare import Prepared, prepare
+from lawa_exp.runs.turns import Ended, Training, in_turn
+from lawa_exp.runs.value import compared, weights_of
 from lawa_exp.storage import manifest
+from lawa_exp.storage.manifest import Entry as Listed
 from lawa_exp.storage.rundir import EXIT, RunDir
-from lawa_exp.system import distributed, signals
+from lawa_exp.system import distributed
 from lawa_exp.system.cli import command
 from lawa_exp.system.distributed import start_device
-from lawa_exp.system.errors import Failed, InUse, UserError
+from lawa_exp.system.errors import Failed, UserError
+from lawa_exp.system.machine import default_threads
 
 
 def run_one(unresolved: Unresolved, options: Options) -> int:
@@ -130,6 +132,12 @@ class Sweep:
     manifest: dict[str, Any]
     summary: list[str]
 
+    @property
+    def entries(self) -> list[Listed]:
+        """The entries of the command line, without the stable runs."""
+        entries = [cast(Listed, {**entry, "run_dir": Path(entry["run_dir"])}) for entry in self.manifest["entries"]]
+        return [entry for entry in entries if entry["run_dir"] not in self.stable]
+
     def write_manifest(self) -> None:
         """Says so where another sweep of that name had other runs."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +153,7 @@ class Sweep:
 
 
 def sweep_folder(options: Options) -> Path:
-    return Path(options.runs_root) / "sweeps" / str(options.sweep)
+    return Path(options.runs_root) / "sweeps" / str(options.sweep.name)
 
 
 def gather(entries: list[Entry], overrides: list[list[str]], device: Any, ranks: distributed.Ranks) -> Sweep:
@@ -186,14 +194,19 @@ def gather(entries: list[Entry], overrides: list[list[str]], device: Any, ranks:
     )
 
 
-def wait_for(run: RunDir, ranks: distributed.Ranks) -> None:
-    """Until no other process holds the run, or a stop signal."""
-    while not distributed.Agreement(ranks).now(signals.stop_requested()):
-        try:
-            with distributed.on_main(ranks, run.locked()):
-                return
-        except InUse:
-            time.sleep(1)
+def train_all(
+    sweep: Sweep, options: Options, device: Any, ranks: distributed.Ranks, say: Callable[[str], None]
+) -> dict[int, Ended]:
+    """How each training ended, by its number from 1; fewer where a stop signal came."""
+    trainings = [
+        Training(number, prepared, sweep.described(members))
+        for number, (prepared, members) in enumerate(sweep.trainings, 1)
+    ]
+    if options.sweep.jobs > 1 and len(trainings) > 1:
+        from lawa_exp.runs.side_by_side import side_by_side
+
+        return side_by_side(trainings, options, device, say)
+    return in_turn(trainings, options, device, ranks, say)
 
 
 def run_all(entries: list[Entry], overrides: list[list[str]]) -> int:
@@ -202,50 +215,26 @@ def run_all(entries: list[Entry], overrides: list[list[str]]) -> int:
     device, ranks = start_device(entries[0][0].device, options.plan)
     say: Callable[[str], None] = functools.partial(print, flush=True) if ranks.is_main else lambda _: None
     folder = sweep_folder(options)
-    sweep = gather(entries, overrides, device, ranks)
+    sweep = gather(shared_out(entries, ranks), overrides, device, ranks)
+    for entry in sweep.entries if options.sweep.value else ():
+        weights_of(entry["averages"], options.sweep.value)
     say(f"sweep_dir={folder}")
     for line in sweep.summary:
         say(line)
-    if ranks.is_main and not options.plan:
-        sweep.write_manifest()
-    codes = []
-    left = deque(enumerate(sweep.trainings, 1))
-    put_off: set[int] = set()
-    while left:
-        number, (training, members) = left.popleft()
-        if distributed.Agreement(ranks).now(signals.stop_requested()):
-            return EXIT["stopped"]
-        say(f"\ntraining {number} of {len(sweep.trainings)}: {sweep.described(members)}")
-        if options.plan:
+    if options.plan:
+        for number, (training, members) in enumerate(sweep.trainings, 1):
+            say(f"\ntraining {number} of {len(sweep.trainings)}: {sweep.described(members)}")
             say(f"run_dir={training.run_dir}\n{show_plan(training, ranks)}")
-            continue
-        try:
-            if number in put_off:
-                say(f"waiting for {training.run_dir}, which another process has in use")
-                wait_for(RunDir(training.run_dir), ranks)
-            codes.append(execute(training, options, device, ranks))
-        except UserError as error:
-            if isinstance(error, InUse):
-                say("in use by another process: it is tried again after the others")
-                put_off.add(number)
-                left.append((number, (training, members)))
-                continue
-            codes.append(2)
-            if ranks.is_main:  # every rank makes the same mistake
-                print(f"error: {error}", file=sys.stderr)
-        except Failed as error:
-            if ranks.world > 1:  # the others are elsewhere
-                raise
-            codes.append(EXIT["failed"])
-            print(f"error: {error}", file=sys.stderr)
-        except Exception:
-            if ranks.world > 1:
-                raise
-            codes.append(EXIT["failed"])
-            traceback.print_exc()
-        if codes[-1] == EXIT["stopped"]:
-            return EXIT["stopped"]
-    if ranks.is_main and not options.plan and 0 in codes:
+        distributed.finish()
+        return 0
+    if ranks.is_main:
+        sweep.write_manifest()
+    codes = [ended.code for ended in train_all(sweep, options, device, ranks, say).values()]
+    if EXIT["stopped"] in codes:
+        return EXIT["stopped"]
+    if ranks.is_main and options.sweep.value:
+        say("\n".join(["", *compared(sweep.entries, options.sweep.value)[0]]))
+    if ranks.is_main and 0 in codes:
         try:
             say(f"\n{summarise(folder, folder)}\nsummary: {folder / 'summary.md'}, plot: {folder / 'curves.png'}")
         except (Failed, UserError, OSError) as error:  # the trainings are done all the same
@@ -254,3 +243,14 @@ def run_all(entries: list[Entry], overrides: list[list[str]]) -> int:
     if any(code not in (0, EXIT["diverged"]) for code in codes):
         return EXIT["failed"]
     return EXIT["diverged"] if EXIT["diverged"] in codes else 0
+
+
+def shared_out(entries: list[Entry], ranks: distributed.Ranks) -> list[Entry]:
+    """With sweep.jobs=N a training has an N-th of the cores, where it is not said how many threads it has."""
+    jobs = entries[0][1].sweep.jobs
+    if jobs == 1:
+        return entries
+    if ranks.world > 1:
+        raise UserError(f"sweep.jobs={jobs}: not under torchrun, whose ranks train one run at a time")
+    threads = min(default_threads(1), default_threads(jobs))
+    return [(replace(u, trainer=u.trainer.filled(threads=threads)), options) for u, options in entries]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypedDict, cast
 
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import read_small, write_text_atomically
+from lawa_exp.system.files import in_turn, read_small, write_text_atomically
 from lawa_exp.system.seal import sealed, unsealed
 
 NAME = "manifest.json"
@@ -51,6 +51,21 @@ def read(sweep: Path, runs_alone: bool = False) -> Manifest:
 def write(sweep: Path, content: Mapping[str, Any]) -> None:
     """content: a `Manifest`, whose run directories are text."""
     write_text_atomically(sweep / NAME, json.dumps(sealed(content), indent=1))
+
+
+def add(sweep: Path, content: Mapping[str, Any]) -> None:
+    """Adds the entries to those of the folder, which is made; several processes may do so at a time."""
+    with in_turn(sweep):
+        entries: list[Any] = []
+        if (sweep / NAME).is_file():
+            try:
+                entries = unsealed(read_small(sweep / NAME))["entries"]
+                new = [entry for entry in content["entries"] if entry not in entries]
+            except (ValueError, KeyError, TypeError, RecursionError):
+                raise UserError(f"{sweep / NAME} is damaged: remove it, and start the sweep again") from None
+        else:
+            new = content["entries"]
+        write(sweep, {**content, "entries": [*entries, *new]})
 
 
 def checked(entry: Any, sweep: Path, runs_alone: bool) -> Entry:

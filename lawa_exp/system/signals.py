@@ -22,6 +22,12 @@ def listen(work: str = "step") -> None:
         signal.signal(number, _note)
 
 
+def end_at_once() -> None:
+    """From now on the signals end this process, as Ctrl-C does: other processes do its work."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.default_int_handler)
+
+
 def stop_requested() -> bool:
     return bool(REQUESTED)
 

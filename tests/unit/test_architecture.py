@@ -34,7 +34,7 @@ COMMANDS = {  # what lies at the top
     *("console", "help", "completion"),
 }
 LINES, FUNCTION, SHARE_OF_ANY = 400, 90, 0.03
-HYDRA = {"launch/compose.py", "launch/mistakes.py", "launch/recipes.py"}  # and hydra_plugins/
+HYDRA = {f"launch/{name}.py" for name in ("compose", "entries", "job", "mistakes", "recipes")}  # and hydra_plugins/
 
 
 @cache

@@ -156,7 +156,16 @@ def test_the_command_of_the_card(capsys):
         (["--experimental-rerun", "config.pickle"], ["--experimental-rerun: not a flag"]),
         (["-m", "+run_dir=x"], ["run_dir"]),
         (["-m", "k=3,5", "run_dir=x"], ["run_dir", "runs_root"]),
-        (["hydra.mode=MULTIRUN", "seed=0,1"], ["hydra.mode=MULTIRUN", "give -m"]),
+        (["--jobs", "2"], ["sweep.jobs=2: only under -m"]),
+        (["-m", "--jobs", "many", "seed=0,1"], ["--jobs many: expected a number"]),
+        (["-m", "--jobs=0", "seed=0,1"], ["sweep.jobs=0", "at least 1"]),
+        (["-m", "sweep.jobs=1.5", "seed=0,1"], ["sweep.jobs=1.5", "an integer"]),
+        (["-m", "--jobs", "2", "hydra/launcher=slurm", "seed=0,1"], ["sweep.jobs=2", "hydra.launcher.parallel"]),
+        (["sweep.value=live"], ["sweep.value=live: only under -m"]),
+        (["hydra/launcher=basic"], ["hydra/launcher=basic: only under -m"]),
+        (["-m", "hydra/launcher=basic", "plan=true"], ["plan=true: not with hydra/launcher=basic", "local"]),
+        (["-m", "hydra/launcher=basic", "--jobs", "2"], ["sweep.jobs=2: not with hydra/launcher=basic"]),
+        (["-m", "hydra.sweeper.max_batch_size=2", "seed=0,1"], ["max_batch_size=2: not used here", "sweep.jobs"]),
         (["-m", "hydra.mode=RUN", "seed=0,1"], ["hydra.mode=RUN", "not used here"]),
         (["hydra.sweeper.params.seed=[0,1]"], ["under -m a setting takes several values, KEY=A,B"]),
         (["hydra.output_subdir=null"], ["hydra.output_subdir=null", "provenance.jsonl"]),
@@ -185,19 +194,14 @@ def test_a_mistake_is_one_line_that_names_it(capsys, arguments, parts):
         assert part in line, line
 
 
-LAUNCHER, SWEEPER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher", "mine.Sweeper"
-
-
 @pytest.mark.parametrize(
     "file, content, arguments, parts",
     [
-        ("hydra/launcher/other.yaml", f"_target_: {LAUNCHER}", ["-m", "hydra/launcher=other"], ["local, slurm"]),
-        ("hydra/sweeper/other.yaml", f"_target_: {SWEEPER}", ["-m", "hydra/sweeper=other"], ["expected basic"]),
         (
             "experiment/other.yaml",
-            "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 0,1",
+            "# @package _global_\ndefaults: [override /hydra/launcher: basic]",
             ["experiment=other"],
-            ["hydra.mode=MULTIRUN", "give -m"],
+            ["hydra/launcher=basic: only under -m"],
         ),
         *(
             (
@@ -226,8 +230,6 @@ LAUNCHER, SWEEPER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
     ],
     ids=[
         "launcher",
-        "sweeper",
-        "mode",
         "run",
         "output",
         "environment",
@@ -285,11 +287,29 @@ def test_the_version_is_ours(capsys):
     assert compose.main(["--version"]) == 0 and capsys.readouterr().out == f"lawa_exp {lawa_exp.__version__}\n"
 
 
-def test_the_launcher_of_another_plugin_is_refused(capsys, tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs hydra-joblib-launcher")
-    line = refused(capsys, "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1")
-    assert "hydra/launcher=joblib: expected one of local, slurm" in line
+def test_the_launcher_of_another_plugin_is_refused_where_nothing_trains(tmp_path):
+    with pytest.raises(UserError, match="hydra/launcher=basic: not in this command; expected one of local, slurm"):
+        compose.compose(["-m", "hydra/launcher=basic", "seed=0,1"])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [["hydra.mode=MULTIRUN", "seed=0,1"], ["experiment=several", "--config-dir", "mine"]])
+def test_a_multirun_is_asked_for_by_its_mode(tmp_path, words):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "several.yaml").write_text(
+        "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 0,1\n"
+    )
+    for more in ([], ["hydra.launcher._target_=hydra_plugins.lawa_exp_launcher.Collect"]):  # Hydra looks in two ways
+        entries, multirun = compose.compose([*words, *more])
+        assert multirun and [values["seed"] for values, _ in entries] == [0, 1]
+
+
+def test_the_name_of_a_multirun_has_a_short_form():
+    for word in ("sweep=mine", "sweep.name=mine"):
+        entries, _ = compose.compose(["-m", word, "seed=0", "sweep.value=ema", "--jobs", "2"])
+        _, options = compose.read(*entries[0])
+        assert (options.sweep.name, options.sweep.value, options.sweep.jobs) == ("mine", "ema", 2)
+        assert entries[0][1] == ["seed=0"]  # what an entry asks for
 
 
 @pytest.mark.parametrize("arguments", [["seed=0,1", "-m", "k=3"], ["seed=0,1", "k=3", "-m"]])

@@ -1,6 +1,8 @@
 """The GPU benchmark: it works where there is no GPU, and calls nothing measured that was not."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +13,9 @@ import torch
 ROOT = Path(__file__).parents[2]
 
 
-def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
+def benchmark(*arguments: str, name: str = "gpu_speed") -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "benchmarks/gpu_speed.py", *arguments]
+    words = [sys.executable, f"benchmarks/{name}.py", *arguments]
     return subprocess.run(words, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment)
 
 
@@ -24,8 +26,29 @@ def test_smoke(tmp_path: Path) -> None:
     assert page.startswith("# Smoke test") and "no figure here is a result" in page
     measured = [line for line in page.splitlines() if line.startswith(("| gpt2_medium | 2 | 128 in", "| resnet50, "))]
     assert len(measured) == 3 and all(line.endswith("not known |") for line in measured)
-    assert page.count("| - | not measured |") == 4
+    assert page.count("| - | not measured |") == 2
     assert "1 worker(s)" in page and str(tmp_path) not in page
+
+
+def test_a_session_goes_through_its_stages(tmp_path: Path) -> None:
+    ran = benchmark("--smoke", "--stages", "tests,averaging", "--out", str(tmp_path), name="gpu_session")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    page = (tmp_path / "session.md").read_text()
+    assert "smoke test: no figure is a result" in page and page.count("| done |") == 2
+    assert "LAWA, k=5" in (tmp_path / "averaging.md").read_text()
+    late = benchmark(*("--smoke", "--minutes", "0.05", "--out", str(tmp_path / "late")), name="gpu_session")
+    assert late.returncode == 0 and (tmp_path / "late" / "session.md").read_text().count("no time was left") == 6
+
+
+@pytest.mark.slow  # four multiruns
+def test_the_ladder_trains_its_trunk_and_branches(tmp_path: Path) -> None:
+    ran = benchmark("--smoke", "--root", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), name="gpu_ladder")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    lines = [line.split(" | ") for line in (tmp_path / "out" / "ladder.md").read_text().splitlines()]
+    cells = {line[0]: line for line in lines if line[0] in ("| 80", "| 160")}
+    assert all(len([cell for cell in line if re.fullmatch(r"\d\.\d{4}( \|)?", cell)]) == 4 for line in cells.values())
+    runs = [json.loads(line) for line in (tmp_path / "out" / "ladder.jsonl").read_text().splitlines()]
+    assert sorted(run["key"]["schedule"] for run in runs) == ["constant", "wsd", "wsd"] and len(cells) == 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

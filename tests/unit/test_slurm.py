@@ -291,6 +291,10 @@ def test_the_sbatch_script():
     typed = cluster(nodes=2, gpus_per_node="a100:4")
     assert (typed.ranks, typed.gpus, cluster().gpus) == (8, 4, 0)
     assert submit.parameters(typed, "name", Path("/code"), Path("/run_dirs"), [])["gpus_per_node"] == "a100:4"
+    generic = cluster(nodes=2, gres="gpu:h100:4", qos="high")
+    found = submit.parameters(generic, "name", Path("/code"), Path("/run_dirs"), [])
+    assert (generic.ranks, generic.gpus, found["gres"], found["qos"]) == (8, 4, "gpu:h100:4", "high")
+    assert "gpus_per_node" not in found
 
 
 @pytest.mark.parametrize(
@@ -308,7 +312,17 @@ def test_the_sbatch_script():
             ["-m", "hydra.launcher.partitions=a"],
             "hydra.launcher.partitions: not a setting here; did you mean partition?",
         ),
-        (["-m", "hydra.launcher.qos=high"], "another option of sbatch stands in hydra.launcher.extra='{qos: VALUE}'"),
+        (
+            ["-m", "hydra.launcher.comment=x"],
+            "another option of sbatch stands in hydra.launcher.extra='{comment: VALUE}'",
+        ),
+        (["-m", "hydra.launcher.gres=h100:4"], "hydra.launcher.gres=h100:4: expected gpu:NUMBER or gpu:TYPE:NUMBER"),
+        (
+            ["-m", "hydra.launcher.gres=gpu:4", "hydra.launcher.gpus_per_node=4"],
+            "gres=gpu:4: gpus_per_node=4 asks for GPUs too",
+        ),
+        (["-m", "hydra.launcher.qos=a", "hydra.launcher.extra={qos: b}"], "extra.qos: qos=a says it already"),
+        (["-m", "hydra/sweeper=other", "--config-dir", "OTHER"], "hydra/sweeper=other: not with hydra/launcher=slurm"),
         (
             ["-m", "hydra.launcher.gpus_per_node=a100"],
             "=a100: expected an integer of at least 0, or TYPE:NUMBER",
@@ -323,6 +337,9 @@ def test_the_sbatch_script():
 )
 def test_a_mistake_is_one_line(arguments, line, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "hydra" / "sweeper").mkdir(parents=True)
+    (tmp_path / "hydra" / "sweeper" / "other.yaml").write_text("_target_: mine.Sweeper\n")
+    arguments = [str(tmp_path) if word == "OTHER" else word for word in arguments]
     code = compose.main([*arguments, "hydra/launcher=slurm", f"runs_root={tmp_path}"])
     said = capsys.readouterr().err.strip().splitlines()
     assert code == 2 and len(said) == 1 and line in said[0], said
@@ -334,6 +351,11 @@ def test_typed_gpus_are_planned_where_there_is_no_cluster(capsys, monkeypatch, t
     assert compose.main(["-m", *SHORT, *cluster, "seed=0,1", "plan=true", f"runs_root={tmp_path}"]) == 0
     said = capsys.readouterr().out
     assert said.count("4 rank(s)") == 2 and "machine     cuda" in said and "no SLURM on this machine" in said
+    for name, line in (("sbatch", "exit 0"), ("sinfo", "echo no controller >&2; exit 1")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    assert compose.main(["-m", *SHORT, *cluster, "seed=0,1", "plan=true", f"runs_root={tmp_path}"]) == 0
+    assert "SLURM does not answer (sinfo: no controller): which of these" in capsys.readouterr().out
 
 
 def test_another_training_in_the_folder_is_told_by_the_plan(done, capsys):

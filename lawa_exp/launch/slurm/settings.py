@@ -31,6 +31,12 @@ def _gpus(value: object) -> int | str:
     return number
 
 
+def _gres(value: object) -> str | None:
+    if value is None or (isinstance(value, str) and re.fullmatch(r"gpu(:[A-Za-z][\w.-]*)?:[1-9]\d*", value)):
+        return value
+    raise ValueError
+
+
 OURS = {  # options of sbatch that a setting stands for: in `extra` the plan and the ranks would not follow them
     **dict.fromkeys(("gres", "gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket"), "gpus_per_node=TYPE:NUMBER"),
     **dict.fromkeys(("ntasks", "ntasks-per-node", "ntasks-per-gpu", "tasks-per-node"), "tasks_per_node"),
@@ -43,9 +49,9 @@ OURS = {  # options of sbatch that a setting stands for: in `extra` the plan and
 class Slurm:
     """time: minutes, or SLURM's days-hours:minutes:seconds. grace: seconds before its end, in which a run is saved.
 
-    gpus_per_node: a number, or TYPE:NUMBER. A run has `nodes` times `tasks_per_node` ranks (null: one for each GPU).
-    extra: other options of sbatch, by name. setup: shell lines before each start. parallel: how many runs of the array
-    may be running at once.
+    gpus_per_node: a number, or TYPE:NUMBER; gres: gpu:TYPE:NUMBER in its place. A run has `nodes` times
+    `tasks_per_node` ranks (null: one for each GPU). extra: other options of sbatch, by name. setup: shell lines before
+    each start. parallel: how many runs of the array may be running at once.
     """
 
     partition: str | None = setting(optional(text()), "sbatch's --partition")
@@ -59,10 +65,16 @@ class Slurm:
     gpus_per_node: int | str = setting(
         Rule("an integer of at least 0, or TYPE:NUMBER as a100:2", _gpus), "GPUs of a node, with their type if need be"
     )
+    gres: str | None = setting(
+        Rule("gpu:NUMBER or gpu:TYPE:NUMBER, or null", _gres),
+        "the same as sbatch's --gres, for a cluster that knows no --gpus-per-node",
+        before=None,
+    )
     tasks_per_node: int | None = setting(optional(integer(1)), "ranks of a node; null: one for each GPU")
     cpus_per_task: int = setting(integer(1), "CPU cores of a rank")
     memory: str | None = setting(optional(text()), "sbatch's --mem, memory of a node")
     constraint: str | None = setting(optional(text()), "sbatch's --constraint")
+    qos: str | None = setting(optional(text()), "sbatch's --qos", before=None)
     extra: dict[str, object] | None = setting(optional(mapping()), "other options of sbatch, as {name: value}")
     setup: tuple[str, ...] = setting(
         Rule("a shell line, or a list of them", _lines), "shell lines that run before each start"
@@ -71,6 +83,10 @@ class Slurm:
     wait: bool = setting(boolean(), "wait until all jobs have ended")
 
     def __post_init__(self) -> None:
+        if self.gres and self.gpus_per_node:
+            raise UserError(f"gres={self.gres}: gpus_per_node={self.gpus_per_node} asks for GPUs too; give one of them")
+        if self.qos and "qos" in (self.extra or {}):
+            raise UserError(f"extra.qos: qos={self.qos} says it already")
         for name, value in (self.extra or {}).items():
             ours = OURS.get(name.replace("_", "-"))
             if ours is None or (name == "gres" and not re.search(r"\bgpu\b", str(value))):
@@ -80,7 +96,7 @@ class Slurm:
     @property
     def gpus(self) -> int:
         """GPUs of a node, of whatever type."""
-        return int(str(self.gpus_per_node).rpartition(":")[2])
+        return int((self.gres or str(self.gpus_per_node)).rpartition(":")[2])
 
     @property
     def seconds(self) -> int:

@@ -32,7 +32,7 @@ from lawa_exp.storage.rows import averager_ids, read_rows
 from lawa_exp.storage.rundir import EXIT, RunDir
 from lawa_exp.system import heartbeat, signals
 from lawa_exp.system.distributed import Ranks
-from lawa_exp.system.errors import UserError
+from lawa_exp.system.errors import Failed, UserError
 from lawa_exp.system.files import locked
 
 POLL = 5  # seconds between two looks at the queue, where the command waits
@@ -41,8 +41,7 @@ POLL = 5  # seconds between two looks at the queue, where the command waits
 def submit(entries: list[Entry], overrides: list[list[str]], cluster: Slurm) -> int:
     """Queues the trainings of a multirun that are neither done, queued nor running; returns the exit code."""
     options = entries[0][1]
-    without_queue = options.plan and not shutil.which("sbatch")  # a plan needs no cluster
-    check(cluster, without_queue)
+    unknown = check(cluster, options.plan)
     if options.rerun:
         raise UserError(
             "rerun=true: not with hydra/launcher=slurm; one run after another does it, or launch/sbatch_single.sh"
@@ -60,13 +59,13 @@ def submit(entries: list[Entry], overrides: list[list[str]], cluster: Slurm) -> 
         if options.plan:
             print(f"\n{sweep.described(members)}\nrun_dir={training.run_dir}\n{plan}")
     if options.plan:
-        if without_queue:
-            print("no SLURM on this machine: which of these are queued or running is not known")
+        if unknown:
+            print(f"{unknown}: which of these are queued or running is not known")
         else:
             show(sweep, standings(sweep))
         return 0
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".submitting", f"sweep={options.sweep}"):
+    with locked(folder / ".submitting", f"sweep={options.sweep.name}"):
         found = standings(sweep)
         show(sweep, found)
         sweep.write_manifest()
@@ -80,21 +79,27 @@ def submit(entries: list[Entry], overrides: list[list[str]], cluster: Slurm) -> 
     return 0
 
 
-def check(cluster: Slurm, without_queue: bool = False) -> None:
+def check(cluster: Slurm, plan: bool = False) -> str:
     """UserError where nothing can be submitted here, or no run of it would get anywhere.
 
-    without_queue: there is no cluster here, and nothing is submitted.
+    plan: nothing is submitted; returns why there is no cluster to ask, which a plan needs not, or nothing.
     """
     if cluster.grace >= cluster.seconds:
         raise UserError(
             f"hydra.launcher.grace={cluster.grace}: expected fewer seconds than hydra.launcher.time={cluster.time} has "
             f"({cluster.seconds:,}); a run saves so long before its end, and would be at once"
         )
-    if without_queue:
-        return
-    if importlib.util.find_spec("submitit") is None:
+    if plan and not shutil.which("sbatch"):
+        return "no SLURM on this machine"
+    if not plan and importlib.util.find_spec("submitit") is None:
         raise UserError("hydra/launcher=slurm: the package submitit is missing; pip install 'lawa_exp[slurm]'")
-    queue.check_cluster(cluster.partition)
+    try:
+        queue.check_cluster(cluster.partition)
+    except Failed as error:
+        if not plan:
+            raise
+        return f"SLURM does not answer ({error})"
+    return ""
 
 
 def with_threads(unresolved: Unresolved, cluster: Slurm) -> Unresolved:
@@ -229,9 +234,11 @@ def parameters(cluster: Slurm, sweep: str, code: Path, run_dirs: Path, after: li
         "nodes": cluster.nodes,
         "ntasks_per_node": cluster.ranks_per_node,
         "cpus_per_task": threads,
-        "gpus_per_node": cluster.gpus_per_node if cluster.gpus else None,
+        "gpus_per_node": cluster.gpus_per_node or None,
+        "gres": cluster.gres,
         "mem": cluster.memory,
         "constraint": cluster.constraint,
+        "qos": cluster.qos,
         "array_parallelism": cluster.parallel,
     }
     python = shlex.quote(sys.executable)

@@ -69,7 +69,7 @@ def train_pinned(path: Path) -> int:
     sys.argv = ["lawa_exp", *content["command"]]
     unresolved = unresolved_from(content["config"])
     custom.allow(builders(unresolved).values())  # the user submitted it
-    options = Options(content["run_dir"], str(Path(content["run_dir"]).parent), None, False, False)
+    options = Options(content["run_dir"], str(Path(content["run_dir"]).parent), plan=False, rerun=False)
     try:
         device, ranks = start_device(unresolved.device)
         prepared = prepare(unresolved, options, device, ranks)
