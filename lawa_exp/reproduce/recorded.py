@@ -107,8 +107,18 @@ def recorded(path: Path) -> tuple[Callable[[str], list[Run]], list[str]]:
     try:
         facts = list(lines[0]["facts"])
         for line in lines[1:]:
+            run = Run(
+                Path(line["run"]),
+                line["steps"],
+                line["seed"],
+                line["config"],
+                in_rows(line["val"]),
+                in_rows(line["test"]),
+                {name: in_rows(parts) for name, parts in line["readouts"].items()},
+                metrics_in(line),
+            )
             for name in line["sets"]:
-                runs.setdefault(name, []).append(run_in(line))
+                runs.setdefault(name, []).append(run)
     except (LookupError, ValueError, TypeError, AttributeError):
         raise UserError(f"--recompute={path}: not a table of curves, as a reproduction writes") from None
 
@@ -118,16 +128,3 @@ def recorded(path: Path) -> tuple[Callable[[str], list[Run]], list[str]]:
         return runs[name]
 
     return of, facts
-
-
-def run_in(line: Mapping[str, Any]) -> Run:
-    return Run(
-        Path(line["run"]),
-        line["steps"],
-        line["seed"],
-        line["config"],
-        in_rows(line["val"]),
-        in_rows(line["test"]),
-        {name: in_rows(parts) for name, parts in line["readouts"].items()},
-        metrics_in(line),
-    )
