@@ -50,7 +50,8 @@ def in_rows(parts: Sequence[Mapping[str, Any]]) -> list[Row]:
         names = list(part["each"])
         for values in zip(*part["each"].values(), strict=True):
             own = {name: value for name, value in zip(names, values, strict=True) if value is not None}
-            rows.append({**part["same"], **own})
+            row = {**part["same"], **own}
+            rows.append(dict.fromkeys(row.get("nonfinite", ())) | row)  # whose null is a value
     return cast(list[Row], sorted(rows, key=lambda row: row["step"]))
 
 

@@ -19,7 +19,7 @@ from lawa_exp.reproduce import book as books
 from lawa_exp.reproduce.arms import Arm, Missing, Run, measure
 from lawa_exp.reproduce.judged import FIELDS, needed, resolve
 from lawa_exp.reproduce.pages import escaped
-from lawa_exp.reproduce.recorded import recorded
+from lawa_exp.reproduce.recorded import in_columns, in_rows, recorded
 from lawa_exp.reproduce.reproduction import left_out
 from lawa_exp.reproduce.rules import AGAINST, MET, OF_ARMS, UNDECIDED, Check, check, judge, names_in
 from lawa_exp.reproduce.trained import plan_set
@@ -287,6 +287,17 @@ def test_stopped_it_goes_on_where_it_was(tmp_path: Path) -> None:
     done = run(*asked[3:], module="lawa_exp.reproduce")
     assert done.returncode == 0 and (runs / "reproduce" / "cpu" / "mine.md").exists(), done.stdout + done.stderr
     assert len((begun / "provenance.jsonl").read_text().splitlines()) == starts + 1
+
+
+def test_rows_come_back_from_columns_as_they_were() -> None:
+    live = {"split": "val", "weights": "live"}
+    rows = [
+        {"step": 1, **live, "loss": 2.0, "bn": "latest"},
+        {"step": 1, "split": "val", "weights": "lawa-k3-s10", "averager": "lawa", "k": 3, "loss": 1.0, "accuracy": 1},
+        {"step": 2, **live, "loss": None, "nonfinite": ["loss"], "bn": "latest"},
+    ]
+    assert in_rows(in_columns(rows)) == rows
+    assert in_rows(in_columns(rows[2:])) == rows[2:]
 
 
 def test_a_table_of_something_else_is_refused(tmp_path: Path) -> None:
