@@ -117,6 +117,7 @@ def test_files_without_documents_and_rows_that_are_none_are_refused(tmp_path):
     for name, row in (("list", "[0, 5]"), ("text", '"text"'), ("deep", "[" * 100_000)):
         for column in ("text", None):
             refused(write(tmp_path / f"{name}.jsonl", f"{row}\n"), "line 1 is not a JSON object", column)
+    refused(write(tmp_path / "two.csv", "text,text\na,b\n"), r"two\.csv: several columns are called text; expected one")
     refused(write(tmp_path / "null.jsonl", '{"text": null}\n' + LINES), "row 1 has no text in column text", None)
     damaged = pa.Array.from_buffers(
         pa.utf8(), 1, [None, pa.py_buffer(np.array([0, 2], np.int32).tobytes()), pa.py_buffer(b"\xff\xfe")]

@@ -50,6 +50,8 @@ def check_columns(columns: Sequence[str] | None, there: Sequence[str], where: st
     for name in columns or ():
         if name not in there:
             raise UserError(f"{where}: no column {name}; its columns are {listed(list(there)) or 'none'}")
+        if list(there).count(name) > 1:
+            raise UserError(f"{where}: several columns are called {name}; expected one")
 
 
 def _json_lines(path: Path, where: str, columns: Sequence[str] | None) -> Iterator[Table]:
