@@ -17,6 +17,7 @@ from lawa_exp import __version__
 from lawa_exp.config.names import BUDGET_UNITS
 from lawa_exp.config.rules import build
 from lawa_exp.launch import job
+from lawa_exp.launch.alike import compose_alike_once
 from lawa_exp.launch.conf import CONF
 from lawa_exp.launch.defaults import read_defaults
 from lawa_exp.launch.entries import plain, read, without_effect
@@ -160,6 +161,8 @@ def compose(
     try:
         if HELP & set(arguments):
             list_groups_once()
+        if multirun:
+            compose_alike_once()
         recipes = [o.partition("=")[2] for o in overrides if o.split("=")[0].lstrip("+") == "recipe"]
         if recipes and not multirun:  # under -m the launcher does it for each entry
             arguments = with_recipe(arguments, chosen_model(overrides), recipes[-1])

@@ -23,9 +23,8 @@ from lawa_exp.system.files import write_atomically
 FILE = "curves.jsonl.gz"
 # Of rows and of runs, what no rule and no plot of losses asks:
 LEFT_OUT = ("trained_samples", "trained_tokens", "eval_samples")
-
-
 UNUSED = ("identity", "averagers", "metrics", "trajectory", "save", "logger", "loggers")
+Columns = Mapping[str, Any]  # a part, see `in_columns`
 
 
 def in_columns(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -43,7 +42,7 @@ def in_columns(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return parts
 
 
-def in_rows(parts: Sequence[Mapping[str, Any]]) -> list[Row]:
+def in_rows(parts: Sequence[Columns]) -> list[Row]:
     """The rows again, by step."""
     rows: list[dict[str, Any]] = []
     for part in parts:

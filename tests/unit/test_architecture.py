@@ -34,7 +34,8 @@ COMMANDS = {  # what lies at the top
     *("console", "help", "completion"),
 }
 LINES, FUNCTION, SHARE_OF_ANY = 400, 90, 0.03
-HYDRA = {f"launch/{name}.py" for name in ("compose", "entries", "job", "mistakes", "recipes")}  # and hydra_plugins/
+KNOWING = ("alike", "compose", "entries", "job", "mistakes", "recipes")
+HYDRA = {f"launch/{name}.py" for name in KNOWING}  # and hydra_plugins/
 
 
 @cache

@@ -468,3 +468,26 @@ def test_composing_twice_in_a_process():
     for seeds in (["0", "1"], ["2", "3"]):
         entries, multirun = compose.compose(["-m", f"seed={','.join(seeds)}"])
         assert multirun and [values["seed"] for values, _ in entries] == [int(s) for s in seeds]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [
+            "lr=cosine,wsd",
+            "lr.peak=1e-3,2e-3",
+            "k=[3],[5,10]",
+            "averagers.ema.decay=[half_life:4%,0.9]",
+            "avg=[lawa,ema]",
+        ],
+        ["experiment=mini_lm", "steps=500,2epochs", "runs_root='a b',c", "seed=0,1"],
+        ["lr.horizon=75%,${steps}", "steps=40", "init.from=null,/x", "+watch.mine={kind: noise_scale}", "seed=0"],
+    ],
+)
+def test_an_entry_of_a_multirun_is_composed_as_it_is_alone(words):
+    """Entries that differ in values alone are copies of the first, see launch/alike.py."""
+    entries, multirun = compose.compose(["-m", *words])
+    assert multirun and len(entries) > 1
+    for values, overrides in entries:
+        ((alone, _),), _ = compose.compose(overrides)
+        assert {**values, "sweep": None} == {**alone, "sweep": None}, overrides

@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass
-from typing import Any
 
-from lawa_exp.axes.logger.rows import Steps
+from lawa_exp.axes.logger.rows import Payload, Steps
 from lawa_exp.axes.logger.settings import LoggerSettings
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.files import write_text_atomically
@@ -54,7 +53,7 @@ class CsvSender:
         return self.steps.count
 
 
-def table(columns: list[str], rows: list[dict[str, Any]]) -> str:
+def table(columns: list[str], rows: list[Payload]) -> str:
     """The lines of rows; a value that a row lacks is empty."""
     text = io.StringIO()
     csv.DictWriter(text, columns, restval="", lineterminator="\n").writerows(rows)

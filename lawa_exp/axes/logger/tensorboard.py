@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from lawa_exp.axes.logger.rows import Steps
 from lawa_exp.axes.logger.settings import LoggerSettings
@@ -54,7 +54,7 @@ class TensorBoardSender:
         self.writer.close()
         return self.steps.count
 
-    def _text(self, tag: str, content: dict[str, Any]) -> None:
+    def _text(self, tag: str, content: Mapping[str, object]) -> None:
         """A mapping in the tab of texts."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
