@@ -94,6 +94,8 @@ def record(path: Path, runs: Mapping[str, Sequence[Run]], facts: Sequence[str]) 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
     """UserError: there is no such table, or it is damaged."""
+    if not path.is_file():
+        raise UserError(f"--recompute={path}: no such file; expected {FILE}, which a reproduction writes")
     try:
         return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
     except (OSError, EOFError, ValueError, zlib.error) as error:

@@ -302,6 +302,8 @@ def test_rows_come_back_from_columns_as_they_were() -> None:
 
 def test_a_table_of_something_else_is_refused(tmp_path: Path) -> None:
     table = tmp_path / "curves.jsonl.gz"
+    with pytest.raises(UserError, match=r"no such file; expected curves\.jsonl\.gz, which a"):
+        recorded(table)
     for content in (b"", b'{"a": 1}\n', b'{"facts": []}\n{"a": 1}\n', b"[]\n", b"1\n"):
         table.write_bytes(gzip.compress(content))
         with pytest.raises(UserError, match="not a table of curves, as a reproduction writes"):
