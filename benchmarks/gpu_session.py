@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,18 +93,28 @@ def stage_row(stage: Stage, limit: float, options: argparse.Namespace) -> tuple[
         return stage.name, "not begun: no time was left", "-", "-"
     words = [word.format(out=page) for word in stage.words] + list(stage.smoke if options.smoke else ())
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    began = time.perf_counter()
+    began, earlier = time.perf_counter(), written(page)
     with log.open("w") as said:
+        process = subprocess.Popen(
+            [sys.executable, *words], stdout=said, stderr=said, env=environment, start_new_session=True
+        )
         try:
-            code = subprocess.run(
-                [sys.executable, *words], stdout=said, stderr=said, env=environment, timeout=limit
-            ).returncode
+            code = process.wait(limit)
             ended = "done" if code == 0 else f"failed with exit code {code}"
         except subprocess.TimeoutExpired:
             ended = f"stopped after its {limit:.0f} s"
-    shown = page.name if page.exists() else log.name
+        finally:
+            with suppress(ProcessLookupError):  # with what it started, which would slow the next stage
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    shown = page.name if written(page) != earlier else log.name
     print(f"{stage.name}: {ended}; {options.out / shown}", flush=True)
     return stage.name, ended, f"{time.perf_counter() - began:.0f}", f"[{shown}]({shown})"
+
+
+def written(page: Path) -> int | None:
+    """When, to tell whether a stage wrote its page; None: there is none."""
+    return page.stat().st_mtime_ns if page.exists() else None
 
 
 if __name__ == "__main__":

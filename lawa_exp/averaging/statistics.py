@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
@@ -113,11 +114,13 @@ def _mean_over_ranks(statistics: list[Tensor], count: int) -> None:
 
 
 def _moved(batch: object, device: torch.device) -> object:
-    """Its tensors on `device`."""
-    if isinstance(batch, Tensor):
-        return batch.to(device)
+    """Its tensors on `device`. What moves itself, such as transformers' BatchEncoding, does."""
+    if isinstance(batch, Tensor) or callable(getattr(batch, "to", None)):
+        return batch.to(device)  # type: ignore[attr-defined]
     if isinstance(batch, dict):
-        return type(batch)({key: _moved(value, device) for key, value in batch.items()})
+        moved = copy.copy(batch)
+        moved.update({key: _moved(value, device) for key, value in batch.items()})
+        return moved
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(_moved(value, device) for value in batch))  # type: ignore[arg-type]
     if isinstance(batch, list | tuple):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lawa_exp.averaging import AVERAGERS
+from lawa_exp.axes.dataset.places import whole
 from lawa_exp.config.names import BUDGET_UNITS, STABLE
 from lawa_exp.config.rules import build, setting_names
 from lawa_exp.launch.conf import attached
@@ -103,7 +104,7 @@ def whole_path(value: object) -> object:
     path = Path(str(value))
     with contextlib.suppress(RuntimeError):  # ~NAME of nobody
         path = path.expanduser()
-    return str(path.resolve())
+    return str(whole(path))
 
 
 def expand(averagers: object) -> Iterator[dict[str, Any]]:

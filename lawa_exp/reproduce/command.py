@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from lawa_exp.reproduce.book import FOLDER, PAPERS, SCALES
 from lawa_exp.system import signals
 from lawa_exp.system.cli import Parser, exit_code, threads
+from lawa_exp.system.errors import UserError
 
 LAUNCHERS = ("local", "slurm")
 CURVES = Path("results/claims/curves.jsonl.gz")
@@ -17,16 +19,27 @@ def main(arguments: list[str]) -> int:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     args = parser().parse_args(arguments[:end])
     args.words = arguments[end + 1 :]
-    if args.claim and not args.recompute:
-        args.recompute = CURVES
 
     def command() -> int:
+        check_claim(args)
         from lawa_exp.reproduce.reproduction import reproduce  # torch and Hydra: not for --help
 
         signals.listen()
         return reproduce(args)
 
     return exit_code(command)
+
+
+def check_claim(args: argparse.Namespace) -> None:
+    """Fills in what goes with --claim. UserError: a flag goes with it alone, or not with it."""
+    if not args.claim and args.seed is not None:
+        raise UserError(f"--seed={args.seed} is of --claim, which is missing")
+    if not args.claim:
+        return
+    for flag, given in (("plan", args.plan), ("read", args.read), ("launcher=slurm", args.launcher == "slurm")):
+        if given:
+            raise UserError(f"--{flag} does not go with --claim, which trains one run here, now")
+    args.recompute, args.seed = args.recompute or CURVES, args.seed or 0
 
 
 def parser() -> Parser:
@@ -59,7 +72,7 @@ def parser() -> Parser:
         help="train one run of this claim again, and say whether its losses are those of the table (--recompute) to "
         "the last digit",
     )
-    p.add_argument("--seed", type=int, default=0, metavar="N", help="of the run of --claim (default: 0)")
+    p.add_argument("--seed", type=int, metavar="N", help="of the run of --claim (default: 0)")
     p.add_argument("--out", type=Path, help="where tables and plots go (default: RUNS_ROOT/reproduce/SCALE)")
     p.add_argument("--runs-root", default="runs", metavar="DIR", help="where the runs are (default: runs)")
     p.add_argument("--jobs", type=threads, default=1, help="sets of trainings at a time on this machine (default: 1)")

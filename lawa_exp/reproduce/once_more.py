@@ -16,7 +16,7 @@ from lawa_exp.reproduce.judged import resolve
 from lawa_exp.reproduce.recorded import recorded
 from lawa_exp.results.summary import read_run
 from lawa_exp.storage.rows import Row, averager_ids, name_of
-from lawa_exp.storage.rundir import EXIT
+from lawa_exp.storage.rundir import EXIT, RunDir
 from lawa_exp.system import signals
 from lawa_exp.system.errors import UserError
 
@@ -33,6 +33,11 @@ def train_again(args: argparse.Namespace, book: Book, papers: Sequence[Paper]) -
     folder = Path(args.runs_root) / run.folder.name
     print(f"{args.claim}: {run.folder.name}, of {set_name}\n  python -m lawa_exp -m {shlex.join(words)}", flush=True)
     sweep = [f"runs_root={args.runs_root}", f"sweep=once-more-{run.folder.name}"]
+    if RunDir(folder).marker():
+        print(
+            f"{folder} was trained here before, and is compared as it is; --runs-root DIR trains it elsewhere",
+            flush=True,
+        )
     process = subprocess.Popen([sys.executable, "-m", "lawa_exp", "-m", *words, *sweep, *args.words])
     try:
         code = process.wait()

@@ -49,7 +49,8 @@ def in_rows(parts: Sequence[Columns]) -> list[Row]:
         names = list(part["each"])
         for values in zip(*part["each"].values(), strict=True):
             own = {name: value for name, value in zip(names, values, strict=True) if value is not None}
-            rows.append({**part["same"], **own})
+            row = {**part["same"], **own}
+            rows.append(dict.fromkeys(row.get("nonfinite", ())) | row)  # whose null is a value
     return cast(list[Row], sorted(rows, key=lambda row: row["step"]))
 
 
@@ -93,6 +94,8 @@ def record(path: Path, runs: Mapping[str, Sequence[Run]], facts: Sequence[str]) 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
     """UserError: there is no such table, or it is damaged."""
+    if not path.is_file():
+        raise UserError(f"--recompute={path}: no such file; expected {FILE}, which a reproduction writes")
     try:
         return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
     except (OSError, EOFError, ValueError, zlib.error) as error:
@@ -101,25 +104,29 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 
 def recorded(path: Path) -> tuple[Callable[[str], list[Run]], list[str]]:
     """The runs of a set by its name (it raises Missing where the table has none), and the facts."""
-    head, *lines = lines_of(path)
     runs: dict[str, list[Run]] = {}
-    for line in lines:
-        run = Run(
-            Path(line["run"]),
-            line["steps"],
-            line["seed"],
-            line["config"],
-            in_rows(line["val"]),
-            in_rows(line["test"]),
-            {name: in_rows(parts) for name, parts in line["readouts"].items()},
-            metrics_in(line),
-        )
-        for name in line["sets"]:
-            runs.setdefault(name, []).append(run)
+    lines = lines_of(path)
+    try:
+        facts = list(lines[0]["facts"])
+        for line in lines[1:]:
+            run = Run(
+                Path(line["run"]),
+                line["steps"],
+                line["seed"],
+                line["config"],
+                in_rows(line["val"]),
+                in_rows(line["test"]),
+                {name: in_rows(parts) for name, parts in line["readouts"].items()},
+                metrics_in(line),
+            )
+            for name in line["sets"]:
+                runs.setdefault(name, []).append(run)
+    except (LookupError, ValueError, TypeError, AttributeError):
+        raise UserError(f"--recompute={path}: not a table of curves, as a reproduction writes") from None
 
     def of(name: str) -> list[Run]:
         if name not in runs:
             raise Missing(f"{path.name} has no run of {name}")
         return runs[name]
 
-    return of, head["facts"]
+    return of, facts

@@ -32,12 +32,13 @@ def weights_of(averages: Sequence[str], choice: str | None = None) -> str:
 
 
 def value_of(run: RunDir, weights: str, step: int) -> float:
-    """The val loss of the weights after the step, also of an average that was read out later; inf where it diverged.
+    """The val loss of the weights after the step, also of an average that was read out later; inf of a run that had
+    diverged by then.
 
     Failed: it was not evaluated there.
     """
-    marker, _ = run.marker() or ("", {})
-    if marker == "DIVERGED":
+    marker, facts = run.marker() or ("", {"step": 0})
+    if marker == "DIVERGED" and facts["step"] <= step:
         return math.inf
     rows = read_rows(run.metrics, trained=False)
     rows = with_newer(rows, read_rows(run.readouts / weights / "metrics.jsonl", trained=False))

@@ -1,10 +1,13 @@
 """The GPU benchmark: it works where there is no GPU, and calls nothing measured that was not."""
 
+import argparse
+import importlib
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -38,6 +41,20 @@ def test_a_session_goes_through_its_stages(tmp_path: Path) -> None:
     assert "LAWA, k=5" in (tmp_path / "averaging.md").read_text()
     late = benchmark(*("--smoke", "--minutes", "0.05", "--out", str(tmp_path / "late")), name="gpu_session")
     assert late.returncode == 0 and (tmp_path / "late" / "session.md").read_text().count("no time was left") == 6
+
+
+def test_a_stage_of_a_session_leaves_no_process_and_no_earlier_page_is_its_own(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    session = importlib.import_module("gpu_session")
+    (tmp_path / "one.md").write_text("of an earlier session")
+    code = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid)"
+    row = session.stage_row(
+        session.Stage("one", ("-c", code), 1.0, ()), 60.0, argparse.Namespace(out=tmp_path, smoke=False)
+    )
+    assert row[:2] == ("one", "done") and row[3] == "[one.log](one.log)"
+    command = Path("/proc") / (tmp_path / "one.log").read_text().strip() / "cmdline"
+    while command.exists() and command.read_bytes():  # empty: it has ended, and nobody has asked how
+        time.sleep(0.01)
 
 
 @pytest.mark.slow  # four multiruns

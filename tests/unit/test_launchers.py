@@ -1,6 +1,7 @@
 """Multiruns by the launchers and sweepers of Hydra's plugins, or several runs at a time: the same runs; values."""
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,9 @@ def test_what_a_job_is_worth(ours, tmp_path):
     assert lawa_exp.load(trained.path).value() == value_of(trained, "live", 10)  # two averages: which is not said
     with pytest.raises(Failed, match="no val loss of live after step 7"):
         value_of(trained, "live", 7)
+    later = RunDir(Path(shutil.copytree(trained.path, tmp_path / "later")))
+    later.mark("DIVERGED", step=14)  # of a larger budget
+    assert value_of(later, "lawa-k3-s2", 10) == expected and value_of(later, "live", 20) == math.inf
 
 
 def test_a_training_waits_for_what_it_goes_on_from(tmp_path):

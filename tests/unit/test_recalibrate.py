@@ -1,13 +1,14 @@
 """New statistics of norms for an average, in any loop."""
 
 import warnings
-from collections import namedtuple
+from collections import OrderedDict, defaultdict, namedtuple
 
 import pytest
 import torch
 from torch import nn
 
 from lawa_exp.averaging import Ema, Lawa, recalibrate
+from lawa_exp.averaging.statistics import _moved
 
 Pair = namedtuple("Pair", "inputs targets")
 
@@ -104,6 +105,18 @@ def test_in_another_model_and_a_moved_batch():
     with lawa.applied(other):
         recalibrate(lawa, ({"inputs": x.double()} for x in batches()))
         assert other.norm.num_batches_tracked == 6 and model.norm.num_batches_tracked == 8
+
+
+def test_what_holds_a_batch_is_moved_as_what_it_is():
+    meta, x = torch.device("meta"), torch.ones(1)
+    of_transformers = pytest.importorskip("transformers").BatchEncoding
+    batches = [of_transformers({"x": x}), OrderedDict(x=x), defaultdict(list, x=x), {"x": [x, (x, 1)]}]
+    for batch in batches:
+        moved = _moved(batch, meta)
+        assert type(moved) is type(batch) and list(moved) == ["x"]
+        if not isinstance(batch["x"], list):
+            assert moved["x"].device == meta
+    assert moved["x"][1][0].device == meta and batch["x"][0] is x and moved["x"][1][1] == 1
 
 
 def test_a_module_of_the_protocol():

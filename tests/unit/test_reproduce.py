@@ -19,6 +19,7 @@ from lawa_exp.reproduce import book as books
 from lawa_exp.reproduce.arms import Arm, Missing, Run, measure
 from lawa_exp.reproduce.judged import FIELDS, needed, resolve
 from lawa_exp.reproduce.pages import escaped
+from lawa_exp.reproduce.recorded import in_columns, in_rows, recorded
 from lawa_exp.reproduce.reproduction import left_out
 from lawa_exp.reproduce.rules import AGAINST, MET, OF_ARMS, UNDECIDED, Check, check, judge, names_in
 from lawa_exp.reproduce.trained import plan_set
@@ -259,6 +260,7 @@ def test_a_small_reproduction(tmp_path: Path) -> None:
     table.write_bytes(gzip.compress(re.sub(rb'("split":"test".*?"loss":\d\.\d*)\d', rb"\g<1>0", written)))
     done = run(*again, module="lawa_exp.reproduce")
     assert done.returncode == 1 and "recorded losses differ, by at most" in done.stdout, done.stdout
+    assert f"{tmp_path / 'runs'}" in done.stdout and "was trained here before, and is compared as it is" in done.stdout
     done = run(*again[:-1], "7", module="lawa_exp.reproduce")
     assert done.returncode == 2 and "--seed=7: the recorded runs of mine-gain have 0, 1" in done.stderr
     table.write_bytes(table.read_bytes()[:-20])
@@ -287,12 +289,35 @@ def test_stopped_it_goes_on_where_it_was(tmp_path: Path) -> None:
     assert len((begun / "provenance.jsonl").read_text().splitlines()) == starts + 1
 
 
+def test_rows_come_back_from_columns_as_they_were() -> None:
+    live = {"split": "val", "weights": "live"}
+    rows = [
+        {"step": 1, **live, "loss": 2.0, "bn": "latest"},
+        {"step": 1, "split": "val", "weights": "lawa-k3-s10", "averager": "lawa", "k": 3, "loss": 1.0, "accuracy": 1},
+        {"step": 2, **live, "loss": None, "nonfinite": ["loss"], "bn": "latest"},
+    ]
+    assert in_rows(in_columns(rows)) == rows
+    assert in_rows(in_columns(rows[2:])) == rows[2:]
+
+
+def test_a_table_of_something_else_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "curves.jsonl.gz"
+    with pytest.raises(UserError, match=r"no such file; expected curves\.jsonl\.gz, which a"):
+        recorded(table)
+    for content in (b"", b'{"a": 1}\n', b'{"facts": []}\n{"a": 1}\n', b"[]\n", b"1\n"):
+        table.write_bytes(gzip.compress(content))
+        with pytest.raises(UserError, match="not a table of curves, as a reproduction writes"):
+            recorded(table)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (["ewo"], "ewo: did you mean ewa"),
         (["ewa", "--scale", "cpo"], "invalid choice: 'cpo'"),
         (["ewa", "--claims", "/nowhere"], "--claims /nowhere: expected a folder with trainings.yaml"),
+        (["ewa", "--claim", "ewa-gain", "--plan"], "--plan does not go with --claim, which trains one run here, now"),
+        (["ewa", "--seed", "3"], "--seed=3 is of --claim, which is missing"),
     ],
 )
 def test_mistakes(words: list[str], told: str) -> None:

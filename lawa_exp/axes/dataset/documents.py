@@ -38,8 +38,11 @@ def open_documents(source: Files, column: str | None, tokenizer: Tokenizer, cont
     head = f"documents {RULE}\0{column}\0{tokenizer.fingerprint}\0{tokenizer.end_of_text}"
     digest, whole, said = hashlib.sha256(head.encode()), {}, []
     for split, files in source.splits.items():
-        digest.update(f"{split}\0{fingerprint_files(files)}".encode())
-        tokens, ends = _tokens(files, column, tokenizer, head)
+        content = _content(files)
+        digest.update(f"{split}\0{content}".encode())
+        tokens, ends = _tokens(files, content, column, tokenizer, head)
+        if not len(ends):
+            raise UserError(f"dataset.path={files[0]}: no document in column {column} of {split} ({_names(files)})")
         whole[split] = tokens, ends
         said.append(f"{len(ends):,} documents of {split} ({_names(files)})")
     end = f"token {tokenizer.end_of_text}" if tokenizer.end_of_text is not None else "a blank line"
@@ -51,9 +54,17 @@ def open_documents(source: Files, column: str | None, tokenizer: Tokenizer, cont
     return Blocks(splits, context, tokenizer.vocab_size, digest.hexdigest(), name, note, sampled(files))
 
 
+def _content(files: Sequence[Path]) -> str:
+    """A hash of the files' bytes, and which of them are .tsv: a .csv of the same bytes has other rows."""
+    tabs = [number for number, file in enumerate(files) if file.suffix == ".tsv"]
+    return fingerprint_files(list(files)) + (f"\0tabs {tabs}" if tabs else "")
+
+
 def _column(source: Files) -> str:
     file = source.splits["train"][0]
     there = columns_of(file, f"dataset.path={file}")
+    if not there:
+        raise UserError(f"dataset.path={file}: no row is in it")
     texts = [name for name, is_text in there.items() if is_text]
     if TEXT in texts or len(texts) == 1:
         return TEXT if TEXT in texts else texts[0]
@@ -65,10 +76,12 @@ def _column(source: Files) -> str:
     )
 
 
-def _tokens(files: Sequence[Path], column: str, tokenizer: Tokenizer, head: str) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens of all documents, where each ends), from the cache where that has them."""
+def _tokens(
+    files: Sequence[Path], content: str, column: str, tokenizer: Tokenizer, head: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens of all documents, where each ends), from the cache where that has them. content: see `_content`."""
     facts = [(p.name, (s := p.stat()).st_size, s.st_mtime_ns) for p in files if p.stat().st_size > WHOLE_FILE]
-    key = hashlib.sha256(f"{head}\0{fingerprint_files(list(files))}\0{facts}".encode()).hexdigest()
+    key = hashlib.sha256(f"{head}\0{content}\0{facts}".encode()).hexdigest()
     ends = array("q")
 
     def encoded() -> Iterator[np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lawa_exp.axes.dataset.places import is_hidden
@@ -18,6 +18,7 @@ NAMES = {split: re.compile(rf"(.*[-_.])?({words})([-_.\d].*)?", re.IGNORECASE) f
 KINDS = {"JSON lines": JSON, "Parquet": PARQUET, "CSV": CSV}
 SAVED, PART, INFO = "dataset_dict.json", "state.json", "dataset_info.json"  # of the package datasets
 PATTERN = re.compile(r"[*?[]")
+SHARD = re.compile(r"(.*)-\d+-of-(\d+)\b.*")
 
 
 @dataclass(frozen=True)
@@ -37,23 +38,63 @@ def files_at(place: str | Path) -> Files:
 
     Files whose names, or the folders that they are in, say so are train, val and test; where none does, all are train.
     """
-    where, path = f"dataset.path={place}", Path(place).expanduser()
+    files = _files_at(f"dataset.path={place}", Path(place).expanduser())
+    lacks = _shards_missing([file for of in files.splits.values() for file in of])
+    return replace(files, note="; ".join(filter(None, (files.note, lacks))))
+
+
+def _files_at(where: str, path: Path) -> Files:
     if path.is_file():
         if not path.name.endswith(SUFFIXES):
             raise UserError(f"{where}: no file of rows with columns; expected {', '.join(SUFFIXES)}")
         return Files({"train": [path]})
-    if path.is_dir() and (kept := _of_datasets(path)):
-        return kept
+    try:
+        if path.is_dir() and (kept := _of_datasets(path)):
+            return kept
+    except FileNotFoundError as error:
+        raise UserError(f"{where}: {error.filename} is missing") from None
+    except (KeyError, TypeError, AttributeError):
+        names = f"{SAVED}, {PART} or {INFO}"
+        raise UserError(f"{where}: its {names} is damaged: it is not what the package datasets writes") from None
     root = path if path.is_dir() else Path(PATTERN.split(f"{path}", maxsplit=1)[0] + "-").parent
-    inside = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207
+    found = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207
     suffixes = (*JSON, *PARQUET, *CSV)
-    files = sorted(p for p in inside if p.is_file() and p.name.endswith(suffixes) and not is_hidden(p, root))
+    inside = [p for p in found if not is_hidden(p, root)]
+    _check_links(inside, suffixes, where)
+    files = sorted(p for p in inside if p.is_file() and p.name.endswith(suffixes))
     if not files:
         raise UserError(f"{where}: no file of rows; expected {', '.join(suffixes)}, or what `datasets` saved")
     kinds = [kind for kind, of in KINDS.items() if any(p.name.endswith(of) for p in files)]
     if len(kinds) > 1:
         raise UserError(f"{where}: files of {' and '.join(kinds)}; give those of one kind, as a pattern")
+    for file in files:
+        if (packed := file.with_name(f"{file.name}.gz")) in files:
+            raise UserError(f"{where}: {file.name} and {packed.name} are the same rows twice; give one of them")
     return _by_name(files, root, where)
+
+
+def _check_links(inside: Sequence[Path], suffixes: tuple[str, ...], where: str) -> None:
+    """UserError: a link leads nowhere, or to a folder of files, into which a walk through folders does not go."""
+    for path in inside:
+        if not path.is_symlink():
+            continue
+        if path.name.endswith(suffixes) and not path.exists():
+            raise UserError(f"{where}: {path} is a link that leads nowhere")
+        if path.is_dir() and any(each.name.endswith(suffixes) for each in path.rglob("*")):
+            raise UserError(
+                f"{where}: {path} is a link to a folder of files, which is not followed; give what is meant as a "
+                "pattern, such as 'DIR/**/*.jsonl', which is"
+            )
+
+
+def _shards_missing(files: Sequence[Path]) -> str:
+    """What is said of files NAME-00000-of-00004 that are not all there; else empty."""
+    shards: dict[tuple[Path, str, int], int] = {}
+    for file in files:
+        if match := SHARD.fullmatch(file.name):
+            key = file.parent, match[1], int(match[2])
+            shards[key] = shards.get(key, 0) + 1
+    return ", ".join(f"{name}: {n} of {total} shards" for (_, name, total), n in shards.items() if n < total)
 
 
 def _by_name(files: Sequence[Path], root: Path, where: str) -> Files:

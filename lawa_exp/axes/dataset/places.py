@@ -27,7 +27,7 @@ def find(name: str, path: str | None, folder: str | None, wanted: tuple[str, ...
         for place in [root / folder, root] if folder else [root]:
             named = path is not None or place.name == folder
             if place.is_file() and not wanted:
-                return place.resolve()
+                return whole(place)
             if place.is_dir() and (any((place / w).is_file() for w in wanted) if wanted else named):
                 return place.resolve()
             looked.append(str(place))
@@ -36,6 +36,11 @@ def find(name: str, path: str | None, folder: str | None, wanted: tuple[str, ...
     if corpus := corpus_in(folder):
         get = f"make it with {corpus.how}; or {get}"
     raise DataMissing(f"dataset={name}: {what} not found; looked in {', '.join(looked)}{hint}; {get}")
+
+
+def whole(path: Path) -> Path:
+    """The path from the root; of a file under its own name, which in the hub's cache is that of a link to another."""
+    return path.parent.resolve() / path.name if path.is_file() else path.resolve()
 
 
 SOLE = "serves as val and as test"

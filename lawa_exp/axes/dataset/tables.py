@@ -34,7 +34,10 @@ def parts_of(path: Path, where: str, columns: Sequence[str] | None = None) -> It
 def columns_of(path: Path, where: str) -> dict[str, bool]:
     """The names of its columns, and whether each holds text, as far as the first rows tell."""
     first = next(parts_of(path, where), {})
-    return {name: bool(column) and isinstance(column[0], str) for name, column in first.items()}
+    return {
+        name: isinstance(next((value for value in column if value is not None), None), str)
+        for name, column in first.items()
+    }
 
 
 def listed(names: Sequence[str]) -> str:
@@ -47,6 +50,8 @@ def check_columns(columns: Sequence[str] | None, there: Sequence[str], where: st
     for name in columns or ():
         if name not in there:
             raise UserError(f"{where}: no column {name}; its columns are {listed(list(there)) or 'none'}")
+        if list(there).count(name) > 1:
+            raise UserError(f"{where}: several columns are called {name}; expected one")
 
 
 def _json_lines(path: Path, where: str, columns: Sequence[str] | None) -> Iterator[Table]:
@@ -69,6 +74,8 @@ def _json_lines(path: Path, where: str, columns: Sequence[str] | None) -> Iterat
                 continue
             try:
                 row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise TypeError
                 if not names:
                     check_columns(columns, [str(name) for name in row], where)
                     names = list(columns or row)
@@ -77,7 +84,7 @@ def _json_lines(path: Path, where: str, columns: Sequence[str] | None) -> Iterat
                     column.append(row[name])
             except UserError:
                 raise
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 expected = f"a JSON object with {listed(names)}" if names else "a JSON object"
                 raise UserError(f"{where}: line {number:,} is not {expected}") from None
             rows, size = rows + 1, size + len(line)
@@ -134,7 +141,7 @@ def _parquet(path: Path, where: str, columns: Sequence[str] | None) -> Iterator[
             check_columns(columns, file.schema_arrow.names, where)
             for batch in file.iter_batches(ROWS, columns=list(columns) if columns else None):
                 yield batch.to_pydict()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{where} cannot be read as Parquet ({one_line(str(error))[:150]})") from None
 
 
@@ -150,7 +157,7 @@ def _arrow(path: Path, where: str, columns: Sequence[str] | None) -> Iterator[Ta
                 chosen = batch.select(list(columns)) if columns else batch
                 for start in range(0, len(chosen), ROWS):
                     yield chosen.slice(start, ROWS).to_pydict()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{where} cannot be read as Arrow ({one_line(str(error))[:150]})") from None
 
 
