@@ -104,7 +104,9 @@ def recalibrate(
 
 def _mean_over_ranks(statistics: list[Tensor], count: int) -> None:
     """Each rank's, weighted by the number of its batches; float64 sums. ValueError where no rank had any."""
-    total = torch.cat([count * t.flatten().double() for t in statistics] + [statistics[0].new_tensor([count]).double()])
+    own = [t.flatten().double() for t in statistics]
+    own = [count * t if count else torch.zeros_like(t) for t in own]  # a rank without batches has the old ones
+    total = torch.cat([*own, statistics[0].new_tensor([count]).double()])
     dist.all_reduce(total)
     if not total[-1]:
         raise ValueError("recalibrate was given no batches, on any rank")

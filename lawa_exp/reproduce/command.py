@@ -63,8 +63,8 @@ def parser() -> Parser:
         type=Path,
         const=CURVES,
         metavar="FILE",
-        help="train and read no run: judge from a table of curves, such as the committed one (the default), which a "
-        "reproduction writes next to its pages",
+        help=f"train and read no run: judge from the table of curves that a reproduction wrote next to its pages "
+        f"(default: {CURVES})",
     )
     p.add_argument(
         "--claim",
