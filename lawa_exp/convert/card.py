@@ -20,6 +20,7 @@ from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import read_small
 
 PRIVATE = re.compile(r"[/\\~]|\$\{")  # in a word: perhaps a path of somebody's own machine
+PLACES = ("path", "tokenizer_path", "from", "run_dir", "runs_root")  # ends of keys whose values are paths
 PIPELINES = {"ForCausalLM": "text-generation", "LMHeadModel": "text-generation", "ForMaskedLM": "fill-mask"}
 
 
@@ -28,7 +29,7 @@ class Card:
     """What is known of the weights. weights: live, or an average's id. average: what average.json says of it.
 
     losses: (split, weights, loss) of them and of the live weights after the same step; unit: of the losses. command:
-    the words after `python -m lawa_exp` of the training's first start. versions: of the packages there.
+    the words after `python -m lawa_exp` of the training's last start. versions: of the packages there.
     """
 
     model: str
@@ -54,7 +55,7 @@ def card_of(run: RunDir, folder: Path, config: Config, step: int) -> Card:
     shown = [r for r in rows if r["step"] == step and name_of(r) in ("live", weights) and r["split"] in ("val", "test")]
     losses = [(r["split"], name_of(r), r["loss"]) for r in shown if r.get("loss") is not None]
     starts = read_starts(run.path)
-    command, versions = (starts[0]["command"][1:], starts[0]["versions"]) if starts else ((), None)
+    command, versions = (starts[-1]["command"][1:], starts[-1]["versions"]) if starts else ((), None)
     unit, name = metrics_of(run.path)["loss"].unit, run.path.resolve().name
     return Card(config.model.name, config.dataset.name, step, weights, average, losses, unit, name, command, versions)
 
@@ -89,7 +90,7 @@ def public(word: str) -> str:
     key, equals, value = word.partition("=")
     if not equals:
         return "..." if PRIVATE.search(word) else word
-    return f"{key}=..." if PRIVATE.search(value) else word
+    return f"{key}=..." if PRIVATE.search(value) or key.rpartition(".")[2] in PLACES else word
 
 
 def what_it_is(card: Card) -> str:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from lawa_exp.axes.dataset.tokenizers import Tokenizer
+from lawa_exp.axes.objective.task_loss import scores_of
 from lawa_exp.config.rules import near
 from lawa_exp.evaluation.evaluate import evaluating
 from lawa_exp.evaluation.result_files import Files, place_of
@@ -288,7 +289,7 @@ def harness_model(inside: InModel, tokenizer: Tokenizer, batch_size: int) -> LM:
                 for line, row in zip(inputs, rows, strict=True):  # behind its end a row is not looked at
                     line[: len(row) - 1] = torch.tensor(row[:-1])
                 with inside.autocast():
-                    logits = inside.model(inputs.to(inside.device))
+                    logits = scores_of(inside.model(inputs.to(inside.device)))
                 for i, row, of_row in zip(batch, rows, logits, strict=True):
                     targets = torch.tensor(pairs[i][1][-context:], device=inside.device)
                     last = len(row) - 1

@@ -93,6 +93,26 @@ def test_hugging_face_opens_ours(weights: str, trained: Path, tmp_path: Path) ->
     assert all(torch.equal(t, live_tensors(ours(place))[n]) for n, t in live_tensors(again).items())
 
 
+def test_an_evaluator_reads_an_export_by_its_config_json(trained: Path, tmp_path: Path) -> None:
+    """Of any causal model of transformers, and with the run's own loss of the same text."""
+    pytest.importorskip("transformers")
+    text, out = tmp_path / "text.txt", tmp_path / "exported"
+    text.write_text(TEXT * 8)
+    export(trained, "huggingface", out, "lawa-k3-s10")
+    asked = ["--evaluate", "perplexity", "--text", str(text), "--tokenizer", "bytes"]
+    for source, folder, more in ((trained, "a", ["--avg", "lawa", "--k", "3", "--spacing", "10"]), (out, "b", [])):
+        done = run(str(source), *asked, *more, "--out", str(tmp_path / folder), module="lawa_exp.readout", warm=True)
+        assert done.returncode == 0, done.stderr
+    (expected,) = {
+        r["loss"] for r in rows(tmp_path / "a") if r["step"] == 40 and r["weights"] == "lawa-k3-s10" and "loss" in r
+    }
+    assert next(r["loss"] for r in rows(tmp_path / "b") if "loss" in r) == pytest.approx(expected, rel=1e-6)
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps({**config, "architectures": ["GPT2ForSequenceClassification"]}))
+    done = run(str(out), *asked, module="lawa_exp.readout", warm=True)
+    assert done.returncode == 2 and "expected a causal language model" in done.stderr
+
+
 def test_a_run_goes_on_from_an_export(trained: Path, tmp_path: Path) -> None:
     export(trained, "huggingface", tmp_path / "exported")
     for scaled in ("true", "false"):  # in a model without the scale the query weights have it
@@ -309,7 +329,13 @@ def test_mistakes(trained: Path, tmp_path: Path) -> None:
     "word",
     [
         *("dataset.path=/home/alice/data", "dataset.path='/home/alice/data'", "init.from=[/home/alice/a,b]"),
-        *("run_dir=../alice/x", "runs_root=~/runs", "x={dir: /home/alice}", "dataset.path=${oc.env:HOME}/r"),
+        *(
+            "run_dir=../alice/x",
+            "dataset.path=alice",
+            "runs_root=~/runs",
+            "x={dir: /home/alice}",
+            "dataset.path=${oc.env:HOME}/r",
+        ),
     ],
 )
 def test_a_model_card_has_no_paths(word: str) -> None:

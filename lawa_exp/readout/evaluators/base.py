@@ -15,6 +15,7 @@ from lawa_exp.averaging.tensors import live_tensors
 from lawa_exp.axes.configuration import Unresolved
 from lawa_exp.axes.dataset.tokenizers import Tokenizer
 from lawa_exp.axes.layers.settings import LayersSettings
+from lawa_exp.axes.model.auto import POSITIONS
 from lawa_exp.axes.model.settings import ModelSettings
 from lawa_exp.config.shared import Options
 from lawa_exp.convert.recorded import check_pythia
@@ -31,6 +32,9 @@ from lawa_exp.storage.rows import Row
 from lawa_exp.storage.rundir import RunDir
 from lawa_exp.system.distributed import Ranks, start_device
 from lawa_exp.system.errors import UserError
+from lawa_exp.system.files import read_json
+
+CAUSAL = ("ForCausalLM", "LMHeadModel")  # ends of transformers' classes
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ def model_and_tokenizer(
         if unresolved.layers:
             names = ",".join(name for name, _ in unresolved.layers)
             raise UserError(f"layers=[{names}]: not with --evaluate {e.how}, but of a run of ours")
-    if unresolved.model.inputs != "tokens":
+    if unresolved.model.inputs not in ("tokens", "any"):
         raise UserError(f"--evaluate {e.how}: model={unresolved.model.name} is no language model of tokens")
     if written and of_run:
         admit(unresolved, written, Path(target.run), target.trust, {"model", "layers"})
@@ -170,10 +174,7 @@ def composed(request: Request, checkpoints: Checkpoints, more: list[str]) -> tup
             f"RUN={target.run} is no run of ours: give --data, --model and --dataset, or --evaluate (there is no "
             f"config.json in {folder})"
         )
-    from lawa_exp.axes.model.pythia.pythia import settings_in
-
-    shape = [f"model.{k}={v}" for k, v in settings_in(folder / "config.json").items()]
-    model = ["model=pythia_14m", f"model.name={target.run.rstrip('/').split('/')[-1]}", *shape]
+    model = [*in_config_json(folder), f"model.name={target.run.rstrip('/').split('/')[-1]}"]
     unresolved, options = settled([*model, *requested])
     overridden = any(override.startswith("dataset.tokenizer") for override in e.overrides)
     if unresolved.dataset.tokenizer is not None and not overridden:
@@ -181,6 +182,21 @@ def composed(request: Request, checkpoints: Checkpoints, more: list[str]) -> tup
         own = [f"dataset.tokenizer_path={carried}"] if carried.is_file() else []
         return settled([*model, *more, "dataset.tokenizer=neox", *own, *requested])
     return unresolved, options
+
+
+def in_config_json(folder: Path) -> list[str]:
+    """The model that config.json names: Pythia's as ours, any other as transformers builds it."""
+    from lawa_exp.axes.model.pythia.pythia import settings_in
+
+    content = read_json(folder / "config.json")
+    if content.get("model_type") == "gpt_neox":
+        return ["model=pythia_14m", *(f"model.{k}={v}" for k, v in settings_in(folder / "config.json").items())]
+    names = content.get("architectures") or ["none"]
+    if not str(names[0]).endswith(CAUSAL):
+        raise UserError(f"{folder / 'config.json'}: architectures={names[0]}: expected a causal language model")
+    positions = next((content[key] for key in POSITIONS if isinstance(content.get(key), int)), None)
+    context = [f"model.context={positions}"] if positions else []
+    return ["model=auto", f"model.config={folder}", *context]
 
 
 def recorded_settings(run: str, model: str, checkpoints: Checkpoints, requested: list[str]) -> list[str]:

@@ -71,10 +71,7 @@ def settings_in(config: Path) -> dict[str, Any]:
         found = read_json(config)
         kind = found.get("model_type")
         if kind != "gpt_neox":
-            raise UserError(
-                f"{config}: model_type={kind}; of a Hugging Face folder only gpt_neox is known by itself, for another "
-                "give --model"
-            )
+            raise UserError(f"{config}: model_type={kind}; expected gpt_neox")
         rotary = found.get("rope_parameters") or found.get("rope_scaling") or {}
         share = rotary.get("partial_rotary_factor", found.get("rotary_pct", ROTARY_SHARE))
         base = rotary.get("rope_theta", found.get("rotary_emb_base", ROTARY_BASE))
