@@ -33,6 +33,7 @@ def test_smoke(tmp_path: Path) -> None:
     assert "1 worker(s)" in page and str(tmp_path) not in page
 
 
+@pytest.mark.slow  # torch is imported five times
 def test_a_session_goes_through_its_stages(tmp_path: Path) -> None:
     ran = benchmark("--smoke", "--stages", "tests,averaging", "--out", str(tmp_path), name="gpu_session")
     assert ran.returncode == 0, ran.stdout + ran.stderr
