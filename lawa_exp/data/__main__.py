@@ -72,7 +72,9 @@ def show() -> int:
     for corpus in corpora().values():
         there = next((place for place in corpus.places() if corpus.is_in(place)), None)
         looked = ", ".join(map(str, corpus.places()))
-        print(f"{corpus.name}: {f'in {there}' if there else f'not here; looked in {looked}'}")
+        damage = there and corpus.damage(there)
+        where = f"in {there}" + f", damaged: {damage}; remove it and make it again" * bool(damage)
+        print(f"{corpus.name}: {where if there else f'not here; looked in {looked}'}")
         for name, text in (
             ("for", corpus.use),
             ("from", corpus.source),
@@ -105,7 +107,11 @@ def parser() -> Parser:
         epilog="Exit codes: 0 done (also: was done already), 1 failed, 2 the user's mistake, 75 stopped and saved.",
     )
     prepare_parser.add_argument(
-        "dataset", metavar="NAME", choices=list(corpora()), help=f"the corpus: {', '.join(corpora())}"
+        "dataset",
+        metavar="NAME",
+        type=_name,
+        choices=list(corpora()),
+        help=f"the corpus: {', '.join(corpora())}",
     )
     prepare_parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder to write (default: the corpus's own in data/)"
@@ -143,6 +149,17 @@ def parser() -> Parser:
         help="threads that encode; the bytes do not depend on it; default: all cores (%(default)s)",
     )
     return p
+
+
+def _name(text: str) -> str:
+    """argparse's error for what is no corpus, with the one that is meant where it is a data set's name."""
+    if text in corpora():
+        return text
+    from lawa_exp.config.rules import near
+
+    of = next((c.name for c in corpora().values() if f"dataset={text}" in c.use.split(", ")), None)
+    meant = f"did you mean {of}, of dataset={text}? choices: {', '.join(corpora())}" if of else near(text, corpora())
+    raise argparse.ArgumentTypeError(f"{text}: no such corpus; {meant}")
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

@@ -16,7 +16,7 @@ from pathlib import Path
 from lawa_exp.axes.dataset.corpora import Corpus, Written
 from lawa_exp.axes.dataset.tables import PARQUET, parts_of
 from lawa_exp.system.errors import UserError
-from lawa_exp.system.files import sync, temporary
+from lawa_exp.system.files import folder_for, sync, temporary
 
 BLOCK = 1 << 20  # bytes
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
@@ -34,9 +34,9 @@ def make(corpus: Corpus, source: Path, out: Path) -> list[str]:
     """
     if not source.exists():
         raise UserError(f"--from {source}: no such file or folder; expected a copy of {corpus.source}")
-    if corpus.tree and out.exists():
-        return [f"{check(corpus, out)[0]}, was there already"]
-    with _unpacked(source, out) as folder:
+    if corpus.is_in(out) or (corpus.tree and out.exists()):
+        return [*_there(lambda: check(corpus, out)), f"--from {source} was not read: all is there already"]
+    with folder_for(out.parent if corpus.tree else out), _unpacked(source, out) as folder:
         if corpus.tree:
             return [_images(corpus, folder, out)]
         return [_file(corpus, file, folder, source, out / file.name) for file in corpus.files]
@@ -52,13 +52,20 @@ def check(corpus: Corpus, place: Path) -> list[str]:
     return [_checked(file, place / file.name, place / file.name) for file in corpus.files]
 
 
+def _there(check: Callable[[], list[str]]) -> list[str]:
+    """The lines of `check`, of files that were not made now. UserError: they are not the corpus."""
+    try:
+        return [f"{line}, is there already" for line in check()]
+    except UserError as error:
+        raise UserError(f"{error}; it is there already: remove it, or give another --out") from None
+
+
 @contextmanager
 def _unpacked(source: Path, out: Path) -> Iterator[Path]:
     """The folder of the source; of an archive what it holds, next to `out` as long as it is needed."""
     if not source.name.endswith(ARCHIVES):
         yield source
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".unpacked-") as folder:
         try:
             if source.suffix == ".zip":
@@ -74,29 +81,33 @@ def _unpacked(source: Path, out: Path) -> Iterator[Path]:
 
 def _file(corpus: Corpus, file: Written, folder: Path, source: Path, target: Path) -> str:
     if target.is_file():
-        return f"{_checked(file, target, target)}, was there already"
-    candidates = [(str(source), articles(folder))] if corpus.kind == "articles" else list(_candidates(file, folder))
+        return _there(lambda: [_checked(file, target, target)])[0]
+    copy = f"expected a copy of {corpus.source}"
+    candidates: list[tuple[str, Iterable[bytes]]]
+    if corpus.kind == "articles":
+        candidates = [(str(source), articles(folder, f"--from {source}", copy))]
+    else:
+        candidates = list(_candidates(file, folder))
     if not candidates:
-        expected = " or ".join(file.names)
-        raise UserError(f"--from {source}: it has no {expected}; expected a copy of {corpus.source}")
-    target.parent.mkdir(parents=True, exist_ok=True)
+        raise UserError(f"--from {source}: it has no {' or '.join(file.names)}; {copy}")
     partial, refusal = temporary(target), None
-    try:
-        for name, blocks in candidates:
-            with partial.open("wb") as written:
-                written.writelines(blocks)
-            try:
-                line = _checked(file, partial, target)
-            except UserError as error:
-                refusal = refusal or UserError(f"--from {name}: {error}")
-                continue
-            sync(partial)
-            partial.replace(target)
-            return line
-    finally:
-        partial.unlink(missing_ok=True)
-    assert refusal
-    raise refusal
+    with folder_for(target.parent):
+        try:
+            for name, blocks in candidates:
+                with partial.open("wb") as written:
+                    written.writelines(blocks)
+                try:
+                    line = _checked(file, partial, target)
+                except UserError as error:
+                    refusal = refusal or UserError(f"--from {name}: {error}; {copy}")
+                    continue
+                sync(partial)
+                partial.replace(target)
+                return line
+        finally:
+            partial.unlink(missing_ok=True)
+        assert refusal
+        raise refusal
 
 
 def _candidates(file: Written, folder: Path) -> Iterator[tuple[str, Iterable[bytes]]]:
@@ -128,13 +139,16 @@ def _content(paths: list[Path]) -> Iterator[bytes]:
                 yield block
 
 
-def articles(folder: Path) -> Iterator[bytes]:
-    """The text of the articles that lie in `text/AA` of a copy of jason-feng/wikiVisual: see corpora.yaml."""
+def articles(folder: Path, where: str, copy: str) -> Iterator[bytes]:
+    """The text of the articles that lie in `text/AA` of a copy of jason-feng/wikiVisual: see corpora.yaml.
+
+    UserError: a file is missing. where: how the message begins; copy: what it says was expected.
+    """
     place = next((p for p in (folder / "text" / "AA", *sorted(folder.rglob("text/AA")), folder) if p.is_dir()), folder)
     first = True
     for path in (place / f"wiki_{number:02}" for number in range(100)):
         if not path.is_file():
-            raise UserError(f"--from {folder}: {path} is missing")
+            raise UserError(f"{where}: text/AA/{path.name} is missing; {copy}")
         for document in DOCUMENT.finditer(path.read_bytes().decode("utf-8", "replace")):
             text = TAGS.sub("", document[1].strip("\n"))
             if len(text) >= SHORTEST:
@@ -145,6 +159,7 @@ def articles(folder: Path) -> Iterator[bytes]:
 
 def _checked(file: Written, path: Path, target: Path) -> str:
     """A line on the content of `path`, which `target` is. UserError: it is another; both sums."""
+    name = target if path == target else target.name
     sums: dict[str, Callable[[], str]] = {"sha256": lambda: _sum(path, "sha256"), "md5": lambda: _sum(path, "md5")}
     size = f"{path.stat().st_size:,} bytes"
     problem = ""
@@ -153,14 +168,14 @@ def _checked(file: Written, path: Path, target: Path) -> str:
             digest = sums[kind]()
             if digest == expected:
                 return f"{target}: {size}, {kind} {digest[:16]} as stated"
-            problem = f"{target.name} has {size} with {kind} {digest}, expected {expected}"
+            problem = f"{name} has {size} with {kind} {digest}, expected {expected}"
     if file.words is None:
         raise UserError(problem)
     with path.open(encoding="utf-8", errors="replace", newline="") as lines:
         words = sum(len(line.split()) + line.endswith("\n") for line in lines)
     if words != file.words:
-        raise UserError(f"{target.name} has {words:,} words, expected {file.words:,}" + f"; {problem}" * bool(problem))
-    other = f", of other bytes than ours ({problem.partition(' with ')[2]}): {file.note}" if problem else ""
+        raise UserError(f"{name} has {words:,} words, expected {file.words:,}" + f"; {problem}" * bool(problem))
+    other = f", of other bytes than ours ({problem.rpartition(' with ')[2]}): {file.note}" if problem else ""
     return f"{target}: {size}, {words:,} words as published{other}"
 
 
@@ -186,7 +201,6 @@ def _images(corpus: Corpus, folder: Path, out: Path) -> str:
     if digest != corpus.tree:
         where = f"--from {folder}: {count:,} files in {', '.join(map(str, places.values()))}"
         raise UserError(f"{where} with sha256 over all {digest}, expected {corpus.tree}: a copy of {corpus.source}")
-    out.parent.mkdir(parents=True, exist_ok=True)
     partial = temporary(out)
     shutil.rmtree(partial, ignore_errors=True)
     for split, place in places.items():

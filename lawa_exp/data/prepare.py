@@ -37,7 +37,7 @@ from lawa_exp.axes.dataset.sources import (
 )
 from lawa_exp.axes.dataset.tokenizers import END_OF_TEXT, Tokenizer, load_tokenizer
 from lawa_exp.system.errors import Failed, UserError
-from lawa_exp.system.files import DISK_FULL, locked, read_json, sync, write_text_atomically
+from lawa_exp.system.files import DISK_FULL, folder_for, locked, read_json, sync, write_text_atomically
 from lawa_exp.system.hashing import hash_of
 
 FORMAT_VERSION = 1
@@ -112,10 +112,10 @@ def prepare(
         if meta["dataset"] != corpus:
             raise UserError(f"--out {out} holds {meta['dataset']}: choose another folder for {corpus}")
         _check_finished(out, meta, source, settings)
-        return _summary(out, meta, "was done already")
+        unread = "" if Path(source).exists() else f", {source} was not read"
+        return _summary(out, meta, f"was done already{unread}")
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with _locked(out):
+        with folder_for(out), _locked(out):
             return _summary(out, _tokenize(out, source, settings, tokenizer, workers, corpus), "done")
     except OSError as error:
         if error.errno not in DISK_FULL:

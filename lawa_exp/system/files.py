@@ -233,6 +233,20 @@ def discard(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+@contextmanager
+def folder_for(out: Path) -> Iterator[None]:
+    """Makes the folder, with those above it. Where what is done within fails, those that it made and are empty go."""
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # of one that is not empty
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
 def write_text_atomically(path: Path, text: str) -> None:
     """`write_atomically`, of text."""
     write_atomically(path, text.encode())

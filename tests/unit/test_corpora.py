@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -57,10 +58,10 @@ def test_articles_are_taken_by_the_rule(tmp_path):
     with pytest.raises(UserError) as refusal:
         make(corpora()["enwiki2015"], source, tmp_path / "other")
     assert sha256(expected) in str(refusal.value) and "expected 324f919a0eba2868851168" in str(refusal.value)
-    assert not list((tmp_path / "other").iterdir())
     (source / "text" / "AA" / "wiki_50").unlink()
-    with pytest.raises(UserError, match="wiki_50 is missing"):
+    with pytest.raises(UserError, match=r"text/AA/wiki_50 is missing; .*/wikiVisual at commit 1c0fac92"):
         make(corpora()["enwiki2015"], source, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("packed", ["folder", "gzip", "archive", "below"])
@@ -84,7 +85,12 @@ def test_files_are_taken_from_folders_and_archives(tmp_path, packed):
     assert (tmp_path / "made" / "out" / "a.txt").read_bytes() == b"one"
     assert [path.name for path in sorted((tmp_path / "made").rglob("*"))] == ["out", "a.txt", "b.txt"]
     again = make(wanted, tmp_path / "source", tmp_path / "made" / "out")
-    assert all(line.endswith("was there already") for line in again)
+    *lines, unread = again
+    assert all(line.endswith("is there already") for line in lines)
+    assert unread == f"--from {tmp_path / 'source'} was not read: all is there already"
+    (tmp_path / "made" / "out" / "b.txt").unlink()
+    kept, made = make(wanted, source, tmp_path / "made" / "out")
+    assert kept.endswith("is there already") and made.endswith("as stated")
 
 
 def test_other_content_is_refused_with_both_sums(tmp_path):
@@ -94,9 +100,14 @@ def test_other_content_is_refused_with_both_sums(tmp_path):
         with pytest.raises(UserError) as refusal:
             act()
         assert sha256(b"other") in str(refusal.value) and sha256(b"one") in str(refusal.value)
-    assert not (tmp_path / "out" / "a.txt").exists()
+    below = replace(wanted, files=(replace(wanted.files[0], name="raw/a.txt"),))
+    with pytest.raises(UserError, match=r"--from .*/a\.txt: a\.txt has 5 bytes .*; expected a copy of https://"):
+        make(below, tmp_path, tmp_path / "up" / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"it has no a\.txt; expected a copy of https://"):
-        make(wanted, tmp_path / "out", tmp_path / "out")
+        make(wanted, tmp_path / "empty", tmp_path / "empty")
+    assert (tmp_path / "empty").is_dir()
 
 
 def test_wikitext_is_the_rows_of_the_hub(tmp_path):
@@ -129,12 +140,13 @@ def test_images_are_copied_and_known_by_all_files(tmp_path):
     wanted = replace(corpora()["cifar10_jpeg"], tree=digest)
     make(wanted, source, tmp_path / "out")
     assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.jpg")) == list(names)
-    assert "was there already" in make(wanted, source, tmp_path / "out")[0]
+    assert "is there already" in make(wanted, source, tmp_path / "out")[0]
     (tmp_path / "out" / "val" / "cat" / "1.jpg").write_bytes(b"changed")
     with pytest.raises(UserError, match=f"has other content: .* expected {digest}"):
         check(wanted, tmp_path / "out")
     with pytest.raises(UserError, match=f"with sha256 over all {digest}, expected 2d4943f7c4d210eb"):
-        make(corpora()["cifar10_jpeg"], source, tmp_path / "other")
+        make(corpora()["cifar10_jpeg"], source, tmp_path / "up" / "other")
+    assert not (tmp_path / "up").exists()
 
 
 def test_the_list_says_where_each_corpus_is_and_what_it_is_made_from(tmp_path, monkeypatch, capsys):
@@ -145,19 +157,25 @@ def test_the_list_says_where_each_corpus_is_and_what_it_is_made_from(tmp_path, m
     (place / "input.txt").write_text("other")
     assert main(["data"]) == 0
     said = capsys.readouterr().out
-    assert "tinyshakespeare: in data/tinyshakespeare\n" in said
+    damaged = "data/tinyshakespeare, damaged: data/tinyshakespeare/input.txt has 5 bytes, expected 1,115,394; remove it"
+    assert f"tinyshakespeare: in {damaged}" in said
     assert f"enwiki2015: not here; looked in {tmp_path}/shared/enwiki2015, data/enwiki2015\n" in said
     for entry in corpora().values():
         assert all(" ".join(text.split()) in said for text in (entry.source, entry.licence, entry.rule, entry.use))
     for words, expected in (
-        (["tinyshakespeare"], "input.txt has 5 bytes with sha256"),
+        (["tinyshakespeare"], "error: data/tinyshakespeare/input.txt has 5 bytes with sha256"),
+        (["tinyshakespeare", "--from", "."], "error: data/tinyshakespeare/input.txt has 5 bytes with sha256"),
+        (["tinyshakespeare", "--from", "."], "; it is there already: remove it, or give another --out"),
+        (["fashion_mnist", "--from", "."], "did you mean FashionMNIST, of dataset=fashion_mnist? choices: "),
+        (["tinyshakespear", "--from", "."], "no such corpus; did you mean tinyshakespeare? choices: "),
         (
             ["enwiki2015"],
             "--from is missing: enwiki2015 is made from a copy of https://github.com/jason-feng/wikiVisual",
         ),
         (["enwiki2015", "--from", "nowhere"], "--from nowhere: no such file or folder"),
     ):
-        assert main(["data", "prepare", *words]) == 2
+        with pytest.raises(SystemExit, match=r"^2$"):
+            sys.exit(main(["data", "prepare", *words]))
         (line,) = capsys.readouterr().err.splitlines()
         assert expected in line
 
@@ -172,9 +190,13 @@ def test_a_missing_corpus_is_named_with_the_command_that_makes_it(tmp_path, monk
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs LAWA_DATA")
-@pytest.mark.parametrize("name", ["tinyshakespeare", "wikitext-2", "enwiki2015", "MNIST", "FashionMNIST", "zeroshot"])
+@pytest.mark.parametrize(
+    "name",
+    ["tinyshakespeare", "wikitext-2", "enwiki2015", "MNIST", "FashionMNIST", "zeroshot", "gpt2_bpe", "neox_tokenizer"],
+)
 def test_the_corpora_on_this_machine_are_those_that_are_stated(name):
     entry = corpora()[name]
     if not entry.is_in(DATA / entry.folder):
         pytest.skip(f"LAWA_DATA has no {entry.folder}")
+    assert entry.damage(DATA / entry.folder) is None
     assert len(check(entry, DATA / entry.folder)) == len(entry.files)

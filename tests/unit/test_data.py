@@ -224,12 +224,13 @@ JSON_LINES = '{"text": "one"}\n' * 200
         ("a.csv", b"text,label\none,1\n" * 100, "a table, not text"),
         ("a.txt", b"<!DOCTYPE html><html>" + b"x" * 500, "HTML or XML, not text"),
         ("a.txt", b"\x1f\x8b" + bytes(500), "it is gzip"),
+        ("a.jsonl.gz", b"\x1f\x8b" + bytes(500), r"it is gzip of rows .give .* dataset\.column=NAME"),
         ("a.parquet", b"PAR1" + bytes(500), "it is Parquet"),
         ("a.txt", "one two ".encode("utf-16") * 100, "UTF-16"),
         ("a.txt", "one two ".encode("utf-16-le") * 100, "it holds NUL .byte 1."),
         ("a.txt", "caf\xe9 ".encode("latin-1") * 100, "byte 3.*iconv"),
     ],
-    ids=["jsonl", "renamed", "json", "csv", "html", "gzip", "parquet", "utf-16", "no-mark", "latin-1"],
+    ids=["jsonl", "renamed", "json", "csv", "html", "gzip", "rows in gzip", "parquet", "utf-16", "no-mark", "latin-1"],
 )
 def test_what_is_no_text_is_refused_in_one_line(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)

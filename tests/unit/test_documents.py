@@ -101,7 +101,7 @@ def test_every_kind_of_file_gives_the_same_tokens(tmp_path):
     ]
     opened = [place.open(16) for place in places]
     assert {joined(data) for data in opened} == {WHOLE.encode()}
-    assert "column text: 200 documents of train (a.jsonl); a blank line ends each; cut by place" in opened[0].note
+    assert "column text: 200 documents (a.jsonl); a blank line ends each; cut by place" in opened[0].note
 
 
 def test_a_sole_split_is_cut_between_documents(tmp_path):

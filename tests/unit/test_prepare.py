@@ -344,7 +344,8 @@ def test_finished_again(command: Command, tmp_path: Path) -> None:
         code, stdout, stderr = command.run(tmp_path / "out", source=source)
         assert (code, expected in stdout) == (0, True), stderr
     source.unlink()
-    assert command.run(tmp_path / "out", source=source)[0] == 0, "the source is no longer needed"
+    code, stdout, _ = command.run(tmp_path / "out", source=source)
+    assert (code, f"was done already, {source} was not read; " in stdout) == (0, True), "it is no longer needed"
     (tmp_path / "out" / "val.bin").write_bytes(b"xx")
     code, _, stderr = command.run(tmp_path / "out", source=source)
     assert (code, "val.bin has 2 bytes" in stderr) == (1, True)
@@ -468,7 +469,7 @@ def test_bad_sources(command: Command, tmp_path: Path, name: str, content: bytes
     for source in (tmp_path / name, tmp_path):
         with pytest.raises(UserError, match=message):
             prepare(tmp_path / "out", str(source), str(command.vocabulary), VAL_FRACTION, 1)
-        shutil.rmtree(tmp_path / "out")
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
 
 
 def test_mixed_and_missing_sources(command: Command, tmp_path: Path) -> None:
@@ -477,6 +478,7 @@ def test_mixed_and_missing_sources(command: Command, tmp_path: Path) -> None:
     for source, message in ((tmp_path, "jsonl and txt"), (tmp_path / "c.jsonl", "no such file"), ("c.txt", "no such")):
         with pytest.raises(UserError, match=message):
             prepare(tmp_path / "out", str(source), str(command.vocabulary), VAL_FRACTION, 1)
+        assert not (tmp_path / "out").exists()
 
 
 def test_truncated_gzip(command: Command, tmp_path: Path) -> None:

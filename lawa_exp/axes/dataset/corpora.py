@@ -14,13 +14,14 @@ MANY = "train"  # a folder of images has its files below this
 
 @dataclass(frozen=True)
 class Written:
-    """A file of a corpus. names: patterns of what the source calls it; sha256, md5, words: of its content."""
+    """A file of a corpus. names: patterns of what the source calls it; sha256, md5, words, bytes (size): of it."""
 
     name: str
     names: Sequence[str]
     sha256: str | None = None
     md5: str | None = None
     words: int | None = None
+    size: int | None = None
     note: str = ""
 
 
@@ -53,6 +54,14 @@ class Corpus:
         return (
             all((place / file.name).is_file() for file in self.files) and (place / (MANY if self.tree else "")).is_dir()
         )
+
+    def damage(self, place: Path) -> str | None:
+        """The first file there that has another size than it should, and both sizes; None: none has."""
+        for file in self.files:
+            size = (place / file.name).stat().st_size
+            if file.size not in (None, size):
+                return f"{place / file.name} has {size:,} bytes, expected {file.size:,}"
+        return None
 
 
 def corpora() -> Mapping[str, Corpus]:

@@ -44,7 +44,8 @@ def open_documents(source: Files, column: str | None, tokenizer: Tokenizer, cont
         if not len(ends):
             raise UserError(f"dataset.path={files[0]}: no document in column {column} of {split} ({_names(files)})")
         whole[split] = tokens, ends
-        said.append(f"{len(ends):,} documents of {split} ({_names(files)})")
+        of = f" of {split}" if len(source.splits) > 1 else ""
+        said.append(f"{len(ends):,} documents{of} ({_names(files)})")
     end = f"token {tokenizer.end_of_text}" if tokenizer.end_of_text is not None else "a blank line"
     splits, cut = _splits(whole, name)
     note = "; ".join(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lawa_exp.axes.dataset.tables import JSON
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import LARGEST, read_small
 
@@ -74,6 +75,8 @@ def text_of(path: Path) -> str:
     content = read_small(path, LARGEST)
     where = f"dataset.path={path}: not UTF-8 text"
     if kind := kind_of(content[:16]):
+        if path.name.endswith(JSON) and path.suffix == ".gz":
+            kind = "gzip of rows (give the column of the text with dataset.column=NAME)"
         raise UserError(f"{where}: it is {kind}")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"{where}: it is UTF-16 or UTF-32; convert it, iconv -f UTF-16 -t UTF-8")
