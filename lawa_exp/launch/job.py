@@ -132,8 +132,8 @@ def check_composed(
     """Hydra calls it (`hydra.callbacks`) when all is composed and nothing runs yet.
 
     UserError for a part of Hydra's that would do nothing here, in silence. multirun: whether -m was given. train:
-    whether another's launcher may train. typed: see `carried`. sweep_dir: Hydra's, which conf/config.yaml reads. words: the
-    overrides of Hydra's own settings. fixed: what Hydra may not decide, by key.
+    whether another's launcher may train. typed: see `carried`. sweep_dir: Hydra's, which conf/config.yaml reads.
+    words: the overrides of Hydra's own settings. fixed: what Hydra may not decide, by key.
     """
     from hydra.experimental.callback import Callback
     from hydra.types import RunMode
