@@ -34,6 +34,7 @@ class Collect(Launcher):
         if self.config.hydra.sweeper._target_ == job.SWEEPER:
             COMPOSED.extend((config, job.without_name(own)) for config, own in entries)
             return []
+        job.restore_words(self.config)
         with prefixed(""):
             values = job.train(entries)
         return [returned(own, value) for (_, own), value in zip(entries, values, strict=True)]

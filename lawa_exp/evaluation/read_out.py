@@ -331,7 +331,8 @@ def replay_run(
 ) -> list[Row]:
     """Reads averages of a run out of its snapshots, up to step `end`, into `out/metrics.jsonl`; returns the rows.
 
-    They are those that the same averagers would have written online, byte for byte.
+    They are those that the same averagers would have written online, byte for byte. So are those of the test split,
+    which join those of the training after `end`, if it has any with the same BatchNorm statistics.
     """
     score, metrics = OnModel(config, data, device, ranks), data.task.metrics
     snapshots = Snapshots(snapshots_of(run), read_snapshot)
@@ -340,7 +341,21 @@ def replay_run(
         say(note)
     again = [step for step, row in live.items() if not is_scored(row)]
     replay = Replay(settings, score.averaged, snapshots, device, again, score.statistics, score.bn)
-    rows = read_out(replay, replay.averages, score, live, say, metrics=metrics).rows
+    found = read_out(replay, replay.averages, score, live, say, metrics=metrics)
+    path = run.readouts / "test" / "metrics.jsonl"
+    tested = ranks.from_main(read_rows(path) if ranks.is_main else [])
+    at_end = [row for row in tested if row["step"] == end == found.step and has_statistics_of(row, score.bn)]
+    if live_test := next((row for row in at_end if name_of(row) == "live"), None):
+        new, samples, seen = [], live_test["eval_samples"], fields_in(live_test, SEEN)
+        for average in replay.averages:
+            if average.key(end) is not None:
+                fields = evaluated(score, average.weights(end), average.id, end, "test", samples, score.bn).fields
+                new.append(evaluation_row(end, "test", average.fields, fields, seen))
+                say(f"test loss after step {end:,}: {average.id} {fields['loss']:.4f}")
+        if ranks.is_main:
+            ids = {name_of(row) for row in new}
+            others = [row for row in tested if row["step"] != end or name_of(row) not in ids]
+            write_rows(path, sorted([*others, *new], key=lambda row: row["step"]))
     if ranks.is_main:
-        write_rows(out / "metrics.jsonl", rows)
-    return rows
+        write_rows(out / "metrics.jsonl", found.rows)
+    return found.rows

@@ -154,6 +154,8 @@ def compose(
                 f"sweep.name=sweep-{hashlib.sha256(chr(10).join(asked).encode()).hexdigest()[:8]}",
             ]
         arguments = [*arguments, "hydra.callbacks.check.multirun=true", f"hydra.callbacks.check.train={train}".lower()]
+        if train:
+            arguments.append(f"hydra.callbacks.check.typed={job.carried(sys.argv[1:])}")
         if sweep_dir:
             arguments.append(f"hydra.callbacks.check.sweep_dir={sweep_dir}")
     collect = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job.job)

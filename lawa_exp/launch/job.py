@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
 import signal
+import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -71,12 +74,24 @@ def job(config: DictConfig) -> float | None:
     if signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:  # else its launcher's, which starts the job again
         signals.listen()
     overrides = list(whole.hydra.overrides.task)
+    restore_words(whole)
     with prefixed(f"[{whole.hydra.job.num}] "):
         named, _ = composed(GlobalHydra.instance().config_loader(), whole, overrides)
         (value,) = train([(named, overrides)])
     if isinstance(value, Exception):
         raise type(value)(f"{value} (job {whole.hydra.job.num}: {' '.join(without_name(overrides))})")
     return value
+
+
+def carried(words: Sequence[str]) -> str:
+    """The words of the command line as one that Hydra neither reads nor resolves."""
+    return f"x{os.fsencode(shlex.join(words)).hex()}"
+
+
+def restore_words(config: Any) -> None:
+    """Makes the command line of a job's process that of its multirun, which reports and manifests show."""
+    if words := config.hydra.callbacks.check.typed:
+        sys.argv = [sys.argv[0], *shlex.split(os.fsdecode(bytes.fromhex(words[1:])))]
 
 
 def train(jobs: Sequence[tuple[Any, list[str]]]) -> list[float | Exception]:
@@ -103,6 +118,7 @@ def without_name(overrides: Sequence[str]) -> list[str]:
 def check_composed(
     multirun: bool,
     train: bool,
+    typed: str | None,
     plan: bool,
     sweep: Mapping[str, Any],
     sweep_dir: str,
@@ -116,8 +132,8 @@ def check_composed(
     """Hydra calls it (`hydra.callbacks`) when all is composed and nothing runs yet.
 
     UserError for a part of Hydra's that would do nothing here, in silence. multirun: whether -m was given. train:
-    whether another's launcher may train. sweep_dir: Hydra's, which conf/config.yaml reads. words: the overrides of
-    Hydra's own settings. fixed: what Hydra may not decide, by key.
+    whether another's launcher may train. typed: see `carried`. sweep_dir: Hydra's, which conf/config.yaml reads.
+    words: the overrides of Hydra's own settings. fixed: what Hydra may not decide, by key.
     """
     from hydra.experimental.callback import Callback
     from hydra.types import RunMode
@@ -142,6 +158,11 @@ def check_composed(
             check_setting_of_hydra(f"hydra.{key}", entry["value"])
     if not (own_launcher and own_sweeper):
         named = by_sweeper if own_launcher else by_launcher
+        if plan and not own_sweeper:
+            raise UserError(
+                f"plan=true: not with {by_sweeper}, which chooses its jobs by the values of others; plan one of them: "
+                "no -m, no hydra/... or hydra.KEY=VALUE, and a value for what it would choose"
+            )
         if not train:
             raise UserError(f"{named}: not in this command; expected one of {', '.join(launchers())}, sweeper basic")
         begin(named, own_launcher, not own_sweeper, plan, sweep, Path(sweep_dir))
@@ -164,7 +185,8 @@ def check_slurm(multirun: bool, launcher: str, sweeper: str | None, sweep: Mappi
 def begin(named: str, own: bool, search: bool, plan: bool, sweep: Mapping[str, Any], folder: Path) -> None:
     """From here on Hydra trains. own: through our launcher."""
     if plan:
-        raise UserError(f"plan=true: not with {named}; plan without it, or with hydra/launcher=local")
+        remedy = "plan with hydra/launcher=local, without hydra.launcher.KEY=VALUE"
+        raise UserError(f"plan=true: not with {named}; {remedy}")
     if sweep["jobs"] != 1 and not own:
         raise UserError(f"sweep.jobs={sweep['jobs']}: not with {named}, which has settings of its own for it")
     if named.endswith("=submitit_slurm") and not shutil.which("sbatch"):

@@ -26,7 +26,7 @@ from lawa_exp.storage import custom
 from lawa_exp.storage.rundir import EXIT
 from lawa_exp.system import signals
 from lawa_exp.system.distributed import start_device
-from lawa_exp.system.errors import InUse, UserError
+from lawa_exp.system.errors import Failed, InUse, UserError
 from lawa_exp.system.machine import usable_cores
 from lawa_exp.system.prefixed import prefixed
 
@@ -73,7 +73,10 @@ def side_by_side(
                 slot = min(set(range(jobs)) - {started.slot for started in running})
                 say(f"\n[{ready.number}] training {ready.number} of {len(trainings)}: {ready.title}")
                 gpu = gpus[slot % len(gpus)] if gpus else None
-                running.append(start(context, ready, options, gpu, ready.number in put_off, slot))
+                try:
+                    running.append(start(context, ready, options, gpu, ready.number in put_off, slot))
+                except Failed as error:
+                    ended[ready.number] = failed(ready, str(error))
             connection.wait([started.process.sentinel for started in running], timeout=LOOK)
             for started in [s for s in running if not s.process.is_alive()]:
                 running.remove(started)
@@ -124,6 +127,7 @@ def needs(training: Training, trainings: Sequence[Training], ended: dict[int, En
 
 
 def start(context: Any, training: Training, options: Options, gpu: str | None, wait: bool, slot: int) -> Started:
+    """Failed: no process could be started."""
     report, tell = context.Pipe(duplex=False)
     prepared = training.prepared
     content = {
@@ -137,9 +141,17 @@ def start(context: Any, training: Training, options: Options, gpu: str | None, w
         "wait": wait,
     }
     process = context.Process(target=work, args=(content, tell))
-    process.start()
-    tell.close()
+    with tell:
+        begin(process)
     return Started(training, process, report, slot)
+
+
+def begin(process: Any) -> None:
+    """Failed: the forkserver, Python's process that starts the others, was lost; the next start has a new one."""
+    try:
+        process.start()
+    except (EOFError, OSError) as error:
+        raise Failed(f"its process could not be started ({type(error).__name__}: {error})") from None
 
 
 def end_of(started: Started) -> Ended | None:
@@ -150,8 +162,13 @@ def end_of(started: Started) -> Ended | None:
         return None if report is None else Ended(*report)
     code = started.process.exitcode
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-    reason = f"{started.training.prepared.run_dir}: its process {how}; the same command goes on"
-    print(f"[{started.training.number}] error: {reason}", file=sys.stderr)
+    return failed(started.training, f"its process {how}")
+
+
+def failed(training: Training, how: str) -> Ended:
+    """Said on stderr."""
+    reason = f"{training.prepared.run_dir}: {how}; the same command goes on"
+    print(f"[{training.number}] error: {reason}", file=sys.stderr)
     return Ended(EXIT["failed"], reason)
 
 

@@ -1,7 +1,10 @@
 """Multiruns by the launchers and sweepers of Hydra's plugins, or several runs at a time: the same runs; values."""
 
 import math
+import multiprocessing
+import shlex
 import shutil
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ import yaml
 from helpers import rows, run, tiny
 
 import lawa_exp
-from lawa_exp.runs.side_by_side import needs
+from lawa_exp.runs.side_by_side import begin, needs
 from lawa_exp.runs.turns import Ended, Training
 from lawa_exp.runs.value import value_of, weights_of
 from lawa_exp.storage.rows import read_rows
@@ -35,7 +38,7 @@ def runs_in(root: Path) -> list[str]:
 
 def all_rows(folder: Path) -> dict[tuple[int, str, str], dict]:
     """What was trained and evaluated, while training or read out later."""
-    found = [row for path in (folder, *folder.glob("readouts/lawa*")) for row in rows(path)]
+    found = [row for path in (folder, *folder.glob("readouts/*")) for row in rows(path)]
     return {(row["step"], row["split"], row["weights"]): row for row in found}
 
 
@@ -59,6 +62,14 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path, ours):
     assert RunDir(tmp_path / good).marker() == ("DONE", {"step": 10})
 
 
+def test_a_process_that_cannot_be_started_is_a_failure(monkeypatch, tmp_path):
+    server = forkserver._forkserver
+    server.ensure_running()
+    monkeypatch.setattr(server, "_forkserver_address", str(tmp_path / "lost"))
+    with pytest.raises(Failed, match=r"its process could not be started \(FileNotFoundError: "):
+        begin(multiprocessing.get_context("forkserver").Process(target=print))
+
+
 def test_joblib_trains_the_same_runs_and_a_second_entry_of_a_run_waits_for_it(ours, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs hydra-joblib-launcher")
     words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
@@ -70,6 +81,8 @@ def test_joblib_trains_the_same_runs_and_a_second_entry_of_a_run_waits_for_it(ou
     runs = lawa_exp.load(tmp_path / "sweeps" / "s")
     best = min(r.value(weights) for r in runs for weights in ("lawa-k2-s2", "lawa-k3-s2"))
     assert f"least: {best:.4f}  lawa-k" in done.stdout
+    typed = shlex.join([*SWEPT, f"runs_root={tmp_path}", *words])
+    assert f"    python -m lawa_exp {typed}\n" in (tmp_path / "sweeps" / "s" / "summary.md").read_text()
 
 
 def test_optuna_minimises_the_rate_and_a_divergence_is_infinite(tmp_path):
@@ -77,12 +90,17 @@ def test_optuna_minimises_the_rate_and_a_divergence_is_infinite(tmp_path):
     words = [word for word in SHORT if not word.startswith("k=")]
     words += ["k=2", "optimizer.clip_norm=0", "lr.peak=choice(0.001,0.01,1e12)", "sweep=s", f"runs_root={tmp_path}"]
     optuna = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.n_jobs=3"]
+    optuna += [f"hydra.sweeper.storage=sqlite:///{tmp_path}/rates.db", "hydra.sweeper.study_name=rates"]
+    refused = run("-m", *words, *optuna, "plan=true")
+    assert refused.returncode == 2 and "plan=true: not with hydra/sweeper=optuna" in refused.stderr
     done = run("-m", *words, *optuna, warm=False)
     assert done.returncode == 0, done.stderr
     values = {r.config["lr.peak"]: r.value() for r in lawa_exp.load(tmp_path / "sweeps" / "s")}
     assert values[1e12] == math.inf and values[0.01] < values[0.001]
     found = yaml.safe_load((tmp_path / "sweeps" / "s" / "optimization_results.yaml").read_text())
     assert found["best_params"] == {"lr.peak": 0.01} and found["best_value"] == values[0.01]
+    typed = shlex.join(["-m", *words, *optuna])
+    assert f"    python -m lawa_exp {typed}\n" in (tmp_path / "sweeps" / "s" / "summary.md").read_text()
 
 
 def test_submitit_trains_on_this_machine(ours, tmp_path):
