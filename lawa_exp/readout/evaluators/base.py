@@ -15,7 +15,7 @@ from lawa_exp.averaging.tensors import live_tensors
 from lawa_exp.axes.configuration import Unresolved
 from lawa_exp.axes.dataset.tokenizers import Tokenizer
 from lawa_exp.axes.layers.settings import LayersSettings
-from lawa_exp.axes.model.auto import POSITIONS
+from lawa_exp.axes.model.auto import POSITIONS, AutoSettings
 from lawa_exp.axes.model.settings import ModelSettings
 from lawa_exp.config.shared import Options
 from lawa_exp.convert.recorded import check_pythia
@@ -34,6 +34,7 @@ from lawa_exp.system.distributed import Ranks, start_device
 from lawa_exp.system.errors import UserError
 from lawa_exp.system.files import read_json
 
+PYTHIA, NEOX = "model=pythia_14m", 50_254  # tokens of its tokenizer
 CAUSAL = ("ForCausalLM", "LMHeadModel")  # ends of transformers' classes
 
 
@@ -139,7 +140,7 @@ def model_and_tokenizer(
         if unresolved.layers:
             names = ",".join(name for name, _ in unresolved.layers)
             raise UserError(f"layers=[{names}]: not with --evaluate {e.how}, but of a run of ours")
-    if unresolved.model.inputs not in ("tokens", "any"):
+    if unresolved.model.inputs != "tokens" and not isinstance(unresolved.model, AutoSettings):
         raise UserError(f"--evaluate {e.how}: model={unresolved.model.name} is no language model of tokens")
     if written and of_run:
         admit(unresolved, written, Path(target.run), target.trust, {"model", "layers"})
@@ -178,9 +179,11 @@ def composed(request: Request, checkpoints: Checkpoints, more: list[str]) -> tup
     unresolved, options = settled([*model, *requested])
     overridden = any(override.startswith("dataset.tokenizer") for override in e.overrides)
     if unresolved.dataset.tokenizer is not None and not overridden:
-        carried = folder / FILE
-        own = [f"dataset.tokenizer_path={carried}"] if carried.is_file() else []
-        return settled([*model, *more, "dataset.tokenizer=neox", *own, *requested])
+        own = [f"dataset.tokenizer_path={folder / FILE}"] if (folder / FILE).is_file() else []
+        if model[0] == PYTHIA and (own or (unresolved.model.vocab_size or 0) >= NEOX):
+            own.append("dataset.tokenizer=neox")
+        if own:
+            return settled([*model, *more, *own, *requested])
     return unresolved, options
 
 
@@ -190,7 +193,7 @@ def in_config_json(folder: Path) -> list[str]:
 
     content = read_json(folder / "config.json")
     if content.get("model_type") == "gpt_neox":
-        return ["model=pythia_14m", *(f"model.{k}={v}" for k, v in settings_in(folder / "config.json").items())]
+        return [PYTHIA, *(f"model.{k}={v}" for k, v in settings_in(folder / "config.json").items())]
     names = content.get("architectures") or ["none"]
     if not str(names[0]).endswith(CAUSAL):
         raise UserError(f"{folder / 'config.json'}: architectures={names[0]}: expected a causal language model")
